@@ -1,0 +1,23 @@
+"""Adaptive recurrent units: neurons whose gain and saturation a shared controller sets anew at every time step."""
+
+from aru_kernels import convert, functional, init
+from aru_kernels._version import __version__
+from aru_kernels.backends import backends_info, use_backend
+from aru_kernels.modules import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell
+from aru_kernels.reference import Trace
+
+__all__ = [
+    "ARUN",
+    "ARUNCell",
+    "AdaptiveGamma",
+    "Gamma",
+    "GammaRNN",
+    "GammaRNNCell",
+    "Trace",
+    "__version__",
+    "backends_info",
+    "convert",
+    "functional",
+    "init",
+    "use_backend",
+]

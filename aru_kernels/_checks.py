@@ -1,0 +1,100 @@
+"""Checks of arguments: each failure is a sentence that names the argument, what came and what was expected."""
+
+from __future__ import annotations
+
+import math
+import numbers
+
+import torch
+from torch import Tensor
+
+
+def tensor(name: str, value: object) -> Tensor:
+    """`value`, if it is a floating-point tensor; raises TypeError otherwise."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
+    if not value.is_floating_point():
+        raise TypeError(f"{name} has dtype {value.dtype}, expected a floating-point dtype.")
+    return value
+
+
+def shape(name: str, value: Tensor, letters: str, sizes: tuple[int, ...]) -> None:
+    """Raises ValueError unless `value` has these sizes; `letters` names them, as in "(B, H)"."""
+    if tuple(value.shape) != tuple(sizes):
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {letters} = {tuple(sizes)}.")
+
+
+def rank(name: str, value: Tensor, letters: str, *ranks: int) -> None:
+    """Raises ValueError unless `value` has one of these numbers of dimensions."""
+    if value.ndim not in ranks:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {letters}.")
+
+
+def not_empty(name: str, value: Tensor, dim: int, what: str) -> None:
+    """Raises ValueError if dimension `dim` of `value` has size 0."""
+    if value.shape[dim] == 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}: no {what}, expected at least one.")
+
+
+def size(name: str, value: object) -> int:
+    """`value`, if it is an integer >= 1."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
+        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
+    if value < 1:
+        raise ValueError(f"{name} is {value}, expected an integer of at least 1.")
+    return int(value)
+
+
+def flag(name: str, value: object) -> bool:
+    """`value`, if it is a bool; catches `GammaRNN(10, 20, 2)`, where torch.nn.RNN expects the number of layers."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}.")
+    return value
+
+
+def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
+    """`value`, if it is a finite real number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+    if not math.isfinite(value) or not low <= value <= high:
+        limits = [f"of at least {low:g}" if low > -math.inf else "", f"of at most {high:g}" if high < math.inf else ""]
+        raise ValueError(
+            f"{name} is {value}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."
+        )
+    return float(value)
+
+
+def gain_floor(value: object) -> float:
+    """`value`, if it can serve as n_floor: finite and above 0."""
+    value = number("n_floor", value)
+    if value <= 0:
+        raise ValueError(f"n_floor is {value}, expected a number above 0.")
+    return value
+
+
+def autocasting(device: torch.device) -> bool:
+    """Whether torch.autocast is active for tensors of this device."""
+    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """State and accumulation are float64 for float64 tensors and float32 for all narrower ones."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def unify(lead: str, **tensors: Tensor) -> tuple[torch.dtype, tuple[Tensor, ...]]:
+    """The tensors in their common compute dtype, and the dtype of results.
+
+    All must be on the device of the tensor named `lead` and, unless autocast is active, of its dtype.  As PyTorch
+    does with operations that need the range of float32, results are then of the compute dtype.
+    """
+    first = tensor(lead, tensors[lead])
+    casting = autocasting(first.device)
+    for name, value in tensors.items():
+        tensor(name, value)
+        if value.device != first.device:
+            raise ValueError(f"{name} is on {value.device}, expected {first.device}, the device of {lead}.")
+        if value.dtype != first.dtype and not casting:
+            raise TypeError(f"{name} has dtype {value.dtype}, expected {first.dtype}, the dtype of {lead}.")
+    dtype = compute_dtype(first.dtype)
+    return dtype if casting else first.dtype, tuple(value.to(dtype) for value in tensors.values())

@@ -1,0 +1,194 @@
+"""Which backends exist, what each can serve, and which one runs.
+
+`auto` picks the first of `BACKENDS` that can serve a call.  A backend asked for by name that cannot serve is an error
+that says why.  To add one: write its module (see `cpu.py`) and add its line to `BACKENDS`.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+from torch.autograd import forward_ad
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A set of kernels: which operations it has, on which device types, in which dtypes.
+
+    module: has `unavailable() -> str | None`, `device() -> str` and `KERNELS: {op: (forward, backward)}`;
+    None for the reference, which serves everything.
+    """
+
+    name: str
+    module: str | None = None
+    ops: frozenset[str] = frozenset()
+    devices: frozenset[str] = frozenset()
+    dtypes: frozenset[torch.dtype] = frozenset()
+
+    def load(self) -> ModuleType:
+        """The backend's module."""
+        assert self.module is not None
+        return importlib.import_module(self.module)
+
+    def unavailable(self) -> str | None:
+        """Why the backend cannot run here at all, or None."""
+        return None if self.module is None else _unavailable(self.module)
+
+    def refuses(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
+        """Why the backend cannot serve this call, or None."""
+        if self.module is None:
+            return None
+        if device.type not in self.devices:
+            return f"it serves {_listing(self.devices)} tensors, got one on {device}"
+        if op not in self.ops:
+            return f"it has no kernel for {op}, only for {_listing(self.ops)}"
+        if dtype not in self.dtypes:
+            return f"it computes in {_listing(str(d).removeprefix('torch.') for d in self.dtypes)}, got {dtype}"
+        return self.unavailable()
+
+
+# What was built and which devices there are does not change while a process lives.
+@torch.compiler.assume_constant_result
+def _unavailable(module: str) -> str | None:
+    return _unavailable_once(module)
+
+
+@functools.cache
+def _unavailable_once(module: str) -> str | None:
+    return importlib.import_module(module).unavailable()
+
+
+# Fastest first; the reference serves whatever is left.
+BACKENDS: dict[str, Backend] = {
+    backend.name: backend
+    for backend in (
+        Backend(
+            "cpu",
+            "aru_kernels.cpu",
+            frozenset({"gamma"}),
+            frozenset({"cpu"}),
+            frozenset({torch.float32, torch.float64}),
+        ),
+        Backend("reference"),
+    )
+}
+
+
+class _Requested(threading.local):
+    # thread-local rather than a ContextVar because torch.compile can trace and guard it
+    name: str | None = None
+
+
+_requested = _Requested()
+
+
+def _listing(names: Iterator[str] | frozenset[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _checked(name: str, source: str) -> str:
+    names = ("auto", *BACKENDS)
+    if not isinstance(name, str):
+        raise TypeError(f"{source} must be a string, got {type(name).__name__}.")
+    if name not in names:
+        raise ValueError(f"{source} is {name!r}, expected one of {', '.join(names)}.")
+    return name
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Runs everything inside the `with` block, in this thread, on the backend `name`.
+
+    name: "auto" or a key of `backends_info()`.  Raises ValueError for an unknown name; a call that the backend cannot
+    serve raises RuntimeError with the reason.
+    """
+    previous, _requested.name = _requested.name, _checked(name, "backend")
+    try:
+        yield
+    finally:
+        _requested.name = previous
+
+
+def requested_backend() -> str:
+    """The name asked for by `use_backend`, else by the variable ARU_KERNELS_BACKEND, else "auto"."""
+    name = _requested.name
+    return _environment_backend() if name is None else name
+
+
+def _environment_backend() -> str:
+    return _checked(os.environ.get("ARU_KERNELS_BACKEND", "auto"), "the environment variable ARU_KERNELS_BACKEND")
+
+
+def select(op: str, device: torch.device, dtype: torch.dtype) -> str:
+    """The backend that runs `op` on tensors of this device and compute dtype."""
+    name = requested_backend()
+    if not torch.compiler.is_compiling() and _transformed():
+        if name not in ("auto", "reference"):
+            raise RuntimeError(
+                f"backend {name!r} cannot run {op} under torch.func transforms or forward-mode differentiation; "
+                "backends 'auto' and 'reference' can."
+            )
+        return "reference"
+    if name == "auto":
+        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype) is None)
+        if name == "reference" and device.type == "cuda" and not torch.compiler.is_compiling():
+            _warn_slow(op)
+        return name
+    reason = BACKENDS[name].refuses(op, device, dtype)
+    if reason is not None:
+        raise RuntimeError(
+            f"backend {name!r} cannot run {op}: {reason}. Backend 'auto' picks one that can; 'reference' always can."
+        )
+    return name
+
+
+def _transformed() -> bool:
+    """Whether vmap, grad, jvp, ... of torch.func or a forward-mode level is active: kernels have no rule for them."""
+    return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
+
+
+@functools.cache
+def _warn_slow(op: str) -> None:
+    warnings.warn(
+        f"aru_kernels: no fused kernel serves {op} on this GPU; the slow reference runs instead "
+        "(`python -m aru_kernels` says what is missing).",
+        stacklevel=4,
+    )
+
+
+class BackendInfo(NamedTuple):
+    """A row of `backends_info()`."""
+
+    name: str
+    available: bool
+    why_not: str
+    device: str
+    ops: tuple[str, ...]
+
+
+def backends_info() -> list[BackendInfo]:
+    """One row per backend, fastest first: available, why not, device, operations with a kernel of their own."""
+    rows = []
+    for backend in BACKENDS.values():
+        reason = backend.unavailable()
+        device: Callable[[], str] = (lambda: "any") if backend.module is None else backend.load().device
+        rows.append(
+            BackendInfo(
+                backend.name,
+                reason is None,
+                reason or "",
+                device() if reason is None else "",
+                tuple(sorted(backend.ops)) or ("all",),
+            )
+        )
+    return rows

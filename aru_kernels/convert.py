@@ -1,0 +1,104 @@
+"""Models of other code as layers of this package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from aru_kernels import _checks as check
+from aru_kernels.modules import ARUN, GammaRNN
+
+_NONLINMOD_KEYS = (
+    *("Uxh.weight", "Uxh.bias", "Whh.weight", "Whh.bias", "Uag.weight", "Uag.bias", "Wgg.weight", "Wgg.bias"),
+    *("Wgn.weight", "Wgn.bias", "Wgs.weight", "Wgs.bias"),
+)
+
+
+def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
+    """The adaptive network of a checkpoint written by the paper authors' code (github.com/vgeadah/NonlinMod).
+
+    state_dict: their state dict; keys may carry the prefix "rnn.", other keys (a read-out) are left aside.  Where they
+    have two biases whose sum acts, the sum is taken.
+
+    Returns an `ARUN` of one layer in the dtype of the weights.  Raises KeyError naming what is missing, ValueError for a
+    shape that does not fit.
+
+    The authors replace softplus(z) by z above z = 20: values agree to about 1e-10 there.  For n < 0 and n x > 20 their
+    code returns -x where the function is x; that error is not reproduced.
+    """
+    weights = {key.removeprefix("rnn."): value for key, value in state_dict.items()}
+    missing = [key for key in _NONLINMOD_KEYS if key not in weights]
+    if missing:
+        raise KeyError(f"state_dict lacks {', '.join(missing)}; it has {', '.join(state_dict) or 'no entries'}.")
+    w = {key: check.tensor(f"state_dict[{key!r}]", weights[key]).detach() for key in _NONLINMOD_KEYS}
+    check.rank("Uxh.weight", w["Uxh.weight"], "(H, I)", 2)
+    check.rank("Uag.weight", w["Uag.weight"], "(G, 1)", 2)
+    (H, I), G = w["Uxh.weight"].shape, w["Uag.weight"].shape[0]
+    expected = dict(
+        zip(_NONLINMOD_KEYS, ((H, I), (H,), (H, H), (H,), (G, 1), (G,), (G, G), (G,)) + ((1, G), (1,)) * 2, strict=True)
+    )
+    for key, sizes in expected.items():
+        check.shape(key, w[key], f"with H = {H}, I = {I}, G = {G}", sizes)
+    layer = ARUN(I, H, G, device=w["Uxh.weight"].device, dtype=w["Uxh.weight"].dtype)
+    layer.load_state_dict(
+        {
+            "weight_ih_l0": w["Uxh.weight"],
+            "weight_hh_l0": w["Whh.weight"],
+            "bias_l0": w["Uxh.bias"] + w["Whh.bias"],
+            "weight_ag_l0": w["Uag.weight"][:, 0],
+            "weight_gg_l0": w["Wgg.weight"],
+            "bias_g_l0": w["Uag.bias"] + w["Wgg.bias"],
+            "weight_gc_l0": torch.cat([w["Wgn.weight"], w["Wgs.weight"]]),
+            "bias_c_l0": torch.cat([w["Wgn.bias"], w["Wgs.bias"]]),
+        }
+    )
+    return layer
+
+
+@torch.no_grad()
+def from_rnn(rnn: nn.RNN) -> GammaRNN:
+    """A `GammaRNN` that computes what a torch.nn.RNN(nonlinearity="tanh") computes.
+
+    With n = 2 and s = 1, γ(x) = σ(2x) = (1 + tanh x) / 2.  So if `output, h_n = from_rnn(rnn)(x, (h_0 + 1) / 2)`, then
+    `2 * output - 1, 2 * h_n - 1` is what `rnn(x, h_0)` returns; h_0 = None there is h_0 = 0.5 here.
+
+    Raises ValueError for a ReLU network or for dropout, whose zeros the map would move.
+    """
+    if not isinstance(rnn, nn.RNN):
+        raise TypeError(f"rnn must be a torch.nn.RNN, got {type(rnn).__name__}.")
+    if rnn.nonlinearity != "tanh" or rnn.dropout:
+        raise ValueError(
+            f"rnn has nonlinearity {rnn.nonlinearity!r} and dropout {rnn.dropout}, expected 'tanh' without dropout."
+        )
+    first = rnn.weight_ih_l0
+    layer = GammaRNN(
+        rnn.input_size,
+        rnn.hidden_size,
+        heterogeneous=False,
+        num_layers=rnn.num_layers,
+        batch_first=rnn.batch_first,
+        bidirectional=rnn.bidirectional,
+        device=first.device,
+        dtype=first.dtype,
+    )
+    state = layer.state_dict()
+    for name in [name for name in state if name.startswith("weight_ih")]:
+        suffix = name.removeprefix("weight_ih")
+        weight_ih, weight_hh = getattr(rnn, f"weight_ih{suffix}"), getattr(rnn, f"weight_hh{suffix}")
+        bias = -weight_hh.sum(1)
+        if rnn.bias:
+            bias = bias + getattr(rnn, f"bias_ih{suffix}") + getattr(rnn, f"bias_hh{suffix}")
+        if not suffix.startswith("_l0"):  # its input is the mapped output of the layer below
+            bias = bias - weight_ih.sum(1)
+            weight_ih = 2 * weight_ih
+        state[f"weight_ih{suffix}"], state[f"weight_hh{suffix}"], state[f"bias{suffix}"] = (
+            weight_ih,
+            2 * weight_hh,
+            bias,
+        )
+        state[f"gain{suffix}"].fill_(2)
+        state[f"saturation{suffix}"].fill_(1)
+    layer.load_state_dict(state)
+    return layer

@@ -1,0 +1,221 @@
+"""The operations behind the layers: arguments checked, a backend chosen.
+
+Sizes: T time steps, B batch, H neurons, G controller units.  Everything is computed in float32 (float64 for float64
+tensors); results have the dtype of the arguments, or float32 under autocast.  All tensors of a call are of one dtype and on
+one device.  Every function raises TypeError or ValueError with a sentence for an argument of the wrong type, dtype, device
+or shape.  Equations: `aru_kernels.reference`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aru_kernels import _checks as check
+from aru_kernels import backends, ops, reference
+from aru_kernels.reference import Trace
+
+__all__ = ["adaptive_gamma", "aru_sequence", "controller_step", "gamma", "gamma_rnn_sequence"]
+
+
+def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3) -> Tensor:
+    """The activation γ(x; n, s) = (1 - s) softplus(n x) / n + s σ(n x).
+
+    s = 0 is a softplus whose sharpness is the gain n (ReLU for large n), s = 1 a logistic function of slope n/4.
+
+    Args:
+        x: any shape.
+        n: gain; a number or a tensor that broadcasts with x, such as () or (H,) or x's shape.
+        s: saturation; likewise.  Not clamped to [0, 1].
+        n_floor: γ is evaluated at copysign(max(|n|, n_floor), n), so that n = 0 is no singularity; the gradient is
+            taken there and passed to n.
+
+    Returns:
+        γ, of the broadcast shape.  The gradient of a broadcast parameter is summed over the dimensions it lacks.
+    """
+    check.tensor("x", x)
+    n, s = (
+        p if isinstance(p, Tensor) else torch.full((), check.number(name, p), dtype=x.dtype, device=x.device)
+        for name, p in (("n", n), ("s", s))
+    )
+    n_floor = check.gain_floor(n_floor)
+    out_dtype, (x, n, s) = check.unify("x", x=x, n=n, s=s)
+    try:
+        shape = torch.broadcast_shapes(x.shape, n.shape, s.shape)
+    except RuntimeError:
+        raise ValueError(
+            f"n and s have shapes {tuple(n.shape)} and {tuple(s.shape)}, which do not broadcast with {tuple(x.shape)}, "
+            "the shape of x."
+        ) from None
+    return _run("gamma", x.expand(shape), n, s, n_floor).to(out_dtype)
+
+
+def controller_step(
+    a: Tensor,
+    g: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One step of the controller: g' = tanh(w_ag a + W_gg g + b_g), (n, s) = W_gc g' + b_c, for every neuron alone.
+
+    Args:
+        a: (..., H), pre-activation.
+        g: (..., H, G), controller state.
+        weight_ag: (G,).  weight_gg: (G, G).  bias_g: (G,).
+        weight_gc: (2, G), row 0 for n, row 1 for s.  bias_c: (2,).
+
+    Returns:
+        n (..., H), s (..., H) and the next state (..., H, G).
+    """
+    check.tensor("a", a)
+    units = _check_controller(weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    check.shape("g", check.tensor("g", g), "(..., H, G), where a is (..., H),", (*a.shape, units))
+    out_dtype, tensors = check.unify(
+        "a", a=a, g=g, weight_ag=weight_ag, weight_gg=weight_gg, bias_g=bias_g, weight_gc=weight_gc, bias_c=bias_c
+    )
+    n, s, g = _run("controller_step", *tensors)
+    return n.to(out_dtype), s.to(out_dtype), g.to(out_dtype)
+
+
+def adaptive_gamma(
+    a: Tensor,
+    g: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    n_floor: float = 1e-3,
+) -> tuple[Tensor, Tensor]:
+    """The adaptive activation over one step: h = γ(a; n, s) with n, s and the next g from `controller_step`.
+
+    Args:
+        a, g and the controller's weights: see `controller_step`.
+        n_floor: see `gamma`.
+
+    Returns:
+        h (..., H) and the next g (..., H, G).
+    """
+    n, s, g = controller_step(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    return gamma(a, n, s, n_floor), g
+
+
+def aru_sequence(
+    xp: Tensor,
+    h0: Tensor,
+    g0: Tensor,
+    weight_hh: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    n_floor: float = 1e-3,
+    return_trace: bool = False,
+) -> tuple[Tensor, Tensor, Trace | None]:
+    """The adaptive network over T steps, from the input projection on.
+
+        a_t = xp_t + W_hh h_{t-1},  (n_t, s_t), g_t = controller_step(a_t, g_{t-1}),  h_t = γ(a_t; n_t, s_t)
+
+    Args:
+        xp: (T, B, H), W_ih x_t + b + drive.
+        h0: (B, H).  g0: (B, H, G).
+        weight_hh: (H, H).  The controller's weights: see `controller_step`.
+        n_floor: see `gamma`.
+        return_trace: whether to return a, n and s of every step too.
+
+    Returns:
+        h (T, B, H), the last g (B, H, G), and the trace of a, n and s, each (T, B, H), or None.
+    """
+    T, B, H = _check_projection(xp)
+    G = _check_controller(weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    check.shape("h0", check.tensor("h0", h0), "(B, H)", (B, H))
+    check.shape("g0", check.tensor("g0", g0), "(B, H, G)", (B, H, G))
+    check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
+    n_floor = check.gain_floor(n_floor)
+    out_dtype, tensors = check.unify(
+        "xp",
+        xp=xp,
+        h0=h0,
+        g0=g0,
+        weight_hh=weight_hh,
+        weight_ag=weight_ag,
+        weight_gg=weight_gg,
+        bias_g=bias_g,
+        weight_gc=weight_gc,
+        bias_c=bias_c,
+    )
+    h, g, trace = _run("aru_sequence", *tensors, n_floor, return_trace)
+    return h.to(out_dtype), g.to(out_dtype), _cast_trace(trace, out_dtype)
+
+
+def gamma_rnn_sequence(
+    xp: Tensor,
+    h0: Tensor,
+    weight_hh: Tensor,
+    n: Tensor,
+    s: Tensor,
+    n_floor: float = 1e-3,
+    return_trace: bool = False,
+) -> tuple[Tensor, Trace | None]:
+    """The static network RNN+γ over T steps, from the input projection on: h_t = γ(xp_t + W_hh h_{t-1}; n, s).
+
+    Args:
+        xp: (T, B, H), W_ih x_t + b + drive.
+        h0: (B, H).
+        weight_hh: (H, H).
+        n, s: gain and saturation; (1,) or () for all neurons alike, (H,) for one pair per neuron.
+        n_floor: see `gamma`.
+        return_trace: whether to return a, n and s of every step too.
+
+    Returns:
+        h (T, B, H), and the trace of a, n and s, each (T, B, H), or None.
+    """
+    T, B, H = _check_projection(xp)
+    check.shape("h0", check.tensor("h0", h0), "(B, H)", (B, H))
+    check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
+    for name, p in (("n", n), ("s", s)):
+        if tuple(check.tensor(name, p).shape) not in ((), (1,), (H,)):
+            raise ValueError(f"{name} has shape {tuple(p.shape)}, expected (), (1,) or (H,) = ({H},).")
+    n_floor = check.gain_floor(n_floor)
+    out_dtype, tensors = check.unify("xp", xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s)
+    h, trace = _run("gamma_rnn_sequence", *tensors, n_floor, return_trace)
+    return h.to(out_dtype), _cast_trace(trace, out_dtype)
+
+
+def _cast_trace(trace: Trace | None, dtype: torch.dtype) -> Trace | None:
+    return trace and Trace(*(x.to(dtype) for x in trace))
+
+
+def _check_projection(xp: Tensor) -> tuple[int, int, int]:
+    check.rank("xp", check.tensor("xp", xp), "(T, B, H)", 3)
+    check.not_empty("xp", xp, 0, "time step")
+    T, B, H = xp.shape
+    return T, B, H
+
+
+def _check_controller(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weight_gc: Tensor, bias_c: Tensor) -> int:
+    """Checks the shapes of the controller's weights and returns G."""
+    check.rank("weight_ag", check.tensor("weight_ag", weight_ag), "(G,)", 1)
+    units = weight_ag.shape[0]
+    check.shape("weight_gg", check.tensor("weight_gg", weight_gg), "(G, G)", (units, units))
+    check.shape("bias_g", check.tensor("bias_g", bias_g), "(G,)", (units,))
+    check.shape("weight_gc", check.tensor("weight_gc", weight_gc), "(2, G)", (2, units))
+    check.shape("bias_c", check.tensor("bias_c", bias_c), "(2,)", (2,))
+    return units
+
+
+def _run(op: str, *arguments: Any) -> Any:
+    """`op` on the backend chosen by the first tensor's device and dtype, outside autocast."""
+    lead = arguments[0]
+    backend = backends.select(op, lead.device, lead.dtype)
+    kernel = getattr(reference, op) if backend == "reference" else ops.operator(backend, op)
+    if check.autocasting(lead.device):
+        with torch.autocast(lead.device.type, enabled=False):
+            return kernel(*arguments)
+    return kernel(*arguments)

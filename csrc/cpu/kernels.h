@@ -1,0 +1,26 @@
+// The CPU kernels of one instruction set, and the choice among those that were built and that the processor has.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "gamma.h"
+
+namespace aru {
+
+struct Kernels {
+  const char* isa;
+  void (*gamma_fwd)(Scalar, const GammaForward&);
+  void (*gamma_bwd)(Scalar, const GammaBackward&);
+};
+
+// In use: the best that the processor has, or the one that ARU_CPU_ISA or select_isa() named.
+const Kernels& kernels();
+
+// Names of the instruction sets that were built and that this processor has, best first.
+std::vector<std::string> usable_isas();
+
+// Throws std::invalid_argument with a sentence if `isa` is not among usable_isas(); "auto" takes the best.
+void select_isa(const std::string& isa);
+
+}  // namespace aru

@@ -75,9 +75,9 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "cpu",
             "aru_kernels.cpu",
-            frozenset({"gamma"}),
-            frozenset({"cpu"}),
-            frozenset({torch.float32, torch.float64}),
+            ops=frozenset({"gamma"}),
+            devices=frozenset({"cpu"}),
+            dtypes=frozenset({torch.float32, torch.float64}),
         ),
         Backend("reference"),
     )

@@ -1,9 +1,9 @@
 """The operations behind the layers: arguments checked, a backend chosen.
 
 Sizes: T time steps, B batch, H neurons, G controller units.  Everything is computed in float32 (float64 for float64
-tensors); results have the dtype of the arguments, or float32 under autocast.  All tensors of a call are of one dtype and on
-one device.  Every function raises TypeError or ValueError with a sentence for an argument of the wrong type, dtype, device
-or shape.  Equations: `aru_kernels.reference`.
+tensors); results have the dtype of the arguments, or float32 under autocast.  All tensors of a call are of one dtype
+and on one device.  Every function raises TypeError or ValueError with a sentence for an argument of the wrong type,
+dtype, device or shape.  Equations: `aru_kernels.reference`.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def aru_sequence(
     Returns:
         h (T, B, H), the last g (B, H, G), and the trace of a, n and s, each (T, B, H), or None.
     """
-    T, B, H = _check_projection(xp)
+    B, H = _check_projection(xp)
     G = _check_controller(weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     check.shape("h0", check.tensor("h0", h0), "(B, H)", (B, H))
     check.shape("g0", check.tensor("g0", g0), "(B, H, G)", (B, H, G))
@@ -176,7 +176,7 @@ def gamma_rnn_sequence(
     Returns:
         h (T, B, H), and the trace of a, n and s, each (T, B, H), or None.
     """
-    T, B, H = _check_projection(xp)
+    B, H = _check_projection(xp)
     check.shape("h0", check.tensor("h0", h0), "(B, H)", (B, H))
     check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
     for name, p in (("n", n), ("s", s)):
@@ -192,11 +192,11 @@ def _cast_trace(trace: Trace | None, dtype: torch.dtype) -> Trace | None:
     return trace and Trace(*(x.to(dtype) for x in trace))
 
 
-def _check_projection(xp: Tensor) -> tuple[int, int, int]:
+def _check_projection(xp: Tensor) -> tuple[int, int]:
+    """Checks the shape of the input projection and returns B, H."""
     check.rank("xp", check.tensor("xp", xp), "(T, B, H)", 3)
     check.not_empty("xp", xp, 0, "time step")
-    T, B, H = xp.shape
-    return T, B, H
+    return xp.shape[1], xp.shape[2]
 
 
 def _check_controller(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weight_gc: Tensor, bias_c: Tensor) -> int:

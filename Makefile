@@ -1,0 +1,37 @@
+# make demo   install into .venv and watch an adaptive network learn to read digits
+# make test   install into .venv, lint, run every test
+PYTHON ?= python3
+VENV ?= .venv
+# The package accepts a range of torch versions; pinning one here keeps these two commands repeatable.
+TORCH ?= torch==2.13.0
+JOBS ?= auto
+
+BIN := $(VENV)/bin
+SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp')
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/lab.installed
+	$(BIN)/aru demo --output demo
+
+test: $(VENV)/test.installed lint
+	$(BIN)/python -m aru_kernels
+	$(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(VENV)/test.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# torch first and alone, so that no other package pulls in another build of it.
+$(VENV)/torch.installed:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	touch $@
+
+$(VENV)/%.installed: $(VENV)/torch.installed $(SOURCES)
+	$(BIN)/python -m pip install --quiet -e ".[$*]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build aru_kernels/_C*.so aru_kernels/_build.txt

@@ -22,12 +22,14 @@ VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "aru_kernels" / "_version.p
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # Compiled once per instruction set; the namespace, the flags and the width of a vector in bytes.
-PER_ISA_SOURCES = ["csrc/cpu/gamma.cpp", "csrc/cpu/table.cpp"]
+PER_ISA_SOURCES = [
+    f"csrc/cpu/{name}.cpp" for name in ("gamma", "aru_sequence", "gamma_sequence", "recurrent_gradient", "table")
+]
 ISAS = {"generic": ([], 16)}
 if X86:
     ISAS["avx2"] = (["-mavx2", "-mfma"], 32)
     ISAS["avx512"] = (["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"], 64)
-SOURCES = ["csrc/bindings.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/parallel.cpp"]
+SOURCES = ["csrc/bindings.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/parallel.cpp", "csrc/cpu/workspace.cpp"]
 HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h"))
 FLAGS = [
     "-std=c++17",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -30,19 +32,31 @@ def rank(name: str, value: Tensor, letters: str, *ranks: int) -> None:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {letters}.")
 
 
+def rank_at_least(name: str, value: Tensor, letters: str, least: int) -> None:
+    """Raises ValueError unless `value` has this many dimensions or more."""
+    if value.ndim < least:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {letters}.")
+
+
 def not_empty(name: str, value: Tensor, dim: int, what: str) -> None:
     """Raises ValueError if dimension `dim` of `value` has size 0."""
     if value.shape[dim] == 0:
         raise ValueError(f"{name} has shape {tuple(value.shape)}: no {what}, expected at least one.")
 
 
-def size(name: str, value: object) -> int:
-    """`value`, if it is an integer >= 1."""
+def integer(name: str, value: object) -> int:
+    """`value`, if it is an integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
+    return int(value)
+
+
+def size(name: str, value: object) -> int:
+    """`value`, if it is an integer >= 1."""
+    value = integer(name, value)
     if value < 1:
         raise ValueError(f"{name} is {value}, expected an integer of at least 1.")
-    return int(value)
+    return value
 
 
 def flag(name: str, value: object) -> bool:
@@ -75,6 +89,16 @@ def gain_floor(value: object) -> float:
 def autocasting(device: torch.device) -> bool:
     """Whether torch.autocast is active for tensors of this device."""
     return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+
+
+@contextmanager
+def no_autocast(device: torch.device) -> Iterator[None]:
+    """Computes in the dtypes at hand, also under autocast."""
+    if autocasting(device):
+        with torch.autocast(device.type, enabled=False):
+            yield
+    else:
+        yield
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -79,12 +79,12 @@ class Layout:
         if not fits or any(d not in (1, f) for d, f in zip(drive_t.shape, full, strict=True)):
             shown = {"(T, B, H)": full, "(B, T, H)": (self.B, self.T, hidden_size), "(T, H)": (self.T, hidden_size)}
             raise ValueError(
-                f"drive has shape {tuple(drive.shape)}, expected a number, (T,) = ({self.T},) or a shape that broadcasts "
-                f"to {letters} = {shown[letters]}."
+                f"drive has shape {tuple(drive.shape)}, expected a number, (T,) = ({self.T},) or a shape that "
+                f"broadcasts to {letters} = {shown[letters]}."
             )
         drive = drive_t.expand(self.T, self.B, drive_t.shape[2])
         if self.packed is None:
-            return drive.reshape(self.T * self.B, -1)
+            return drive.reshape(self.T * self.B, drive.shape[2])
         if self.packed.sorted_indices is not None:
             drive = drive.index_select(1, self.packed.sorted_indices)
         sizes = torch.tensor(self.batch_sizes, device=drive.device)
@@ -106,7 +106,7 @@ class Layout:
         """Flat data (rows, features) in the caller's layout."""
         if self.packed is not None:
             return self.packed._replace(data=flat)
-        steps = flat.view(self.T, self.B, -1)
+        steps = flat.view(self.T, self.B, flat.shape[-1])
         if not self.batched:
             return steps.squeeze(1)
         return steps.transpose(0, 1) if self.batch_first else steps
@@ -129,12 +129,12 @@ class Layout:
                     torch.cat([c, x[c.shape[0] : B]]) if c.shape[0] < B else c
                     for c, x in zip(current, state, strict=True)
                 )
-            elif B < current[0].shape[0]:
+            elif current[0].shape[0] > B:
                 finished.append(tuple(x[B:] for x in current))
                 current = tuple(x[:B] for x in current)
-            steps = xp[row : row + T * B].view(T, B, -1)
+            steps = xp[row : row + T * B].view(T, B, xp.shape[-1])
             results, current = run(steps.flip(0) if reverse else steps, current)
-            pieces.append(tuple((r.flip(0) if reverse else r).reshape(T * B, -1) for r in results))
+            pieces.append(tuple((r.flip(0) if reverse else r).reshape(T * B, r.shape[-1]) for r in results))
         if reverse:
             pieces.reverse()
         finished.append(current)

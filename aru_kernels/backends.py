@@ -75,7 +75,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "cpu",
             "aru_kernels.cpu",
-            ops=frozenset({"gamma"}),
+            ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
         ),

@@ -22,8 +22,8 @@ def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
     state_dict: their state dict; keys may carry the prefix "rnn.", other keys (a read-out) are left aside.  Where they
     have two biases whose sum acts, the sum is taken.
 
-    Returns an `ARUN` of one layer in the dtype of the weights.  Raises KeyError naming what is missing, ValueError for a
-    shape that does not fit.
+    Returns an `ARUN` of one layer in the dtype of the weights.  Raises KeyError naming what is missing, ValueError for
+    a shape that does not fit.
 
     The authors replace softplus(z) by z above z = 20: values agree to about 1e-10 there.  For n < 0 and n x > 20 their
     code returns -x where the function is x; that error is not reproduced.
@@ -35,7 +35,7 @@ def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
     w = {key: check.tensor(f"state_dict[{key!r}]", weights[key]).detach() for key in _NONLINMOD_KEYS}
     check.rank("Uxh.weight", w["Uxh.weight"], "(H, I)", 2)
     check.rank("Uag.weight", w["Uag.weight"], "(G, 1)", 2)
-    (H, I), G = w["Uxh.weight"].shape, w["Uag.weight"].shape[0]
+    (H, I), G = w["Uxh.weight"].shape, w["Uag.weight"].shape[0]  # noqa: E741
     expected = dict(
         zip(_NONLINMOD_KEYS, ((H, I), (H,), (H, H), (H,), (G, 1), (G,), (G, G), (G,)) + ((1, G), (1,)) * 2, strict=True)
     )

@@ -1,13 +1,18 @@
-"""The backend `cpu`: Python face of the C++ kernels in csrc/cpu (extension `aru_kernels._C`)."""
+"""The backend `cpu`: Python face of the C++ kernels in csrc/cpu (extension `aru_kernels._C`).
+
+Every operation is a pair (forward, backward) of functions on tensors of one dtype, as `aru_kernels.ops` registers them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
 import torch
 from torch import Tensor
 
+from aru_kernels._memory import state_budget
 from aru_kernels._version import __version__
 
 _C: ModuleType | None
@@ -42,17 +47,24 @@ def device() -> str:
     return f"{_C.isa()} (of {others}), {threads} thread{'s' if threads > 1 else ''}, compiler {_C.compiler}"
 
 
-def _dtype_name(x: Tensor) -> str:
-    return str(x.dtype).removeprefix("torch.")
+_NAMES = {torch.float32: "float32", torch.float64: "float64"}
+
+
+def _launch(kernel: Callable[..., None], sizes: tuple[int, ...], n_floor: float, *tensors: Tensor | None) -> None:
+    """Calls a sequence kernel with the addresses of tensors in the order of its struct; absent and empty ones are null."""
+    alive = [None if x is None else x.contiguous() for x in tensors]
+    dtype = next(x.dtype for x in alive if x is not None)
+    addresses = [0 if x is None else x.data_ptr() for x in alive]
+    kernel(_NAMES[dtype], sizes, addresses, n_floor, torch.get_num_threads())
 
 
 def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     """γ; n and s broadcast to x's shape."""
-    y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    y = torch.empty(x.shape, dtype=x.dtype)
     if x.numel():
         n, s = n.expand(x.shape), s.expand(x.shape)
         _C.gamma_fwd(
-            *(_dtype_name(x), x.shape, x.data_ptr(), x.stride(), n.data_ptr(), n.stride(), s.data_ptr(), s.stride()),
+            *(_NAMES[x.dtype], x.shape, x.data_ptr(), x.stride(), n.data_ptr(), n.stride(), s.data_ptr(), s.stride()),
             *(y.data_ptr(), n_floor, torch.get_num_threads()),
         )
     return y
@@ -60,12 +72,12 @@ def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
 
 def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, Tensor, Tensor]:
     """γ's gradients for x, n and s, each of its operand's shape."""
-    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    dn, ds = (torch.empty(p.shape, dtype=x.dtype, device=x.device) for p in (n, s))
+    dx = torch.empty(x.shape, dtype=x.dtype)
+    dn, ds = (torch.empty(p.shape, dtype=x.dtype) for p in (n, s))
     if x.numel():
         n_full, s_full = n.expand(x.shape), s.expand(x.shape)
         _C.gamma_bwd(
-            *(_dtype_name(x), x.shape, dy.data_ptr(), dy.stride(), x.data_ptr(), x.stride()),
+            *(_NAMES[x.dtype], x.shape, dy.data_ptr(), dy.stride(), x.data_ptr(), x.stride()),
             *(n_full.data_ptr(), n_full.stride(), s_full.data_ptr(), s_full.stride()),
             *(dx.data_ptr(), dn.data_ptr(), dn.expand(x.shape).stride(), dn.numel()),
             *(ds.data_ptr(), ds.expand(x.shape).stride(), ds.numel(), n_floor, torch.get_num_threads()),
@@ -76,4 +88,219 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
     return dx, dn, ds
 
 
-KERNELS = {"gamma": (gamma_fwd, gamma_bwd)}
+# Rows (sequence, neuron) of a tile: enough for the recurrent product to run in registers, few enough for the caches.
+TILE_ROWS = 2048
+
+
+def tile_size(B: int, H: int) -> int:
+    """Sequences that a thread takes through all steps together.
+
+    From the sizes alone, so that the order of every sum is the same for any number of threads.
+    """
+    return max(1, min(B, TILE_ROWS // H))
+
+
+def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: int) -> int:
+    """Elements of the state that a forward pass keeps: for every tile, slot (step) and strip of rows, G padded to odd."""
+    if segment == 0 or B == 0:
+        return 0
+    tile, strip = tile_size(B, H), _C.strip(_NAMES[dtype])
+    slots = T + 1 if segment == 1 else -(-T // segment)
+    return -(-B // tile) * slots * -(-tile * H // strip) * (G | 1) * strip
+
+
+def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
+    """K: the state g is kept before every K-th step; 1 where all of it fits the memory budget."""
+    everything, budget = T * B * H * (G | 1) * dtype.itemsize, state_budget()
+    if everything <= budget:
+        return 1
+    # From 4 to 16 the time does not depend on K; beyond, the recomputed segment leaves the cache.
+    return min(T, max(8, -(-everything // max(1, budget))))
+
+
+def aru_sequence_fwd(
+    xp: Tensor,
+    h0: Tensor,
+    g0: Tensor,
+    weight_hh: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    n_floor: float,
+    segment: int,
+    trace: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
+    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    return _adaptive_fwd(
+        xp, h0, g0, weight_hh, controller, n_floor, segment, trace or segment > 0, trace or segment == 1
+    )
+
+
+def aru_sequence_bwd(
+    d_h: Tensor | None,
+    d_g: Tensor | None,
+    d_a: Tensor | None,
+    d_n: Tensor | None,
+    d_s: Tensor | None,
+    h0: Tensor,
+    g0: Tensor,
+    weight_hh: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    h: Tensor,
+    a: Tensor,
+    n: Tensor,
+    s: Tensor,
+    kept: Tensor,
+    n_floor: float,
+    segment: int,
+) -> tuple[Tensor, ...]:
+    """Gradients for xp, h0, g0, weight_hh and the controller's weights."""
+    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    upstream = (d_h, d_a, d_n, d_s, d_g)
+    return _adaptive_bwd(upstream, h0, g0, weight_hh, controller, (h, a, n, s), kept, n_floor, segment)
+
+
+def controller_step_fwd(
+    a: Tensor,
+    g: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    n_floor: float,
+    keep: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, next g, n, s and the kept state: a sequence of one step without recurrence; a (B, H), g (B, H, G)."""
+    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    h, g, _, n, s, kept = _adaptive_fwd(a[None], None, g, None, controller, n_floor, int(keep), False, True)
+    return h[0], g, n[0], s[0], kept
+
+
+def controller_step_bwd(
+    d_h: Tensor | None,
+    d_g: Tensor | None,
+    d_n: Tensor | None,
+    d_s: Tensor | None,
+    a: Tensor,
+    g: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    n: Tensor,
+    s: Tensor,
+    kept: Tensor,
+    n_floor: float,
+) -> tuple[Tensor, ...]:
+    """Gradients for a, g and the controller's weights."""
+    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    upstream = (d_h, None, d_n, d_s, d_g)
+    d_a, *rest = _adaptive_bwd(upstream, None, g, None, controller, (None, a[None], n, s), kept, n_floor, 1)
+    return d_a[0], *rest
+
+
+def _adaptive_fwd(
+    xp: Tensor,
+    h0: Tensor | None,
+    g0: Tensor,
+    weight_hh: Tensor | None,
+    controller: tuple[Tensor, ...],
+    n_floor: float,
+    segment: int,
+    with_a: bool,
+    with_ns: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    (T, B, H), G = xp.shape, g0.shape[-1]
+    h, g = torch.empty(xp.shape, dtype=xp.dtype), torch.empty(g0.shape, dtype=xp.dtype)
+    a, n, s = (torch.empty(xp.shape if wanted else (0,), dtype=xp.dtype) for wanted in (with_a, with_ns, with_ns))
+    if xp.numel() == 0:
+        return h, g, a, n, s, xp.new_empty(0)
+    sizes = (T, B, H, G, tile_size(B, H), max(1, segment))
+    kept = xp.new_empty(0)
+    if segment:
+        # Memory from a pool: touching fresh pages would cost more than the kernel.
+        elements = _C.kept_elements(_NAMES[xp.dtype], sizes)
+        kept = torch.frombuffer(_C.StateBuffer(elements * xp.itemsize), dtype=xp.dtype, count=elements)
+    _launch(_C.aru_fwd, sizes, n_floor, xp, h0, g0, weight_hh, *controller, h, a, n, s, g, kept)
+    return h, g, a, n, s, kept
+
+
+def _adaptive_bwd(
+    upstream: tuple[Tensor | None, ...],
+    h0: Tensor | None,
+    g0: Tensor,
+    weight_hh: Tensor | None,
+    controller: tuple[Tensor, ...],
+    results: tuple[Tensor | None, ...],
+    kept: Tensor,
+    n_floor: float,
+    segment: int,
+) -> tuple[Tensor, ...]:
+    """upstream: gradients of h, a, n, s, g; results: h, a, n, s -> gradients of xp and of the arguments that are there."""
+    a = results[1]
+    (T, B, H), G = a.shape, g0.shape[-1]
+    arguments = [h0, g0, weight_hh, *controller]
+    d_xp, *gradients = (None if x is None else torch.empty(x.shape, dtype=a.dtype) for x in (a, *arguments))
+    if a.numel():
+        sizes = (T, B, H, G, tile_size(B, H), segment)
+        _launch(_C.aru_bwd, sizes, n_floor, h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)
+    present = [x for x in gradients if x is not None]
+    if not a.numel():
+        for x in present:
+            x.zero_()
+    return d_xp, *present
+
+
+def gamma_rnn_sequence_fwd(
+    xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, keep: bool
+) -> tuple[Tensor, Tensor]:
+    """h, and a where a gradient or the trace needs it (else empty)."""
+    T, B, H = xp.shape
+    h = torch.empty(xp.shape, dtype=xp.dtype)
+    a = torch.empty(xp.shape if keep else (0,), dtype=xp.dtype)
+    if xp.numel():
+        sizes = (T, B, H, 0, tile_size(B, H), 1)
+        _launch(_C.gamma_rnn_fwd, sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
+    return h, a
+
+
+def gamma_rnn_sequence_bwd(
+    d_h: Tensor | None,
+    d_a: Tensor | None,
+    h0: Tensor,
+    weight_hh: Tensor,
+    n: Tensor,
+    s: Tensor,
+    h: Tensor,
+    a: Tensor,
+    n_floor: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients for xp, h0, weight_hh, n and s."""
+    T, B, H = a.shape
+    d_xp, d_h0, d_weight_hh = (torch.empty(x.shape, dtype=a.dtype) for x in (a, h0, weight_hh))
+    d_n, d_s = torch.empty(H, dtype=a.dtype), torch.empty(H, dtype=a.dtype)
+    if a.numel():
+        sizes = (T, B, H, 0, tile_size(B, H), 1)
+        operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a)
+        _launch(_C.gamma_rnn_bwd, sizes, n_floor, *operands, d_xp, d_h0, d_weight_hh, d_n, d_s)
+    else:
+        for x in (d_weight_hh, d_n, d_s):
+            x.zero_()
+    return d_xp, d_h0, d_weight_hh, d_n.sum_to_size(n.shape), d_s.sum_to_size(s.shape)
+
+
+KERNELS = {
+    "gamma": (gamma_fwd, gamma_bwd),
+    "controller_step": (controller_step_fwd, controller_step_bwd),
+    "aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
+    "gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
+}

@@ -8,16 +8,18 @@ dtype, device or shape.  Equations: `aru_kernels.reference`.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels import backends, ops, reference
+from aru_kernels.backends import BACKENDS
 from aru_kernels.reference import Trace
 
 __all__ = ["adaptive_gamma", "aru_sequence", "controller_step", "gamma", "gamma_rnn_sequence"]
+
+
+_CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
 
 
 def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3) -> Tensor:
@@ -49,7 +51,14 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
             f"n and s have shapes {tuple(n.shape)} and {tuple(s.shape)}, which do not broadcast with {tuple(x.shape)}, "
             "the shape of x."
         ) from None
-    return _run("gamma", x.expand(shape), n, s, n_floor).to(out_dtype)
+    x = x.expand(shape)
+    backend = backends.select("gamma", x.device, x.dtype)
+    y = (
+        reference.gamma(x, n, s, n_floor)
+        if backend == "reference"
+        else ops.operator(backend, "gamma")(x, n, s, n_floor)
+    )
+    return y.to(out_dtype)
 
 
 def controller_step(
@@ -72,14 +81,8 @@ def controller_step(
     Returns:
         n (..., H), s (..., H) and the next state (..., H, G).
     """
-    check.tensor("a", a)
-    units = _check_controller(weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    check.shape("g", check.tensor("g", g), "(..., H, G), where a is (..., H),", (*a.shape, units))
-    out_dtype, tensors = check.unify(
-        "a", a=a, g=g, weight_ag=weight_ag, weight_gg=weight_gg, bias_g=bias_g, weight_gc=weight_gc, bias_c=bias_c
-    )
-    n, s, g = _run("controller_step", *tensors)
-    return n.to(out_dtype), s.to(out_dtype), g.to(out_dtype)
+    _, g, n, s = _controller_step(a, g, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), 1e-3, with_h=False)
+    return n, s, g
 
 
 def adaptive_gamma(
@@ -101,8 +104,32 @@ def adaptive_gamma(
     Returns:
         h (..., H) and the next g (..., H, G).
     """
-    n, s, g = controller_step(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    return gamma(a, n, s, n_floor), g
+    n_floor = check.gain_floor(n_floor)
+    h, g, _, _ = _controller_step(a, g, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, with_h=True)
+    return h, g
+
+
+def _controller_step(
+    a: Tensor, g: Tensor, weights: tuple[Tensor, ...], n_floor: float, with_h: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """h, next g, n and s; without `with_h`, h is not to be used."""
+    check.tensor("a", a)
+    check.rank_at_least("a", a, "(..., H)", 1)
+    units = _check_controller(*weights)
+    check.shape("g", check.tensor("g", g), "(..., H, G), where a is (..., H),", (*a.shape, units))
+    out_dtype, (a, g, *weights) = check.unify("a", a=a, g=g, **dict(zip(_CONTROLLER, weights, strict=True)))
+    backend = backends.select("controller_step", a.device, a.dtype)
+    if backend == "reference":
+        with check.no_autocast(a.device):
+            n, s, g = reference.controller_step(a, g, *weights)
+            h = reference.gamma(a, n, s, n_floor) if with_h else a
+    else:
+        shape = a.shape
+        a, g = a.reshape(-1, shape[-1]), g.reshape(-1, *g.shape[-2:])
+        keep = _needs_gradient(a, g, *weights)
+        h, g, n, s, _ = ops.operator(backend, "controller_step")(a, g, *weights, n_floor, keep)
+        h, n, s, g = h.view(shape), n.view(shape), s.view(shape), g.view(*shape, units)
+    return h.to(out_dtype), g.to(out_dtype), n.to(out_dtype), s.to(out_dtype)
 
 
 def aru_sequence(
@@ -150,7 +177,16 @@ def aru_sequence(
         weight_gc=weight_gc,
         bias_c=bias_c,
     )
-    h, g, trace = _run("aru_sequence", *tensors, n_floor, return_trace)
+    backend = backends.select("aru_sequence", tensors[0].device, tensors[0].dtype)
+    if backend == "reference":
+        with check.no_autocast(tensors[0].device):
+            h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
+    else:
+        segment = 0
+        if _needs_gradient(*tensors):
+            segment = BACKENDS[backend].load().choose_segment(*xp.shape, g0.shape[-1], tensors[0].dtype)
+        h, g, a, n, s, _ = ops.operator(backend, "aru_sequence")(*tensors, n_floor, segment, return_trace)
+        trace = Trace(a, n, s) if return_trace else None
     return h.to(out_dtype), g.to(out_dtype), _cast_trace(trace, out_dtype)
 
 
@@ -184,7 +220,15 @@ def gamma_rnn_sequence(
             raise ValueError(f"{name} has shape {tuple(p.shape)}, expected (), (1,) or (H,) = ({H},).")
     n_floor = check.gain_floor(n_floor)
     out_dtype, tensors = check.unify("xp", xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s)
-    h, trace = _run("gamma_rnn_sequence", *tensors, n_floor, return_trace)
+    backend = backends.select("gamma_rnn_sequence", tensors[0].device, tensors[0].dtype)
+    if backend == "reference":
+        with check.no_autocast(tensors[0].device):
+            h, trace = reference.gamma_rnn_sequence(*tensors, n_floor, return_trace)
+    else:
+        keep = return_trace or _needs_gradient(*tensors)
+        h, a = ops.operator(backend, "gamma_rnn_sequence")(*tensors, n_floor, keep)
+        *_, n, s = tensors
+        trace = Trace(a, n.expand_as(a), s.expand_as(a)) if return_trace else None
     return h.to(out_dtype), _cast_trace(trace, out_dtype)
 
 
@@ -210,12 +254,5 @@ def _check_controller(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weig
     return units
 
 
-def _run(op: str, *arguments: Any) -> Any:
-    """`op` on the backend chosen by the first tensor's device and dtype, outside autocast."""
-    lead = arguments[0]
-    backend = backends.select(op, lead.device, lead.dtype)
-    kernel = getattr(reference, op) if backend == "reference" else ops.operator(backend, op)
-    if check.autocasting(lead.device):
-        with torch.autocast(lead.device.type, enabled=False):
-            return kernel(*arguments)
-    return kernel(*arguments)
+def _needs_gradient(*tensors: Tensor) -> bool:
+    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)

@@ -1,7 +1,8 @@
 """The layers and cells: adaptive and static recurrent networks, and their activations alone.
 
-Sizes: T time steps, B batch, I input features, H neurons, G controller units, L layers, D = 2 directions if bidirectional,
-else 1.  Equations and initialisation: Geadah et al. 2024, as written in `aru_kernels.reference` and `aru_kernels.init`.
+Sizes: T time steps, B batch, I input features, H neurons, G controller units, L layers, D = 2 directions if
+bidirectional, else 1.  Equations and initialisation: Geadah et al. 2024, as written in `aru_kernels.reference` and
+`aru_kernels.init`.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ class ARUN(Recurrent):
             init.controller_(*named(self, controller_shapes(1), suffix))
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"{super().extra_repr()}, controller_size={self.controller_size}"
 
     def _run(
@@ -170,6 +172,7 @@ class GammaRNN(Recurrent):
             init.static_gamma_(*named(self, gamma_shapes(1), suffix))
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"{super().extra_repr()}, heterogeneous={self.heterogeneous}"
 
     def _run(
@@ -222,6 +225,7 @@ class _Cell(nn.Module):
         register(self, recurrent_shapes(self.input_size, self.hidden_size) | activation_shapes, "", device, dtype)
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"{self.input_size}, {self.hidden_size}"
 
     def _check_input(self, input: Tensor) -> None:
@@ -244,8 +248,11 @@ class _Cell(nn.Module):
         check.tensor("drive", drive)
         if drive.ndim > a.ndim or any(d not in (1, f) for d, f in zip(drive.shape[::-1], a.shape[::-1], strict=False)):
             raise ValueError(
-                f"drive has shape {tuple(drive.shape)}, expected a number or a shape that broadcasts to {tuple(a.shape)}."
+                f"drive has shape {tuple(drive.shape)}, expected a number or a shape that broadcasts to "
+                f"{tuple(a.shape)}."
             )
+        if drive.device != a.device:
+            raise ValueError(f"drive is on {drive.device}, expected {a.device}, the device of input.")
         return a + drive.to(a.dtype)
 
 
@@ -279,6 +286,7 @@ class ARUNCell(_Cell):
         init.controller_(*named(self, controller_shapes(1)))
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"{super().extra_repr()}, controller_size={self.controller_size}"
 
     def forward(
@@ -343,6 +351,7 @@ class GammaRNNCell(_Cell):
         init.static_gamma_(*named(self, gamma_shapes(1)))
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"{super().extra_repr()}, heterogeneous={self.heterogeneous}"
 
     def forward(self, input: Tensor, hx: Tensor | None = None, drive: Tensor | float | None = None) -> Tensor:
@@ -392,7 +401,7 @@ class Gamma(nn.Module):
     ) -> None:
         super().__init__()
         self.num_parameters = check.size("num_parameters", num_parameters)
-        self.dim = dim
+        self.dim = check.integer("dim", dim)
         self.n_floor = check.gain_floor(n_floor)
         self._initial = check.number("gain", gain), check.number("saturation", saturation)
         register(self, gamma_shapes(self.num_parameters), "", device, dtype)
@@ -404,6 +413,7 @@ class Gamma(nn.Module):
             nn.init.constant_(parameter, value)
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"num_parameters={self.num_parameters}"
 
     def forward(self, input: Tensor) -> Tensor:
@@ -420,8 +430,8 @@ class Gamma(nn.Module):
         if self.num_parameters > 1:
             if not -input.ndim <= self.dim < input.ndim or input.shape[self.dim] != self.num_parameters:
                 raise ValueError(
-                    f"input has shape {tuple(input.shape)}, expected {self.num_parameters} (num_parameters) in dimension "
-                    f"{self.dim}."
+                    f"input has shape {tuple(input.shape)}, expected {self.num_parameters} (num_parameters) in "
+                    f"dimension {self.dim}."
                 )
             shape = [1] * input.ndim
             shape[self.dim] = self.num_parameters
@@ -463,6 +473,7 @@ class AdaptiveGamma(nn.Module):
         init.controller_(*named(self, controller_shapes(1)))
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         return f"controller_size={self.controller_size}"
 
     def forward(self, a: Tensor, g: Tensor | None = None) -> tuple[Tensor, Tensor]:

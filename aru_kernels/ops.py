@@ -6,8 +6,10 @@ backend `cpu` for `gamma` is `torch.ops.aru_kernels.cpu_gamma`, its backward pas
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -21,8 +23,9 @@ class Operator:
     """What all backends' kernels of one operation share.
 
     schema, backward_schema: in torch.library's language, without the name.
-    fake, backward_fake: outputs without data.  save: fills the autograd context.  gradients(ctx, backward, *grads):
-    the gradients of all inputs by means of the backward operator.
+    fake, backward_fake: outputs without data; their first argument is the backend's module, which knows how much state
+    it keeps.  save: fills the autograd context.  gradients(ctx, backward, *grads): the gradients of all inputs by means
+    of the backward operator.
     """
 
     schema: str
@@ -33,11 +36,13 @@ class Operator:
     gradients: Callable[..., tuple[Tensor | None, ...]]
 
 
-def _gamma_fake(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
+def _gamma_fake(module: ModuleType, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     return x.new_empty(x.shape)
 
 
-def _gamma_backward_fake(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, ...]:
+def _gamma_backward_fake(
+    module: ModuleType, dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float
+) -> tuple[Tensor, ...]:
     return tuple(x.new_empty(operand.shape) for operand in (x, n, s))
 
 
@@ -50,6 +55,83 @@ def _gamma_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], dy: 
     return (*backward(dy, *ctx.saved_tensors, ctx.n_floor), None)
 
 
+_CONTROLLER = "Tensor weight_ag, Tensor weight_gg, Tensor bias_g, Tensor weight_gc, Tensor bias_c"
+
+
+def _aru_fake(module: ModuleType, xp: Tensor, h0: Tensor, g0: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    *_, segment, trace = rest
+    T, B, H = xp.shape
+    kept = module.kept_elements(T, B, H, g0.shape[-1], xp.dtype, segment)
+    a = xp.new_empty(xp.shape if trace or segment > 0 else (0,))
+    n, s = (xp.new_empty(xp.shape if trace or segment == 1 else (0,)) for _ in "ns")
+    return xp.new_empty(xp.shape), g0.new_empty(g0.shape), a, n, s, xp.new_empty(kept)
+
+
+def _aru_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
+    h0, g0, *weights = arguments[5:13]
+    a = arguments[14]
+    return tuple(x.new_empty(x.shape) for x in (a, h0, g0, *weights))
+
+
+def _aru_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, *tensors, ctx.n_floor, ctx.segment, _ = inputs
+    h, _, a, n, s, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, h, a, n, s, kept)
+
+
+def _aru_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None) -> tuple[Any, ...]:
+    d_h, d_g, d_a, d_n, d_s, _ = grads
+    return (*backward(d_h, d_g, d_a, d_n, d_s, *ctx.saved_tensors, ctx.n_floor, ctx.segment), None, None, None)
+
+
+def _controller_fake(module: ModuleType, a: Tensor, g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    kept = module.kept_elements(1, *a.shape, g.shape[-1], a.dtype, int(rest[-1]))
+    h, n, s = (a.new_empty(a.shape) for _ in "hns")
+    return h, g.new_empty(g.shape), n, s, a.new_empty(kept)
+
+
+def _controller_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(x.shape) for x in arguments[4:11])
+
+
+def _controller_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    *tensors, ctx.n_floor, _ = inputs
+    _, _, n, s, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, n, s, kept)
+
+
+def _controller_gradients(
+    ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None
+) -> tuple[Any, ...]:
+    return (*backward(*grads[:4], *ctx.saved_tensors, ctx.n_floor), None, None)
+
+
+def _gamma_rnn_fake(module: ModuleType, xp: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return xp.new_empty(xp.shape), xp.new_empty(xp.shape if rest[-1] else (0,))
+
+
+def _gamma_rnn_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
+    a = arguments[7]
+    return tuple(x.new_empty(x.shape) for x in (a, *arguments[2:6]))
+
+
+def _gamma_rnn_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    _, *tensors, ctx.n_floor, _ = inputs
+    ctx.set_materialize_grads(False)
+    ctx.save_for_backward(*tensors, *output)
+
+
+def _gamma_rnn_gradients(
+    ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None
+) -> tuple[Any, ...]:
+    return (*backward(*grads, *ctx.saved_tensors, ctx.n_floor), None, None)
+
+
+# segment: K of the checkpoints, 0 where no backward pass follows.  trace: whether a, n and s are wanted as results.
 OPERATORS = {
     "gamma": Operator(
         schema="(Tensor x, Tensor n, Tensor s, float n_floor) -> Tensor",
@@ -59,6 +141,38 @@ OPERATORS = {
         save=_gamma_save,
         gradients=_gamma_gradients,
     ),
+    "controller_step": Operator(
+        schema=f"(Tensor a, Tensor g, {_CONTROLLER}, float n_floor, bool keep)"
+        " -> (Tensor h, Tensor g_next, Tensor n, Tensor s, Tensor kept)",
+        backward_schema="(Tensor? d_h, Tensor? d_g, Tensor? d_n, Tensor? d_s, Tensor a, Tensor g, "
+        f"{_CONTROLLER}, Tensor n, Tensor s, Tensor kept, float n_floor)"
+        f" -> ({', '.join(['Tensor'] * 7)})",
+        fake=_controller_fake,
+        backward_fake=_controller_backward_fake,
+        save=_controller_save,
+        gradients=_controller_gradients,
+    ),
+    "aru_sequence": Operator(
+        schema=f"(Tensor xp, Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, float n_floor, int segment, "
+        "bool trace) -> (Tensor h, Tensor g, Tensor a, Tensor n, Tensor s, Tensor kept)",
+        backward_schema="(Tensor? d_h, Tensor? d_g, Tensor? d_a, Tensor? d_n, Tensor? d_s, Tensor h0, Tensor g0, "
+        f"Tensor weight_hh, {_CONTROLLER}, Tensor h, Tensor a, Tensor n, Tensor s, Tensor kept, float n_floor, "
+        f"int segment) -> ({', '.join(['Tensor'] * 9)})",
+        fake=_aru_fake,
+        backward_fake=_aru_backward_fake,
+        save=_aru_save,
+        gradients=_aru_gradients,
+    ),
+    "gamma_rnn_sequence": Operator(
+        schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, bool keep)"
+        " -> (Tensor h, Tensor a)",
+        backward_schema="(Tensor? d_h, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, Tensor h, Tensor a, "
+        f"float n_floor) -> ({', '.join(['Tensor'] * 5)})",
+        fake=_gamma_rnn_fake,
+        backward_fake=_gamma_rnn_backward_fake,
+        save=_gamma_rnn_save,
+        gradients=_gamma_rnn_gradients,
+    ),
 }
 
 # (backend, operation) -> the callable operator
@@ -66,7 +180,7 @@ _FORWARD: dict[tuple[str, str], Callable[..., Any]] = {}
 
 
 def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
-    shared = OPERATORS[op]
+    shared, module = OPERATORS[op], backend.load()
     name = f"aru_kernels::{backend.name}_{op}"
     backward_name = f"{name}_backward"
     devices = tuple(backend.devices)
@@ -76,7 +190,7 @@ def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: 
     ):
         torch.library.define(qualified, schema)
         torch.library.impl(qualified, devices, kernel)
-        torch.library.register_fake(qualified, fake)
+        torch.library.register_fake(qualified, functools.partial(fake, module))
     backward_op = _overload(backward_name)
 
     def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:

@@ -30,7 +30,8 @@ class Trace(NamedTuple):
 
 def floor_gain(n: Tensor, n_floor: float) -> Tensor:
     """copysign(max(|n|, n_floor), n), with the gradient passed straight through to n.  copysign(., -0) = +."""
-    floored = torch.where(n < 0, -n_floor, n_floor).to(n.dtype)
+    floor = torch.full_like(n, n_floor)
+    floored = torch.where(n < 0, -floor, floor)
     straight_through = floored + (n - n.detach())
     return torch.where(n.abs() < n_floor, straight_through, n)
 

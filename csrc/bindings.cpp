@@ -2,11 +2,14 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <array>
+#include <exception>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/workspace.h"
 
 namespace py = pybind11;
 
@@ -109,6 +112,85 @@ void gamma_bwd(const std::string& dtype, Sizes sizes, uintptr_t dy, Sizes dy_str
   aru::kernels().gamma_bwd(scalar, f);
 }
 
+// Addresses in the order of a struct's fields; 0 is null.
+class Addresses {
+ public:
+  explicit Addresses(const std::vector<uintptr_t>& values) : values_(values) {}
+  ~Addresses() noexcept(false) {
+    if (next_ != values_.size() && !std::uncaught_exceptions())
+      throw std::invalid_argument("expected " + std::to_string(next_) + " addresses, got " +
+                                  std::to_string(values_.size()) + ".");
+  }
+  void operator()(const void*& field) { field = address<void>(values_.at(next_++)); }
+  void operator()(void*& field) { field = address<void>(values_.at(next_++)); }
+  template <class... Fields> void fill(Fields&... fields) { ((*this)(fields), ...); }
+
+ private:
+  const std::vector<uintptr_t>& values_;
+  size_t next_ = 0;
+};
+
+// (T, B, H, G, tile, segment)
+aru::SequenceSizes sequence_sizes(const std::array<int64_t, 6>& z) { return {z[0], z[1], z[2], z[3], z[4], z[5]}; }
+
+void fill(Addresses& next, aru::ControllerWeights& w) {
+  next.fill(w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c);
+}
+
+// A binding whose pointers fill a struct by `read`, in the order of the struct's fields.
+template <class Struct, void (*aru::Kernels::*kernel)(aru::Scalar, const Struct&), void (*read)(Addresses&, Struct&)>
+void run(const std::string& dtype, const std::array<int64_t, 6>& sizes, const std::vector<uintptr_t>& addresses,
+         double n_floor, int threads) {
+  Struct f{};
+  f.sizes = sequence_sizes(sizes);
+  f.n_floor = n_floor;
+  f.threads = threads;
+  {
+    Addresses next(addresses);
+    read(next, f);
+  }
+  const aru::Scalar scalar = scalar_of(dtype);
+  py::gil_scoped_release release;
+  (aru::kernels().*kernel)(scalar, f);
+}
+
+void read_aru_fwd(Addresses& next, aru::AruForward& f) {
+  next.fill(f.xp, f.h0, f.g0, f.weight_hh);
+  fill(next, f.controller);
+  next.fill(f.h, f.a, f.n, f.s, f.g_last, f.kept);
+}
+
+void read_aru_bwd(Addresses& next, aru::AruBackward& f) {
+  next.fill(f.h0, f.weight_hh);
+  fill(next, f.controller);
+  next.fill(f.h, f.a, f.n, f.s, f.kept, f.d_h, f.d_a, f.d_n, f.d_s, f.d_g_last, f.d_xp, f.d_h0, f.d_g0, f.d_weight_hh,
+            f.d_weight_ag, f.d_weight_gg, f.d_bias_g, f.d_weight_gc, f.d_bias_c);
+}
+
+void read_gamma_rnn_fwd(Addresses& next, aru::GammaRnnForward& f) {
+  next.fill(f.xp, f.h0, f.weight_hh, f.n, f.s, f.h, f.a);
+}
+
+void read_gamma_rnn_bwd(Addresses& next, aru::GammaRnnBackward& f) {
+  next.fill(f.h0, f.weight_hh, f.n, f.s, f.h, f.a, f.d_h, f.d_a, f.d_xp, f.d_h0, f.d_weight_hh, f.d_n, f.d_s);
+}
+
+// Memory for kept state, given back for reuse when Python lets go of it.
+class StateBuffer {
+ public:
+  explicit StateBuffer(size_t bytes) : bytes_(bytes), data_(aru::acquire_buffer(bytes)) {}
+  ~StateBuffer() { aru::release_buffer(data_); }
+  StateBuffer(const StateBuffer&) = delete;
+  StateBuffer& operator=(const StateBuffer&) = delete;
+  py::buffer_info info() {
+    return py::buffer_info(data_, 1, py::format_descriptor<uint8_t>::format(), py::ssize_t(bytes_));
+  }
+
+ private:
+  size_t bytes_;
+  void* data_;
+};
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -125,4 +207,17 @@ PYBIND11_MODULE(_C, m) {
   m.def("select_isa", &aru::select_isa);
   m.def("gamma_fwd", &gamma_fwd);
   m.def("gamma_bwd", &gamma_bwd);
+  m.def("strip", [](const std::string& dtype) { return aru::kernels().strip(scalar_of(dtype)); });
+  m.def("kept_elements", [](const std::string& dtype, const std::array<int64_t, 6>& sizes) {
+    return aru::kernels().kept_elements(scalar_of(dtype), sequence_sizes(sizes));
+  });
+  m.def("aru_fwd", &run<aru::AruForward, &aru::Kernels::aru_fwd, read_aru_fwd>);
+  m.def("aru_bwd", &run<aru::AruBackward, &aru::Kernels::aru_bwd, read_aru_bwd>);
+  m.def("gamma_rnn_fwd", &run<aru::GammaRnnForward, &aru::Kernels::gamma_rnn_fwd, read_gamma_rnn_fwd>);
+  m.def("gamma_rnn_bwd", &run<aru::GammaRnnBackward, &aru::Kernels::gamma_rnn_bwd, read_gamma_rnn_bwd>);
+  py::class_<StateBuffer>(m, "StateBuffer", py::buffer_protocol())
+      .def(py::init<size_t>())
+      .def_buffer(&StateBuffer::info);
+  m.def("idle_bytes", &aru::idle_bytes);
+  m.def("free_idle", &aru::free_idle);
 }

@@ -7,8 +7,7 @@
 #include <new>
 
 #include "kernels.h"
-#include "parallel.h"
-#include "simd.h"
+#include "tiles.h"
 
 namespace aru {
 namespace ARU_ISA {
@@ -21,8 +20,6 @@ constexpr int64_t task_elements = 32768;  // work below which a thread is not wo
 struct Block {
   int64_t length, out, x, n, s, dy, dn, ds;
 };
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t blocks_per_row(const GammaShape& shape) { return ceil_div(shape.size[shape.dims - 1], block); }
 

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "gamma.h"
+#include "sequence.h"
 
 namespace aru {
 
@@ -12,6 +13,12 @@ struct Kernels {
   const char* isa;
   void (*gamma_fwd)(Scalar, const GammaForward&);
   void (*gamma_bwd)(Scalar, const GammaBackward&);
+  int64_t (*strip)(Scalar);  // rows that the controller takes at a time
+  int64_t (*kept_elements)(Scalar, const SequenceSizes&);
+  void (*aru_fwd)(Scalar, const AruForward&);
+  void (*aru_bwd)(Scalar, const AruBackward&);
+  void (*gamma_rnn_fwd)(Scalar, const GammaRnnForward&);
+  void (*gamma_rnn_bwd)(Scalar, const GammaRnnBackward&);
 };
 
 // In use: the best that the processor has, or the one that ARU_CPU_ISA or select_isa() named.

@@ -1,18 +1,15 @@
 #include "parallel.h"
 
-#include <atomic>
-#ifndef _WIN32
 #include <pthread.h>
-#endif
+
+#include <atomic>
 
 namespace aru {
 namespace {
 
 std::atomic<bool> forked{false};
 
-#ifndef _WIN32
 const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = true; });
-#endif
 
 }  // namespace
 

@@ -33,5 +33,17 @@ template <class T> ARU_FUNCTION vec<T> load(const T* p) {
 }
 template <class T> ARU_FUNCTION void store(T* p, vec<T> v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
+// The first `count` elements (all lanes if there are that many); the other lanes are 0.
+template <class T> ARU_FUNCTION vec<T> load_first(const T* p, int64_t count) {
+  if (count >= lanes<T>) return load(p);
+  vec<T> v{};
+  for (int64_t i = 0; i < count; ++i) v[i] = p[i];
+  return v;
+}
+template <class T> ARU_FUNCTION void store_first(T* p, vec<T> v, int64_t count) {
+  if (count >= lanes<T>) return store(p, v);
+  for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+
 }  // namespace ARU_ISA
 }  // namespace aru

@@ -9,9 +9,16 @@ namespace ARU_ISA {
 
 void gamma_fwd(Scalar, const GammaForward&);
 void gamma_bwd(Scalar, const GammaBackward&);
+int64_t strip_rows(Scalar);
+int64_t kept_elements(Scalar, const SequenceSizes&);
+void aru_fwd(Scalar, const AruForward&);
+void aru_bwd(Scalar, const AruBackward&);
+void gamma_rnn_fwd(Scalar, const GammaRnnForward&);
+void gamma_rnn_bwd(Scalar, const GammaRnnBackward&);
 
 extern const Kernels table;
-const Kernels table = {ARU_STRING(ARU_ISA), gamma_fwd, gamma_bwd};
+const Kernels table = {ARU_STRING(ARU_ISA), gamma_fwd, gamma_bwd, strip_rows, kept_elements,
+                      aru_fwd,           aru_bwd,   gamma_rnn_fwd, gamma_rnn_bwd};
 
 }  // namespace ARU_ISA
 }  // namespace aru

@@ -1,0 +1,91 @@
+// What the sequence kernels share: tiles of sequences, scratch memory, and sums in a fixed order.
+#pragma once
+
+#include <cstring>
+#include <new>
+
+#include "gemm.h"
+#include "parallel.h"
+#include "sequence.h"
+#include "workspace.h"
+
+namespace aru {
+namespace ARU_ISA {
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
+
+// A shared buffer for the duration of a call.
+template <class T> class Buffer {
+ public:
+  explicit Buffer(int64_t elements) : data_(static_cast<T*>(acquire_buffer(size_t(elements) * sizeof(T)))) {}
+  ~Buffer() { release_buffer(data_); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+  T* get() const { return data_; }
+
+ private:
+  T* data_;
+};
+
+// Hands out pieces of a block of memory, each on a cache line of its own; first counted, then served.
+class Carver {
+ public:
+  explicit Carver(void* base = nullptr) : base_(reinterpret_cast<uintptr_t>(base)) {}
+  template <class T> T* take(int64_t elements) {
+    T* piece = reinterpret_cast<T*>(base_ + used_);
+    used_ += (size_t(elements) * sizeof(T) + 63) / 64 * 64;
+    return piece;
+  }
+  size_t used() const { return used_; }
+
+ private:
+  uintptr_t base_;
+  size_t used_ = 0;
+};
+
+// The sequences b0 ... b0 + count - 1, their rows (b, i) and where they lie in a (B, H) slice.
+struct Tile {
+  int64_t index, b0, count, rows, offset;
+
+  Tile(const SequenceSizes& z, int64_t index)
+      : index(index), b0(index * z.tile), count(at_most(z.tile, z.B - b0)), rows(count * z.H), offset(b0 * z.H) {}
+};
+
+inline int64_t tile_count(const SequenceSizes& z) { return ceil_div(z.B, z.tile); }
+
+template <class T> const T* at(const void* p, int64_t offset) {
+  return p ? static_cast<const T*>(p) + offset : nullptr;
+}
+template <class T> T* at(void* p, int64_t offset) { return p ? static_cast<T*>(p) + offset : nullptr; }
+
+template <class T> void copy_or_zero(T* to, const T* from, int64_t count) {
+  if (from) {
+    std::memcpy(to, from, sizeof(T) * size_t(count));
+  } else {
+    std::memset(to, 0, sizeof(T) * size_t(count));
+  }
+}
+
+// Adds the lanes in a fixed order.
+template <class T> double sum_lanes(vec<T> v) {
+  double sum = 0;
+  for (int i = 0; i < lanes<T>; ++i) sum += double(v[i]);
+  return sum;
+}
+
+// out[i] = sum of parts[part][i] in the order of the parts.
+template <class T> void sum_parts(const double* parts, int64_t count, int64_t stride, int64_t elements, T* out) {
+  for (int64_t i = 0; i < elements; ++i) {
+    double sum = 0;
+    for (int64_t part = 0; part < count; ++part) sum += parts[part * stride + i];
+    out[i] = T(sum);
+  }
+}
+
+// out (H, H) = sum over t and b of da_t h_{t-1}^T, h_{-1} = h0; da and h are (T, B, H).
+template <class T>
+void recurrent_weight_gradient(const SequenceSizes& z, const T* da, const T* h, const T* h0, T* out, int threads);
+
+}  // namespace ARU_ISA
+}  // namespace aru

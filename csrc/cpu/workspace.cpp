@@ -1,0 +1,121 @@
+#include "workspace.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <map>
+#include <mutex>
+#include <new>
+#include <unordered_map>
+
+#include <pthread.h>
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
+namespace aru {
+namespace {
+
+size_t round_up(size_t bytes) { return (bytes + page - 1) / page * page; }
+
+void* allocate(size_t bytes) {
+  constexpr size_t huge_page = size_t(2) << 20;
+  void* p = nullptr;
+  if (posix_memalign(&p, bytes >= huge_page ? huge_page : page, bytes)) throw std::bad_alloc();
+#ifdef __linux__
+  if (bytes >= huge_page) madvise(p, bytes, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+
+struct Scratch {
+  void* data = nullptr;
+  size_t bytes = 0;
+  ~Scratch() { std::free(data); }
+};
+
+struct Pool {
+  std::mutex mutex;
+  std::multimap<size_t, void*> idle;
+  std::unordered_map<void*, size_t> used;
+  size_t idle_total = 0, used_total = 0, used_peak = 0;
+};
+
+// Never destroyed: tensors may give buffers back while the process ends.
+Pool& pool() {
+  static Pool* p = [] {
+    Pool* made = new Pool;
+    // A child process must not inherit a lock that another thread holds.
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
+    return made;
+  }();
+  return *p;
+}
+
+}  // namespace
+
+void* thread_scratch(size_t bytes) {
+  static thread_local Scratch scratch;
+  if (scratch.bytes < bytes) {
+    std::free(scratch.data);
+    scratch.data = nullptr;
+    scratch.bytes = 0;
+    scratch.data = allocate(round_up(bytes));
+    scratch.bytes = bytes;
+  }
+  return scratch.data;
+}
+
+void* acquire_buffer(size_t bytes) {
+  bytes = round_up(bytes ? bytes : 1);
+  Pool& p = pool();
+  std::lock_guard<std::mutex> lock(p.mutex);
+  void* buffer;
+  // An idle buffer of up to twice the size serves; a larger one would waste memory.
+  const auto found = p.idle.lower_bound(bytes);
+  if (found != p.idle.end() && found->first <= 2 * bytes) {
+    bytes = found->first;
+    buffer = found->second;
+    p.idle_total -= bytes;
+    p.idle.erase(found);
+  } else {
+    buffer = allocate(bytes);
+  }
+  p.used.emplace(buffer, bytes);
+  p.used_total += bytes;
+  p.used_peak = std::max(p.used_peak, p.used_total);
+  return buffer;
+}
+
+void release_buffer(void* buffer) {
+  Pool& p = pool();
+  std::lock_guard<std::mutex> lock(p.mutex);
+  const auto found = p.used.find(buffer);
+  const size_t bytes = found->second;
+  p.used.erase(found);
+  p.used_total -= bytes;
+  p.idle.emplace(bytes, buffer);
+  p.idle_total += bytes;
+  while (p.idle_total + p.used_total > p.used_peak && !p.idle.empty()) {
+    const auto smallest = p.idle.begin();
+    p.idle_total -= smallest->first;
+    std::free(smallest->second);
+    p.idle.erase(smallest);
+  }
+}
+
+size_t idle_bytes() {
+  Pool& p = pool();
+  std::lock_guard<std::mutex> lock(p.mutex);
+  return p.idle_total;
+}
+
+void free_idle() {
+  Pool& p = pool();
+  std::lock_guard<std::mutex> lock(p.mutex);
+  for (const auto& [bytes, buffer] : p.idle) std::free(buffer);
+  p.idle.clear();
+  p.idle_total = 0;
+  p.used_peak = p.used_total;
+}
+
+}  // namespace aru

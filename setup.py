@@ -123,7 +123,7 @@ def extension() -> Extension:
         SOURCES,
         include_dirs=[pybind11.get_include()],
         define_macros=[("ARU_VERSION", f'"{VERSION}"'), *([("ARU_X86", "1")] if X86 else [])],
-        depends=HEADERS,
+        depends=[*HEADERS, *PER_ISA_SOURCES, "setup.py"],
         language="c++",
     )
 

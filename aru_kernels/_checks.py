@@ -70,7 +70,7 @@ def number(name: str, value: object, low: float = -math.inf, high: float = math.
     """`value`, if it is a finite real number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
-    if not math.isfinite(value) or not low <= value <= high:
+    if not -math.inf < value < math.inf or not low <= value <= high:
         limits = [f"of at least {low:g}" if low > -math.inf else "", f"of at most {high:g}" if high < math.inf else ""]
         raise ValueError(
             f"{name} is {value}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."

@@ -51,7 +51,7 @@ _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
 def _launch(kernel: Callable[..., None], sizes: tuple[int, ...], n_floor: float, *tensors: Tensor | None) -> None:
-    """Calls a sequence kernel with the addresses of tensors in the order of its struct; absent and empty ones are null."""
+    """Calls a sequence kernel with tensors in the order of its struct; absent and empty ones become null pointers."""
     alive = [None if x is None else x.contiguous() for x in tensors]
     dtype = next(x.dtype for x in alive if x is not None)
     addresses = [0 if x is None else x.data_ptr() for x in alive]
@@ -101,7 +101,7 @@ def tile_size(B: int, H: int) -> int:
 
 
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: int) -> int:
-    """Elements of the state that a forward pass keeps: for every tile, slot (step) and strip of rows, G padded to odd."""
+    """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows, G padded to odd."""
     if segment == 0 or B == 0:
         return 0
     tile, strip = tile_size(B, H), _C.strip(_NAMES[dtype])
@@ -245,7 +245,7 @@ def _adaptive_bwd(
     n_floor: float,
     segment: int,
 ) -> tuple[Tensor, ...]:
-    """upstream: gradients of h, a, n, s, g; results: h, a, n, s -> gradients of xp and of the arguments that are there."""
+    """upstream: gradients of h, a, n, s, g; results: h, a, n, s -> gradients of xp and of the arguments present."""
     a = results[1]
     (T, B, H), G = a.shape, g0.shape[-1]
     arguments = [h0, g0, weight_hh, *controller]

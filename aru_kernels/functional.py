@@ -13,7 +13,6 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels import backends, ops, reference
-from aru_kernels.backends import BACKENDS
 from aru_kernels.reference import Trace
 
 __all__ = ["adaptive_gamma", "aru_sequence", "controller_step", "gamma", "gamma_rnn_sequence"]
@@ -182,9 +181,8 @@ def aru_sequence(
         with check.no_autocast(tensors[0].device):
             h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
     else:
-        segment = 0
-        if _needs_gradient(*tensors):
-            segment = BACKENDS[backend].load().choose_segment(*xp.shape, g0.shape[-1], tensors[0].dtype)
+        needed = _needs_gradient(*tensors)
+        segment = ops.choose_segment(backend, *xp.shape, g0.shape[-1], tensors[0].dtype) if needed else 0
         h, g, a, n, s, _ = ops.operator(backend, "aru_sequence")(*tensors, n_floor, segment, return_trace)
         trace = Trace(a, n, s) if return_trace else None
     return h.to(out_dtype), g.to(out_dtype), _cast_trace(trace, out_dtype)

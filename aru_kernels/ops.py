@@ -166,8 +166,8 @@ OPERATORS = {
     "gamma_rnn_sequence": Operator(
         schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, bool keep)"
         " -> (Tensor h, Tensor a)",
-        backward_schema="(Tensor? d_h, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, Tensor h, Tensor a, "
-        f"float n_floor) -> ({', '.join(['Tensor'] * 5)})",
+        backward_schema="(Tensor? d_h, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, Tensor h, "
+        f"Tensor a, float n_floor) -> ({', '.join(['Tensor'] * 5)})",
         fake=_gamma_rnn_fake,
         backward_fake=_gamma_rnn_backward_fake,
         save=_gamma_rnn_save,
@@ -177,6 +177,8 @@ OPERATORS = {
 
 # (backend, operation) -> the callable operator
 _FORWARD: dict[tuple[str, str], Callable[..., Any]] = {}
+# backend -> K of the checkpoints, from (T, B, H, G, dtype)
+_CHOOSE_SEGMENT: dict[str, Callable[[int, int, int, int, torch.dtype], int]] = {}
 
 
 def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
@@ -218,7 +220,13 @@ def operator(backend: str, op: str) -> Callable[..., Any]:
     return _FORWARD[backend, op]
 
 
+def choose_segment(backend: str, T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
+    """K: with a backward pass to come, `backend` keeps the controller's state before every K-th step."""
+    return _CHOOSE_SEGMENT[backend](T, B, H, G, dtype)
+
+
 for _backend in BACKENDS.values():
     if _backend.module is not None:
+        _CHOOSE_SEGMENT[_backend.name] = _backend.load().choose_segment
         for _op, (_forward, _backward) in _backend.load().KERNELS.items():
             _register(_backend, _op, _forward, _backward)

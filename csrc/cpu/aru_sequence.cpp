@@ -65,8 +65,18 @@ template <class T> void forward_tile(const AruForward& f, const Weights<T>& w, c
   const auto ring_slot = [&](int64_t i) { return ring + (i >= shift ? i - shift : i - shift + strips + 1) * size; };
   const auto state = [&](int64_t t, int64_t i) { return keep_all ? kept + t * slot + i * size : ring_slot(i); };
 
-  for (int64_t i = 0; i < strips; ++i)
+  // Nothing of what is kept stays undefined: not the padding of a strip, nor what a last, smaller tile does not use.
+  const auto pad = [&](T* strip_of_state) {
+    if (z.G % 2 == 0) std::memset(strip_of_state + z.G * strip<T>, 0, sizeof(T) * strip<T>);
+  };
+  if (kept && strips * size < slot)
+    for (int64_t k = 0; k < slots(z); ++k)
+      std::memset(kept + k * slot + strips * size, 0, sizeof(T) * size_t(slot - strips * size));
+
+  for (int64_t i = 0; i < strips; ++i) {
+    pad(state(0, i));
     strip_from_rows(at<T>(f.g0, (tile.offset + i * strip<T>)*z.G), tile.rows - i * strip<T>, z.G, state(0, i));
+  }
 
   for (int64_t t = 0; t < z.T; ++t) {
     const int64_t rows = t * step + tile.offset;
@@ -95,6 +105,7 @@ template <class T> void forward_tile(const AruForward& f, const Weights<T>& w, c
       const Strip<T> a = load_strip(a_rows + row, left);
       Strip<T> n, s;
       w.controller.step(a, g, g_next, n, s);
+      if (f.kept) pad(g_next);
       if (f.n) {
         store_strip(at<T>(f.n, rows) + row, n, left);
         store_strip(at<T>(f.s, rows) + row, s, left);

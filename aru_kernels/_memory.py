@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 
-import torch
+from aru_kernels._compile import constant_when_compiled
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -32,7 +32,7 @@ def free_bytes() -> int:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def state_budget() -> int:
     """Bytes that one call may keep: ARU_STATE_BUDGET, else a quarter of the free memory."""
     text = os.environ.get("ARU_STATE_BUDGET")

@@ -20,6 +20,8 @@ from typing import NamedTuple
 import torch
 from torch.autograd import forward_ad
 
+from aru_kernels._compile import constant_when_compiled
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -58,7 +60,7 @@ class Backend:
 
 
 # What was built and which devices there are does not change while a process lives.
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _unavailable(module: str) -> str | None:
     return _unavailable_once(module)
 

@@ -47,6 +47,8 @@ def device() -> str:
     return f"{_C.isa()} (of {others}), {threads} thread{'s' if threads > 1 else ''}, compiler {_C.compiler}"
 
 
+# Dimensions that the element-wise kernel can walk (max_dims in csrc/cpu/gamma.h); beyond, operands are copied.
+MAX_DIMS = 8
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
@@ -60,6 +62,8 @@ def _launch(kernel: Callable[..., None], sizes: tuple[int, ...], n_floor: float,
 
 def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     """γ; n and s broadcast to x's shape."""
+    if x.ndim > MAX_DIMS:
+        return gamma_fwd(*(p.expand(x.shape).reshape(-1) for p in (x, n, s)), n_floor).view(x.shape)
     y = torch.empty(x.shape, dtype=x.dtype)
     if x.numel():
         n, s = n.expand(x.shape), s.expand(x.shape)
@@ -72,6 +76,9 @@ def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
 
 def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, Tensor, Tensor]:
     """γ's gradients for x, n and s, each of its operand's shape."""
+    if x.ndim > MAX_DIMS:
+        flat = gamma_bwd(*(p.expand(x.shape).reshape(-1) for p in (dy, x, n, s)), n_floor)
+        return tuple(d.view(x.shape).sum_to_size(p.shape) for d, p in zip(flat, (x, n, s), strict=True))
     dx = torch.empty(x.shape, dtype=x.dtype)
     dn, ds = (torch.empty(p.shape, dtype=x.dtype) for p in (n, s))
     if x.numel():

@@ -16,7 +16,8 @@ def henaff_orthogonal_(tensor: Tensor, generator: torch.Generator | None = None)
     [[cos θ, sin θ], [-sin θ, cos θ]] on the diagonal; an odd last row is that of the identity.
     Source: Henaff, Szlam, LeCun, "Recurrent orthogonal networks and long-memory tasks", 2016.
 
-    tensor: (H, H), any floating dtype.  Raises ValueError for another shape.
+    tensor: (H, H), any floating dtype.  generator: source of θ; torch's own if None.  Raises ValueError for another
+    shape.
     """
     if tensor.ndim != 2 or tensor.shape[0] != tensor.shape[1]:
         raise ValueError(f"tensor must be a square matrix, got shape {tuple(tensor.shape)}.")
@@ -36,7 +37,10 @@ def henaff_orthogonal_(tensor: Tensor, generator: torch.Generator | None = None)
 
 @torch.no_grad()
 def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> None:
-    """The main network's weights, in place: Kaiming normal (H, I), Henaff orthogonal (H, H), zero (H,)."""
+    """The main network's weights, in place.
+
+    weight_ih: (H, I), Kaiming normal.  weight_hh: (H, H), Henaff orthogonal.  bias: (H,), zero.
+    """
     nn.init.kaiming_normal_(weight_ih)
     henaff_orthogonal_(weight_hh)
     nn.init.zeros_(bias)
@@ -59,6 +63,6 @@ def controller_(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weight_gc:
 
 @torch.no_grad()
 def static_gamma_(gain: Tensor, saturation: Tensor) -> None:
-    """The static network's γ, in place: n ~ N(5, 2²), s = 0."""
+    """The static network's γ, in place: n = gain ~ N(5, 2²), s = saturation = 0."""
     nn.init.normal_(gain, 5, 2)
     nn.init.zeros_(saturation)

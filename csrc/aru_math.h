@@ -12,7 +12,8 @@
 #error "define ARU_ISA, the namespace of the instruction set, before including aru_math.h"
 #endif
 #ifndef ARU_FUNCTION
-#define ARU_FUNCTION static inline __attribute__((always_inline))
+#define ARU_MEMBER inline __attribute__((always_inline))
+#define ARU_FUNCTION static ARU_MEMBER
 #endif
 
 namespace aru {
@@ -32,11 +33,18 @@ template <class To, class From> ARU_FUNCTION To bit_cast(From from) {
   return to;
 }
 
+// min(a, b) and max(a, b) return b if either is NaN; simd.h has the vectors' instructions.
+template <class V> struct extremes {
+  static ARU_MEMBER V min(V a, V b) { return a < b ? a : b; }
+  static ARU_MEMBER V max(V a, V b) { return a > b ? a : b; }
+};
+
 // Constants per scalar type.
 template <class T> struct constants;
 
 template <> struct constants<float> {
   static constexpr int mantissa_bits = 23;
+  static constexpr int32_t sign_bit = INT32_MIN;
   static constexpr float log2_e = 1.442695040888963407f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float exp_floor = -87.0f;       // exp(-87) is the last normal number but one
@@ -50,6 +58,7 @@ template <> struct constants<float> {
 
 template <> struct constants<double> {
   static constexpr int mantissa_bits = 52;
+  static constexpr int64_t sign_bit = INT64_MIN;
   static constexpr double log2_e = 1.442695040888963407359924681;
   static constexpr double ln2_high = 6.93147180369123816490e-01, ln2_low = 1.90821492927058770002e-10;
   static constexpr double exp_floor = -708.0;
@@ -62,14 +71,19 @@ template <> struct constants<double> {
   static constexpr int atanh_terms = 17;
 };
 
+// Not for -0, which becomes +0.
 template <class V> ARU_FUNCTION V splat(element_of<V> x) { return V{} + x; }
+
+// -|x|
+template <class V> ARU_FUNCTION V negative_magnitude(V x) {
+  return bit_cast<V>(bit_cast<bits_of<V>>(x) | constants<element_of<V>>::sign_bit);
+}
 
 // 2^k and exp(y) - 2^k for y <= 0, by y = k ln2 + r.  A NaN stays a NaN; below exp_floor y counts as exp_floor.
 template <class V> ARU_FUNCTION void split_exp(V y, V& scale, V& rest) {
   using T = element_of<V>;
   using C = constants<T>;
-  const V lowest = splat<V>(C::exp_floor);
-  y = y < lowest ? lowest : y;
+  y = extremes<V>::max(splat<V>(C::exp_floor), y);
   const V shifted = y * C::log2_e + C::round_magic;
   const V k = shifted - C::round_magic;
   const V r = (y - k * C::ln2_high) - k * C::ln2_low;
@@ -101,9 +115,8 @@ template <class V> ARU_FUNCTION V log1p_unit(V e) {
 // Double: expm1(-2|x|) keeps the accuracy near 0.
 template <class V> ARU_FUNCTION V tanh_exact(V x) {
   using T = element_of<V>;
-  const V y = x < T(0) ? x + x : -(x + x);
   V scale, rest;
-  split_exp(y, scale, rest);
+  split_exp(negative_magnitude(x + x), scale, rest);
   const V expm1 = rest + (scale - T(1));
   const V magnitude = -expm1 / (expm1 + T(2));
   return x < T(0) ? -magnitude : magnitude;
@@ -112,8 +125,7 @@ template <class V> ARU_FUNCTION V tanh_exact(V x) {
 // Float: a rational function of degree 9/8 clamped where it reaches 1; about half the work of tanh_exact.
 template <class V> ARU_FUNCTION V tanh_rational(V x) {
   const V limit = splat<V>(7.90531110763549805f);
-  x = x > limit ? limit : x;
-  x = x < -limit ? -limit : x;
+  x = extremes<V>::max(-limit, extremes<V>::min(limit, x));
   const V x2 = x * x;
   V p = x2 * 1.394553628e-8f + 2.102733560e-5f;
   p = p * x2 + 3.520756727e-3f;
@@ -137,18 +149,17 @@ template <class V> ARU_FUNCTION V tanh(V x) {
 // Shared by the value and the derivatives: with z = n x and e = exp(-|z|),
 // sigma(z), log1p(e) and x where z >= 0 (softplus(z)/n = positive_part + log1p(e)/n, which cannot overflow).
 template <class V> struct GammaParts {
-  V n, abs_z, e, reciprocal, sigma, log1p_e, positive_part;
+  V n, minus_abs_z, e, reciprocal, sigma, log1p_e, positive_part;
 };
 
 template <class V> ARU_FUNCTION GammaParts<V> gamma_parts(V x, V n, element_of<V> n_floor) {
   using T = element_of<V>;
   GammaParts<V> parts;
   const V low = splat<V>(n_floor);
-  const V magnitude = n < T(0) ? -n : n;
-  parts.n = magnitude < low ? (n < T(0) ? -low : low) : n;
+  parts.n = negative_magnitude(n) > -low ? (n < T(0) ? -low : low) : n;
   const V z = parts.n * x;
-  parts.abs_z = z < T(0) ? -z : z;
-  parts.e = exp_negative(-parts.abs_z);
+  parts.minus_abs_z = negative_magnitude(z);
+  parts.e = exp_negative(parts.minus_abs_z);
   parts.reciprocal = T(1) / (parts.e + T(1));
   parts.sigma = z < T(0) ? parts.e * parts.reciprocal : parts.reciprocal;
   parts.log1p_e = log1p_unit(parts.e);
@@ -174,9 +185,9 @@ template <class V> ARU_FUNCTION GammaDerivatives<V> gamma_derivatives(V x, V n, 
   const GammaParts<V> parts = gamma_parts(x, n, n_floor);
   const V tail = parts.e * parts.reciprocal;  // sigma(-|z|)
   const V v = tail * parts.reciprocal;
-  // |z| may have overflowed; beyond -exp_floor e is 0 and infinity * 0 would be NaN.
-  const V limit = splat<V>(-constants<T>::exp_floor);
-  const V entropy = parts.log1p_e + (parts.abs_z > limit ? limit : parts.abs_z) * tail;
+  // |z| may have overflowed; where e is 0, infinity * 0 would be NaN.
+  const V limit = splat<V>(constants<T>::exp_floor);
+  const V entropy = parts.log1p_e - extremes<V>::max(limit, parts.minus_abs_z) * tail;
   const V inverse_n = T(1) / parts.n;
   GammaDerivatives<V> d;
   d.dx = (T(1) - s) * parts.sigma + s * (parts.n * v);

@@ -14,7 +14,9 @@ const int fork_handler = pthread_atfork(nullptr, nullptr, [] { forked = true; })
 }  // namespace
 
 int usable_threads(int requested) {
-#ifdef _OPENMP
+#if defined(ARU_STD_THREADS)
+  return requested;
+#elif defined(_OPENMP)
   if (!forked && !omp_in_parallel()) return requested;
 #endif
   return 1;

@@ -2,7 +2,11 @@
 #pragma once
 
 #include <cstdint>
-#ifdef _OPENMP
+#if defined(ARU_STD_THREADS)  // ThreadSanitizer knows these threads; it does not know OpenMP's
+#include <atomic>
+#include <thread>
+#include <vector>
+#elif defined(_OPENMP)
 #include <omp.h>
 #endif
 
@@ -20,7 +24,15 @@ template <class F> void parallel_for(int64_t n, int threads, const F& f) {
     for (int64_t i = 0; i < n; ++i) f(i);
     return;
   }
-#ifdef _OPENMP
+#if defined(ARU_STD_THREADS)
+  std::atomic<int64_t> next{0};
+  std::vector<std::thread> team;
+  for (int k = 0; k < threads; ++k)
+    team.emplace_back([&] {
+      for (int64_t i; (i = next++) < n;) f(i);
+    });
+  for (std::thread& member : team) member.join();
+#elif defined(_OPENMP)
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
   for (int64_t i = 0; i < n; ++i) f(i);
 #endif

@@ -5,6 +5,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#ifdef __x86_64__
+#include <immintrin.h>
+#endif
 
 #include "../aru_math.h"
 
@@ -18,6 +21,26 @@ typedef int64_t vint64 __attribute__((vector_size(ARU_VECTOR_BYTES)));
 
 template <> struct element<vfloat> { using type = float; using bits = vint32; };
 template <> struct element<vdouble> { using type = double; using bits = vint64; };
+
+#ifdef __x86_64__
+// The compiler makes two instructions of a comparison and a choice.
+#if ARU_VECTOR_BYTES == 64
+#define ARU_EXTREME(name, type) _mm512_##name##_##type
+#elif ARU_VECTOR_BYTES == 32
+#define ARU_EXTREME(name, type) _mm256_##name##_##type
+#else
+#define ARU_EXTREME(name, type) _mm_##name##_##type
+#endif
+template <> struct extremes<vfloat> {
+  static ARU_MEMBER vfloat min(vfloat a, vfloat b) { return (vfloat)ARU_EXTREME(min, ps)(a, b); }
+  static ARU_MEMBER vfloat max(vfloat a, vfloat b) { return (vfloat)ARU_EXTREME(max, ps)(a, b); }
+};
+template <> struct extremes<vdouble> {
+  static ARU_MEMBER vdouble min(vdouble a, vdouble b) { return (vdouble)ARU_EXTREME(min, pd)(a, b); }
+  static ARU_MEMBER vdouble max(vdouble a, vdouble b) { return (vdouble)ARU_EXTREME(max, pd)(a, b); }
+};
+#undef ARU_EXTREME
+#endif
 
 template <class T> struct vector_of;
 template <> struct vector_of<float> { using type = vfloat; };

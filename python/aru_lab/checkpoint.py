@@ -1,0 +1,174 @@
+"""The folder of a run, and files that are either whole or absent.
+
+config.json    the configuration and where it ran
+metrics.jsonl  one line an epoch
+last.pt        everything needed to go on
+best.pt        the weights of the epoch with the best validation accuracy
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pickle
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from aru_lab.config import TrainConfig
+from aru_lab.errors import ConfigError, RunError
+
+TEMPORARY_SUFFIX = ".partial"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run below `path`."""
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """config.json."""
+        return self.path / "config.json"
+
+    @property
+    def metrics_file(self) -> Path:
+        """metrics.jsonl."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def last_file(self) -> Path:
+        """last.pt."""
+        return self.path / "last.pt"
+
+    @property
+    def best_file(self) -> Path:
+        """best.pt."""
+        return self.path / "best.pt"
+
+    def holds_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.config_file.exists()
+
+    def check_free(self) -> None:
+        """Raise RunError where the folder holds a run already."""
+        if self.holds_run():
+            raise RunError(
+                f"{self.path} already holds a run: continue it with `aru train --resume {self.path}`, or name another "
+                "folder with --output."
+            )
+
+    def create(self, config: TrainConfig, environment: dict[str, Any]) -> None:
+        """Make the folder and write config.json.
+
+        Raises:
+            RunError: the folder holds a run already, or can't be made.
+        """
+        self.check_free()
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunError(f"{self.path}: the run folder can't be made ({error}); choose another --output.") from error
+        save_json({"config": config.to_json(), "environment": environment}, self.config_file)
+
+    def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
+        """The configuration and the environment in config.json.
+
+        Raises:
+            RunError: there is no run here, or its config.json is damaged.
+        """
+        try:
+            content = json.loads(self.config_file.read_text(encoding="utf-8"))
+            return TrainConfig.from_json(content["config"]), content["environment"]
+        except FileNotFoundError as error:
+            raise RunError(
+                f"{self.path} holds no run (it has no config.json); start one with "
+                f"`aru train TASK --output {self.path}`."
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
+            raise RunError(f"{self.config_file} can't be read ({error}); restore it or start a new run.") from error
+
+    def write_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Write metrics.jsonl anew, one line for each entry of `history`."""
+        save_atomically("".join(map(metrics_line, history)).encode(), self.metrics_file)
+
+    def append_metrics(self, entry: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(metrics_line(entry))
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """The entries of metrics.jsonl; none where it is not there yet."""
+        if not self.metrics_file.exists():
+            return []
+        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+
+
+def metrics_line(entry: dict[str, Any]) -> str:
+    """One entry as a line of metrics.jsonl; the numbers read back exactly."""
+    return json.dumps(entry, allow_nan=False) + "\n"
+
+
+def save_atomically(content: bytes, path: Path) -> None:
+    """Write a temporary file beside `path`, bring it to the disk, and put it in the place of `path`.
+
+    Whenever the process is killed, `path` holds the old content or the new, whole. A temporary file that a kill left
+    behind is overwritten by the next call.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise RunError(
+            f"{path} can't be written ({error}); make room or mend the permissions, then `aru train --resume "
+            f"{path.parent}` continues from what was saved before."
+        ) from error
+
+
+def save_json(content: Any, path: Path) -> None:
+    """Write `content` as JSON, atomically."""
+    save_atomically((json.dumps(content, indent=2) + "\n").encode(), path)
+
+
+def save_checkpoint(content: dict[str, Any], path: Path) -> None:
+    """Write a checkpoint of tensors, numbers, strings, lists and dictionaries, atomically."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    save_atomically(buffer.getvalue(), path)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint onto `device`; nothing in it is executed.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError as error:
+        raise RunError(f"{path} does not exist; the run has saved no such checkpoint yet.") from error
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        raise RunError(f"{path} is damaged and can't be read; restore it from a copy, or start a new run.") from error
+
+
+def _sync_folder(folder: Path) -> None:
+    # The new name itself must reach the disk; only POSIX lets one open a folder for that.
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

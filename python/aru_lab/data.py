@@ -1,0 +1,237 @@
+"""Images to read: the embedded 8x8 digits and MNIST, with fixed splits and checksums.
+
+numpy only; nothing here knows torch or recurrent networks.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aru_lab.errors import DataError
+
+MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+
+# name -> (MD5 of the unpacked file, MD5 of the mirror's .gz). Copies are compressed anew in some collections, so a file
+# of the user's is judged by its unpacked content.
+MNIST_FILES = {
+    "train-images-idx3-ubyte": ("6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
+    "train-labels-idx1-ubyte": ("a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"),
+    "t10k-images-idx3-ubyte": ("2646ac647ad5339dbf082846283269ea", "9fb629c4189551a2d022fa330f9573f3"),
+    "t10k-labels-idx1-ubyte": ("27ae3e4e09519cfbb04c329615203637", "ec29112dd5afa0611ce80d1b7f02629c"),
+}
+MNIST_LAYOUTS = ("", "MNIST/raw", "mnist/MNIST/raw", "mnist")
+SPLIT_SEED = 2022
+
+
+@dataclass(frozen=True)
+class Images:
+    """Images of shape (N, rows, columns), uint8, and their labels of shape (N,), int64."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: np.ndarray | slice) -> Images:
+        """The images at `index`, in that order."""
+        return Images(self.pixels[index], self.labels[index])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A fixed split of labelled images; `white` is the largest possible pixel value."""
+
+    train: Images
+    validation: Images
+    test: Images
+    white: int
+
+
+def fixed_permutation(n: int, seed: int) -> np.ndarray:
+    """A random permutation of 0 ... n-1 that is the same with every version of numpy, int64 of shape (n,).
+
+    `numpy.random.RandomState` is frozen: numpy promises that its streams never change (NEP 19), which it does not for
+    the newer `Generator`. A test holds a hash of the result.
+    """
+    return np.random.RandomState(seed).permutation(n).astype(np.int64)
+
+
+def load_digits(data_dir: Path | None = None) -> Dataset:
+    """The 1,797 8x8 digits that scikit-learn carries, split within each class into 70% train, 10% validation, 20% test.
+
+    Args:
+        data_dir: not used; the data is embedded in scikit-learn.
+    """
+    from sklearn.datasets import load_digits as embedded
+
+    digits = embedded()
+    images = Images(digits.images.astype(np.uint8), digits.target.astype(np.int64))
+    images = images.take(fixed_permutation(len(images), SPLIT_SEED))
+    parts: tuple[list[np.ndarray], ...] = ([], [], [])
+    for label in range(10):
+        members = np.flatnonzero(images.labels == label)
+        bounds = [round(0.7 * len(members)), round(0.8 * len(members))]
+        for part, chunk in zip(parts, np.split(members, bounds), strict=True):
+            part.append(chunk)
+    # Sorting undoes the grouping by class: what remains is the shuffled order.
+    train, validation, test = (images.take(np.sort(np.concatenate(part))) for part in parts)
+    return Dataset(train, validation, test, white=16)
+
+
+def load_mnist(data_dir: Path | None = None) -> Dataset:
+    """MNIST, split into 50,000 train, 10,000 validation (of the original 60,000) and the 10,000 test images.
+
+    Args:
+        data_dir: a folder that holds the four IDX files, packed or not, itself or in MNIST/raw, mnist/MNIST/raw or
+            mnist. None takes the environment variable ARU_DATA_DIR; where that is not set either, the files are
+            downloaded from MNIST_MIRROR to the user's cache, once.
+
+    Raises:
+        DataError: a file is missing, is not the canonical one, or can't be downloaded.
+    """
+    if data_dir is None and os.environ.get("ARU_DATA_DIR"):
+        data_dir = Path(os.environ["ARU_DATA_DIR"])
+    locate = _download if data_dir is None else _finder(data_dir)
+    arrays = {name: _read_checked(locate(name), md5) for name, (md5, _) in MNIST_FILES.items()}
+    pool = Images(arrays["train-images-idx3-ubyte"], arrays["train-labels-idx1-ubyte"].astype(np.int64))
+    test = Images(arrays["t10k-images-idx3-ubyte"], arrays["t10k-labels-idx1-ubyte"].astype(np.int64))
+    order = fixed_permutation(len(pool), SPLIT_SEED)
+    n_train = len(pool) * 5 // 6
+    return Dataset(pool.take(order[:n_train]), pool.take(order[n_train:]), test, white=255)
+
+
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {"digits": load_digits, "mnist": load_mnist}
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array in an IDX file of unsigned bytes, gzipped or not.
+
+    Raises:
+        DataError: the file can't be read, is damaged, or holds something else.
+    """
+    return _parse_idx(_unpacked(path), path)
+
+
+def _read_checked(path: Path, md5: str) -> np.ndarray:
+    content = _unpacked(path)
+    found = hashlib.md5(content, usedforsecurity=False).hexdigest()
+    if found != md5:
+        raise DataError(
+            f"{path}: the unpacked content has the MD5 checksum {found}, expected {md5}: the file is damaged or is not "
+            "MNIST's; replace it, or name no data folder to have it downloaded."
+        )
+    return _parse_idx(content, path)
+
+
+def _unpacked(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: the file can't be read ({error}); replace it with an intact copy.") from error
+
+
+def _parse_idx(content: bytes, path: Path) -> np.ndarray:
+    # IDX: two zero bytes, a type code, the number of dimensions, each dimension as a big-endian uint32, the items.
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 0x08:
+        raise DataError(f"{path}: this is no IDX file of unsigned bytes; replace it with the original file.")
+    n_dimensions = content[3]
+    start = 4 + 4 * n_dimensions
+    if len(content) < start:
+        raise DataError(f"{path}: the file ends inside its header; replace it with an intact copy.")
+    shape = struct.unpack(f">{n_dimensions}I", content[4:start])
+    n_items = int(np.prod(shape, dtype=np.int64))
+    if len(content) - start != n_items:
+        raise DataError(
+            f"{path}: the header promises {n_items} bytes of shape {shape} and {len(content) - start} follow; "
+            "replace the file with an intact copy."
+        )
+    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+
+
+def _finder(data_dir: Path) -> Callable[[str], Path]:
+    def find(name: str) -> Path:
+        for layout in MNIST_LAYOUTS:
+            for candidate in (data_dir / layout / name, data_dir / layout / f"{name}.gz"):
+                if candidate.is_file():
+                    return candidate
+        raise DataError(
+            f"{data_dir}: MNIST's file {name} (or {name}.gz) is neither there nor in its folders "
+            f"{', '.join(layout for layout in MNIST_LAYOUTS if layout)}; point --data-dir or ARU_DATA_DIR at the "
+            "folder that holds it, or set neither to have MNIST downloaded."
+        )
+
+    return find
+
+
+def _download(name: str) -> Path:
+    import pooch
+
+    pooch.get_logger().setLevel("ERROR")
+    shelf = pooch.create(
+        path=pooch.os_cache("aru_kernels") / "mnist",
+        base_url=MNIST_MIRROR,
+        registry={f"{file}.gz": f"md5:{packed}" for file, (_, packed) in MNIST_FILES.items()},
+        retry_if_failed=1,
+    )
+    try:
+        with _DownloadBar(name) as bar:
+            return Path(shelf.fetch(f"{name}.gz", downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30)))
+    except ValueError as error:
+        raise DataError(
+            f"{MNIST_MIRROR}{name}.gz: what was downloaded has not MNIST's checksum; try again, or get the file "
+            "elsewhere and point --data-dir or ARU_DATA_DIR at its folder."
+        ) from error
+    except OSError as error:
+        reason = type(error).__name__
+        raise DataError(
+            f"{MNIST_MIRROR}{name}.gz: the download failed ({reason}); connect to the network, or get MNIST's four IDX "
+            "files elsewhere and point --data-dir or ARU_DATA_DIR at their folder."
+        ) from error
+
+
+class _DownloadBar:
+    """rich's progress bar behind the four names that pooch calls: total, update, reset, close."""
+
+    def __init__(self, name: str) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._task = self._progress.add_task(f"downloading {name}", total=None, visible=False)
+
+    def __enter__(self) -> _DownloadBar:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._progress.stop()
+
+    @property
+    def total(self) -> float | None:
+        return self._progress.tasks[0].total
+
+    @total.setter
+    def total(self, size: float) -> None:
+        self._progress.update(self._task, total=size, visible=True)
+
+    def update(self, n_bytes: int) -> None:
+        self._progress.advance(self._task, n_bytes)
+
+    def reset(self) -> None:
+        self._progress.update(self._task, completed=0)
+
+    def close(self) -> None:
+        self._progress.refresh()

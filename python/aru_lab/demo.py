@@ -1,0 +1,189 @@
+"""`aru demo`: an adaptive network and an RNN+ReLU of equal size learn permuted 8x8 digits, and are compared."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from aru_kernels.functional import gamma
+from aru_lab.checkpoint import RunFolder
+from aru_lab.config import TrainConfig
+from aru_lab.errors import RunError
+from aru_lab.evaluation import Score, evaluate, load_classifier, to_tensors
+from aru_lab.figures import NeuronCurves, demo_figure
+from aru_lab.models import build_classifier, count_parameters, match_hidden_size
+from aru_lab.perturbations import StepDrive
+from aru_lab.runtime import run_on
+from aru_lab.tasks import TASKS
+from aru_lab.training import TrainResult, resume, train
+
+NAMES = {"arun": "ARUN", "relu": "RNN+ReLU"}
+
+
+def _default_training() -> TrainConfig:
+    return TrainConfig(
+        task="psdigits",
+        model="arun",
+        hidden_size=64,
+        controller_size=16,
+        epochs=50,
+        batch_size=32,
+        learning_rate=2e-3,
+        input_noise=0.13,
+        threads=1,
+    )
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """What the demonstration trains; the defaults take less than three minutes on two cores with any backend.
+
+    `training` is the configuration of the ARUN. The RNN+ReLU has the same, but for a hidden size that gives it as many
+    parameters. One thread: steps as small as these gain nothing from a second one.
+    """
+
+    training: TrainConfig = field(default_factory=_default_training)
+    amplitudes: tuple[float, ...] = (-1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demonstration found: by model, its number of parameters, its seconds of training and its scores."""
+
+    n_parameters: dict[str, int]
+    seconds: dict[str, float]
+    clean: dict[str, Score]
+    driven: dict[str, list[Score]]
+    figure: Path
+
+
+def demo(output: Path, settings: DemoSettings | None = None, console: Console | None = None) -> DemoResult:
+    """Train both networks, print a table of test accuracies, and draw a figure.
+
+    Args:
+        output: folder for the two runs and demo.png. A run that was stopped there is continued, a finished one is taken
+            as it is.
+        settings: what to train; None takes the defaults.
+        console: where to print; None is standard output.
+
+    Raises:
+        RunError: the folder holds a demonstration with other settings.
+    """
+    settings = settings or DemoSettings()
+    console = console or Console()
+    configs = _configurations(settings.training, output)
+    runs: dict[str, TrainResult] = {}
+    for model, config in configs.items():
+        console.print(
+            f"\n[bold]{NAMES[model]}[/bold]: H = {config.hidden_size} neurons, {_count(config):,} parameters, "
+            f"task {config.task}",
+            highlight=False,
+        )
+        runs[model] = _train_or_continue(config, console)
+
+    perturbations = [StepDrive(amplitude) for amplitude in settings.amplitudes]
+    scores = {model: evaluate(run.run, perturbations) for model, run in runs.items()}
+    path = output / "demo.png"
+    _draw(runs, perturbations[-1], path)
+    result = DemoResult(
+        n_parameters={model: run.n_parameters for model, run in runs.items()},
+        seconds={model: sum(entry["seconds"] for entry in run.history) for model, run in runs.items()},
+        clean={model: clean for model, (clean, _) in scores.items()},
+        driven={model: driven for model, (_, driven) in scores.items()},
+        figure=path,
+    )
+    _print_table(result, perturbations, console)
+    console.print(f"Figure: {path}", highlight=False, soft_wrap=True)
+    return result
+
+
+def _configurations(training: TrainConfig, output: Path) -> dict[str, TrainConfig]:
+    arun = dataclasses.replace(training, output=output / "arun")
+    hidden_size = match_hidden_size("relu", _count(arun), input_size=TASKS[arun.task].input_size)
+    relu = dataclasses.replace(training, model="relu", hidden_size=hidden_size, output=output / "relu")
+    return {"arun": arun, "relu": relu}
+
+
+def _count(config: TrainConfig) -> int:
+    task = TASKS[config.task]
+    return count_parameters(
+        build_classifier(
+            config.model, config.hidden_size, config.controller_size, task.input_size, task.n_classes, device="meta"
+        )
+    )
+
+
+def _train_or_continue(config: TrainConfig, console: Console) -> TrainResult:
+    folder = RunFolder(config.run_folder)
+    if not folder.holds_run():
+        return train(config, console)
+    if folder.read_config()[0] != config:
+        raise RunError(
+            f"{folder.path} holds a demonstration with other settings: name another folder with --output, or delete "
+            "this one."
+        )
+    return resume(folder.path, console)
+
+
+def _draw(runs: dict[str, TrainResult], step: StepDrive, path: Path) -> None:
+    """Learning curves, and γ of four neurons of the ARUN while it reads one test sequence under the step drive."""
+    model, config = load_classifier(runs["arun"].run)
+    parameter = next(model.parameters())
+    test = TASKS[config.task].load(config.data_dir).test
+    x, _ = to_tensors(test, slice(1), parameter.device, parameter.dtype)
+    n_steps = x.shape[1]
+    onset, end = step.bounds(n_steps)
+    with torch.no_grad(), run_on(config.backend, model, x.shape[2]):
+        _, _, trace = model.recurrent(x.transpose(0, 1), drive=step.drive(n_steps), return_trace=True)
+    a, n, s = (tensor[:, 0].double().cpu() for tensor in trace)
+
+    moments = {"first step": 0, "before the drive": onset - 1, "end of the drive": end - 1}
+    times = list(moments.values())
+    # From the silent side of the kink to the highest input that a neuron gets, rare extremes apart: (grid, neurons).
+    high = torch.quantile(a, 0.98, dim=0)
+    grid = -2 + (high.clamp(min=2) + 2) * torch.linspace(0, 1, 200, dtype=a.dtype)[:, None]
+    curves = torch.stack([gamma(grid, n[t], s[t]) for t in times])
+    # Of the neurons that are active in this sequence, from one in the middle to the one that the drive changes most.
+    change = (curves[2] - curves[1]).abs().mean(dim=0) / curves[1].abs().mean(dim=0)
+    active = torch.nonzero(high > 0.5)[:, 0]
+    ranked = active[change[active].argsort()] if len(active) else change.argsort()
+    chosen = ranked[torch.linspace(len(ranked) // 2, len(ranked) - 1, 4).round().long()].unique_consecutive().tolist()
+    demo_figure(
+        histories={NAMES[model]: run.history for model, run in runs.items()},
+        neurons=[
+            NeuronCurves(
+                title=f"neuron {i}\nn: {_course(n[times, i])}   s: {_course(s[times, i])}",
+                x=grid[:, i].numpy(),
+                moments={name: curves[k, :, i].numpy() for k, name in enumerate(moments)},
+            )
+            for i in chosen
+        ],
+        title=f"ARUN: γ of four neurons, step drive ξ = {step.amplitude:g} in steps {onset + 1} to {end}",
+        path=path,
+    )
+
+
+def _course(values: torch.Tensor) -> str:
+    return " → ".join(f"{value:.2f}" for value in values.tolist())
+
+
+def _print_table(result: DemoResult, perturbations: list[StepDrive], console: Console) -> None:
+    n_test = result.clean["arun"].n
+    table = Table(title=f"Accuracy on {n_test} test sequences")
+    for heading in ("model", "parameters", "training", "clean", *(f"step ξ = {p.amplitude:g}" for p in perturbations)):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    for model, clean in result.clean.items():
+        table.add_row(
+            NAMES[model],
+            f"{result.n_parameters[model]:,}",
+            f"{result.seconds[model]:.0f} s",
+            f"{clean.accuracy:.1%}",
+            *(f"{score.accuracy:.1%}" for score in result.driven[model]),
+        )
+    console.print()
+    console.print(table)

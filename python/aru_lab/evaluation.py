@@ -1,0 +1,142 @@
+"""How well a trained classifier reads: accuracy on unperturbed sequences and under a perturbation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from aru_lab.checkpoint import RunFolder, load_checkpoint
+from aru_lab.config import TrainConfig
+from aru_lab.errors import ConfigError, RunError
+from aru_lab.models import SequenceClassifier, build_classifier
+from aru_lab.perturbations import Perturbation
+from aru_lab.runtime import resolve_device, resolve_dtype, run_on
+from aru_lab.tasks import TASKS, Sequences, Task
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean cross-entropy in nats, fraction of right answers, and the number of sequences they were taken over."""
+
+    loss: float
+    accuracy: float
+    n: int
+
+
+def score(
+    model: SequenceClassifier,
+    sequences: Sequences,
+    batch_size: int = 250,
+    drive: float | Tensor | None = None,
+    between_batches: Callable[[], None] | None = None,
+) -> Score:
+    """Score the model on all sequences, in evaluation mode and without gradients.
+
+    Args:
+        model: the classifier.
+        sequences: what it reads.
+        batch_size: sequences at once; the score does not depend on it beyond rounding.
+        drive: external drive, as in SequenceClassifier.forward.
+        between_batches: called after every batch; it may raise to stop.
+    """
+    parameter = next(model.parameters())
+    was_training = model.training
+    model.eval()
+    loss = n_correct = 0.0
+    with torch.no_grad():
+        for start in range(0, len(sequences), batch_size):
+            x, y = to_tensors(sequences, slice(start, start + batch_size), parameter.device, parameter.dtype)
+            logits = model(x, drive=drive)
+            loss += nn.functional.cross_entropy(logits, y, reduction="sum").item()
+            n_correct += (logits.argmax(dim=1) == y).sum().item()
+            if between_batches is not None:
+                between_batches()
+    model.train(was_training)
+    return Score(loss / len(sequences), n_correct / len(sequences), len(sequences))
+
+
+def to_tensors(
+    sequences: Sequences, index: slice | Tensor, device: torch.device, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x (B, T, I) and y (B,) of the sequences at `index`."""
+    x = torch.from_numpy(sequences.x)[index].to(device, dtype)
+    return x, torch.from_numpy(sequences.y)[index].to(device)
+
+
+def load_classifier(
+    run: Path, which: str = "best", device: str | None = None
+) -> tuple[SequenceClassifier, TrainConfig]:
+    """The trained classifier of a run, in evaluation mode, and the configuration it was trained with.
+
+    Args:
+        run: the run folder.
+        which: "best" for the epoch with the best validation accuracy, "last" for the latest checkpoint.
+        device: where to put it; None takes the run's.
+
+    Raises:
+        RunError: the folder holds no run, or no such checkpoint.
+        ConfigError: the device can't be used.
+    """
+    folder = RunFolder(Path(run))
+    config, _ = folder.read_config()
+    if which not in ("best", "last"):
+        raise ConfigError(f"checkpoint: got {which!r}, expected best or last.")
+    place = resolve_device(device or config.device)
+    content = load_checkpoint(folder.best_file if which == "best" else folder.last_file, place)
+    model = build_for(config, TASKS[config.task], place)
+    try:
+        model.load_state_dict(content["model"])
+    except (KeyError, RuntimeError) as error:
+        raise RunError(
+            f"{folder.path}: the {which} checkpoint does not belong to the configuration in {folder.config_file.name}; "
+            "restore both from a copy, or train anew."
+        ) from error
+    return model.eval(), config
+
+
+def build_for(config: TrainConfig, task: Task, device: torch.device) -> SequenceClassifier:
+    """A freshly initialised classifier for a configuration."""
+    return build_classifier(
+        config.model,
+        config.hidden_size,
+        config.controller_size,
+        task.input_size,
+        task.n_classes,
+        device=device,
+        dtype=resolve_dtype(config.dtype),
+    )
+
+
+def evaluate(
+    run: Path,
+    perturbations: list[Perturbation],
+    which: str = "best",
+    data_dir: Path | None = None,
+    device: str | None = None,
+    backend: str | None = None,
+    batch_size: int = 250,
+) -> tuple[Score, list[Score]]:
+    """Score a run on the test examples: unperturbed, and under each of `perturbations`.
+
+    Args:
+        run: the run folder.
+        perturbations: see perturbations.py.
+        which: "best" or "last" checkpoint.
+        data_dir: where the data is; None takes the run's.
+        device: None takes the run's.
+        backend: None takes the run's.
+        batch_size: sequences at once.
+
+    Raises:
+        RunError, ConfigError, DataError: with a sentence that says what to do.
+    """
+    model, config = load_classifier(run, which, device)
+    test = TASKS[config.task].load(data_dir or config.data_dir).test
+    drives = [perturbation.drive(test.x.shape[1]) for perturbation in perturbations]
+    with run_on(backend or config.backend, model, TASKS[config.task].input_size):
+        clean = score(model, test, batch_size)
+        return clean, [score(model, test, batch_size, drive) for drive in drives]

@@ -1,0 +1,72 @@
+"""Figures. Colours are those of Okabe and Ito, told apart with every common form of colour vision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
+
+
+@dataclass(frozen=True)
+class NeuronCurves:
+    """The activation of one neuron at some moments: x and, by the name of the moment, γ(x); all of shape (points,)."""
+
+    title: str
+    x: np.ndarray
+    moments: dict[str, np.ndarray]
+
+
+def demo_figure(
+    histories: dict[str, list[dict[str, Any]]], neurons: list[NeuronCurves], title: str, path: Path
+) -> None:
+    """Draw the figure of `aru demo` and save it.
+
+    Args:
+        histories: by the name of a model, its metrics, one dictionary an epoch.
+        neurons: what is drawn in the panels on the right, one a neuron.
+        title: of those panels together.
+        path: file to write; its suffix names the format.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 5.2), layout="constrained", dpi=150)
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
+    _learning_curves(left, histories)
+    _neurons(right, neurons, title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) -> None:
+    axes = figure.subplots()
+    for (name, history), colour in zip(histories.items(), (BLUE, ORANGE), strict=False):
+        epochs = [entry["epoch"] for entry in history]
+        for part, style in (("validation", "-"), ("train", ":")):
+            accuracy = [100 * entry[f"{part}_accuracy"] for entry in history]
+            axes.plot(epochs, accuracy, style, color=colour, label=f"{name}, {part}")
+    axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102), title="Learning curves")
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower right", frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _neurons(figure: Any, neurons: list[NeuronCurves], title: str) -> None:
+    axes = figure.subplots(-(-len(neurons) // 2), 2, squeeze=False)
+    styles = ((GREY, "--"), (BLACK, "-"), (VERMILION, "-"))
+    for panel, neuron in zip(axes.flat, neurons, strict=False):
+        for (moment, curve), (colour, dash) in zip(neuron.moments.items(), styles, strict=False):
+            panel.plot(neuron.x, curve, dash, color=colour, label=moment)
+        panel.set_title(neuron.title, fontsize="small")
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    for panel in axes[-1]:
+        panel.set_xlabel("pre-activation x")
+    for panel in axes[:, 0]:
+        panel.set_ylabel("γ(x; n, s)")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.suptitle(title, fontsize="large")

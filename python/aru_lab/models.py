@@ -1,0 +1,199 @@
+"""One classifier around every recurrent network: a recurrent part and a linear read-out of its last state h_T.
+
+B sequences, T steps, I input features, H neurons, G controller units. A model is one entry of BUILDERS, named in
+config.MODELS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aru_kernels import ARUN, GammaRNN
+from aru_kernels.init import henaff_orthogonal_
+from aru_lab.config import MODELS
+from aru_lab.errors import ConfigError
+
+
+class SequenceClassifier(nn.Module):
+    """logits = W h_T + b, where h_T is the last state of the recurrent part.
+
+    Args:
+        recurrent: a time-major ARUN, GammaRNN, torch.nn.RNN, LSTM or GRU of one layer and one direction.
+        n_classes: number of logits.
+    """
+
+    def __init__(self, recurrent: nn.Module, n_classes: int, device: Any = None, dtype: Any = None) -> None:
+        super().__init__()
+        self.recurrent = recurrent
+        self.readout = nn.Linear(recurrent.hidden_size, n_classes, device=device, dtype=dtype)
+
+    def forward(self, x: Tensor, drive: float | Tensor | None = None) -> Tensor:
+        """The logits (B, n_classes) of the sequences x (B, T, I).
+
+        Args:
+            x: input, (B, T, I).
+            drive: ξ, added to the pre-activation of every neuron: a number, a tensor (T,), or a 3-D tensor that
+                broadcasts to (T, B, H), time first. For an LSTM or a GRU it is added to the pre-activation of the
+                candidate (the tanh) alone and not to those of the gates.
+        """
+        x = x.transpose(0, 1)
+        if isinstance(self.recurrent, nn.RNNBase):
+            output = driven_rnn(self.recurrent, x, drive)
+        else:
+            output = self.recurrent(x, drive=drive)[0]
+        return self.readout(output[-1])
+
+
+def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor | None) -> Tensor:
+    """All states (T, B, H) of torch's own RNN, LSTM or GRU under an external drive, from a zero initial state.
+
+    torch's networks have no input for a drive. It is fed as further input channels with weight one: [x_t, ξ_t] times
+    [W_ih, 1] is W_ih x_t + ξ_t. A drive of one value for all neurons takes one channel and a column of ones; one value
+    a neuron takes H channels and the identity. In the stacked weights of LSTM (i, f, g, o) and GRU (r, z, n) the
+    columns are zero but for the candidate, which stands third in both.
+
+    Args:
+        rnn: one layer, one direction, time-major.
+        x: input, (T, B, I).
+        drive: None, a number, (T,), or 3-D and broadcastable to (T, B, H).
+    """
+    if drive is None:
+        return rnn(x)[0]
+    n_steps, batch, _ = x.shape
+    drive = torch.as_tensor(drive, dtype=x.dtype, device=x.device)
+    if drive.dim() < 2:
+        drive = drive.reshape(-1, 1, 1)
+    channels = drive.expand(n_steps, batch, drive.shape[-1])
+    size = rnn.hidden_size
+    column = x.new_ones(size, 1) if channels.shape[-1] == 1 else torch.eye(size, dtype=x.dtype, device=x.device)
+    if not isinstance(rnn, nn.RNN):
+        gates = rnn.weight_ih_l0.shape[0] // size
+        column = torch.cat([column if gate == 2 else torch.zeros_like(column) for gate in range(gates)])
+    weights = [torch.cat([rnn.weight_ih_l0, column], dim=1), rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0]
+    state = x.new_zeros(1, batch, size)
+    kinds = {"RNN_TANH": torch.rnn_tanh, "RNN_RELU": torch.rnn_relu, "LSTM": torch.lstm, "GRU": torch.gru}
+    return kinds[rnn.mode](
+        torch.cat([x, channels], dim=2),
+        (state, state) if rnn.mode == "LSTM" else state,
+        weights,
+        has_biases=True,
+        num_layers=1,
+        dropout=0.0,
+        train=rnn.training,
+        bidirectional=False,
+        batch_first=False,
+    )[0]
+
+
+def _arun(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
+    return ARUN(input_size, hidden_size, controller_size, **factory)
+
+
+def _gamma_homogeneous(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
+    return GammaRNN(input_size, hidden_size, heterogeneous=False, **factory)
+
+
+def _gamma_heterogeneous(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
+    return GammaRNN(input_size, hidden_size, heterogeneous=True, **factory)
+
+
+def _relu(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
+    # Initialised like the main network of the ARUN (spec section 3), which the paper compares it with.
+    rnn = nn.RNN(input_size, hidden_size, nonlinearity="relu", **factory)
+    nn.init.kaiming_normal_(rnn.weight_ih_l0)
+    henaff_orthogonal_(rnn.weight_hh_l0)
+    nn.init.zeros_(rnn.bias_ih_l0)
+    nn.init.zeros_(rnn.bias_hh_l0)
+    return rnn
+
+
+def _lstm(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
+    return nn.LSTM(input_size, hidden_size, **factory)
+
+
+def _gru(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
+    return nn.GRU(input_size, hidden_size, **factory)
+
+
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "arun": _arun,
+    "gamma-homogeneous": _gamma_homogeneous,
+    "gamma-heterogeneous": _gamma_heterogeneous,
+    "relu": _relu,
+    "lstm": _lstm,
+    "gru": _gru,
+}
+
+
+def build_classifier(
+    model: str,
+    hidden_size: int,
+    controller_size: int = 50,
+    input_size: int = 1,
+    n_classes: int = 10,
+    device: Any = None,
+    dtype: torch.dtype | None = None,
+) -> SequenceClassifier:
+    """A freshly initialised classifier with the recurrent network named `model`, one of config.MODELS.
+
+    Args:
+        model: name of the recurrent network.
+        hidden_size: H.
+        controller_size: G; only the ARUN has a controller.
+        input_size: I.
+        n_classes: number of logits.
+        device: where the parameters live.
+        dtype: their floating-point type.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    if model not in BUILDERS:
+        raise ConfigError(f"model: got {model!r}, expected one of {', '.join(MODELS)}.")
+    recurrent = BUILDERS[model](input_size, hidden_size, controller_size, device=device, dtype=dtype)
+    return SequenceClassifier(recurrent, n_classes, device=device, dtype=dtype)
+
+
+def count_parameters(module: nn.Module) -> int:
+    """Number of trainable numbers in the module."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+
+
+def match_hidden_size(
+    model: str,
+    n_parameters: int,
+    controller_size: int = 50,
+    input_size: int = 1,
+    n_classes: int = 10,
+    tolerance: float = 0.02,
+) -> int:
+    """The hidden size H whose classifier has as nearly as possible `n_parameters` parameters, read-out included.
+
+    Raises:
+        ConfigError: an unknown model, or no H comes within `tolerance` (a fraction) of `n_parameters`.
+    """
+
+    def count(hidden_size: int) -> int:
+        # The meta device gives shapes without memory or random numbers.
+        return count_parameters(
+            build_classifier(model, hidden_size, controller_size, input_size, n_classes, device="meta")
+        )
+
+    high = 1
+    while count(high) < n_parameters:
+        high *= 2
+    low = max(1, high // 2)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if count(middle) < n_parameters else (low, middle)
+    best = min((low, high), key=lambda size: abs(count(size) - n_parameters))
+    if abs(count(best) - n_parameters) > tolerance * n_parameters:
+        raise ConfigError(
+            f"n_parameters: got {n_parameters}, and the nearest that {model} can have is {count(best)} with a hidden "
+            f"size of {best}, which is off by more than {tolerance:.0%}; expected a larger number of parameters."
+        )
+    return best

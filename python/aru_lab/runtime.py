@@ -1,0 +1,59 @@
+"""Names of devices, types and backends turned into the things themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from torch import nn
+
+import aru_kernels
+from aru_lab.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """The torch device called `name`; "auto" is a GPU where there is one and the CPU elsewhere.
+
+    Raises:
+        ConfigError: there is no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device: got {name!r}, which this torch {torch.__version__} can't use here; expected auto, cpu, or a "
+            "GPU that is present."
+        ) from error
+    return device
+
+
+def resolve_dtype(name: str) -> torch.dtype:
+    """The torch type called `name`, such as float32."""
+    return getattr(torch, name)
+
+
+@contextmanager
+def run_on(backend: str, model: nn.Module, input_size: int) -> Iterator[None]:
+    """Run everything inside on one backend of aru_kernels, after the model has taken one step on it for trial.
+
+    Args:
+        backend: "auto" or the name of a backend.
+        model: a SequenceClassifier.
+        input_size: I, input features of a step.
+
+    Raises:
+        ConfigError: the backend can't serve here; the reason is that of aru_kernels.
+    """
+    parameter = next(model.parameters())
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(aru_kernels.use_backend(backend))
+            with torch.no_grad():
+                model(parameter.new_zeros(1, 1, input_size))
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(f"backend: {error}") from error
+        yield

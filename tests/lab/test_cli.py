@@ -1,0 +1,131 @@
+"""The command `aru`: what it prints, its exit codes, and one sentence for every error."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import aru_kernels
+from aru_lab import training
+from aru_lab.cli import main
+
+from .conftest import with_sources
+
+SMALL = [
+    "--model",
+    "relu",
+    "--hidden-size",
+    "6",
+    "--epochs",
+    "2",
+    "--subset",
+    "60",
+    "--validation-subset",
+    "30",
+    "--device",
+    "cpu",
+]
+
+
+def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(tmp_path / "run")
+    assert main(["train", "sdigits", *SMALL, "--output", folder]) == 0
+    printed = capsys.readouterr().out
+    assert f"Run folder: {folder}" in printed.replace("\n", "")
+    assert printed.count("train loss") == 2
+    assert f"aru evaluate {folder}" in printed
+    assert main(["evaluate", folder, "--drive-amplitude", "-1", "0.5", "--drive-onset", "5"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    for row in ("359 test sequences", "clean", "step drive ξ = -1", "step drive ξ = 0.5"):
+        assert row in printed
+
+
+def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "sdigits", *SMALL, "--seed", "4"]) == 0
+    assert (tmp_path / "runs" / "sdigits-relu-seed4" / "config.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("train fly", r"task: got 'fly', expected one of psdigits, psmnist, sdigits, smnist\."),
+        ("train --model rnn", r"model: got 'rnn', expected one of arun"),
+        ("train --epochs 0", r"epochs: got 0, expected a whole number of at least 1"),
+        ("train --epochs many", r"--epochs: .*'many'; `aru train --help` lists what is expected\."),
+        ("train --colour red", r"Unrecognized options: --colour.*; `aru train --help` lists what is expected\."),
+        ("train --subset 5000", r"subset: got 5000, expected at most the 1258 examples"),
+        ("train --device cuda:99", r"device: got 'cuda:99', .* expected auto, cpu, or a GPU that is present"),
+        ("train --backend fast", r"backend: .*'fast'"),
+        ("train smnist --data-dir nowhere", r"nowhere: MNIST's file .* is neither there nor"),
+        ("train --resume nowhere", r"nowhere holds no run .*; start one with"),
+        ("train --resume nowhere --epochs 3", r"resume: got further arguments beside --resume nowhere"),
+        ("evaluate nowhere", r"nowhere holds no run"),
+        ("evaluate", r"Missing from aru evaluate: RUN.*; `aru evaluate --help` lists what is expected\."),
+        ("evaluate nowhere --batch-size 0", r"batch_size: got 0"),
+        ("evaluate nowhere --drive-amplitude nan", r"amplitude: got nan"),
+        ("fly", r".*fly; `aru --help` lists what is expected\."),
+    ],
+)
+def test_user_error_is_one_sentence_and_exit_code_2(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: str,
+    sentence: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.search(rf"^aru: .*{sentence}", err), err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_finished_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["train", "sdigits", *SMALL, "--output", str(tmp_path / "run")]
+    assert main(arguments) == 0
+    capsys.readouterr()
+    assert main(arguments) == 2
+    assert "already holds a run: continue it with `aru train --resume" in capsys.readouterr().err
+
+
+def test_non_finite_loss_has_exit_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--learning-rate", "100", "--schedule", "constant", "--clip", "None", "--controller-size", "3"]
+    arguments = ["train", "sdigits", *SMALL, *options, "--output", str(tmp_path / "run"), "--model", "arun"]
+    assert main(arguments) == 1
+    assert "training has stopped and the last good checkpoint is" in capsys.readouterr().err
+
+
+def test_interrupt_has_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "train", interrupted)
+    assert main(["train"]) == 130
+    assert "aru train --resume RUN" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"aru {aru_kernels.__version__}\n"
+
+
+def test_nothing_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([])
+    assert not stopped.value.code
+    assert "evaluate" in capsys.readouterr().out
+
+
+def test_help_does_not_import_torch() -> None:
+    script = "import sys, aru_lab.cli as c\ntry: c.main(['train', '--help'])\nexcept SystemExit: pass\n"
+    script += "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules or 'sklearn' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], env=with_sources(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "--hidden-size" in done.stdout

@@ -11,6 +11,7 @@ import torch
 
 from aru_kernels import __version__, backends_info
 from aru_kernels.backends import requested_backend
+from aru_kernels.cpu import processor
 
 
 def _version_of(package: str) -> str:
@@ -20,21 +21,13 @@ def _version_of(package: str) -> str:
         return "not installed"
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def main() -> None:
     """Prints the table."""
     print(
         f"aru_kernels {__version__}  Python {platform.python_version()}  torch {torch.__version__}  "
         f"triton {_version_of('triton')}  numpy {numpy.__version__}"
     )
-    print(f"{platform.system()} {platform.machine()}, {_processor()}, {torch.get_num_threads()} torch threads")
+    print(f"{platform.system()} {platform.machine()}, {processor()}, {torch.get_num_threads()} torch threads")
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     print(f"GPU: {', '.join(gpus) or 'none'}")
     print(f"backend asked for: {requested_backend()}\n")

@@ -5,6 +5,7 @@ Every operation is a pair (forward, backward) of functions on tensors of one dty
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -37,6 +38,15 @@ def unavailable() -> str | None:
     except ValueError as error:
         return str(error)
     return None
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
 
 
 def device() -> str:
@@ -95,23 +105,26 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
     return dx, dn, ds
 
 
-# Rows (sequence, neuron) of a tile: enough for the recurrent product to run in registers, few enough for the caches.
-TILE_ROWS = 2048
+# Bytes of controller state of a tile that leave room for its other data in a second-level cache of 512 KiB.
+TILE_BYTES = 400 * 1024
 
 
-def tile_size(B: int, H: int) -> int:
+def tile_size(B: int, H: int, G: int) -> int:
     """Sequences that a thread takes through all steps together.
 
-    From the sizes alone, so that the order of every sum is the same for any number of threads.
+    At least eight tiles where the batch allows it, so that threads have work; but four sequences or more, so that the
+    recurrent product runs from registers; and no more than the cache holds.  From the sizes alone, so that the order of
+    every sum is the same for any number of threads.
     """
-    return max(1, min(B, TILE_ROWS // H))
+    cached = TILE_BYTES // (4 * H * max(G, 8))
+    return max(1, min(B, max(4, -(-B // 8)), max(4, cached)))
 
 
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: int) -> int:
     """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows, G padded to odd."""
     if segment == 0 or B == 0:
         return 0
-    tile, strip = tile_size(B, H), _C.strip(_NAMES[dtype])
+    tile, strip = tile_size(B, H, G), _C.strip(_NAMES[dtype])
     slots = T + 1 if segment == 1 else -(-T // segment)
     return -(-B // tile) * slots * -(-tile * H // strip) * (G | 1) * strip
 
@@ -231,7 +244,7 @@ def _adaptive_fwd(
     a, n, s = (torch.empty(xp.shape if wanted else (0,), dtype=xp.dtype) for wanted in (with_a, with_ns, with_ns))
     if xp.numel() == 0:
         return h, g, a, n, s, xp.new_empty(0)
-    sizes = (T, B, H, G, tile_size(B, H), max(1, segment))
+    sizes = (T, B, H, G, tile_size(B, H, G), max(1, segment))
     kept = xp.new_empty(0)
     if segment:
         # Memory from a pool: touching fresh pages would cost more than the kernel.
@@ -258,7 +271,7 @@ def _adaptive_bwd(
     arguments = [h0, g0, weight_hh, *controller]
     d_xp, *gradients = (None if x is None else torch.empty(x.shape, dtype=a.dtype) for x in (a, *arguments))
     if a.numel():
-        sizes = (T, B, H, G, tile_size(B, H), segment)
+        sizes = (T, B, H, G, tile_size(B, H, G), segment)
         _launch(_C.aru_bwd, sizes, n_floor, h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)
     present = [x for x in gradients if x is not None]
     if not a.numel():
@@ -275,7 +288,7 @@ def gamma_rnn_sequence_fwd(
     h = torch.empty(xp.shape, dtype=xp.dtype)
     a = torch.empty(xp.shape if keep else (0,), dtype=xp.dtype)
     if xp.numel():
-        sizes = (T, B, H, 0, tile_size(B, H), 1)
+        sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         _launch(_C.gamma_rnn_fwd, sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
     return h, a
 
@@ -296,7 +309,7 @@ def gamma_rnn_sequence_bwd(
     d_xp, d_h0, d_weight_hh = (torch.empty(x.shape, dtype=a.dtype) for x in (a, h0, weight_hh))
     d_n, d_s = torch.empty(H, dtype=a.dtype), torch.empty(H, dtype=a.dtype)
     if a.numel():
-        sizes = (T, B, H, 0, tile_size(B, H), 1)
+        sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a)
         _launch(_C.gamma_rnn_bwd, sizes, n_floor, *operands, d_xp, d_h0, d_weight_hh, d_n, d_s)
     else:

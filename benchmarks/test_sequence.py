@@ -1,4 +1,4 @@
-"""The CPU kernels of the sequences beside the reference's eager loop and torch.nn.RNN: same weights, checked equal first.
+"""The CPU kernels of the sequences beside the reference's eager loop and torch.nn.RNN: same weights, checked first.
 
 extra_info of every case: `ratio` (best interleaved times, peer over ours), `gflops` of useful work as in the equations'
 operation count, `fraction` of a 2048³ matrix product measured in the same run, µs a step.

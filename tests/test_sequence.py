@@ -239,7 +239,7 @@ def test_kept_elements_are_counted_alike(T, B, H, G, segment):
     for isa in ISAS:
         cpu._C.select_isa(isa)
         for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
-            sizes = (T, B, H, G, cpu.tile_size(B, H), segment)
+            sizes = (T, B, H, G, cpu.tile_size(B, H, G), segment)
             expected = cpu._C.kept_elements(name, sizes) if segment else 0
             assert cpu.kept_elements(T, B, H, G, dtype, segment) == expected
 

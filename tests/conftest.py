@@ -1,0 +1,75 @@
+"""Fixtures of every test: NaN in uninitialised memory, seeds, golden vectors, subprocesses."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from helpers import ROOT, SHARED
+
+# derandomize: a failure in CI is a failure at home, too.
+hypothesis.settings.register_profile("aru", deadline=None, max_examples=50, derandomize=True, database=None)
+hypothesis.settings.load_profile("aru")
+
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
+
+
+@pytest.fixture(autouse=True)
+def poison() -> Iterator[None]:
+    """Fills uninitialised memory with NaN: a kernel that leaves an element of its output unwritten returns one."""
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def set_threads() -> Iterator[Callable[[int], None]]:
+    """torch.set_num_threads for the length of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def golden() -> Callable[[str], dict[str, Tensor]]:
+    """golden(name): the authors' vectors in ../shared/golden (or $ARU_SHARED_DIR/golden) as float64 tensors."""
+
+    def load(name: str) -> dict[str, Tensor]:
+        path = SHARED / "golden" / f"{name}.npz"
+        if not path.exists():
+            pytest.skip(f"{path} is absent; set ARU_SHARED_DIR to the folder that holds golden/")
+        with np.load(path) as arrays:
+            return {key: torch.from_numpy(np.array(arrays[key])) for key in arrays.files}
+
+    return load
+
+
+@pytest.fixture
+def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """run_python(*arguments, **environment): a new interpreter that sees this repository's packages."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = os.pathsep.join((str(ROOT), str(ROOT / "python")))
+        env = {k: v for k, v in os.environ.items() if k not in ("ARU_KERNELS_BACKEND", "ARU_CPU_ISA")}
+        env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
+        return subprocess.run(
+            [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120, cwd=ROOT / "tests"
+        )
+
+    return run

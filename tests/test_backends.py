@@ -1,0 +1,207 @@
+"""Which backend runs, who says so, and what is said when it cannot."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+import aru_kernels
+from aru_kernels import backends, backends_info, cpu, functional, use_backend
+from helpers import needs_cpu_kernels
+
+CPU = torch.device("cpu")
+
+
+def selected(op: str = "gamma", device: torch.device = CPU, dtype: torch.dtype = torch.float32) -> str:
+    return backends.select(op, device, dtype)
+
+
+# ---- choosing --------------------------------------------------------------------------------------------------------
+
+
+@needs_cpu_kernels
+def test_auto_takes_the_first_that_can_serve():
+    assert selected() == "cpu"
+    assert selected(dtype=torch.float16) == "reference"
+    assert selected(device=torch.device("meta")) == "reference"
+
+
+@needs_cpu_kernels
+def test_use_backend_nests_and_restores():
+    assert backends.requested_backend() == "auto"
+    with use_backend("reference"):
+        assert selected() == "reference"
+        with use_backend("cpu"):
+            assert selected() == "cpu"
+            with use_backend("auto"):
+                assert selected() == "cpu"
+        assert selected() == "reference"
+    assert selected() == "cpu"
+
+
+def test_use_backend_restores_after_an_exception():
+    with pytest.raises(KeyError), use_backend("reference"):
+        raise KeyError
+    assert backends.requested_backend() == "auto"
+
+
+def test_use_backend_is_of_one_thread():
+    seen = []
+    with use_backend("reference"):
+        thread = threading.Thread(target=lambda: seen.append(backends.requested_backend()))
+        thread.start()
+        thread.join()
+    assert seen == ["auto"]
+
+
+def test_use_backend_as_a_decorator():
+    assert use_backend("reference")(backends.requested_backend)() == "reference"
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "sentence"),
+    [
+        ("gpu", ValueError, r"^backend is 'gpu', expected one of auto, .*cpu, .*reference\.$"),
+        ("CPU", ValueError, r"^backend is 'CPU', expected one of auto, "),
+        ("", ValueError, r"^backend is '', expected one of auto, "),
+        (None, TypeError, r"^backend must be a string, got NoneType\.$"),
+        (3, TypeError, r"^backend must be a string, got int\.$"),
+    ],
+)
+def test_unknown_name(name, error, sentence):
+    with pytest.raises(error, match=sentence), use_backend(name):
+        pass
+    assert backends.requested_backend() == "auto"
+
+
+@needs_cpu_kernels
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        ({"dtype": torch.float16}, r"it computes in float32, float64, got torch\.float16\."),
+        (
+            {"op": "fly"},
+            r"it has no kernel for fly, only for aru_sequence, controller_step, gamma, gamma_rnn_sequence\.",
+        ),
+        ({"device": torch.device("meta")}, r"it serves cpu tensors, got one on meta\."),
+    ],
+)
+def test_a_backend_asked_for_by_name_that_cannot_serve(request_, reason):
+    op = request_.get("op", "gamma")
+    cure = r" Backend 'auto' picks one that can; 'reference' always can\.$"
+    with use_backend("cpu"), pytest.raises(RuntimeError, match=rf"^backend 'cpu' cannot run {op}: " + reason + cure):
+        selected(**request_)
+    with use_backend("reference"):
+        assert selected(**request_) == "reference"
+
+
+@needs_cpu_kernels
+def test_the_backend_that_was_asked_for_runs(monkeypatch):
+    """By counting calls of the reference."""
+    calls = []
+    true = aru_kernels.reference.gamma
+    monkeypatch.setattr(aru_kernels.reference, "gamma", lambda *args: calls.append(1) or true(*args))
+    x = torch.randn(3)
+    with use_backend("cpu"):
+        functional.gamma(x, 2.0, 0.5)
+    assert not calls
+    with use_backend("reference"):
+        functional.gamma(x, 2.0, 0.5)
+    assert calls == [1]
+
+
+# ---- environment -----------------------------------------------------------------------------------------------------
+
+REPORT = "import aru_kernels.backends as b, torch; print(b.select('gamma', torch.device('cpu'), torch.float32))"
+
+
+def test_environment_variable(run_python):
+    assert run_python("-c", REPORT, ARU_KERNELS_BACKEND="reference").stdout == "reference\n"
+    result = run_python("-c", REPORT, ARU_KERNELS_BACKEND="warp")
+    assert "ValueError: the environment variable ARU_KERNELS_BACKEND is 'warp', expected one of auto, " in result.stderr
+
+
+def test_use_backend_overrides_the_environment(monkeypatch):
+    monkeypatch.setenv("ARU_KERNELS_BACKEND", "reference")
+    assert selected() == "reference"
+    with use_backend("auto"):
+        assert backends.requested_backend() == "auto"
+
+
+# ---- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_backends_info():
+    rows = {row.name: row for row in backends_info()}
+    assert list(rows) == list(backends.BACKENDS)
+    assert list(rows)[-1] == "reference"
+    assert rows["reference"] == ("reference", True, "", "any", ("all",))
+    assert "gamma" in rows["cpu"].ops
+    for row in rows.values():
+        assert row.available == (row.why_not == ""), row
+        assert row.available == (row.device != ""), row
+
+
+@needs_cpu_kernels
+def test_cpu_row_names_the_instruction_set_and_the_threads(set_threads):
+    set_threads(1)
+    assert backends.BACKENDS["cpu"].load().device().startswith(f"{cpu._C.isa()} (of {', '.join(cpu._C.usable_isas())})")
+    assert ", 1 thread, " in cpu.device()
+    set_threads(2)
+    assert ", 2 threads, " in cpu.device()
+
+
+def test_the_command_prints_the_table(run_python):
+    result = run_python("-m", "aru_kernels")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == ""
+    assert result.stdout.startswith(f"aru_kernels {aru_kernels.__version__}  Python 3.")
+    for row in backends_info():
+        (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"{row.name} "))
+        assert ("not available: " in line) == (not row.available), line
+    assert "backend asked for: auto\n" in result.stdout
+
+
+# ---- without the extension -------------------------------------------------------------------------------------------
+
+WITHOUT = """
+import sys
+sys.modules["aru_kernels._C"] = None  # an import of it raises ImportError
+import torch, aru_kernels
+"""
+
+
+def test_the_package_works_without_the_extension(run_python):
+    code = WITHOUT + (
+        "layer = aru_kernels.ARUN(3, 5, 4)\n"
+        "layer(torch.randn(4, 2, 3))[0].sum().backward()\n"
+        "print(layer.weight_hh_l0.grad.isfinite().all().item(), aru_kernels.backends_info()[0].why_not)\n"
+    )
+    result = run_python("-W", "error", "-c", code)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.startswith("True the C++ extension "), result.stdout
+    assert "pip install -e ." in result.stdout
+
+
+def test_asking_for_the_missing_extension_says_what_is_missing(run_python):
+    code = WITHOUT + "with aru_kernels.use_backend('cpu'): aru_kernels.Gamma()(torch.ones(3))"
+    result = run_python("-c", code)
+    assert "RuntimeError: backend 'cpu' cannot run gamma: the C++ extension " in result.stderr
+    assert "pip install -e ." in result.stderr
+    assert "Backend 'auto' picks one that can; 'reference' always can." in result.stderr
+
+
+def test_the_command_works_without_the_extension(run_python):
+    code = WITHOUT + "from aru_kernels.__main__ import main; main()"
+    (line,) = (line for line in run_python("-c", code).stdout.splitlines() if line.startswith("cpu "))
+    assert "not available: the C++ extension " in line
+
+
+@needs_cpu_kernels
+def test_an_extension_of_another_version_is_refused(monkeypatch):
+    monkeypatch.setattr(cpu, "__version__", "9.9")
+    assert cpu.unavailable() == (
+        f"the C++ extension is of version {aru_kernels.__version__}, the package of 9.9; run `pip install -e .`"
+    )

@@ -1,0 +1,125 @@
+"""exp, log1p and tanh of csrc/aru_math.h, compiled here on their own: the errors that the header states."""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import shutil
+import subprocess
+
+import mpmath
+import numpy as np
+import pytest
+
+from helpers import ROOT
+
+COMPILER = shutil.which("g++") or shutil.which("clang++")
+pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
+
+SOURCE = """
+#define ARU_ISA scalar
+#include "aru_math.h"
+using namespace aru::scalar;
+#define LOOP(name, T, f) \\
+  extern "C" void name(const T* x, T* y, long n) { for (long i = 0; i < n; ++i) y[i] = f(x[i]); }
+LOOP(exp_negative_float, float, exp_negative<float>)
+LOOP(exp_negative_double, double, exp_negative<double>)
+LOOP(log1p_unit_float, float, log1p_unit<float>)
+LOOP(log1p_unit_double, double, log1p_unit<double>)
+LOOP(tanh_float, float, aru::scalar::tanh<float>)
+LOOP(tanh_double, double, aru::scalar::tanh<double>)
+"""
+
+TYPES = {"float": np.float32, "double": np.float64}
+FLAGS = [[], ["-mavx2", "-mfma"]] if platform.machine() == "x86_64" else [[]]  # without and with fused products
+
+
+@pytest.fixture(scope="module", params=FLAGS, ids=lambda flags: "fma" if flags else "generic")
+def evaluate(request, tmp_path_factory):
+    """evaluate("tanh", array): the C++ function at every element."""
+    folder = tmp_path_factory.mktemp("elementary")
+    (folder / "functions.cpp").write_text(SOURCE)
+    library = folder / "functions.so"
+    command = [
+        COMPILER,
+        "-std=c++17",
+        "-O2",
+        "-ffp-contract=fast",
+        *request.param,
+        f"-I{ROOT / 'csrc'}",
+        "-shared",
+        "-fPIC",
+    ]
+    subprocess.run([*command, str(folder / "functions.cpp"), "-o", str(library)], check=True)
+    functions = ctypes.CDLL(str(library))
+
+    def call(name: str, x: np.ndarray) -> np.ndarray:
+        kind = "float" if x.dtype == np.float32 else "double"
+        y = np.full_like(x, np.nan)
+        getattr(functions, f"{name}_{kind}")(
+            x.ctypes.data_as(ctypes.c_void_p), y.ctypes.data_as(ctypes.c_void_p), ctypes.c_long(len(x))
+        )
+        return y
+
+    return call
+
+
+def ulps(y: np.ndarray, x: np.ndarray, exact) -> float:
+    """The largest error in units of the last place; float32 against float64, float64 against 40 digits."""
+    if y.dtype == np.float32:
+        true = exact(np, x.astype(np.float64))
+        return float((np.abs(y - true) / np.spacing(np.abs(true).astype(np.float32)).astype(np.float64)).max())
+    with mpmath.workdps(40):
+        errors = []
+        for a, b in zip(y.tolist(), x.tolist(), strict=True):
+            true = exact(mpmath, mpmath.mpf(b))
+            errors.append(abs(a - true) / float(np.spacing(abs(float(true)))))
+        return float(max(errors))
+
+
+def grid(kind: str, low: float, high: float) -> np.ndarray:
+    """Evenly and logarithmically spaced points of one sign."""
+    count = 200_000 if kind == "float" else 1500
+    sign, top = (1, high) if high > 0 else (-1, -low)
+    tiny = 1e-30 if kind == "float" else 1e-290
+    points = np.concatenate([np.linspace(low, high, count), sign * np.geomspace(tiny, top, count)])
+    return points[points != 0].astype(TYPES[kind])
+
+
+# function -> exact, domain per type, most ulp per type (measured: exp 1.0 and 0.9, log1p 2.6 and 2.3, tanh 4.8 and 2.3)
+FUNCTIONS = {
+    "exp_negative": (lambda m, x: m.exp(x), {"float": (-87, 0), "double": (-708, 0)}, {"float": 2, "double": 2}),
+    "log1p_unit": (lambda m, x: m.log1p(x), {"float": (0, 1), "double": (0, 1)}, {"float": 3, "double": 3}),
+    "tanh": (lambda m, x: m.tanh(x), {"float": (0, 20), "double": (0, 40)}, {"float": 5, "double": 3}),
+}
+
+
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_error_in_ulp(evaluate, name, kind):
+    exact, domain, most = FUNCTIONS[name]
+    x = grid(kind, *domain[kind])
+    error = ulps(evaluate(name, x), x, exact)
+    assert error <= most[kind], f"{error:.2f} ulp"
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_special_values(evaluate, kind):
+    def at(name: str, *values: float) -> list[float]:
+        return evaluate(name, np.array(values, dtype=TYPES[kind])).tolist()
+
+    inf, nan = float("inf"), float("nan")
+    assert at("exp_negative", 0.0, -0.0, -1e30, -inf) == [1.0, 1.0, 0.0, 0.0]
+    assert at("log1p_unit", 0.0) == [0.0]
+    assert at("tanh", 0.0, 1e30, -1e30, inf, -inf) == pytest.approx([0.0, 1.0, -1.0, 1.0, -1.0], rel=3e-7)
+    for name in FUNCTIONS:
+        (result,) = at(name, nan)
+        assert result != result, name
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_tanh_is_odd_and_bounded(evaluate, kind):
+    x = np.sort(grid(kind, 0, 40))
+    y = evaluate("tanh", x)
+    assert np.array_equal(evaluate("tanh", -x), -y)
+    assert y.max() <= 1 + np.finfo(y.dtype).eps

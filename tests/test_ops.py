@@ -1,0 +1,262 @@
+"""The operators as torch sees them: schema, fake kernels, autograd, torch.compile, torch.export, autocast."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+import aru_kernels
+import aru_kernels.functional as F
+from aru_kernels import ARUN, Gamma, GammaRNN, ops, use_backend
+from helpers import needs_cpu_kernels
+from tolerances import assert_all_close, assert_close
+
+pytestmark = needs_cpu_kernels
+
+KERNELS = pytest.mark.parametrize(("backend", "op"), list(ops._FORWARD), ids=["-".join(key) for key in ops._FORWARD])
+DEVICES = {"cpu": "cpu"}
+
+
+def samples(op: str, device: str, dtype: torch.dtype) -> list[tuple]:
+    """Argument lists of one operator, with tensors that ask for gradients."""
+
+    def randn(*sizes: int) -> Tensor:
+        return torch.randn(sizes, dtype=dtype, device=device).requires_grad_()
+
+    T, B, H, G = 3, 2, 5, 4
+    controller = (randn(G), randn(G, G), randn(G), randn(2, G), randn(2))
+    return {
+        "gamma": [
+            (randn(3, 4), randn(4), randn(3, 1), 1e-3),
+            (randn(4, 3).detach().T.requires_grad_(), randn(), randn(3, 4), 1e-3),
+        ],
+        "controller_step": [(randn(B, H), randn(B, H, G), *controller, 1e-3, True)],
+        "aru_sequence": [
+            (randn(T, B, H), randn(B, H), randn(B, H, G), randn(H, H), *controller, 1e-3, segment, trace)
+            for segment, trace in ((1, False), (2, True))
+        ],
+        "gamma_rnn_sequence": [(randn(T, B, H), randn(B, H), randn(H, H), randn(H), randn(1), 1e-3, True)],
+    }[op]
+
+
+class _Record(TorchDispatchMode):
+    """Keeps the arguments of every call of an aru_kernels operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[tuple] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.namespace == "aru_kernels":
+            self.calls.append((func, args))
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_kernel_has_an_operator():
+    """...and every operator has samples above."""
+    assert {op for _, op in ops._FORWARD} == set(ops.OPERATORS)
+    for op in ops.OPERATORS:
+        assert samples(op, "cpu", torch.float32)
+
+
+@KERNELS
+def test_schema(backend, op):
+    forward, backward = (getattr(torch.ops.aru_kernels, f"{backend}_{op}{end}").default for end in ("", "_backward"))
+    assert ops.operator(backend, op) is forward
+    for overload in (forward, backward):
+        assert not overload._schema.is_mutable
+    assert f"aru_kernels::{backend}_{op}{ops.OPERATORS[op].schema}" == str(forward._schema)
+
+
+@pytest.mark.slow
+@KERNELS
+def test_opcheck(backend, op):
+    """Schema, fake kernel and autograd agree with the kernel, forward and backward, with dynamic shapes too."""
+    for args in samples(op, DEVICES[backend], torch.float32):
+        torch.library.opcheck(ops.operator(backend, op), args)
+        with _Record() as record:
+            outputs = ops.operator(backend, op)(*args)
+            outputs = (outputs,) if isinstance(outputs, Tensor) else outputs
+            sum(o.square().sum() for o in outputs if o.requires_grad).backward()
+        backward, backward_args = record.calls[-1]
+        assert backward._schema.name == f"aru_kernels::{backend}_{op}_backward"
+        detached = tuple(a.detach() if isinstance(a, Tensor) else a for a in backward_args)
+        torch.library.opcheck(backward, detached)
+
+
+@KERNELS
+def test_second_derivative_is_an_error_that_says_where_to_get_it(backend, op):
+    args = samples(op, DEVICES[backend], torch.float64)[0]
+    leaves = [a for a in args if isinstance(a, Tensor)]
+    output = ops.operator(backend, op)(*args)
+    output = output if isinstance(output, Tensor) else output[0]
+    first = torch.autograd.grad(output.square().sum(), leaves, create_graph=True, allow_unused=True)
+    sentence = (
+        rf"^backend '{backend}' has no second derivative of {op}; compute it under "
+        r"aru_kernels\.use_backend\('reference'\), which differentiates to any order\.$"
+    )
+    with pytest.raises(RuntimeError, match=sentence):
+        torch.autograd.grad(first[0].sum(), leaves, allow_unused=True)
+
+
+def test_second_derivative_on_the_reference():
+    x = torch.randn(5, dtype=torch.float64, requires_grad=True)
+    with use_backend("reference"):
+        assert torch.autograd.gradgradcheck(lambda x: F.gamma(x, 2.0, 0.5), (x,))
+
+
+# ---- torch.func: kernels have no rules for it, so the reference runs -------------------------------------------------
+
+
+def test_transforms_run_on_the_reference():
+    x = torch.randn(5, dtype=torch.float64)
+    hessian = torch.func.vmap(torch.func.grad(torch.func.grad(lambda x: F.gamma(x, 2.0, 0.5))))(x)
+    with use_backend("reference"):
+        leaf = x.clone().requires_grad_()
+        (first,) = torch.autograd.grad(F.gamma(leaf, 2.0, 0.5).sum(), leaf, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), leaf)
+    assert_close("second derivative", hessian, second, "element")
+    with (
+        use_backend("cpu"),
+        pytest.raises(
+            RuntimeError, match=r"^backend 'cpu' cannot run gamma under torch\.func transforms or forward-mode"
+        ),
+    ):
+        torch.func.vmap(lambda x: F.gamma(x, 2.0, 0.5))(x)
+
+
+# ---- torch.compile, torch.export -------------------------------------------------------------------------------------
+
+
+# Inductor's and torch.export's own.
+jit_is_deprecated = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
+
+
+@pytest.fixture
+def fresh_compiler():
+    torch.compiler.reset()
+    yield
+    torch.compiler.reset()
+
+
+@jit_is_deprecated
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compiled_gamma(fresh_compiler, dynamic):
+    """By inductor, in one graph, between other operations; dynamic shapes compile once."""
+
+    def f(x: Tensor, n: Tensor, s: Tensor) -> Tensor:
+        return F.gamma(2 * x, n, s.square()) + 1
+
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    compiled = torch.compile(f, fullgraph=True, dynamic=dynamic)
+    for rows in (3, 5):
+        leaves = [torch.randn(size).requires_grad_() for size in ((rows, 4), (4,), (rows, 1))]
+        actual, expected = compiled(*leaves), f(*leaves)
+        assert_close("y", actual, expected, "element")
+        gradients = [torch.autograd.grad(y.square().sum(), leaves) for y in (actual, expected)]
+        assert_all_close(("dx", "dn", "ds"), *gradients, "sum")
+    assert counters["stats"]["unique_graphs"] == (1 if dynamic else 2)
+
+
+@pytest.mark.slow
+def test_compiled_code_follows_use_backend(fresh_compiler):
+    """The choice of backend is guarded: the code of one backend does not serve another."""
+    called: list[list[str]] = []
+
+    def backend(graph, inputs):
+        called.append([str(node.target) for node in graph.graph.nodes if "aru_kernels" in str(node.target)])
+        return graph.forward
+
+    compiled = torch.compile(lambda x: F.gamma(x, 2.0, 0.5), backend=backend, fullgraph=True)
+    x = torch.randn(4)
+    expected = F.gamma(x, 2.0, 0.5)
+    for name in ("auto", "reference", "cpu", "auto"):
+        with use_backend(name):
+            assert_close(name, compiled(x), expected, "element")
+    assert called[0] == ["aru_kernels.cpu_gamma.default"]
+    assert called[1] == []
+    assert called[2:] in ([["aru_kernels.cpu_gamma.default"]], [])  # "cpu" may share the code of "auto"
+    with use_backend("reference"):
+        compiled(x)
+    assert len(called) <= 3
+
+
+@jit_is_deprecated
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [lambda: ARUN(3, 5, 4), lambda: GammaRNN(3, 5, num_layers=2)])
+def test_compiled_layer_by_inductor(fresh_compiler, make):
+    layer, x = make(), torch.randn(4, 2, 3)
+    compiled = torch.compile(layer, fullgraph=True)
+    actual, expected = compiled(x)[0], layer(x)[0]
+    assert_close("output", actual, expected, "sequence")
+    parameters = list(layer.parameters())
+    gradients = [torch.autograd.grad(y.square().sum(), parameters) for y in (actual, expected)]
+    assert_all_close(tuple(layer.state_dict()), *gradients, "sequence")
+
+
+@jit_is_deprecated
+@pytest.mark.slow
+def test_exported_gamma(tmp_path):
+    module, x = Gamma(3), torch.randn(4, 3)
+    batch = torch.export.Dim("batch", min=2)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: batch},))
+    assert any("aru_kernels.cpu_gamma" in str(node.target) for node in program.graph.nodes)
+    torch.export.save(program, tmp_path / "gamma.pt2")
+    loaded = torch.export.load(tmp_path / "gamma.pt2").module()
+    for rows in (4, 9):
+        x = torch.randn(rows, 3)
+        assert torch.equal(loaded(x), module(x))
+
+
+# ---- narrow dtypes, autocast -----------------------------------------------------------------------------------------
+
+BACKENDS = pytest.mark.parametrize("backend", ["cpu", "reference"])
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_narrow_dtypes_are_computed_in_float32(backend, dtype):
+    """The result is the float32 result, rounded once; so are the gradients."""
+    narrow = [torch.randn(size, dtype=dtype).requires_grad_() for size in ((300, 40), (40,), ())]
+    wide = [t.detach().float().requires_grad_() for t in narrow]
+    with use_backend(backend):
+        y, exact = F.gamma(*narrow), F.gamma(*wide)
+        dy = torch.randn(300, 40, dtype=dtype)
+        gradients, exact_gradients = torch.autograd.grad(y, narrow, dy), torch.autograd.grad(exact, wide, dy.float())
+    assert y.dtype == dtype
+    assert torch.equal(y, exact.to(dtype))
+    for name, a, e in zip("xns", gradients, exact_gradients, strict=True):
+        assert a.dtype == dtype
+        assert torch.equal(a, e.to(dtype)), name
+
+
+@BACKENDS
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_autocast(backend, dtype):
+    """γ computes in float32 and returns it, as torch's operations do that need the range; products are narrow."""
+    layer = ARUN(3, 5, 4)
+    x, state = torch.randn(6, 2, 3), None
+    expected, _ = layer(x, state)
+    with use_backend(backend), torch.autocast("cpu", dtype):
+        narrow = torch.randn(4, dtype=dtype)
+        assert torch.equal(F.gamma(narrow, 2.0, 0.5), F.gamma(narrow.float(), 2.0, 0.5))
+        assert F.gamma(narrow, torch.ones(4, dtype=torch.float64), torch.zeros(())).dtype == torch.float32
+        output, (h, g) = layer(x)
+        output_again, _ = layer(x.to(dtype))
+    assert output.dtype == h.dtype == g.dtype == torch.float32
+    assert_close("output", output, expected, "sequence", dtype)
+    assert_close("output", output_again, expected, "sequence", dtype)
+    assert not torch.equal(output, expected)  # the input projection was narrow
+    output.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
+def test_results_do_not_alias_their_arguments():
+    x = torch.randn(4)
+    y = F.gamma(x, 2.0, 0.0)
+    assert y.data_ptr() != x.data_ptr()
+    assert aru_kernels.reference.gamma(x, torch.tensor(2.0), torch.tensor(0.0)).data_ptr() != x.data_ptr()

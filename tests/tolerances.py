@@ -1,0 +1,77 @@
+"""The one table of tolerances, and the one comparison that uses it.
+
+Errors are relative in the L2 norm: ||actual - expected|| / ||expected||.  A tolerance is widened only together with the
+measured error beside it (largest over the test suite; x86-64, torch 2.13).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+TOLERANCES = {
+    # γ or a derivative of it, element by element: a few roundings of the dtype (and |z| of them in e^-|z|, so at |z| =
+    # 100 a hundred); narrow dtypes round a float32 result once.
+    "element": {
+        torch.float64: 1e-14,  # 5.8e-15
+        torch.float32: 1e-6,  # 3.7e-7
+        torch.float16: 1e-3,  # 2.9e-4
+        torch.bfloat16: 8e-3,  # 4.5e-3
+    },
+    # Sums over elements (gradients of broadcast parameters): cancellation can make a sum smaller than its terms, so
+    # that the relative error of the terms grows.
+    "sum": {
+        torch.float64: 1e-13,  # 6.7e-15
+        torch.float32: 1e-5,  # 1.5e-6
+    },
+    # Recurrences, values and gradients, by another order of operations; narrow dtypes round weights, inputs and
+    # outputs, not the state.
+    "sequence": {
+        torch.float64: 2e-13,  # 2.4e-14
+        torch.float32: 2e-5,  # 2.9e-6
+        torch.float16: 2e-3,  # 4.8e-4
+        torch.bfloat16: 2e-2,  # 4.1e-3
+    },
+    # Vectors of the authors' code where n x passes 20: they replace softplus by the identity there, which leaves out
+    # log1p(e^-20) = 2e-9 at the worst.
+    "authors": {
+        torch.float64: 3e-9,  # 1.1e-9
+    },
+}
+
+
+def relative_error(actual: Tensor, expected: Tensor) -> float:
+    """||actual - expected|| / ||expected||, or ||actual|| where expected is 0."""
+    actual, expected = actual.detach().double(), expected.detach().double()
+    scale = expected.norm().item()
+    return (actual - expected).norm().item() / (scale or 1.0)
+
+
+def assert_close(name: str, actual: Tensor, expected: Tensor, kind: str, dtype: torch.dtype | None = None) -> None:
+    """Fails, naming the tensor, if shapes differ, a value is NaN or infinite, or the error passes the tolerance.
+
+    kind: a row of TOLERANCES; dtype: of the computation, if it is not that of `actual`.
+    """
+    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
+    assert expected.isfinite().all(), f"{name}: the expected values are not finite"
+    bad = (~actual.isfinite()).sum().item()
+    assert not bad, f"{name}: {bad} of {actual.numel()} values are not finite"
+    tolerance = TOLERANCES[kind][dtype or actual.dtype]
+    error = relative_error(actual, expected)
+    assert error <= tolerance, f"{name}: relative error {error:.3g}, at most {tolerance:.3g} allowed ({kind})"
+
+
+def assert_all_close(
+    names: tuple[str, ...], actual: tuple, expected: tuple, kind: str, dtype: torch.dtype | None = None
+) -> None:
+    """`assert_close` for tensors that come together, such as gradients."""
+    for name, a, e in zip(names, actual, expected, strict=True):
+        assert_close(name, a, e, kind, dtype)
+
+
+def ulp_error(actual: Tensor, exact: Tensor) -> float:
+    """The largest error of a float32 tensor against float64, in units of the last place of the exact value."""
+    assert (actual.dtype, exact.dtype) == (torch.float32, torch.float64)
+    _, exponent = torch.frexp(exact)
+    ulp = torch.ldexp(torch.ones_like(exact), exponent.clamp(min=-125) - 24)
+    return ((actual.double() - exact).abs() / ulp).max().item()

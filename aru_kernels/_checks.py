@@ -106,19 +106,21 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def unify(lead: str, **tensors: Tensor) -> tuple[torch.dtype, tuple[Tensor, ...]]:
+def unify(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> tuple[torch.dtype, tuple[Tensor, ...]]:
     """The tensors in their common compute dtype, and the dtype of results.
 
-    All must be on the device of the tensor named `lead` and, unless autocast is active, of its dtype.  As PyTorch
-    does with operations that need the range of float32, results are then of the compute dtype.
+    All must be on the device of the first and, unless autocast is active, of its dtype.  As PyTorch does with
+    operations that need the range of float32, results are then of the compute dtype.
     """
-    first = tensor(lead, tensors[lead])
-    casting = autocasting(first.device)
-    for name, value in tensors.items():
-        tensor(name, value)
-        if value.device != first.device:
-            raise ValueError(f"{name} is on {value.device}, expected {first.device}, the device of {lead}.")
-        if value.dtype != first.dtype and not casting:
-            raise TypeError(f"{name} has dtype {value.dtype}, expected {first.dtype}, the dtype of {lead}.")
-    dtype = compute_dtype(first.dtype)
-    return dtype if casting else first.dtype, tuple(value.to(dtype) for value in tensors.values())
+    first = tensors[0]
+    device, dtype = first.device, first.dtype
+    casting = autocasting(device)
+    for name, value in zip(names, tensors, strict=True):
+        if value.device != device:
+            raise ValueError(f"{name} is on {value.device}, expected {device}, the device of {names[0]}.")
+        if value.dtype != dtype and not casting:
+            raise TypeError(f"{name} has dtype {value.dtype}, expected {dtype}, the dtype of {names[0]}.")
+    wide = compute_dtype(dtype)
+    if casting or dtype != wide:
+        tensors = tuple(value.to(wide) for value in tensors)
+    return wide if casting else dtype, tensors

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 
 import torch
 import torch.nn.functional as F
@@ -32,9 +33,9 @@ def register(module: nn.Module, shapes: dict[str, tuple[int, ...]], suffix: str,
         module.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
 
 
-def named(module: nn.Module, shapes: dict[str, tuple[int, ...]], suffix: str = "") -> list[Tensor]:
+def named(module: nn.Module, names: Iterable[str], suffix: str = "") -> list[Tensor]:
     """The module's parameters of these names, in their order."""
-    return [getattr(module, name + suffix) for name in shapes]
+    return [getattr(module, name + suffix) for name in names]
 
 
 def check_dtype(name: str, value: Tensor, weight: Tensor) -> None:

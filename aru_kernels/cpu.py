@@ -5,6 +5,7 @@ Every operation is a pair (forward, backward) of functions on tensors of one dty
 
 from __future__ import annotations
 
+import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -74,7 +75,7 @@ def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     """γ; n and s broadcast to x's shape."""
     if x.ndim > MAX_DIMS:
         return gamma_fwd(*(p.expand(x.shape).reshape(-1) for p in (x, n, s)), n_floor).view(x.shape)
-    y = torch.empty(x.shape, dtype=x.dtype)
+    y = x.new_empty(x.shape)
     if x.numel():
         n, s = n.expand(x.shape), s.expand(x.shape)
         _C.gamma_fwd(
@@ -89,8 +90,8 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
     if x.ndim > MAX_DIMS:
         flat = gamma_bwd(*(p.expand(x.shape).reshape(-1) for p in (dy, x, n, s)), n_floor)
         return tuple(d.view(x.shape).sum_to_size(p.shape) for d, p in zip(flat, (x, n, s), strict=True))
-    dx = torch.empty(x.shape, dtype=x.dtype)
-    dn, ds = (torch.empty(p.shape, dtype=x.dtype) for p in (n, s))
+    dx = x.new_empty(x.shape)
+    dn, ds = (x.new_empty(p.shape) for p in (n, s))
     if x.numel():
         n_full, s_full = n.expand(x.shape), s.expand(x.shape)
         _C.gamma_bwd(
@@ -120,6 +121,10 @@ def tile_size(B: int, H: int, G: int) -> int:
     return max(1, min(B, max(4, -(-B // 8)), max(4, cached)))
 
 
+# Bytes of kept state for which looking up the free memory is not worth its 30 µs.
+SMALL_STATE = 16 * 2**20
+
+
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: int) -> int:
     """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows, G padded to odd."""
     if segment == 0 or B == 0:
@@ -131,7 +136,10 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: i
 
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it fits the memory budget."""
-    everything, budget = T * B * H * (G | 1) * dtype.itemsize, state_budget()
+    everything = T * B * H * (G | 1) * dtype.itemsize
+    if everything <= SMALL_STATE and "ARU_STATE_BUDGET" not in os.environ:
+        return 1
+    budget = state_budget()
     if everything <= budget:
         return 1
     # From 4 to 16 the time does not depend on K; beyond, the recomputed segment leaves the cache.
@@ -240,8 +248,8 @@ def _adaptive_fwd(
     with_ns: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     (T, B, H), G = xp.shape, g0.shape[-1]
-    h, g = torch.empty(xp.shape, dtype=xp.dtype), torch.empty(g0.shape, dtype=xp.dtype)
-    a, n, s = (torch.empty(xp.shape if wanted else (0,), dtype=xp.dtype) for wanted in (with_a, with_ns, with_ns))
+    h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
+    a, n, s = (xp.new_empty(xp.shape if wanted else (0,)) for wanted in (with_a, with_ns, with_ns))
     if xp.numel() == 0:
         return h, g, a, n, s, xp.new_empty(0)
     sizes = (T, B, H, G, tile_size(B, H, G), max(1, segment))
@@ -269,7 +277,7 @@ def _adaptive_bwd(
     a = results[1]
     (T, B, H), G = a.shape, g0.shape[-1]
     arguments = [h0, g0, weight_hh, *controller]
-    d_xp, *gradients = (None if x is None else torch.empty(x.shape, dtype=a.dtype) for x in (a, *arguments))
+    d_xp, *gradients = (None if x is None else a.new_empty(x.shape) for x in (a, *arguments))
     if a.numel():
         sizes = (T, B, H, G, tile_size(B, H, G), segment)
         _launch(_C.aru_bwd, sizes, n_floor, h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)
@@ -285,8 +293,7 @@ def gamma_rnn_sequence_fwd(
 ) -> tuple[Tensor, Tensor]:
     """h, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
-    h = torch.empty(xp.shape, dtype=xp.dtype)
-    a = torch.empty(xp.shape if keep else (0,), dtype=xp.dtype)
+    h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if xp.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         _launch(_C.gamma_rnn_fwd, sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
@@ -306,8 +313,8 @@ def gamma_rnn_sequence_bwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for xp, h0, weight_hh, n and s."""
     T, B, H = a.shape
-    d_xp, d_h0, d_weight_hh = (torch.empty(x.shape, dtype=a.dtype) for x in (a, h0, weight_hh))
-    d_n, d_s = torch.empty(H, dtype=a.dtype), torch.empty(H, dtype=a.dtype)
+    d_xp, d_h0, d_weight_hh = (a.new_empty(x.shape) for x in (a, h0, weight_hh))
+    d_n, d_s = a.new_empty(H), a.new_empty(H)
     if a.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a)

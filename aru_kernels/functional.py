@@ -12,13 +12,10 @@ import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
-from aru_kernels import backends, ops, reference
+from aru_kernels import _dispatch
 from aru_kernels.reference import Trace
 
 __all__ = ["adaptive_gamma", "aru_sequence", "controller_step", "gamma", "gamma_rnn_sequence"]
-
-
-_CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
 
 
 def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3) -> Tensor:
@@ -38,11 +35,12 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
     """
     check.tensor("x", x)
     n, s = (
-        p if isinstance(p, Tensor) else torch.full((), check.number(name, p), dtype=x.dtype, device=x.device)
+        check.tensor(name, p)
+        if isinstance(p, Tensor)
+        else torch.full((), check.number(name, p), dtype=x.dtype, device=x.device)
         for name, p in (("n", n), ("s", s))
     )
     n_floor = check.gain_floor(n_floor)
-    out_dtype, (x, n, s) = check.unify("x", x=x, n=n, s=s)
     try:
         shape = torch.broadcast_shapes(x.shape, n.shape, s.shape)
     except RuntimeError:
@@ -50,14 +48,7 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
             f"n and s have shapes {tuple(n.shape)} and {tuple(s.shape)}, which do not broadcast with {tuple(x.shape)}, "
             "the shape of x."
         ) from None
-    x = x.expand(shape)
-    backend = backends.select("gamma", x.device, x.dtype)
-    y = (
-        reference.gamma(x, n, s, n_floor)
-        if backend == "reference"
-        else ops.operator(backend, "gamma")(x, n, s, n_floor)
-    )
-    return y.to(out_dtype)
+    return _dispatch.gamma(x.expand(shape), n, s, n_floor)
 
 
 def controller_step(
@@ -80,8 +71,9 @@ def controller_step(
     Returns:
         n (..., H), s (..., H) and the next state (..., H, G).
     """
-    _, g, n, s = _controller_step(a, g, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), 1e-3, with_h=False)
-    return n, s, g
+    weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    _check_step(a, g, weights)
+    return _dispatch.controller_step(a, g, *weights)
 
 
 def adaptive_gamma(
@@ -104,31 +96,9 @@ def adaptive_gamma(
         h (..., H) and the next g (..., H, G).
     """
     n_floor = check.gain_floor(n_floor)
-    h, g, _, _ = _controller_step(a, g, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, with_h=True)
-    return h, g
-
-
-def _controller_step(
-    a: Tensor, g: Tensor, weights: tuple[Tensor, ...], n_floor: float, with_h: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """h, next g, n and s; without `with_h`, h is not to be used."""
-    check.tensor("a", a)
-    check.rank_at_least("a", a, "(..., H)", 1)
-    units = _check_controller(*weights)
-    check.shape("g", check.tensor("g", g), "(..., H, G), where a is (..., H),", (*a.shape, units))
-    out_dtype, (a, g, *weights) = check.unify("a", a=a, g=g, **dict(zip(_CONTROLLER, weights, strict=True)))
-    backend = backends.select("controller_step", a.device, a.dtype)
-    if backend == "reference":
-        with check.no_autocast(a.device):
-            n, s, g = reference.controller_step(a, g, *weights)
-            h = reference.gamma(a, n, s, n_floor) if with_h else a
-    else:
-        shape = a.shape
-        a, g = a.reshape(-1, shape[-1]), g.reshape(-1, *g.shape[-2:])
-        keep = _needs_gradient(a, g, *weights)
-        h, g, n, s, _ = ops.operator(backend, "controller_step")(a, g, *weights, n_floor, keep)
-        h, n, s, g = h.view(shape), n.view(shape), s.view(shape), g.view(*shape, units)
-    return h.to(out_dtype), g.to(out_dtype), n.to(out_dtype), s.to(out_dtype)
+    weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    _check_step(a, g, weights)
+    return _dispatch.adaptive_gamma(a, g, *weights, n_floor=n_floor)
 
 
 def aru_sequence(
@@ -164,28 +134,8 @@ def aru_sequence(
     check.shape("g0", check.tensor("g0", g0), "(B, H, G)", (B, H, G))
     check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
     n_floor = check.gain_floor(n_floor)
-    out_dtype, tensors = check.unify(
-        "xp",
-        xp=xp,
-        h0=h0,
-        g0=g0,
-        weight_hh=weight_hh,
-        weight_ag=weight_ag,
-        weight_gg=weight_gg,
-        bias_g=bias_g,
-        weight_gc=weight_gc,
-        bias_c=bias_c,
-    )
-    backend = backends.select("aru_sequence", tensors[0].device, tensors[0].dtype)
-    if backend == "reference":
-        with check.no_autocast(tensors[0].device):
-            h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
-    else:
-        needed = _needs_gradient(*tensors)
-        segment = ops.choose_segment(backend, *xp.shape, g0.shape[-1], tensors[0].dtype) if needed else 0
-        h, g, a, n, s, _ = ops.operator(backend, "aru_sequence")(*tensors, n_floor, segment, return_trace)
-        trace = Trace(a, n, s) if return_trace else None
-    return h.to(out_dtype), g.to(out_dtype), _cast_trace(trace, out_dtype)
+    tensors = (xp, h0, g0, weight_hh, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+    return _dispatch.aru_sequence(*tensors, n_floor=n_floor, return_trace=return_trace)
 
 
 def gamma_rnn_sequence(
@@ -217,21 +167,7 @@ def gamma_rnn_sequence(
         if tuple(check.tensor(name, p).shape) not in ((), (1,), (H,)):
             raise ValueError(f"{name} has shape {tuple(p.shape)}, expected (), (1,) or (H,) = ({H},).")
     n_floor = check.gain_floor(n_floor)
-    out_dtype, tensors = check.unify("xp", xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s)
-    backend = backends.select("gamma_rnn_sequence", tensors[0].device, tensors[0].dtype)
-    if backend == "reference":
-        with check.no_autocast(tensors[0].device):
-            h, trace = reference.gamma_rnn_sequence(*tensors, n_floor, return_trace)
-    else:
-        keep = return_trace or _needs_gradient(*tensors)
-        h, a = ops.operator(backend, "gamma_rnn_sequence")(*tensors, n_floor, keep)
-        *_, n, s = tensors
-        trace = Trace(a, n.expand_as(a), s.expand_as(a)) if return_trace else None
-    return h.to(out_dtype), _cast_trace(trace, out_dtype)
-
-
-def _cast_trace(trace: Trace | None, dtype: torch.dtype) -> Trace | None:
-    return trace and Trace(*(x.to(dtype) for x in trace))
+    return _dispatch.gamma_rnn_sequence(xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace)
 
 
 def _check_projection(xp: Tensor) -> tuple[int, int]:
@@ -252,5 +188,8 @@ def _check_controller(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weig
     return units
 
 
-def _needs_gradient(*tensors: Tensor) -> bool:
-    return torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+def _check_step(a: Tensor, g: Tensor, weights: tuple[Tensor, ...]) -> None:
+    check.tensor("a", a)
+    check.rank_at_least("a", a, "(..., H)", 1)
+    units = _check_controller(*weights)
+    check.shape("g", check.tensor("g", g), "(..., H, G), where a is (..., H),", (*a.shape, units))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
-from aru_kernels import functional, init
+from aru_kernels import _dispatch, functional, init
 from aru_kernels._recurrent import (
     Recurrent,
     check_dtype,
@@ -93,8 +93,10 @@ class ARUN(Recurrent):
         self, xp: Tensor, state: tuple[Tensor, ...], suffix: str, return_trace: bool
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         weight_hh = getattr(self, "weight_hh" + suffix)
-        controller = named(self, controller_shapes(1), suffix)
-        h, g, trace = functional.aru_sequence(xp, *state, weight_hh, *controller, self.n_floor, return_trace)
+        controller = named(self, _dispatch.CONTROLLER, suffix)
+        h, g, trace = _dispatch.aru_sequence(
+            xp, *state, weight_hh, *controller, n_floor=self.n_floor, return_trace=return_trace
+        )
         return (h, *(trace or ())), (h[-1], g)
 
     def forward(
@@ -180,7 +182,9 @@ class GammaRNN(Recurrent):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         weight_hh = getattr(self, "weight_hh" + suffix)
         gain, saturation = named(self, gamma_shapes(1), suffix)
-        h, trace = functional.gamma_rnn_sequence(xp, *state, weight_hh, gain, saturation, self.n_floor, return_trace)
+        h, trace = _dispatch.gamma_rnn_sequence(
+            xp, *state, weight_hh, gain, saturation, n_floor=self.n_floor, return_trace=return_trace
+        )
         return (h, *(trace or ())), (h[-1],)
 
     def forward(
@@ -317,7 +321,7 @@ class ARUNCell(_Cell):
             h = self._state("h", hx[0], "(B, H)" if batch else "(H,)", *sizes)
             g = self._state("g", hx[1], "(B, H, G)" if batch else "(H, G)", *sizes, self.controller_size)
         a = self._preactivation(input, h, drive)
-        return functional.adaptive_gamma(a, g, *named(self, controller_shapes(1)), self.n_floor)
+        return _dispatch.adaptive_gamma(a, g, *named(self, _dispatch.CONTROLLER), n_floor=self.n_floor)
 
 
 class GammaRNNCell(_Cell):
@@ -373,7 +377,7 @@ class GammaRNNCell(_Cell):
             h = self.weight_ih.new_zeros(sizes)
         else:
             h = self._state("hx", hx, "(B, H)" if len(sizes) == 2 else "(H,)", *sizes)
-        return functional.gamma(self._preactivation(input, h, drive), self.gain, self.saturation, self.n_floor)
+        return _dispatch.gamma(self._preactivation(input, h, drive), self.gain, self.saturation, self.n_floor)
 
 
 class Gamma(nn.Module):

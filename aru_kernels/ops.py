@@ -177,6 +177,9 @@ OPERATORS = {
 
 # (backend, operation) -> the callable operator
 _FORWARD: dict[tuple[str, str], Callable[..., Any]] = {}
+# (backend, operation) -> the kernel, and a function with its gradient for eager programs
+_EAGER: dict[tuple[str, str], tuple[Callable[..., Any], type[torch.autograd.Function]]] = {}
+_PLAIN = (Tensor, torch.nn.Parameter)
 # backend -> K of the checkpoints, from (T, B, H, G, dtype)
 _CHOOSE_SEGMENT: dict[str, Callable[[int, int, int, int, torch.dtype], int]] = {}
 
@@ -208,11 +211,54 @@ def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: 
     torch.library.register_autograd(name, gradients, setup_context=shared.save)
     torch.library.register_autograd(backward_name, no_second_derivative, setup_context=lambda ctx, inputs, output: None)
     _FORWARD[backend.name, op] = _overload(name)
+    _EAGER[backend.name, op] = forward, _eager_function(shared, forward, backward, backward_op)
+
+
+def _eager_function(
+    shared: Operator,
+    kernel: Callable[..., Any],
+    backward_kernel: Callable[..., tuple[Tensor, ...]],
+    backward_op: Callable[..., tuple[Tensor, ...]],
+) -> type[torch.autograd.Function]:
+    class Eager(torch.autograd.Function):
+        # with a setup_context of its own, apply would inspect the signature at every call
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            output = kernel(*arguments)
+            shared.save(ctx, arguments, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            # a graph of the backward pass is built: the operator knows what to say if it is used
+            again = torch.is_grad_enabled()
+            return shared.gradients(ctx, backward_op if again else backward_kernel, *grads)
+
+    return Eager
 
 
 def _overload(name: str) -> Callable[..., Any]:
     namespace, op = name.split("::")
     return getattr(getattr(torch.ops, namespace), op).default
+
+
+def call(backend: str, op: str, *arguments: Any) -> Any:
+    """`op` of `backend`, differentiable.
+
+    The dispatcher costs more than a small kernel, so plain tensors of an eager program go to the kernel directly, with
+    the same formula for the gradient; whatever traces, records or wraps tensors sees the operator.
+    """
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._len_torch_dispatch_stack()
+        or torch.jit.is_tracing()
+        or not all(type(x) in _PLAIN for x in arguments if isinstance(x, Tensor))
+    ):
+        return _FORWARD[backend, op](*arguments)
+    kernel, function = _EAGER[backend, op]
+    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
+        return function.apply(*arguments)
+    return kernel(*arguments)
 
 
 def operator(backend: str, op: str) -> Callable[..., Any]:

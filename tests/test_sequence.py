@@ -351,3 +351,20 @@ def test_training_equals_the_reference():
                 losses[backend].append(loss.detach())
     assert_close("losses", torch.stack(losses["cpu"]), torch.stack(losses["reference"]), "sequence")
     assert losses["cpu"][-1] < losses["cpu"][0]
+
+
+def test_saturated_controller_passes_no_gradient():
+    """A fresh network drives its controller far into saturation, and gradients grow over time: 1 - g² must be 0 there."""
+    torch.manual_seed(0)
+    single, double = aru_kernels.ARUN(1, 64, 16), aru_kernels.ARUN(1, 64, 16, dtype=torch.float64)
+    double.load_state_dict(single.state_dict())
+    x = torch.rand(300, 8, 1)
+    errors = {}
+    for layer, backend in ((single, "cpu"), (single, "reference"), (double, "reference")):
+        layer.zero_grad()
+        with aru_kernels.use_backend(backend):
+            layer(x.to(layer.bias_l0.dtype))[0].square().sum().backward()
+        gradients = [p.grad.clone() for p in layer.parameters()]
+        errors[backend if layer is single else "exact"] = gradients
+    for fused, eager, exact in zip(errors["cpu"], errors["reference"], errors["exact"], strict=True):
+        assert relative_error(fused, exact) < 3 * relative_error(eager, exact) + 2e-6

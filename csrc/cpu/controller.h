@@ -66,6 +66,7 @@ ARU_FUNCTION void accumulate_products(const T* weight, const T* x, int64_t G, ve
 }
 
 // Units j0 ... j0+J-1 of one step: g' = tanh(w_ag a + W_gg g + b_g); n and s gather W_gc g'.
+// The weights inside tanh come multiplied by tanh_scale.
 template <class T, int J>
 void controller_units_fwd(const T* weight_gg, const T* weight_ag, const T* bias_g, const T* weight_n,
                           const T* weight_s, int64_t G, const Strip<T>& a, const T* g, T* g_next, Strip<T>& n,
@@ -81,7 +82,7 @@ void controller_units_fwd(const T* weight_gg, const T* weight_ag, const T* bias_
   for (int j = 0; j < J; ++j) {
 #pragma GCC unroll 4
     for (int r = 0; r < strip_vectors; ++r) {
-      const vec<T> next = tanh(acc[j][r]);
+      const vec<T> next = tanh_of_scaled(acc[j][r]);
       store(g_next + (j * strip_vectors + r) * lanes<T>, next);
       n.v[r] += next * weight_n[j];
       s.v[r] += next * weight_s[j];
@@ -116,19 +117,26 @@ template <class T, int... J> struct MakeUnitTable<T, 0, J...> : UnitTable<T, J..
 // The controller's weights, W_gg packed for both directions in blocks of at most unit_block units.
 template <class T> struct Controller {
   int64_t G, blocks;
-  const T *weight_ag, *bias_g, *weight_n, *weight_s, *bias_c;
-  const T *gg, *gg_transposed;  // [block][k][units of the block]
+  const T *weight_ag, *weight_n, *weight_s, *bias_c;
+  const T *scaled_ag, *scaled_bias_g;  // times tanh_scale
+  const T *scaled_gg, *gg_transposed;  // [block][k][units of the block]
 
-  static int64_t elements(int64_t G) { return 2 * G * G; }
+  static int64_t elements(int64_t G) { return 2 * G * G + 2 * G; }
   int64_t start(int64_t block) const { return G * block / blocks; }
 
   static Controller pack(int64_t G, const T* ag, const T* gg, const T* bias_g, const T* gc, const T* bias_c, T* out) {
-    Controller c{G, (G + unit_block - 1) / unit_block, ag, bias_g, gc, gc + G, bias_c, out, out + G * G};
-    T *to = out, *to_transposed = out + G * G;
+    T *scaled_ag = out, *scaled_bias_g = out + G, *to = out + 2 * G, *to_transposed = to + G * G;
+    const Controller c{G,         (G + unit_block - 1) / unit_block, ag, gc, gc + G, bias_c,
+                       scaled_ag, scaled_bias_g,                     to, to_transposed};
+    constexpr T scale = constants<T>::tanh_scale;
+    for (int64_t j = 0; j < G; ++j) {
+      scaled_ag[j] = ag[j] * scale;
+      scaled_bias_g[j] = bias_g[j] * scale;
+    }
     for (int64_t b = 0; b < c.blocks; ++b)
       for (int64_t k = 0; k < G; ++k)
         for (int64_t j = c.start(b); j < c.start(b + 1); ++j) {
-          *to++ = gg[j * G + k];
+          *to++ = gg[j * G + k] * scale;
           *to_transposed++ = gg[k * G + j];
         }
     return c;
@@ -143,8 +151,9 @@ template <class T> struct Controller {
     }
     for (int64_t b = 0; b < blocks; ++b) {
       const int64_t j = start(b), units = start(b + 1) - j;
-      MakeUnitTable<T, unit_block>::table[units - 1].fwd(gg + j * G, weight_ag + j, bias_g + j, weight_n + j,
-                                                         weight_s + j, G, a, g, g_next + j * strip<T>, n, s);
+      MakeUnitTable<T, unit_block>::table[units - 1].fwd(scaled_gg + j * G, scaled_ag + j, scaled_bias_g + j,
+                                                         weight_n + j, weight_s + j, G, a, g, g_next + j * strip<T>, n,
+                                                         s);
     }
   }
 

@@ -354,7 +354,7 @@ def test_training_equals_the_reference():
 
 
 def test_saturated_controller_passes_no_gradient():
-    """A fresh network drives its controller far into saturation, and gradients grow over time: 1 - g² must be 0 there."""
+    """A fresh network saturates its controller, and its gradients grow over time: 1 - g² must be 0 there."""
     torch.manual_seed(0)
     single, double = aru_kernels.ARUN(1, 64, 16), aru_kernels.ARUN(1, 64, 16, dtype=torch.float64)
     double.load_state_dict(single.state_dict())

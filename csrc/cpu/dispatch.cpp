@@ -19,9 +19,13 @@ std::vector<const Kernels*> usable() {
   std::vector<const Kernels*> tables;
 #ifdef ARU_X86
   __builtin_cpu_init();
+#ifdef ARU_AVX512_EVERYWHERE  // its source built for another instruction set, to test it on any machine
+  tables.push_back(&avx512::table);
+#else
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
     tables.push_back(&avx512::table);
+#endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::table);
 #endif
   tables.push_back(&generic::table);

@@ -22,7 +22,7 @@ typedef int64_t vint64 __attribute__((vector_size(ARU_VECTOR_BYTES)));
 template <> struct element<vfloat> { using type = float; using bits = vint32; };
 template <> struct element<vdouble> { using type = double; using bits = vint64; };
 
-#ifdef __x86_64__
+#if defined(__x86_64__) && (ARU_VECTOR_BYTES < 64 || defined(__AVX512F__))
 // The compiler makes two instructions of a comparison and a choice.
 #if ARU_VECTOR_BYTES == 64
 #define ARU_EXTREME(name, type) _mm512_##name##_##type

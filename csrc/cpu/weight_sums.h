@@ -13,7 +13,7 @@ constexpr int dot_inputs = ARU_VECTOR_BYTES == 64 ? 5 : 3;
 
 // With AVX-512 gcc folds a load into each multiply-add that uses it, and the products are then bound by loads.  With
 // AVX2 it does not, and holding an operand makes it spill accumulators (66 instead of 91 GFLOP/s on Zen 3).
-#if ARU_VECTOR_BYTES == 64
+#ifdef __AVX512F__
 #define ARU_KEEP_IN_REGISTER(v) asm("" : "+v"(v))
 #else
 #define ARU_KEEP_IN_REGISTER(v) (void)(v)

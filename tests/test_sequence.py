@@ -368,3 +368,20 @@ def test_saturated_controller_passes_no_gradient():
         errors[backend if layer is single else "exact"] = gradients
     for fused, eager, exact in zip(errors["cpu"], errors["reference"], errors["exact"], strict=True):
         assert relative_error(fused, exact) < 3 * relative_error(eager, exact) + 2e-6
+
+
+@pytest.mark.slow
+def test_memory_stays_within_the_budget(run_python):
+    """The paper's psMNIST step (6.4 GB of controller state) under a budget of 1 GiB, in a process of its own."""
+    program = """
+import resource, torch, aru_kernels
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+layer, x = aru_kernels.ARUN(1, 400, 50), torch.rand(784, 100, 1)
+before = peak()
+layer(x)[0].square().sum().backward()
+print(peak() - before)
+"""
+    done = run_python("-c", program, ARU_STATE_BUDGET="1GiB", OMP_NUM_THREADS=str(torch.get_num_threads()))
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 2 * 2**30

@@ -71,7 +71,8 @@ class OptionalBuild(build_ext):
             outcome = f"{error}; with a C++17 compiler (g++ or clang++) installed, repeat `pip install -e .`"
             self.extensions = []
         print(f"aru_kernels: C++ extension: {outcome}", flush=True)
-        folder = ROOT / "aru_kernels" if self.inplace else Path(self.build_lib) / "aru_kernels"
+        in_source = self.inplace or getattr(self, "editable_mode", False)
+        folder = ROOT / "aru_kernels" if in_source else Path(self.build_lib) / "aru_kernels"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "_build.txt").write_text(outcome + "\n")
 

@@ -5,6 +5,7 @@ Every operation is a pair (forward, backward) of functions on tensors of one dty
 
 from __future__ import annotations
 
+import importlib
 import os
 import platform
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from aru_kernels._version import __version__
 _C: ModuleType | None
 try:
     # After torch, so that the extension shares torch's OpenMP run time.
-    from aru_kernels import _C
+    _C = importlib.import_module("aru_kernels._C")
 except ImportError as error:
     _C, _import_error = None, str(error)
 

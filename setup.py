@@ -59,6 +59,7 @@ class OptionalBuild(build_ext):
         choice = os.environ.get("ARU_BUILD_CPU", "auto")
         if choice not in ("auto", "0", "1"):
             raise SystemExit(f"ARU_BUILD_CPU is {choice!r}, expected auto, 0 or 1.")
+        in_source = self.inplace or getattr(self, "editable_mode", False)  # before run() changes them
         outcome = "built"
         if choice == "0":
             outcome = "switched off by ARU_BUILD_CPU=0 when the package was installed"
@@ -71,7 +72,6 @@ class OptionalBuild(build_ext):
             outcome = f"{error}; with a C++17 compiler (g++ or clang++) installed, repeat `pip install -e .`"
             self.extensions = []
         print(f"aru_kernels: C++ extension: {outcome}", flush=True)
-        in_source = self.inplace or getattr(self, "editable_mode", False)
         folder = ROOT / "aru_kernels" if in_source else Path(self.build_lib) / "aru_kernels"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "_build.txt").write_text(outcome + "\n")

@@ -1,0 +1,66 @@
+"""setup.py where something is missing or switched off: the installation goes on, and the package says what happened."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT
+
+pytest.importorskip("pybind11", reason="pybind11 is needed to run setup.py")
+
+
+@pytest.fixture
+def build(tmp_path):
+    """build(**environment): setup.py build_ext in a copy of the sources; the outcome it leaves, the process."""
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    ignore = shutil.ignore_patterns("*.so", "_build.txt", "__pycache__")
+    shutil.copytree(ROOT / "aru_kernels", tmp_path / "aru_kernels", ignore=ignore)
+    shutil.copytree(ROOT / "csrc", tmp_path / "csrc")
+    (tmp_path / "python").mkdir()
+
+    def run(**environment: str) -> tuple[str, subprocess.CompletedProcess[str]]:
+        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | environment, capture_output=True, text=True)
+        outcome: Path = tmp_path / "aru_kernels" / "_build.txt"
+        return outcome.read_text() if outcome.exists() else "", done
+
+    return run
+
+
+NO_COMPILER = {"CC": "/nonexistent/cc", "CXX": "/nonexistent/c++"}
+
+
+def test_without_a_compiler_the_installation_goes_on(build, tmp_path, run_python):
+    outcome, done = build(**NO_COMPILER)
+    assert done.returncode == 0, done.stderr
+    assert "no working C++ compiler: `/nonexistent/c++`" in outcome
+    assert "repeat `pip install -e .`" in outcome
+    table = run_python("-m", "aru_kernels", PYTHONPATH=str(tmp_path))
+    assert "not available: the C++ extension is not built: no working C++ compiler" in table.stdout
+    program = "import torch, aru_kernels; print(*aru_kernels.ARUN(1, 4, 3)(torch.rand(3, 2, 1))[0].shape)"
+    assert run_python("-c", program, PYTHONPATH=str(tmp_path)).stdout.split() == ["3", "2", "4"]
+
+
+def test_a_build_that_is_asked_for_must_succeed(build):
+    _, done = build(ARU_BUILD_CPU="1", **NO_COMPILER)
+    assert done.returncode != 0
+    assert "no working C++ compiler" in done.stderr
+
+
+def test_a_build_can_be_switched_off(build):
+    outcome, done = build(ARU_BUILD_CPU="0")
+    assert done.returncode == 0, done.stderr
+    assert "switched off by ARU_BUILD_CPU=0" in outcome
+
+
+def test_a_switch_that_is_none(build):
+    _, done = build(ARU_BUILD_CPU="yes")
+    assert done.returncode != 0
+    assert "ARU_BUILD_CPU is 'yes', expected auto, 0 or 1." in done.stderr

@@ -36,8 +36,9 @@ template <class T> struct Packed {
   }
 };
 
-// C[m][n] = (initial ? initial[m][n] : 0) + sum_k A[m][k] P[k][n] for M rows and V vectors of columns.
-template <class T, int M, int V>
+// C[m][n] = (initial ? initial[m][n] : 0) + sum_k A[m][k] P[k][n] for M rows and V vectors of columns, of which the last
+// has `last` elements.  A, C and initial have rows of length `stride`; packed, A is stored as [k][M].
+template <class T, int M, int V, bool packed = false>
 void micro_kernel(const T* a, const T* panel, const T* initial, T* c, int64_t stride, int64_t depth, int64_t last) {
   vec<T> acc[M][V];
 #pragma GCC unroll 8
@@ -52,7 +53,7 @@ void micro_kernel(const T* a, const T* panel, const T* initial, T* c, int64_t st
     for (int v = 0; v < V; ++v) w[v] = load(panel + (k * V + v) * lanes<T>);
 #pragma GCC unroll 8
     for (int m = 0; m < M; ++m) {
-      const T x = a[m * stride + k];
+      const T x = packed ? a[k * M + m] : a[m * stride + k];
 #pragma GCC unroll 8
       for (int v = 0; v < V; ++v) acc[m][v] += w[v] * x;
     }

@@ -9,32 +9,6 @@ constexpr int64_t chunk_rows = 128;      // rows packed at a time
 constexpr int64_t task_rows = 1024;      // rows that are worth a partial sum of their own
 constexpr int64_t most_tasks = 16;
 
-// c[m][n] += sum over rows of a[row][m] b[row][n], M rows of c and V vectors; a packed [row][M], b [row][V lanes].
-template <class T, int M, int V> void outer_kernel(const T* a, const T* b, int64_t rows, T* c, int64_t stride) {
-  vec<T> acc[M][V];
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) acc[m][v] = load(c + m * stride + v * lanes<T>);
-  }
-  for (int64_t r = 0; r < rows; ++r) {
-    vec<T> w[V];
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) w[v] = load(b + (r * V + v) * lanes<T>);
-#pragma GCC unroll 8
-    for (int m = 0; m < M; ++m) {
-      const T x = a[r * M + m];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) acc[m][v] += w[v] * x;
-    }
-  }
-#pragma GCC unroll 8
-  for (int m = 0; m < M; ++m) {
-#pragma GCC unroll 8
-    for (int v = 0; v < V; ++v) store(c + m * stride + v * lanes<T>, acc[m][v]);
-  }
-}
-
 // Packs rows of (rows, size) as [block of `width` columns][row][width], zero beyond the last column.
 template <class T> void pack_blocks(const T* from, int64_t rows, int64_t size, int64_t width, T* to) {
   for (int64_t first = 0; first < size; first += width) {
@@ -55,9 +29,11 @@ void add_outer(const T* a, const T* b, int64_t rows, int64_t size, T* packed_a, 
     pack_blocks(a + first * size, count, size, int64_t(row_block), packed_a);
     pack_blocks(b + first * size, count, size, panel, packed_b);
     for (int64_t n = 0; n < ceil_div(size, panel); ++n)
-      for (int64_t m = 0; m < ceil_div(size, int64_t(row_block)); ++m)
-        outer_kernel<T, row_block, panel_vectors>(packed_a + m * row_block * count, packed_b + n * panel * count, count,
-                                                  c + m * row_block * stride + n * panel, stride);
+      for (int64_t m = 0; m < ceil_div(size, int64_t(row_block)); ++m) {
+        T* block = c + m * row_block * stride + n * panel;
+        micro_kernel<T, row_block, panel_vectors, true>(packed_a + m * row_block * count, packed_b + n * panel * count,
+                                                        block, block, stride, count, lanes<T>);
+      }
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
@@ -95,11 +96,11 @@ void release_buffer(void* buffer) {
   p.used_total -= bytes;
   p.idle.emplace(bytes, buffer);
   p.idle_total += bytes;
-  while (p.idle_total + p.used_total > p.used_peak && !p.idle.empty()) {
-    const auto smallest = p.idle.begin();
-    p.idle_total -= smallest->first;
-    std::free(smallest->second);
-    p.idle.erase(smallest);
+  while (p.idle_total > most_idle || (p.idle_total + p.used_total > p.used_peak && !p.idle.empty())) {
+    const auto victim = p.idle_total > most_idle ? std::prev(p.idle.end()) : p.idle.begin();
+    p.idle_total -= victim->first;
+    std::free(victim->second);
+    p.idle.erase(victim);
   }
 }
 

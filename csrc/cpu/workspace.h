@@ -11,7 +11,8 @@ constexpr size_t page = 4096;
 void* thread_scratch(size_t bytes);
 
 // Buffers for state kept between a forward and a backward pass.  A released one is kept for reuse while the bytes
-// that lie idle stay below the largest amount that was in use at once.
+// that lie idle stay below what was in use at once, and below most_idle: beyond that, arithmetic outweighs fresh pages.
+constexpr size_t most_idle = size_t(1) << 30;
 void* acquire_buffer(size_t bytes);
 void release_buffer(void* buffer);
 

@@ -6,11 +6,13 @@
 #include <cstring>
 #include <memory>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/parallel.h"
 #include "cpu/workspace.h"
 
 namespace {
@@ -172,6 +174,18 @@ template <class T> void run(const std::string& dtype, double tolerance) {
 int main() {
   run<float>("float32", 1e-4);
   run<double>("float64", 1e-12);
+  // An exception leaves the team of threads whole.
+  for (const int threads : {1, 3}) {
+    bool caught = false;
+    try {
+      aru::parallel_for(20, threads, [](int64_t i) {
+        if (i == 5) throw std::runtime_error("5");
+      });
+    } catch (const std::runtime_error&) {
+      caught = true;
+    }
+    expect(caught, "an exception got lost");
+  }
   // Two callers at once.
   std::thread other([] { adaptive<float>({6, 4, 20, 10, 2}, 2, 2, true); });
   adaptive<float>({6, 4, 20, 10, 2}, 2, 2, true);

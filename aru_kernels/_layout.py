@@ -25,18 +25,11 @@ class Layout:
     Rows are ordered by time, then sequence; where sequences differ in length they are sorted, longest first.
     """
 
-    batch_sizes: tuple[int, ...]  # sequences running at each step, T entries
+    T: int
+    B: int
     batch_first: bool = False
     batched: bool = True
     packed: PackedSequence | None = None
-
-    @property
-    def T(self) -> int:
-        return len(self.batch_sizes)
-
-    @property
-    def B(self) -> int:
-        return self.batch_sizes[0]
 
     @property
     def segments(self) -> list[Segment]:
@@ -44,7 +37,7 @@ class Layout:
         if self.packed is None:
             return [(0, self.T, self.B)]
         segments, row = [], 0
-        for size, steps in itertools.groupby(self.batch_sizes):
+        for size, steps in itertools.groupby(self.packed.batch_sizes.tolist()):
             length = len(list(steps))
             segments.append((row, length, size))
             row += length * size
@@ -87,7 +80,7 @@ class Layout:
             return drive.reshape(self.T * self.B, drive.shape[2])
         if self.packed.sorted_indices is not None:
             drive = drive.index_select(1, self.packed.sorted_indices)
-        sizes = torch.tensor(self.batch_sizes, device=drive.device)
+        sizes = self.packed.batch_sizes.to(drive.device)
         return drive[torch.arange(self.B, device=drive.device) < sizes[:, None]]
 
     def sort(self, state: Tensor) -> Tensor:
@@ -151,7 +144,7 @@ def flatten(input: Tensor | PackedSequence, batch_first: bool, input_size: int) 
         data = check.tensor("input.data", input.data)
         if data.shape[-1] != input_size:
             raise ValueError(f"input.data has {data.shape[-1]} features, expected input_size = {input_size}.")
-        return data, Layout(tuple(input.batch_sizes.tolist()), packed=input)
+        return data, Layout(len(input.batch_sizes), int(input.batch_sizes[0]), packed=input)
     check.tensor("input", input)
     letters = "(B, T, I)" if batch_first else "(T, B, I)"
     check.rank("input", input, f"{letters}, or (T, I) without a batch", 2, 3)
@@ -165,4 +158,4 @@ def flatten(input: Tensor | PackedSequence, batch_first: bool, input_size: int) 
         steps = steps.transpose(0, 1)
     check.not_empty("input", input, 1 if batched and batch_first else 0, "time step")
     T, B, _ = steps.shape
-    return steps.reshape(T * B, input_size), Layout((B,) * T, batch_first, batched)
+    return steps.reshape(T * B, input_size), Layout(T, B, batch_first, batched)

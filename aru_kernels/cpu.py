@@ -119,7 +119,9 @@ def tile_size(B: int, H: int, G: int) -> int:
     every sum is the same for any number of threads.
     """
     cached = TILE_BYTES // (4 * H * max(G, 8))
-    return max(1, min(B, max(4, -(-B // 8)), max(4, cached)))
+    # sym_*: under torch.compile with a dynamic B, a comparison would bind the program to a range of B
+    wanted = torch.sym_min(torch.sym_max(4, -(-B // 8)), max(4, cached))
+    return torch.sym_max(1, torch.sym_min(B, wanted))
 
 
 # Bytes of kept state for which looking up the free memory is not worth its 30 µs.

@@ -385,3 +385,17 @@ print(peak() - before)
     done = run_python("-c", program, ARU_STATE_BUDGET="1GiB", OMP_NUM_THREADS=str(torch.get_num_threads()))
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 2 * 2**30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["ARUN", "GammaRNN"])
+def test_compiled_layer_serves_other_lengths_and_batches(kind, monkeypatch):
+    """One compilation for all T, and for all B above the few that make a single tile."""
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
+    layer = getattr(aru_kernels, kind)(2, 5)
+    compiled = torch.compile(layer, fullgraph=True, dynamic=True)
+    for T, B in ((6, 9), (9, 12), (50, 30)):
+        x = torch.randn(T, B, 2)
+        output, _ = compiled(x)
+        output.sum().backward()
+        assert torch.equal(output, layer(x)[0])

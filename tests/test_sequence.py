@@ -388,14 +388,15 @@ print(peak() - before)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # inductor's own
 @pytest.mark.parametrize("kind", ["ARUN", "GammaRNN"])
-def test_compiled_layer_serves_other_lengths_and_batches(kind, monkeypatch):
+def test_compiled_layer_serves_other_lengths_and_batches(kind):
     """One compilation for all T, and for all B above the few that make a single tile."""
-    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", True)
     layer = getattr(aru_kernels, kind)(2, 5)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True)
-    for T, B in ((6, 9), (9, 12), (50, 30)):
-        x = torch.randn(T, B, 2)
-        output, _ = compiled(x)
-        output.sum().backward()
-        assert torch.equal(output, layer(x)[0])
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for T, B in ((6, 9), (9, 12), (50, 30)):
+            x = torch.randn(T, B, 2)
+            output, _ = compiled(x)
+            output.sum().backward()
+            assert torch.equal(output, layer(x)[0])

@@ -45,8 +45,9 @@ def test_without_a_compiler_the_installation_goes_on(build, tmp_path, run_python
     # An editable installation of the package would lend the copy its extension.
     alone = "import sys; sys.meta_path[:] = [f for f in sys.meta_path if 'Editable' not in getattr(f, '__name__', '')]"
     program = """
-import runpy, torch, aru_kernels
-runpy.run_module("aru_kernels", run_name="__main__")
+import torch, aru_kernels
+from aru_kernels.__main__ import main
+main()
 print(*aru_kernels.ARUN(1, 4, 3)(torch.rand(3, 2, 1))[0].shape)
 """
     used = run_python("-c", f"{alone}\n{program}", PYTHONPATH=str(tmp_path))

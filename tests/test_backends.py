@@ -18,9 +18,6 @@ def selected(op: str = "gamma", device: torch.device = CPU, dtype: torch.dtype =
     return backends.select(op, device, dtype)
 
 
-# ---- choosing --------------------------------------------------------------------------------------------------------
-
-
 @needs_cpu_kernels
 def test_auto_takes_the_first_that_can_serve():
     assert selected() == "cpu"
@@ -112,8 +109,6 @@ def test_the_backend_that_was_asked_for_runs(monkeypatch):
     assert calls == [1]
 
 
-# ---- environment -----------------------------------------------------------------------------------------------------
-
 REPORT = "import aru_kernels.backends as b, torch; print(b.select('gamma', torch.device('cpu'), torch.float32))"
 
 
@@ -128,9 +123,6 @@ def test_use_backend_overrides_the_environment(monkeypatch):
     assert selected() == "reference"
     with use_backend("auto"):
         assert backends.requested_backend() == "auto"
-
-
-# ---- the table -------------------------------------------------------------------------------------------------------
 
 
 def test_backends_info():
@@ -163,8 +155,6 @@ def test_the_command_prints_the_table(run_python):
         assert ("not available: " in line) == (not row.available), line
     assert "backend asked for: auto\n" in result.stdout
 
-
-# ---- without the extension -------------------------------------------------------------------------------------------
 
 WITHOUT = """
 import sys

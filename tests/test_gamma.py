@@ -59,9 +59,6 @@ def _cast_keeping_strides(t: Tensor, dtype: torch.dtype) -> Tensor:
     return whole.as_strided(t.shape, t.stride(), t.storage_offset())
 
 
-# ---- shapes and strides ----------------------------------------------------------------------------------------------
-
-
 @st.composite
 def laid_out(draw: st.DrawFn, shape: tuple[int, ...]) -> Tensor:
     """Random numbers of this shape: contiguous, permuted, every second element, reversed in memory or of stride 0."""
@@ -154,8 +151,6 @@ def test_gradcheck():
         assert gradcheck(F.gamma, (x, n, s))
 
 
-# ---- accuracy --------------------------------------------------------------------------------------------------------
-
 # Against exact values in ulp of float32; z = n x is exact here, because n is a power of two.  Terms of one sign only:
 # where two terms cancel, no arithmetic of this width keeps the digits.
 ULP = {  # (quantity, s): at most; measured on avx2 and generic
@@ -225,9 +220,6 @@ def test_n_floor_is_used(isa):
     expected = run(lambda x, n, s: reference.gamma(x, n, s, 0.1), x, n, s, dy)
     assert_all_close(NAMES, actual, expected, "element")
     assert not torch.equal(actual[0], run_cpu(x, n, s, dy)[0])
-
-
-# ---- independence ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -311,9 +303,6 @@ def test_after_fork(run_python):
     """OpenMP's threads do not live on in a forked child, such as a worker of a DataLoader."""
     result = run_python("-c", FORK, OMP_NUM_THREADS="2")
     assert result.returncode == 0, result.stderr
-
-
-# ---- instruction sets ------------------------------------------------------------------------------------------------
 
 
 def test_generic_is_always_there():

@@ -53,8 +53,6 @@ def at(layer: nn.Module, hx: Tensor | tuple, index) -> Tensor | tuple:
 
 BOTH = pytest.mark.parametrize("make", [arun, gamma_rnn])
 
-# ---- interface -------------------------------------------------------------------------------------------------------
-
 
 def test_signatures():
     """design.md, "Public interface"."""
@@ -118,9 +116,6 @@ def test_repr_names_what_differs_from_the_defaults():
     assert repr(GammaRNNCell(3, 5)) == "GammaRNNCell(3, 5, heterogeneous=True)"
     assert repr(Gamma(3)) == "Gamma(num_parameters=3)"
     assert repr(AdaptiveGamma(3)) == "AdaptiveGamma(controller_size=3)"
-
-
-# ---- against torch.nn.RNN --------------------------------------------------------------------------------------------
 
 
 def compare_with_rnn(rnn: nn.RNN, x: Tensor | PackedSequence, h0: Tensor | None, data: Tensor) -> None:
@@ -193,8 +188,6 @@ def test_parameter_gradients_equal_those_of_torch_rnn():
     recurrent = 2 * layer.weight_hh_l0.grad - layer.bias_l0.grad[:, None]
     assert_close("weight_hh", recurrent, rnn.weight_hh_l0.grad, "sequence")
 
-
-# ---- whole, pieces, cells --------------------------------------------------------------------------------------------
 
 SIZES = st.tuples(st.integers(1, 9), st.integers(0, 5), st.sampled_from([1, 3, 7, 16, 33]), st.sampled_from([1, 2, 9]))
 
@@ -290,9 +283,6 @@ def test_empty_batch(make):
         assert s.shape[:3] == (4, 0, H)
     output.sum().backward()
     assert all(p.grad is None or not p.grad.any() for p in layer.parameters())
-
-
-# ---- packed sequences, drive, trace ----------------------------------------------------------------------------------
 
 
 @BOTH
@@ -402,9 +392,6 @@ def test_trace(make):
         assert torch.equal(trace.n[1, 2, :H], layer.gain_l0)
 
 
-# ---- dropout ---------------------------------------------------------------------------------------------------------
-
-
 @BOTH
 def test_dropout_acts_between_layers_in_training_only(make):
     layer = make(num_layers=2, dropout=0.5)
@@ -434,9 +421,6 @@ def test_dropout_with_one_layer_warns(make):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         make(num_layers=2, dropout=0.5)
-
-
-# ---- cells and activations -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", [ARUNCell, GammaRNNCell])
@@ -519,8 +503,6 @@ def test_n_floor_reaches_the_activation():
     nn.init.constant_(layers[0].gain_l0, 1.0)
     assert torch.equal(layers[0](x)[0], layers[1](x)[0])
 
-
-# ---- as any module ---------------------------------------------------------------------------------------------------
 
 ALL = {
     "ARUN": lambda: ARUN(I, H, G, num_layers=2, bidirectional=True),

@@ -107,9 +107,6 @@ def test_second_derivative_on_the_reference():
         assert torch.autograd.gradgradcheck(lambda x: F.gamma(x, 2.0, 0.5), (x,))
 
 
-# ---- torch.func: kernels have no rules for it, so the reference runs -------------------------------------------------
-
-
 def test_transforms_run_on_the_reference():
     x = torch.randn(5, dtype=torch.float64)
     hessian = torch.func.vmap(torch.func.grad(torch.func.grad(lambda x: F.gamma(x, 2.0, 0.5))))(x)
@@ -125,9 +122,6 @@ def test_transforms_run_on_the_reference():
         ),
     ):
         torch.func.vmap(lambda x: F.gamma(x, 2.0, 0.5))(x)
-
-
-# ---- torch.compile, torch.export -------------------------------------------------------------------------------------
 
 
 # Inductor's and torch.export's own.
@@ -211,8 +205,6 @@ def test_exported_gamma(tmp_path):
         x = torch.randn(rows, 3)
         assert torch.equal(loaded(x), module(x))
 
-
-# ---- narrow dtypes, autocast -----------------------------------------------------------------------------------------
 
 BACKENDS = pytest.mark.parametrize("backend", ["cpu", "reference"])
 

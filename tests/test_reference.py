@@ -54,8 +54,6 @@ def value_and_gradients(x: Tensor, n: Tensor, s: Tensor) -> tuple[Tensor, ...]:
     return (y.detach(), *torch.autograd.grad(y.sum(), inputs))
 
 
-# ---- golden vectors --------------------------------------------------------------------------------------------------
-
 GOLDEN_WEIGHTS = {
     "weight_ih": ("Uxh.weight", lambda w: w),
     "weight_hh": ("Whh.weight", lambda w: w),
@@ -117,9 +115,6 @@ def test_gamma_reproduces_the_authors(golden):
     assert_close("y", y, data["y"], "authors")
     for key, leaf in {"x": x, "n": n, "s": s}.items():
         assert_close(f"grad.{key}", leaf.grad, data[f"grad.{key}"], "authors")
-
-
-# ---- the activation --------------------------------------------------------------------------------------------------
 
 
 def test_gamma_equals_the_formula_in_80_digits():
@@ -197,9 +192,6 @@ def test_limits_are_relu_and_logistic():
     assert_close("s = 1", reference.gamma(x, n, torch.ones_like(n)), (1 + torch.tanh(x)) / 2, "element")
     steep = reference.gamma(x, 1e6 * n, torch.zeros_like(n))
     assert (steep - x.relu()).abs().max() < 1e-6
-
-
-# ---- derivatives of every kind ---------------------------------------------------------------------------------------
 
 
 def test_gamma_gradcheck():

@@ -77,6 +77,7 @@ def test_idx_reader_returns_what_was_written(tmp_path: Path, suffix: str) -> Non
         (idx_bytes(np.zeros((4, 4), np.uint8))[:-3], "promises 16 bytes"),
         (gzip.compress(idx_bytes(np.zeros((4, 4), np.uint8)))[:-12], "can't be read"),
     ],
+    ids=["text", "empty", "short header", "short data", "short gzip"],  # a gzip file holds the time it was made
 )
 def test_idx_reader_says_what_is_wrong(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "file").write_bytes(content)

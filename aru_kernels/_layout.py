@@ -125,7 +125,9 @@ class Layout:
             elif current[0].shape[0] > B:
                 finished.append(tuple(x[B:] for x in current))
                 current = tuple(x[:B] for x in current)
-            steps = xp[row : row + T * B].view(T, B, xp.shape[-1])
+            # a slice of everything would cost a zero-filled copy in the backward pass
+            rows = xp if len(segments) == 1 else xp[row : row + T * B]
+            steps = rows.view(T, B, xp.shape[-1])
             results, current = run(steps.flip(0) if reverse else steps, current)
             pieces.append(tuple((r.flip(0) if reverse else r).reshape(T * B, r.shape[-1]) for r in results))
         if reverse:

@@ -138,11 +138,12 @@ def test_gradcheck(isa, budget, monkeypatch):
     assert torch.autograd.gradcheck(F.adaptive_gamma, (a, g0, *controller))
 
 
-@pytest.mark.parametrize("shape", [(30, 33, 64, 16), (9, 3, 300, 50)], ids=str)
+# the second and third are cut into parts that a team of threads shares
+@pytest.mark.parametrize("shape", [(30, 33, 64, 16), (9, 3, 300, 50), (18, 1, 131, 60)], ids=str)
 def test_bits_do_not_depend_on_threads_runs_or_budget(shape, set_threads, monkeypatch):
     arguments = adaptive_arguments(*shape, dtype=torch.float32)
     results = []
-    for threads, budget in ((1, "1T"), (2, "1T"), (3, "1"), (2, "1"), (2, "1T")):
+    for threads, budget in ((1, "1T"), (2, "1T"), (3, "1"), (2, "1"), (5, "1T")):
         set_threads(threads)
         monkeypatch.setenv("ARU_STATE_BUDGET", budget)
         outputs, gradients = run("cpu", F.aru_sequence, arguments)
@@ -151,15 +152,30 @@ def test_bits_do_not_depend_on_threads_runs_or_budget(shape, set_threads, monkey
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
-def test_static_bits_do_not_depend_on_threads(set_threads):
-    arguments = static_arguments(30, 70, 48, (48,), dtype=torch.float32)
+@pytest.mark.parametrize("shape", [(30, 70, 48), (18, 2, 501)], ids=str)
+def test_static_bits_do_not_depend_on_threads(shape, set_threads):
+    arguments = static_arguments(*shape, shape[-1:], dtype=torch.float32)
     results = []
-    for threads in (1, 2, 3):
+    for threads in (1, 2, 3, 5):
         set_threads(threads)
         outputs, gradients = run("cpu", F.gamma_rnn_sequence, arguments)
         results.append([*outputs, *gradients])
     for other in results[1:]:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
+def test_a_team_of_threads_matches_reference(set_threads):
+    set_threads(3)
+    arguments = adaptive_arguments(5, 1, 131, 60)
+    outputs, gradients = run("cpu", F.aru_sequence, arguments, trace=True)
+    expected, expected_gradients = run("reference", F.aru_sequence, arguments, trace=True)
+    assert_all_close(("h", "g", "a", "n", "s"), outputs, expected, "sequence")
+    assert_all_close(ADAPTIVE, gradients, expected_gradients, "sequence")
+    arguments = static_arguments(5, 2, 501, (501,))
+    outputs, gradients = run("cpu", F.gamma_rnn_sequence, arguments)
+    expected, expected_gradients = run("reference", F.gamma_rnn_sequence, arguments)
+    assert_all_close(("h",), outputs, expected, "sequence")
+    assert_all_close(STATIC, gradients, expected_gradients, "sequence")
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])

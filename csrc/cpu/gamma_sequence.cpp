@@ -14,33 +14,45 @@ template <class T> struct RecurrentWeight {
       : memory(Packed<T>::elements(H)), packed(Packed<T>::pack(at<T>(weight_hh, 0), H, transpose, memory.get())) {}
 };
 
-template <class T> void forward_tile(const GammaRnnForward& f, const RecurrentWeight<T>& w, const Tile& tile) {
+// The columns of a member of the team that works on a tile: whole panels of the recurrent product.
+template <class T> struct Columns {
+  int64_t first_panel, end_panel, begin, end;
+
+  Columns(int64_t H, const Member& member)
+      : first_panel(member.begin(Packed<T>::panels(H))),
+        end_panel(member.end(Packed<T>::panels(H))),
+        begin(at_most(Packed<T>::start(H, first_panel) * lanes<T>, H)),
+        end(at_most(Packed<T>::start(H, end_panel) * lanes<T>, H)) {}
+};
+
+template <class T>
+void forward_tile(const GammaRnnForward& f, const RecurrentWeight<T>& w, const Tile& tile, T* scratch_a,
+                  const Member& member) {
   const SequenceSizes& z = f.sizes;
-  Carver carve(thread_scratch(size_t(tile.rows) * sizeof(T) + 64));
-  T* scratch_a = carve.take<T>(tile.rows);
+  const Columns<T> own(z.H, member);
   const T *n = at<T>(f.n, 0), *s = at<T>(f.s, 0);
   for (int64_t t = 0; t < z.T; ++t) {
     const int64_t rows = t * z.B * z.H + tile.offset;
     T *h = at<T>(f.h, rows), *a = f.a ? at<T>(f.a, rows) : scratch_a;
-    multiply(w.packed, t ? h - z.B * z.H : at<T>(f.h0, tile.offset), at<T>(f.xp, rows), a, tile.count);
+    multiply(w.packed, t ? h - z.B * z.H : at<T>(f.h0, tile.offset), at<T>(f.xp, rows), a, tile.count, own.first_panel,
+             own.end_panel);
     for (int64_t b = 0; b < tile.count; ++b)
-      for (int64_t i = 0; i < z.H; i += lanes<T>) {
-        const int64_t left = z.H - i, row = b * z.H + i;
+      for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
+        const int64_t left = own.end - i, row = b * z.H + i;
         const vec<T> x = load_first(a + row, left);
         store_first(h + row, gamma_value(x, load_first(n + i, left), load_first(s + i, left), T(f.n_floor)), left);
       }
+    member.wait();  // for all of h_t
   }
 }
 
 template <class T>
-void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const Tile& tile, double* totals) {
+void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const Tile& tile, T* dh, double* totals,
+                   const Member& member) {
   const SequenceSizes& z = f.sizes;
+  const Columns<T> own(z.H, member);
   const int64_t padded = ceil_div(z.H, lanes<T>) * lanes<T>;
-  Carver count;
-  count.take<T>(tile.rows);
-  count.take<T>(2 * padded);
-  Carver carve(thread_scratch(count.used()));
-  T* dh = carve.take<T>(tile.rows);
+  Carver carve(thread_scratch(2 * size_t(padded) * sizeof(T)));
   T* sums = carve.take<T>(2 * padded);
   std::memset(sums, 0, sizeof(T) * size_t(2 * padded));
   const T *n = at<T>(f.n, 0), *s = at<T>(f.s, 0);
@@ -49,12 +61,15 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
     const T *a = at<T>(f.a, rows), *upstream = at<T>(f.d_h, rows), *extra = at<T>(f.d_a, rows);
     T* da = at<T>(f.d_xp, rows);
     if (t + 1 < z.T) {
-      multiply(w.packed, da + z.B * z.H, upstream, dh, tile.count);
-    } else {
-      copy_or_zero(dh, upstream, tile.rows);
+      multiply(w.packed, da + z.B * z.H, upstream, dh, tile.count, own.first_panel, own.end_panel);
+    } else if (own.begin < own.end) {
+      for (int64_t b = 0; b < tile.count; ++b) {
+        const int64_t row = b * z.H + own.begin;
+        copy_or_zero(dh + row, upstream ? upstream + row : nullptr, own.end - own.begin);
+      }
     }
-    for (int64_t i = 0; i < z.H; i += lanes<T>) {
-      const int64_t left = z.H - i;
+    for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
+      const int64_t left = own.end - i;
       const vec<T> ni = load_first(n + i, left), si = load_first(s + i, left);
       vec<T> sum_n = load(sums + i), sum_s = load(sums + padded + i);
       for (int64_t b = 0; b < tile.count; ++b) {
@@ -71,29 +86,38 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
       store(sums + padded + i, sum_s);
     }
     if (t % 16 == 0) {  // often enough that a float sum keeps its accuracy over any number of steps
-      for (int64_t i = 0; i < z.H; ++i) {
+      for (int64_t i = own.begin; i < own.end; ++i) {
         totals[i] += double(sums[i]);
         totals[z.H + i] += double(sums[padded + i]);
       }
       std::memset(sums, 0, sizeof(T) * size_t(2 * padded));
     }
+    member.wait();  // for all of da_t
   }
-  multiply<T>(w.packed, at<T>(f.d_xp, tile.offset), nullptr, at<T>(f.d_h0, tile.offset), tile.count);
+  multiply<T>(w.packed, at<T>(f.d_xp, tile.offset), nullptr, at<T>(f.d_h0, tile.offset), tile.count, own.first_panel,
+              own.end_panel);
 }
 
 template <class T> void forward(const GammaRnnForward& f) {
-  const RecurrentWeight<T> w(f.sizes.H, f.weight_hh, true);
-  parallel_for(tile_count(f.sizes), f.threads, [&](int64_t i) { forward_tile(f, w, Tile(f.sizes, i)); });
+  const SequenceSizes& z = f.sizes;
+  const RecurrentWeight<T> w(z.H, f.weight_hh, true);
+  const int64_t tiles = tile_count(z), rows = padded_rows<T>(z);
+  const Buffer<T> scratch_a(f.a ? 0 : tiles * rows);
+  parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
+    forward_tile(f, w, Tile(z, i), scratch_a.get() + i * rows, member);
+  });
 }
 
 template <class T> void backward(const GammaRnnBackward& f) {
   const SequenceSizes& z = f.sizes;
   const RecurrentWeight<T> w(z.H, f.weight_hh, false);
-  const int64_t tiles = tile_count(z), elements = 2 * z.H;
+  const int64_t tiles = tile_count(z), rows = padded_rows<T>(z), elements = 2 * z.H;
+  const Buffer<T> dh(tiles * rows);
   const Buffer<double> totals(tiles * elements);
   std::memset(totals.get(), 0, sizeof(double) * size_t(tiles * elements));
-  parallel_for(tiles, f.threads,
-               [&](int64_t i) { backward_tile(f, w, Tile(z, i), totals.get() + i * elements); });
+  parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
+    backward_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * elements, member);
+  });
   sum_parts(totals.get(), tiles, elements, z.H, at<T>(f.d_n, 0));
   sum_parts(totals.get() + z.H, tiles, elements, z.H, at<T>(f.d_s, 0));
   recurrent_weight_gradient(z, at<T>(f.d_xp, 0), at<T>(f.h, 0), at<T>(f.h0, 0), at<T>(f.d_weight_hh, 0), f.threads);

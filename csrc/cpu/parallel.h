@@ -4,8 +4,10 @@
 #include <atomic>
 #include <cstdint>
 #include <exception>
-#if defined(ARU_STD_THREADS)  // ThreadSanitizer knows these threads; it does not know OpenMP's
+#include <memory>
+#include <stdexcept>
 #include <thread>
+#if defined(ARU_STD_THREADS)  // ThreadSanitizer knows these threads; it does not know OpenMP's
 #include <vector>
 #elif defined(_OPENMP)
 #include <omp.h>
@@ -17,6 +19,83 @@ namespace aru {
 // threads do not exist.
 int usable_threads(int requested);
 
+// Where the threads of a team wait for each other.
+class alignas(64) Barrier {
+ public:
+  void wait(int size) {
+    const int64_t round = round_.load(std::memory_order_acquire);
+    if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
+      arrived_.store(0, std::memory_order_relaxed);
+      round_.store(round + 1, std::memory_order_release);
+      return;
+    }
+    // Steps last microseconds: spin, and give way only where another program has the processor of who is late.
+    for (int spins = 0; round_.load(std::memory_order_acquire) == round; ++spins) {
+      if (failed_.load(std::memory_order_relaxed)) throw std::runtime_error("another thread of the team failed");
+      if (spins < 1000) {
+#if defined(__x86_64__)
+        __builtin_ia32_pause();
+#endif
+      } else {
+        std::this_thread::yield();
+      }
+    }
+  }
+  void fail() { failed_.store(true, std::memory_order_relaxed); }
+
+ private:
+  std::atomic<int> arrived_{0};
+  std::atomic<int64_t> round_{0};
+  std::atomic<bool> failed_{false};
+};
+
+// A thread's place in the team that works on one task.
+struct Member {
+  int index = 0, size = 1;
+  Barrier* barrier = nullptr;
+
+  void wait() const {
+    if (size > 1) barrier->wait(size);
+  }
+  // The share of [0, n) of this member.
+  int64_t begin(int64_t n) const { return n * index / size; }
+  int64_t end(int64_t n) const { return n * (index + 1) / size; }
+};
+
+// Remembers the first exception of several threads.
+class FirstError {
+ public:
+  template <class F> void guard(const F& f) {
+    try {
+      if (!failed_) f();
+    } catch (...) {
+      if (!failed_.exchange(true)) error_ = std::current_exception();
+    }
+  }
+  bool failed() const { return failed_; }
+  void rethrow() const {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::atomic<bool> failed_{false};
+  std::exception_ptr error_;
+};
+
+// f(k, threads) once in each of `threads` threads, or of as many as there are to be had.
+template <class F> void in_threads(int threads, const F& f) {
+#if defined(ARU_STD_THREADS)
+  std::vector<std::thread> team;
+  for (int k = 0; k < threads; ++k) team.emplace_back([&, k] { f(k, threads); });
+  for (std::thread& member : team) member.join();
+#elif defined(_OPENMP)
+#pragma omp parallel num_threads(threads)
+  f(omp_get_thread_num(), omp_get_num_threads());
+#else
+  f(0, 1);
+#endif
+}
+
 // f(i) for 0 <= i < n, each i once, handed out one by one.  The result of f must not depend on the thread.  The first
 // exception is thrown again where all have ended; what has not begun by then is left out.
 template <class F> void parallel_for(int64_t n, int threads, const F& f) {
@@ -26,28 +105,31 @@ template <class F> void parallel_for(int64_t n, int threads, const F& f) {
     for (int64_t i = 0; i < n; ++i) f(i);
     return;
   }
-  std::atomic<bool> failed{false};
-  std::exception_ptr error;
-  const auto guarded = [&](int64_t i) {
-    try {
-      if (!failed) f(i);
-    } catch (...) {
-      if (!failed.exchange(true)) error = std::current_exception();
-    }
-  };
-#if defined(ARU_STD_THREADS)
+  FirstError error;
   std::atomic<int64_t> next{0};
-  std::vector<std::thread> team;
-  for (int k = 0; k < threads; ++k)
-    team.emplace_back([&] {
-      for (int64_t i; (i = next++) < n;) guarded(i);
-    });
-  for (std::thread& member : team) member.join();
-#elif defined(_OPENMP)
-#pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
-  for (int64_t i = 0; i < n; ++i) guarded(i);
-#endif
-  if (error) std::rethrow_exception(error);
+  in_threads(threads, [&](int, int) {
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < n;) error.guard([&] { f(i); });
+  });
+  error.rethrow();
+}
+
+// f(i, member) for 0 <= i < n.  Where there are threads for it, up to `largest` of them do a task together: f is then
+// called once for each member of its team.
+template <class F> void parallel_teams(int64_t n, int64_t largest, int threads, const F& f) {
+  threads = n * largest < threads ? int(n * largest) : threads;
+  threads = threads > 1 ? usable_threads(threads) : 1;
+  if (threads < 2 * n) return parallel_for(n, threads, [&](int64_t i) { f(i, Member{}); });
+  FirstError error;
+  const std::unique_ptr<Barrier[]> barriers(new Barrier[size_t(n)]);
+  in_threads(threads, [&](int k, int available) {
+    const int64_t share = available / n, size = share < 1 ? 1 : (share < largest ? share : largest);
+    const int64_t teams = available / size;
+    for (int64_t i = k / size; i < n && k / size < teams; i += teams) {
+      error.guard([&] { f(i, Member{int(k % size), int(size), &barriers[i]}); });
+      if (error.failed()) barriers[i].fail();
+    }
+  });
+  error.rethrow();
 }
 
 }  // namespace aru

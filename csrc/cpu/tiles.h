@@ -4,6 +4,7 @@
 #include <cstring>
 #include <new>
 
+#include "controller.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "sequence.h"
@@ -53,6 +54,23 @@ struct Tile {
 };
 
 inline int64_t tile_count(const SequenceSizes& z) { return ceil_div(z.B, z.tile); }
+
+// Rows (b, i) of a tile, in whole strips.
+template <class T> int64_t padded_rows(const SequenceSizes& z) {
+  return ceil_div(at_most(z.tile, z.B) * z.H, strip<T>) * strip<T>;
+}
+
+// Into how many parts of its neurons a tile is cut, so that a team of threads can share its steps where there are fewer
+// tiles than threads.  The two barriers a step, less than a microsecond each where every thread has a processor, must
+// not show: a part has at least `part_work` multiply-adds a step.  A power of two, so that few threads share them
+// evenly; from the sizes alone, as each part has sums of its own.
+constexpr int64_t most_parts = 8, part_work = 200 * 1000;
+inline int64_t part_count(const SequenceSizes& z) {
+  const int64_t work = at_most(z.tile, z.B) * z.H * (z.G * (z.G + 14) + z.H);
+  int64_t parts = 1;
+  while (2 * parts * tile_count(z) <= most_parts && 2 * parts * part_work <= work) parts *= 2;
+  return parts;
+}
 
 template <class T> const T* at(const void* p, int64_t offset) {
   return p ? static_cast<const T*>(p) + offset : nullptr;

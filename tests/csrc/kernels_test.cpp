@@ -139,7 +139,9 @@ template <class T> Results<T> elementwise(int64_t rows, int64_t columns, int thr
 
 template <class T> void run(const std::string& dtype, double tolerance) {
   const std::vector<Shape> shapes = {{1, 1, 1, 1, 1},  {3, 2, 5, 4, 1},   {4, 5, 7, 6, 2},  {5, 3, 33, 50, 2},
-                                     {18, 4, 9, 3, 3}, {2, 7, 16, 16, 3}, {3, 6, 12, 27, 4}};
+                                     {18, 4, 9, 3, 3}, {2, 7, 16, 16, 3}, {3, 6, 12, 27, 4},
+                                     // cut into 2 and 4 parts that a team of threads shares
+                                     {3, 2, 38, 100, 1}, {17, 1, 77, 110, 1}};
   std::vector<std::vector<Results<T>>> by_isa;
   for (const std::string& isa : aru::usable_isas()) {
     aru::select_isa(isa);
@@ -147,15 +149,18 @@ template <class T> void run(const std::string& dtype, double tolerance) {
     for (const Shape& z : shapes) {
       const std::string name = isa + " " + dtype + " T=" + std::to_string(z.T) + " H=" + std::to_string(z.H);
       Results<T> one = adaptive<T>(z, 1, 1, true);
-      expect(same_bits(one, adaptive<T>(z, 1, 3, true)), name + ": bits depend on the threads");
+      for (const int threads : {3, 5})
+        expect(same_bits(one, adaptive<T>(z, 1, threads, true)), name + ": bits depend on the threads");
       for (const int64_t segment : {int64_t(2), int64_t(3), z.T + 1})
-        expect(same_bits(one, adaptive<T>(z, segment, 2, true)), name + ": bits depend on the segment");
+        expect(same_bits(one, adaptive<T>(z, segment, 4, true)), name + ": bits depend on the segment");
       all.push_back(std::move(one));
       all.push_back(adaptive<T>({1, z.B, z.H, z.G, z.tile}, 1, 2, false));
       Results<T> unit = fixed<T>(z, 1);
       expect(same_bits(unit, fixed<T>(z, 3)), name + ": static network: bits depend on the threads");
       all.push_back(std::move(unit));
     }
+    for (const Shape& z : {Shape{3, 1, 650, 0, 1}, Shape{18, 3, 501, 0, 2}})
+      expect(same_bits(fixed<T>(z, 1), fixed<T>(z, 5)), isa + ": static network: bits depend on the team");
     Results<T> gamma = elementwise<T>(300, 257, 1);
     expect(same_bits(gamma, elementwise<T>(300, 257, 3)), isa + ": gamma: bits depend on the threads");
     all.push_back(std::move(gamma));
@@ -186,6 +191,17 @@ int main() {
     }
     expect(caught, "an exception got lost");
   }
+  // Nor does it leave the rest of a team waiting.
+  bool caught = false;
+  try {
+    aru::parallel_teams(2, 3, 6, [](int64_t i, const aru::Member& member) {
+      if (i == 1 && member.index == member.size - 1) throw std::runtime_error("1");
+      for (int round = 0; round < 50; ++round) member.wait();
+    });
+  } catch (const std::runtime_error&) {
+    caught = true;
+  }
+  expect(caught, "an exception in a team got lost");
   // Two callers at once.
   std::thread other([] { adaptive<float>({6, 4, 20, 10, 2}, 2, 2, true); });
   adaptive<float>({6, 4, 20, 10, 2}, 2, 2, true);

@@ -32,7 +32,9 @@ if X86:
     ISAS["avx2"] = (["-mavx2", "-mfma"], 32)
     avx512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512"]
     # gcc 12 finds its own header's undefined operands suspicious
-    ISAS["avx512"] = ([*avx512, "-Wno-uninitialized", "-Wno-maybe-uninitialized"], 64)
+    avx512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]
+    ISAS["avx512"] = (avx512, 64)
+    ISAS["avx512bf16"] = ([*avx512, "-mavx512bf16"], 64)
 SOURCES = ["csrc/bindings.cpp", "csrc/cpu/dispatch.cpp", "csrc/cpu/parallel.cpp", "csrc/cpu/workspace.cpp"]
 HEADERS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h"))
 FLAGS = [

@@ -64,12 +64,25 @@ MAX_DIMS = 8
 _NAMES = {torch.float32: "float32", torch.float64: "float64"}
 
 
-def _launch(kernel: Callable[..., None], sizes: tuple[int, ...], n_floor: float, *tensors: Tensor | None) -> None:
+def bfloat16_products() -> bool:
+    """Whether the processor multiplies bfloat16 (AVX512-BF16) and the kernels in use know how."""
+    return _C.bfloat16_products()
+
+
+def _scalar(dtype: torch.dtype, precision: str) -> str:
+    """The kernels' name of what they compute in."""
+    if precision == "medium" and dtype == torch.float32 and bfloat16_products():
+        return "bfloat16 products"
+    return _NAMES[dtype]
+
+
+def _launch(
+    kernel: Callable[..., None], scalar: str, sizes: tuple[int, ...], n_floor: float, *tensors: Tensor | None
+) -> None:
     """Calls a sequence kernel with tensors in the order of its struct; absent and empty ones become null pointers."""
     alive = [None if x is None else x.contiguous() for x in tensors]
-    dtype = next(x.dtype for x in alive if x is not None)
     addresses = [0 if x is None else x.data_ptr() for x in alive]
-    kernel(_NAMES[dtype], sizes, addresses, n_floor, torch.get_num_threads())
+    kernel(scalar, sizes, addresses, n_floor, torch.get_num_threads())
 
 
 def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
@@ -128,18 +141,23 @@ def tile_size(B: int, H: int, G: int) -> int:
 SMALL_STATE = 16 * 2**20
 
 
-def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: int) -> int:
-    """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows, G padded to odd."""
+def _stored_units(G: int, dtype: torch.dtype, precision: str) -> int:
+    """Entries in which a row's state is stored: G, or pairs of bfloat16, padded to an odd number."""
+    return (-(-G // 2) if _scalar(dtype, precision) == "bfloat16 products" else G) | 1
+
+
+def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
+    """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows."""
     if segment == 0 or B == 0:
         return 0
     tile, strip = tile_size(B, H, G), _C.strip(_NAMES[dtype])
     slots = T + 1 if segment == 1 else -(-T // segment)
-    return -(-B // tile) * slots * -(-tile * H // strip) * (G | 1) * strip
+    return -(-B // tile) * slots * -(-tile * H // strip) * _stored_units(G, dtype, precision) * strip
 
 
-def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
+def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it fits the memory budget."""
-    everything = T * B * H * (G | 1) * dtype.itemsize
+    everything = T * B * H * _stored_units(G, dtype, precision) * dtype.itemsize
     if everything <= SMALL_STATE and "ARU_STATE_BUDGET" not in os.environ:
         return 1
     budget = state_budget()
@@ -160,13 +178,14 @@ def aru_sequence_fwd(
     weight_gc: Tensor,
     bias_c: Tensor,
     n_floor: float,
+    precision: str,
     segment: int,
     trace: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     return _adaptive_fwd(
-        xp, h0, g0, weight_hh, controller, n_floor, segment, trace or segment > 0, trace or segment == 1
+        xp, h0, g0, weight_hh, controller, n_floor, precision, segment, trace or segment > 0, trace or segment == 1
     )
 
 
@@ -190,12 +209,13 @@ def aru_sequence_bwd(
     s: Tensor,
     kept: Tensor,
     n_floor: float,
+    precision: str,
     segment: int,
 ) -> tuple[Tensor, ...]:
     """Gradients for xp, h0, g0, weight_hh and the controller's weights."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     upstream = (d_h, d_a, d_n, d_s, d_g)
-    return _adaptive_bwd(upstream, h0, g0, weight_hh, controller, (h, a, n, s), kept, n_floor, segment)
+    return _adaptive_bwd(upstream, h0, g0, weight_hh, controller, (h, a, n, s), kept, n_floor, precision, segment)
 
 
 def controller_step_fwd(
@@ -207,11 +227,12 @@ def controller_step_fwd(
     weight_gc: Tensor,
     bias_c: Tensor,
     n_floor: float,
+    precision: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """h, next g, n, s and the kept state: a sequence of one step without recurrence; a (B, H), g (B, H, G)."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    h, g, _, n, s, kept = _adaptive_fwd(a[None], None, g, None, controller, n_floor, int(keep), False, True)
+    h, g, _, n, s, kept = _adaptive_fwd(a[None], None, g, None, controller, n_floor, precision, int(keep), False, True)
     return h[0], g, n[0], s[0], kept
 
 
@@ -231,11 +252,13 @@ def controller_step_bwd(
     s: Tensor,
     kept: Tensor,
     n_floor: float,
+    precision: str,
 ) -> tuple[Tensor, ...]:
     """Gradients for a, g and the controller's weights."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     upstream = (d_h, None, d_n, d_s, d_g)
-    d_a, *rest = _adaptive_bwd(upstream, None, g, None, controller, (None, a[None], n, s), kept, n_floor, 1)
+    results = (None, a[None], n, s)
+    d_a, *rest = _adaptive_bwd(upstream, None, g, None, controller, results, kept, n_floor, precision, 1)
     return d_a[0], *rest
 
 
@@ -246,6 +269,7 @@ def _adaptive_fwd(
     weight_hh: Tensor | None,
     controller: tuple[Tensor, ...],
     n_floor: float,
+    precision: str,
     segment: int,
     with_a: bool,
     with_ns: bool,
@@ -255,13 +279,13 @@ def _adaptive_fwd(
     a, n, s = (xp.new_empty(xp.shape if wanted else (0,)) for wanted in (with_a, with_ns, with_ns))
     if xp.numel() == 0:
         return h, g, a, n, s, xp.new_empty(0)
-    sizes = (T, B, H, G, tile_size(B, H, G), max(1, segment))
+    scalar, sizes = _scalar(xp.dtype, precision), (T, B, H, G, tile_size(B, H, G), max(1, segment))
     kept = xp.new_empty(0)
     if segment:
         # Memory from a pool: touching fresh pages would cost more than the kernel.
-        elements = _C.kept_elements(_NAMES[xp.dtype], sizes)
+        elements = _C.kept_elements(scalar, sizes)
         kept = torch.frombuffer(_C.StateBuffer(elements * xp.itemsize), dtype=xp.dtype, count=elements)
-    _launch(_C.aru_fwd, sizes, n_floor, xp, h0, g0, weight_hh, *controller, h, a, n, s, g, kept)
+    _launch(_C.aru_fwd, scalar, sizes, n_floor, xp, h0, g0, weight_hh, *controller, h, a, n, s, g, kept)
     return h, g, a, n, s, kept
 
 
@@ -274,6 +298,7 @@ def _adaptive_bwd(
     results: tuple[Tensor | None, ...],
     kept: Tensor,
     n_floor: float,
+    precision: str,
     segment: int,
 ) -> tuple[Tensor, ...]:
     """upstream: gradients of h, a, n, s, g; results: h, a, n, s -> gradients of xp and of the arguments present."""
@@ -282,8 +307,9 @@ def _adaptive_bwd(
     arguments = [h0, g0, weight_hh, *controller]
     d_xp, *gradients = (None if x is None else a.new_empty(x.shape) for x in (a, *arguments))
     if a.numel():
-        sizes = (T, B, H, G, tile_size(B, H, G), segment)
-        _launch(_C.aru_bwd, sizes, n_floor, h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)
+        scalar, sizes = _scalar(a.dtype, precision), (T, B, H, G, tile_size(B, H, G), segment)
+        operands = (h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)
+        _launch(_C.aru_bwd, scalar, sizes, n_floor, *operands)
     present = [x for x in gradients if x is not None]
     if not a.numel():
         for x in present:
@@ -292,14 +318,14 @@ def _adaptive_bwd(
 
 
 def gamma_rnn_sequence_fwd(
-    xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, keep: bool
+    xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
 ) -> tuple[Tensor, Tensor]:
     """h, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if xp.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
-        _launch(_C.gamma_rnn_fwd, sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
+        _launch(_C.gamma_rnn_fwd, _NAMES[xp.dtype], sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
     return h, a
 
 
@@ -313,6 +339,7 @@ def gamma_rnn_sequence_bwd(
     h: Tensor,
     a: Tensor,
     n_floor: float,
+    precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients for xp, h0, weight_hh, n and s."""
     T, B, H = a.shape
@@ -321,7 +348,7 @@ def gamma_rnn_sequence_bwd(
     if a.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a)
-        _launch(_C.gamma_rnn_bwd, sizes, n_floor, *operands, d_xp, d_h0, d_weight_hh, d_n, d_s)
+        _launch(_C.gamma_rnn_bwd, _NAMES[a.dtype], sizes, n_floor, *operands, d_xp, d_h0, d_weight_hh, d_n, d_s)
     else:
         for x in (d_weight_hh, d_n, d_s):
             x.zero_()

@@ -59,9 +59,9 @@ _CONTROLLER = "Tensor weight_ag, Tensor weight_gg, Tensor bias_g, Tensor weight_
 
 
 def _aru_fake(module: ModuleType, xp: Tensor, h0: Tensor, g0: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *_, segment, trace = rest
+    *_, precision, segment, trace = rest
     T, B, H = xp.shape
-    kept = module.kept_elements(T, B, H, g0.shape[-1], xp.dtype, segment)
+    kept = module.kept_elements(T, B, H, g0.shape[-1], xp.dtype, precision, segment)
     a = xp.new_empty(xp.shape if trace or segment > 0 else (0,))
     n, s = (xp.new_empty(xp.shape if trace or segment == 1 else (0,)) for _ in "ns")
     return xp.new_empty(xp.shape), g0.new_empty(g0.shape), a, n, s, xp.new_empty(kept)
@@ -74,7 +74,7 @@ def _aru_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...
 
 
 def _aru_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, *tensors, ctx.n_floor, ctx.segment, _ = inputs
+    _, *tensors, ctx.n_floor, ctx.precision, ctx.segment, _ = inputs
     h, _, a, n, s, kept = output
     ctx.mark_non_differentiable(kept)
     ctx.set_materialize_grads(False)
@@ -83,11 +83,13 @@ def _aru_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> 
 
 def _aru_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None) -> tuple[Any, ...]:
     d_h, d_g, d_a, d_n, d_s, _ = grads
-    return (*backward(d_h, d_g, d_a, d_n, d_s, *ctx.saved_tensors, ctx.n_floor, ctx.segment), None, None, None)
+    arguments = (d_h, d_g, d_a, d_n, d_s, *ctx.saved_tensors, ctx.n_floor, ctx.precision, ctx.segment)
+    return (*backward(*arguments), None, None, None, None)
 
 
 def _controller_fake(module: ModuleType, a: Tensor, g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    kept = module.kept_elements(1, *a.shape, g.shape[-1], a.dtype, int(rest[-1]))
+    *_, precision, keep = rest
+    kept = module.kept_elements(1, *a.shape, g.shape[-1], a.dtype, precision, int(keep))
     h, n, s = (a.new_empty(a.shape) for _ in "hns")
     return h, g.new_empty(g.shape), n, s, a.new_empty(kept)
 
@@ -97,7 +99,7 @@ def _controller_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tens
 
 
 def _controller_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.n_floor, _ = inputs
+    *tensors, ctx.n_floor, ctx.precision, _ = inputs
     _, _, n, s, kept = output
     ctx.mark_non_differentiable(kept)
     ctx.set_materialize_grads(False)
@@ -107,7 +109,7 @@ def _controller_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ..
 def _controller_gradients(
     ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None
 ) -> tuple[Any, ...]:
-    return (*backward(*grads[:4], *ctx.saved_tensors, ctx.n_floor), None, None)
+    return (*backward(*grads[:4], *ctx.saved_tensors, ctx.n_floor, ctx.precision), None, None, None)
 
 
 def _gamma_rnn_fake(module: ModuleType, xp: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
@@ -120,7 +122,7 @@ def _gamma_rnn_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tenso
 
 
 def _gamma_rnn_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, *tensors, ctx.n_floor, _ = inputs
+    _, *tensors, ctx.n_floor, ctx.precision, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, *output)
 
@@ -128,9 +130,11 @@ def _gamma_rnn_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...
 def _gamma_rnn_gradients(
     ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None
 ) -> tuple[Any, ...]:
-    return (*backward(*grads, *ctx.saved_tensors, ctx.n_floor), None, None)
+    return (*backward(*grads, *ctx.saved_tensors, ctx.n_floor, ctx.precision), None, None, None)
 
 
+# precision: of float32 products, in the words of torch.set_float32_matmul_precision; an argument, so that the backward
+# pass finds the state as the forward pass left it.
 # segment: K of the checkpoints, 0 where no backward pass follows.  trace: whether a, n and s are wanted as results.
 OPERATORS = {
     "gamma": Operator(
@@ -142,10 +146,10 @@ OPERATORS = {
         gradients=_gamma_gradients,
     ),
     "controller_step": Operator(
-        schema=f"(Tensor a, Tensor g, {_CONTROLLER}, float n_floor, bool keep)"
+        schema=f"(Tensor a, Tensor g, {_CONTROLLER}, float n_floor, str precision, bool keep)"
         " -> (Tensor h, Tensor g_next, Tensor n, Tensor s, Tensor kept)",
         backward_schema="(Tensor? d_h, Tensor? d_g, Tensor? d_n, Tensor? d_s, Tensor a, Tensor g, "
-        f"{_CONTROLLER}, Tensor n, Tensor s, Tensor kept, float n_floor)"
+        f"{_CONTROLLER}, Tensor n, Tensor s, Tensor kept, float n_floor, str precision)"
         f" -> ({', '.join(['Tensor'] * 7)})",
         fake=_controller_fake,
         backward_fake=_controller_backward_fake,
@@ -153,21 +157,21 @@ OPERATORS = {
         gradients=_controller_gradients,
     ),
     "aru_sequence": Operator(
-        schema=f"(Tensor xp, Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, float n_floor, int segment, "
-        "bool trace) -> (Tensor h, Tensor g, Tensor a, Tensor n, Tensor s, Tensor kept)",
+        schema=f"(Tensor xp, Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, float n_floor, str precision, "
+        "int segment, bool trace) -> (Tensor h, Tensor g, Tensor a, Tensor n, Tensor s, Tensor kept)",
         backward_schema="(Tensor? d_h, Tensor? d_g, Tensor? d_a, Tensor? d_n, Tensor? d_s, Tensor h0, Tensor g0, "
         f"Tensor weight_hh, {_CONTROLLER}, Tensor h, Tensor a, Tensor n, Tensor s, Tensor kept, float n_floor, "
-        f"int segment) -> ({', '.join(['Tensor'] * 9)})",
+        f"str precision, int segment) -> ({', '.join(['Tensor'] * 9)})",
         fake=_aru_fake,
         backward_fake=_aru_backward_fake,
         save=_aru_save,
         gradients=_aru_gradients,
     ),
     "gamma_rnn_sequence": Operator(
-        schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, bool keep)"
+        schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, str precision, bool keep)"
         " -> (Tensor h, Tensor a)",
         backward_schema="(Tensor? d_h, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, Tensor h, "
-        f"Tensor a, float n_floor) -> ({', '.join(['Tensor'] * 5)})",
+        f"Tensor a, float n_floor, str precision) -> ({', '.join(['Tensor'] * 5)})",
         fake=_gamma_rnn_fake,
         backward_fake=_gamma_rnn_backward_fake,
         save=_gamma_rnn_save,
@@ -180,8 +184,8 @@ _FORWARD: dict[tuple[str, str], Callable[..., Any]] = {}
 # (backend, operation) -> the kernel, and a function with its gradient for eager programs
 _EAGER: dict[tuple[str, str], tuple[Callable[..., Any], type[torch.autograd.Function]]] = {}
 _PLAIN = (Tensor, torch.nn.Parameter)
-# backend -> K of the checkpoints, from (T, B, H, G, dtype)
-_CHOOSE_SEGMENT: dict[str, Callable[[int, int, int, int, torch.dtype], int]] = {}
+# backend -> K of the checkpoints, from (T, B, H, G, dtype, precision)
+_CHOOSE_SEGMENT: dict[str, Callable[[int, int, int, int, torch.dtype, str], int]] = {}
 
 
 def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
@@ -266,9 +270,9 @@ def operator(backend: str, op: str) -> Callable[..., Any]:
     return _FORWARD[backend, op]
 
 
-def choose_segment(backend: str, T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
+def choose_segment(backend: str, T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: with a backward pass to come, `backend` keeps the controller's state before every K-th step."""
-    return _CHOOSE_SEGMENT[backend](T, B, H, G, dtype)
+    return _CHOOSE_SEGMENT[backend](T, B, H, G, dtype, precision)
 
 
 for _backend in BACKENDS.values():

@@ -22,7 +22,8 @@ template <class T> T* address(uintptr_t p) { return reinterpret_cast<T*>(p); }
 aru::Scalar scalar_of(const std::string& dtype) {
   if (dtype == "float32") return aru::Scalar::float32;
   if (dtype == "float64") return aru::Scalar::float64;
-  throw std::invalid_argument("dtype is '" + dtype + "', expected float32 or float64.");
+  if (dtype == "bfloat16 products") return aru::Scalar::bfloat16_products;
+  throw std::invalid_argument("dtype is '" + dtype + "', expected float32, float64 or bfloat16 products.");
 }
 
 Sizes contiguous_strides(const Sizes& sizes) {
@@ -203,6 +204,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("openmp") = false;
 #endif
   m.def("isa", [] { return std::string(aru::kernels().isa); });
+  m.def("bfloat16_products", [] { return aru::kernels().bfloat16_products; });
   m.def("usable_isas", &aru::usable_isas);
   m.def("select_isa", &aru::select_isa);
   m.def("gamma_fwd", &gamma_fwd);

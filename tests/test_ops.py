@@ -32,12 +32,12 @@ def samples(op: str, device: str, dtype: torch.dtype) -> list[tuple]:
             (randn(3, 4), randn(4), randn(3, 1), 1e-3),
             (randn(4, 3).detach().T.requires_grad_(), randn(), randn(3, 4), 1e-3),
         ],
-        "controller_step": [(randn(B, H), randn(B, H, G), *controller, 1e-3, True)],
+        "controller_step": [(randn(B, H), randn(B, H, G), *controller, 1e-3, "highest", True)],
         "aru_sequence": [
-            (randn(T, B, H), randn(B, H), randn(B, H, G), randn(H, H), *controller, 1e-3, segment, trace)
+            (randn(T, B, H), randn(B, H), randn(B, H, G), randn(H, H), *controller, 1e-3, "highest", segment, trace)
             for segment, trace in ((1, False), (2, True))
         ],
-        "gamma_rnn_sequence": [(randn(T, B, H), randn(B, H), randn(H, H), randn(H), randn(1), 1e-3, True)],
+        "gamma_rnn_sequence": [(randn(T, B, H), randn(B, H), randn(H, H), randn(H), randn(1), 1e-3, "highest", True)],
     }[op]
 
 

@@ -117,6 +117,69 @@ def test_float32_accuracy(isa, shape):
         assert error < limit, f"{name}: {error:.2g}"
 
 
+@pytest.fixture
+def bfloat16_products(monkeypatch) -> Iterator[None]:
+    """As on a processor with AVX512-BF16: any instruction set has the kernels, most by a longer way."""
+    monkeypatch.setattr(cpu, "bfloat16_products", lambda: True)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("shape", [(40, 8, 64, 16), (28, 5, 100, 50), (300, 4, 20, 32), (9, 3, 7, 5)], ids=str)
+def test_medium_precision(isa, shape, bfloat16_products, monkeypatch, set_threads):
+    cpu._C.select_isa(isa)
+    arguments = adaptive_arguments(*shape, dtype=torch.float32)
+    outputs, gradients = run("cpu", F.aru_sequence, arguments, trace=True)
+    for threads, budget in ((1, "1T"), (3, "1")):
+        set_threads(threads)
+        monkeypatch.setenv("ARU_STATE_BUDGET", budget)
+        again = run("cpu", F.aru_sequence, arguments, trace=True)
+        assert all(torch.equal(x, y) for x, y in zip(outputs + gradients, again[0] + again[1], strict=True))
+    torch.set_float32_matmul_precision("highest")
+    expected, expected_gradients = run("reference", F.aru_sequence, double(arguments), trace=True)
+    assert relative_error(outputs[0], expected[0]) > 1e-6, "the products were exact: nothing was tested"
+    assert_close("h", outputs[0], expected[0], "bfloat16 products, values", torch.float32)
+    assert_all_close(ADAPTIVE, gradients, expected_gradients, "bfloat16 products, gradients", torch.float32)
+
+
+def test_medium_precision_of_a_step(bfloat16_products):
+    _, _, g0, _, *controller = adaptive_arguments(1, 4, 30, 17, dtype=torch.float32)
+    a = torch.randn(4, 30, requires_grad=True)
+    arguments = [a, g0, *controller]
+    results = []
+    for backend, tensors in (("cpu", arguments), ("reference", double(arguments))):
+        with aru_kernels.use_backend(backend):
+            h, g = F.adaptive_gamma(*tensors)
+        results.append([h, g, *torch.autograd.grad(h.square().sum() + g.square().sum(), tensors)])
+    names = ("h", "g", "a", "g0", *ADAPTIVE[4:])
+    assert_all_close(names[:2], results[0][:2], results[1][:2], "bfloat16 products, gradients", torch.float32)
+    assert_all_close(names[2:], results[0][2:], results[1][2:], "bfloat16 products, gradients", torch.float32)
+
+
+def test_backward_pass_keeps_the_precision_of_the_forward_pass(bfloat16_products):
+    arguments = adaptive_arguments(6, 3, 10, 8, dtype=torch.float32)
+    _, expected = run("cpu", F.aru_sequence, arguments)
+    with aru_kernels.use_backend("cpu"):
+        h, g, _ = F.aru_sequence(*arguments)
+    torch.set_float32_matmul_precision("highest")
+    loss = sum((w * x).sum() for w, x in zip(weights_like(h, g), (h, g), strict=True))
+    gradients = torch.autograd.grad(loss, arguments)
+    assert all(torch.equal(x, y) for x, y in zip(gradients, expected, strict=True))
+
+
+def test_medium_precision_keeps_nan_and_infinity(bfloat16_products):
+    arguments = [x.detach() for x in adaptive_arguments(4, 2, 5, 6, dtype=torch.float32)]
+    payload = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # its upper half rounds up to -0
+    arguments[2][0, 0, 0] = payload
+    with aru_kernels.use_backend("cpu"):
+        h, _, _ = F.aru_sequence(*arguments)
+    assert h[:, 0].isnan().any()
+    assert h[:, 1].isfinite().all()
+
+
 def test_five_thousand_steps():
     arguments = adaptive_arguments(5000, 2, 8, 4, dtype=torch.float32)
     outputs, gradients = run("cpu", F.aru_sequence, arguments)
@@ -244,7 +307,7 @@ def test_cpu_autocast():
 def test_inference_keeps_nothing():
     arguments = [x.detach() for x in adaptive_arguments(4, 2, 5, 3)]
     operator = ops.operator("cpu", "aru_sequence")
-    *_, a, n, s, kept = operator(*arguments, 1e-3, 0, False)
+    *_, a, n, s, kept = operator(*arguments, 1e-3, "highest", 0, False)
     assert [x.numel() for x in (a, n, s, kept)] == [0, 0, 0, 0]
 
 
@@ -254,10 +317,15 @@ def test_inference_keeps_nothing():
 def test_kept_elements_are_counted_alike(T, B, H, G, segment):
     for isa in ISAS:
         cpu._C.select_isa(isa)
-        for name, dtype in (("float32", torch.float32), ("float64", torch.float64)):
-            sizes = (T, B, H, G, cpu.tile_size(B, H, G), segment)
-            expected = cpu._C.kept_elements(name, sizes) if segment else 0
-            assert cpu.kept_elements(T, B, H, G, dtype, segment) == expected
+        sizes = (T, B, H, G, cpu.tile_size(B, H, G), segment)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cpu, "bfloat16_products", lambda: True)
+            for name, dtype, precision in (
+                *(("float32", torch.float32, "highest"), ("float64", torch.float64, "medium")),
+                ("bfloat16 products", torch.float32, "medium"),
+            ):
+                expected = cpu._C.kept_elements(name, sizes) if segment else 0
+                assert cpu.kept_elements(T, B, H, G, dtype, precision, segment) == expected
 
 
 def test_state_goes_back_to_the_pool_and_is_reused():
@@ -333,13 +401,13 @@ def test_budget_decides_the_segment(monkeypatch):
     T, B, H, G = 100, 4, 16, 7
     everything = T * B * H * G * 8
     monkeypatch.setenv("ARU_STATE_BUDGET", str(everything))
-    assert cpu.choose_segment(T, B, H, G, torch.float64) == 1
+    assert cpu.choose_segment(T, B, H, G, torch.float64, "highest") == 1
     monkeypatch.setenv("ARU_STATE_BUDGET", str(everything - 1))
-    assert cpu.choose_segment(T, B, H, G, torch.float64) == 8
+    assert cpu.choose_segment(T, B, H, G, torch.float64, "highest") == 8
     monkeypatch.setenv("ARU_STATE_BUDGET", str(everything // 20))
-    assert cpu.choose_segment(T, B, H, G, torch.float64) == 20
+    assert cpu.choose_segment(T, B, H, G, torch.float64, "highest") == 20
     monkeypatch.setenv("ARU_STATE_BUDGET", "1")
-    assert cpu.choose_segment(T, B, H, G, torch.float64) == T
+    assert cpu.choose_segment(T, B, H, G, torch.float64, "highest") == T
 
 
 def test_second_derivative_names_the_reference():

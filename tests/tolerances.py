@@ -32,6 +32,13 @@ TOLERANCES = {
         torch.float16: 2e-3,  # 4.8e-4
         torch.bfloat16: 2e-2,  # 4.1e-3
     },
+    # Recurrences whose controller multiplies and keeps its state in bfloat16 (set_float32_matmul_precision("medium")).
+    "bfloat16 products, values": {
+        torch.float32: 3e-4,  # 1.4e-4
+    },
+    "bfloat16 products, gradients": {
+        torch.float32: 2e-2,  # 1.0e-2
+    },
     # Vectors of the authors' code where n x passes 20: they replace softplus by the identity there, which leaves out
     # log1p(e^-20) = 2e-9 at the worst.
     "authors": {

@@ -12,26 +12,27 @@ int64_t slots(const SequenceSizes& z) { return z.segment == 1 ? z.T + 1 : ceil_d
 
 template <class T> int64_t strips_per_tile(const SequenceSizes& z) { return padded_rows<T>(z) / strip<T>; }
 
-template <class T> int64_t slot_elements(const SequenceSizes& z) {
-  return strips_per_tile<T>(z) * strip_elements(z.G, strip<T>);
+template <class S> int64_t slot_elements(const SequenceSizes& z) {
+  return strips_per_tile<scalar_of<S>>(z) * strip_elements<S>(z.G);
 }
 
-template <class T> T* kept_of_tile(const SequenceSizes& z, void* kept, int64_t tile) {
-  return at<T>(kept, tile * slots(z) * slot_elements<T>(z));
+template <class S> stored_of<S>* kept_of_tile(const SequenceSizes& z, void* kept, int64_t tile) {
+  return at<stored_of<S>>(kept, tile * slots(z) * slot_elements<S>(z));
 }
 
 // The packed weights of one call.
-template <class T> struct Weights {
+template <class S> struct Weights {
+  using T = scalar_of<S>;
   Buffer<T> memory;
   Packed<T> recurrent{};
-  Controller<T> controller;
+  Controller<S> controller;
 
   Weights(const SequenceSizes& z, const void* weight_hh, bool transpose, const ControllerWeights& w)
-      : memory(Controller<T>::elements(z.G) + (weight_hh ? Packed<T>::elements(z.H) : 0)),
-        controller(Controller<T>::pack(z.G, at<T>(w.weight_ag, 0), at<T>(w.weight_gg, 0), at<T>(w.bias_g, 0),
+      : memory(Controller<S>::elements(z.G) + (weight_hh ? Packed<T>::elements(z.H) : 0)),
+        controller(Controller<S>::pack(z.G, at<T>(w.weight_ag, 0), at<T>(w.weight_gg, 0), at<T>(w.bias_g, 0),
                                        at<T>(w.weight_gc, 0), at<T>(w.bias_c, 0), memory.get())) {
     if (weight_hh)
-      recurrent = Packed<T>::pack(at<T>(weight_hh, 0), z.H, transpose, memory.get() + Controller<T>::elements(z.G));
+      recurrent = Packed<T>::pack(at<T>(weight_hh, 0), z.H, transpose, memory.get() + Controller<S>::elements(z.G));
   }
 };
 
@@ -53,48 +54,52 @@ struct Part {
 
 // Where the state is not kept, strip i of a part at step t lies in slot (i - t) mod (count + 1) of a ring: what a strip
 // writes takes the place of what its predecessor has read, and the part's state stays as small as it can be.
-template <class T> struct Ring {
-  T* memory = nullptr;
+template <class U> struct Ring {
+  U* memory = nullptr;
   int64_t slots = 0, size = 0, shift = 0;  // shift: t mod slots
 
-  T* slot(int64_t i) const { return memory + (i >= shift ? i - shift : i - shift + slots) * size; }
-  T* next_slot(int64_t i) const { return i > shift ? slot(i - 1) : slot(i + slots - 1); }
+  U* slot(int64_t i) const { return memory + (i >= shift ? i - shift : i - shift + slots) * size; }
+  U* next_slot(int64_t i) const { return i > shift ? slot(i - 1) : slot(i + slots - 1); }
   void advance() { shift = shift + 1 == slots ? 0 : shift + 1; }
 };
 
-template <class T>
-void forward_tile(const AruForward& f, const Weights<T>& w, const Tile& tile, T* scratch_a, const Member& member) {
+template <class S>
+void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, scalar_of<S>* scratch_a,
+                  const Member& member) {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
   const SequenceSizes& z = f.sizes;
-  const int64_t step = z.B * z.H, size = strip_elements(z.G, strip<T>), strips = ceil_div(tile.rows, strip<T>);
-  const int64_t slot = slot_elements<T>(z), parts = part_count(z), panels = w.recurrent.panels(z.H);
+  const int64_t step = z.B * z.H, size = strip_elements<S>(z.G), strips = ceil_div(tile.rows, strip<T>);
+  const int64_t slot = slot_elements<S>(z), parts = part_count(z), panels = w.recurrent.panels(z.H);
   const bool keep_all = f.kept && z.segment == 1;
-  T* kept = kept_of_tile<T>(z, f.kept, tile.index);
+  U* kept = kept_of_tile<S>(z, f.kept, tile.index);
 
-  Ring<T> rings[most_parts];
+  Ring<U> rings[most_parts];
   const auto carve_rings = [&](Carver carve) {
     for (int64_t p = member.index; p < parts; p += member.size) {
       const int64_t ring_slots = keep_all ? 0 : Part(z, strips, p).count + 1;
-      rings[p] = {carve.take<T>(ring_slots * size), ring_slots, size};
+      rings[p] = {carve.take<U>(ring_slots * size), ring_slots, size};
     }
     return carve.used();
   };
   carve_rings(Carver(thread_scratch(carve_rings(Carver()))));
 
   // Nothing of what is kept stays undefined: not the padding of a strip, nor what a last, smaller tile does not use.
-  const auto pad = [&](T* strip_of_state) {
-    if (z.G % 2 == 0) std::memset(strip_of_state + z.G * strip<T>, 0, sizeof(T) * strip<T>);
+  const int64_t used = padded_units<S>(z.G) / S::units * strip<T>;
+  const auto pad = [&](U* strip_of_state) {
+    if (used < size) std::memset(strip_of_state + used, 0, sizeof(U) * size_t(size - used));
   };
   if (kept && strips * size < slot && member.index == 0)
     for (int64_t k = 0; k < slots(z); ++k)
-      std::memset(kept + k * slot + strips * size, 0, sizeof(T) * size_t(slot - strips * size));
+      std::memset(kept + k * slot + strips * size, 0, sizeof(U) * size_t(slot - strips * size));
 
   for (int64_t p = member.index; p < parts; p += member.size) {
     const Part part(z, strips, p);
     for (int64_t k = 0; k < part.count; ++k) {
       const int64_t i = part.first + k;
-      T* g = keep_all ? kept + i * size : rings[p].slot(k);
+      U* g = keep_all ? kept + i * size : rings[p].slot(k);
       pad(g);
-      strip_from_rows(at<T>(f.g0, (tile.offset + i * strip<T>)*z.G), tile.rows - i * strip<T>, z.G, g);
+      strip_from_rows<S>(at<T>(f.g0, (tile.offset + i * strip<T>)*z.G), tile.rows - i * strip<T>, z.G, g);
     }
   }
 
@@ -115,12 +120,12 @@ void forward_tile(const AruForward& f, const Weights<T>& w, const Tile& tile, T*
     const bool checkpoint = f.kept && !keep_all && t % z.segment == 0;
     for (int64_t p = member.index; p < parts; p += member.size) {
       const Part part(z, strips, p);
-      Ring<T>& ring = rings[p];
+      Ring<U>& ring = rings[p];
       for (int64_t k = 0; k < part.count; ++k) {
         const int64_t i = part.first + k, row = i * strip<T>, left = tile.rows - row;
-        const T* g = keep_all ? kept + t * slot + i * size : ring.slot(k);
-        T* g_next = keep_all ? kept + (t + 1) * slot + i * size : ring.next_slot(k);
-        if (checkpoint) std::memcpy(kept + t / z.segment * slot + i * size, g, sizeof(T) * size_t(size));
+        const U* g = keep_all ? kept + t * slot + i * size : ring.slot(k);
+        U* g_next = keep_all ? kept + (t + 1) * slot + i * size : ring.next_slot(k);
+        if (checkpoint) std::memcpy(kept + t / z.segment * slot + i * size, g, sizeof(U) * size_t(size));
         const Strip<T> a = load_strip(a_rows + row, left);
         Strip<T> n, s;
         w.controller.step(a, g, g_next, n, s);
@@ -139,72 +144,87 @@ void forward_tile(const AruForward& f, const Weights<T>& w, const Tile& tile, T*
     const Part part(z, strips, p);
     for (int64_t k = 0; k < part.count; ++k) {
       const int64_t i = part.first + k;
-      const T* g = keep_all ? kept + z.T * slot + i * size : rings[p].slot(k);
-      rows_from_strip(g, tile.rows - i * strip<T>, z.G, at<T>(f.g_last, (tile.offset + i * strip<T>)*z.G));
+      const U* g = keep_all ? kept + z.T * slot + i * size : rings[p].slot(k);
+      rows_from_strip<S>(g, tile.rows - i * strip<T>, z.G, at<T>(f.g_last, (tile.offset + i * strip<T>)*z.G));
     }
   }
 }
 
-template <class T> void forward(const AruForward& f) {
+template <class S> void forward(const AruForward& f) {
+  using T = scalar_of<S>;
   const SequenceSizes& z = f.sizes;
-  const Weights<T> w(z, f.weight_hh, true, f.controller);
+  const Weights<S> w(z, f.weight_hh, true, f.controller);
   const int64_t tiles = tile_count(z), rows = padded_rows<T>(z);
   const Buffer<T> scratch_a(f.a ? 0 : tiles * rows);
   parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
-    forward_tile(f, w, Tile(z, i), scratch_a.get() + i * rows, member);
+    forward_tile<S>(f, w, Tile(z, i), scratch_a.get() + i * rows, member);
   });
 }
 
 // The state of a part of a tile over one segment of steps: what was kept, or what is computed again from it.
-template <class T> struct Segment {
+template <class S> struct Segment {
   int64_t t0 = 0;
-  const T* before = nullptr;            // g before step t0
-  const T* after = nullptr;             // g after step t0, and so on
-  const T *n = nullptr, *s = nullptr;   // of step t0
-  int64_t slot = 0, step = 0;           // distance between the steps in `after`, and in n and s
+  const stored_of<S>* before = nullptr;            // g before step t0
+  const stored_of<S>* after = nullptr;             // g after step t0, and so on
+  const scalar_of<S>*n = nullptr, *s = nullptr;    // of step t0
+  int64_t slot = 0, step = 0;                      // distance between the steps in `after`, and in n and s
 
-  const T* g(int64_t t) const { return after + (t - t0) * slot; }
-  const T* g_before(int64_t t) const { return t == t0 ? before : g(t - 1); }
+  const stored_of<S>* g(int64_t t) const { return after + (t - t0) * slot; }
+  const stored_of<S>* g_before(int64_t t) const { return t == t0 ? before : g(t - 1); }
 };
 
-template <class T>
-const T* kept_of_part(const AruBackward& f, const Tile& tile, const Part& part, int64_t slot) {
-  return kept_of_tile<const T>(f.sizes, const_cast<void*>(f.kept), tile.index) + slot * slot_elements<T>(f.sizes) +
-         part.first * strip_elements(f.sizes.G, strip<T>);
+// Of dg, a strip of floats in either case.
+template <class S> int64_t gradient_elements(int64_t G) { return strip_elements<Whole<scalar_of<S>>>(padded_units<S>(G)); }
+
+// du and g of so many strips stay in the second-level cache until dW_gg has read them.
+template <class S> int64_t chunk_strips(int64_t G) {
+  return ceil_div(128 * 1024, int64_t(sizeof(stored_of<S>)) * strip_elements<S>(G));
+}
+
+template <class S>
+const stored_of<S>* kept_of_part(const AruBackward& f, const Tile& tile, const Part& part, int64_t slot) {
+  return kept_of_tile<S>(f.sizes, const_cast<void*>(f.kept), tile.index) + slot * slot_elements<S>(f.sizes) +
+         part.first * strip_elements<S>(f.sizes.G);
 }
 
 // What a part of a tile needs in the backward pass.
-template <class T> struct BackwardScratch {
-  T *g, *n, *s;  // of a segment, computed again
-  T *du, *dg;    // of a step
-  WeightSums<T> sums;
+template <class S> struct BackwardScratch {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
+  U* g;       // of a segment, computed again
+  T *n, *s;
+  U* du;      // of a step
+  T* dg;
+  WeightSums<S> sums;
 
   void carve(const SequenceSizes& z, const Part& part, Carver& carver) {
-    const int64_t size = part.count * strip_elements(z.G, strip<T>), again = z.segment == 1 ? 0 : at_most(z.segment, z.T);
-    g = carver.take<T>(again * size);
+    const int64_t size = part.count * strip_elements<S>(z.G), again = z.segment == 1 ? 0 : at_most(z.segment, z.T);
+    g = carver.take<U>(again * size);
     n = carver.take<T>(again * part.count * strip<T>);
     s = carver.take<T>(again * part.count * strip<T>);
-    du = carver.take<T>(size);
-    dg = carver.take<T>(size);
-    sums.carve(z.G, carver);
+    du = carver.take<U>(size);
+    dg = carver.take<T>(part.count * gradient_elements<S>(z.G));
+    sums.carve(z.G, at_most(part.count, chunk_strips<S>(z.G)), carver);
   }
 };
 
 // Computes g, n and s of a segment again, strip after strip so that a strip's state stays in the cache.
-template <class T>
-Segment<T> recompute(const AruBackward& f, const Controller<T>& controller, const Tile& tile, const Part& part,
-                     int64_t t0, const BackwardScratch<T>& scratch) {
+template <class S>
+Segment<S> recompute(const AruBackward& f, const Controller<S>& controller, const Tile& tile, const Part& part,
+                     int64_t t0, const BackwardScratch<S>& scratch) {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
   const SequenceSizes& z = f.sizes;
-  const int64_t size = strip_elements(z.G, strip<T>), padded = part.count * strip<T>, slot = part.count * size;
-  const T* before = kept_of_part<T>(f, tile, part, t0 / z.segment);
+  const int64_t size = strip_elements<S>(z.G), padded = part.count * strip<T>, slot = part.count * size;
+  const auto* before = kept_of_part<S>(f, tile, part, t0 / z.segment);
   const int64_t t1 = at_most(t0 + z.segment, z.T);
   for (int64_t i = 0; i < part.count; ++i) {
-    const T* g = before + i * size;
+    const U* g = before + i * size;
     for (int64_t t = t0; t < t1; ++t) {
       const int64_t row = (part.first + i) * strip<T>, k = t - t0;
       const Strip<T> a = load_strip(at<T>(f.a, t * z.B * z.H + tile.offset) + row, tile.rows - row);
       Strip<T> n, s;
-      T* g_next = scratch.g + k * slot + i * size;
+      U* g_next = scratch.g + k * slot + i * size;
       controller.step(a, g, g_next, n, s);
       store_strip(scratch.n + k * padded + i * strip<T>, n);
       store_strip(scratch.s + k * padded + i * strip<T>, s);
@@ -214,20 +234,23 @@ Segment<T> recompute(const AruBackward& f, const Controller<T>& controller, cons
   return {t0, before, scratch.g, scratch.n, scratch.s, slot, padded};
 }
 
-template <class T> Segment<T> read_kept(const AruBackward& f, const Tile& tile, const Part& part, int64_t t0) {
+template <class S> Segment<S> read_kept(const AruBackward& f, const Tile& tile, const Part& part, int64_t t0) {
+  using T = scalar_of<S>;
   const SequenceSizes& z = f.sizes;
-  const int64_t slot = slot_elements<T>(z), step = z.B * z.H, rows = t0 * step + tile.offset + part.first * strip<T>;
-  const T* before = kept_of_part<T>(f, tile, part, t0);
+  const int64_t slot = slot_elements<S>(z), step = z.B * z.H, rows = t0 * step + tile.offset + part.first * strip<T>;
+  const auto* before = kept_of_part<S>(f, tile, part, t0);
   return {t0, before, before + slot, at<T>(f.n, rows), at<T>(f.s, rows), slot, step};
 }
 
 // One step of one strip, the i-th of its part and `row` the first of its rows in the tile, up to du: fills du and da,
 // updates the sums for the vectors and the read-out.
-template <class T>
-void backward_strip(const AruBackward& f, const Controller<T>& c, int64_t rows, int64_t row, int64_t left,
-                    const Segment<T>& segment, int64_t t, int64_t i, const T* dh, const T* dg, T* du,
-                    WeightSums<T>& sums) {
-  const int64_t size = strip_elements(c.G, strip<T>), place = (t - segment.t0) * segment.step + i * strip<T>;
+template <class S>
+void backward_strip(const AruBackward& f, const Controller<S>& c, int64_t rows, int64_t row, int64_t left,
+                    const Segment<S>& segment, int64_t t, int64_t i, const scalar_of<S>* dh, const scalar_of<S>* dg,
+                    stored_of<S>* du, WeightSums<S>& sums) {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
+  const int64_t size = strip_elements<S>(c.G), place = (t - segment.t0) * segment.step + i * strip<T>;
   const Strip<T> a = load_strip(at<T>(f.a, rows) + row, left), upstream = load_strip(dh + row, left);
   const Strip<T> n = load_strip(segment.n + place, left), s = load_strip(segment.s + place, left);
   Strip<T> dx, dn, ds;
@@ -247,28 +270,34 @@ void backward_strip(const AruBackward& f, const Controller<T>& c, int64_t rows, 
   add(dn, f.d_n);
   add(ds, f.d_s);
 
-  const T* g = segment.g(t) + i * size;
-  const T* g_before = segment.g_before(t) + i * size;  // read soon, by the products for dW_gg
-  for (int64_t j = 0; j < c.G; ++j) {
-    const T weight_n = c.weight_n[j], weight_s = c.weight_s[j], weight_ag = c.weight_ag[j];
-    vec<T>* to = sums.of_unit(j);
-    vec<T> sum_du = to[0], sum_du_a = to[1], sum_dn_g = to[2], sum_ds_g = to[3];
-    const Strip<T> gj = load_strip(g + j * strip<T>), dgj = load_strip(dg + j * strip<T>);
-    Strip<T> duj;
+  const U* g = segment.g(t) + i * size;
+  const U* g_before = segment.g_before(t) + i * size;  // read soon, by the products for dW_gg
+  for (int64_t j = 0; j < c.G; j += S::units) {
+    const int64_t entry = j / S::units * strip<T>;
+    Strip<T> gj[S::units], duj[S::units];
+    load_units(S{}, g + entry, gj);
 #pragma GCC unroll 4
-    for (int r = 0; r < strip_vectors; ++r) {
-      __builtin_prefetch(g_before + (j * strip_vectors + r) * lanes<T>, 0, 2);
-      vec<T> d = dgj.v[r] + dn.v[r] * weight_n + ds.v[r] * weight_s;
-      d = d * (T(1) - gj.v[r] * gj.v[r]);
-      duj.v[r] = d;
-      dx.v[r] += d * weight_ag;
-      sum_du += d;
-      sum_du_a += d * a.v[r];
-      sum_dn_g += dn.v[r] * gj.v[r];
-      sum_ds_g += ds.v[r] * gj.v[r];
+    for (int r = 0; r < strip_vectors; ++r) __builtin_prefetch(g_before + entry + r * lanes<T>, 0, 2);
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) {
+      const T weight_n = c.weight_n[j + u], weight_s = c.weight_s[j + u], weight_ag = c.weight_ag[j + u];
+      vec<T>* to = sums.of_unit(j + u);
+      vec<T> sum_du = to[0], sum_du_a = to[1], sum_dn_g = to[2], sum_ds_g = to[3];
+      const Strip<T> dgj = load_strip(dg + (j + u) * strip<T>);
+#pragma GCC unroll 4
+      for (int r = 0; r < strip_vectors; ++r) {
+        vec<T> d = dgj.v[r] + dn.v[r] * weight_n + ds.v[r] * weight_s;
+        d = d * (T(1) - gj[u].v[r] * gj[u].v[r]);
+        duj[u].v[r] = d;
+        dx.v[r] += d * weight_ag;
+        sum_du += d;
+        sum_du_a += d * a.v[r];
+        sum_dn_g += dn.v[r] * gj[u].v[r];
+        sum_ds_g += ds.v[r] * gj[u].v[r];
+      }
+      to[0] = sum_du, to[1] = sum_du_a, to[2] = sum_dn_g, to[3] = sum_ds_g;
     }
-    store_strip(du + j * strip<T>, duj);
-    to[0] = sum_du, to[1] = sum_du_a, to[2] = sum_dn_g, to[3] = sum_ds_g;
+    store_units(S{}, du + entry, duj);
   }
   for (int r = 0; r < strip_vectors; ++r) {
     sums.bias_c()[0] += dn.v[r];
@@ -277,18 +306,19 @@ void backward_strip(const AruBackward& f, const Controller<T>& c, int64_t rows, 
   store_strip(at<T>(f.d_xp, rows) + row, dx, left);
 }
 
-template <class T>
-void backward_tile(const AruBackward& f, const Weights<T>& w, const Tile& tile, T* dh, double* totals,
+template <class S>
+void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, scalar_of<S>* dh, double* totals,
                    const Member& member) {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
   const SequenceSizes& z = f.sizes;
-  const Controller<T>& c = w.controller;
-  const int64_t step = z.B * z.H, size = strip_elements(z.G, strip<T>), strips = ceil_div(tile.rows, strip<T>);
+  const Controller<S>& c = w.controller;
+  const int64_t step = z.B * z.H, size = strip_elements<S>(z.G), strips = ceil_div(tile.rows, strip<T>);
+  const int64_t dg_size = gradient_elements<S>(z.G), chunk = chunk_strips<S>(z.G);
   const int64_t parts = part_count(z), panels = w.recurrent.panels(z.H);
-  // du and g of a chunk of strips stay in the second-level cache until dW_gg has read them.
-  const int64_t chunk = ceil_div(128 * 1024, int64_t(sizeof(T)) * size);
 
-  BackwardScratch<T> scratch[most_parts];
-  Segment<T> segments[most_parts];
+  BackwardScratch<S> scratch[most_parts];
+  Segment<S> segments[most_parts];
   const auto carve_scratch = [&](Carver carve) {
     for (int64_t p = member.index; p < parts; p += member.size) scratch[p].carve(z, Part(z, strips, p), carve);
     return carve.used();
@@ -301,11 +331,11 @@ void backward_tile(const AruBackward& f, const Weights<T>& w, const Tile& tile, 
     segments[p].t0 = z.T;
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t row = (part.first + i) * strip<T>;
-      T* dg = scratch[p].dg + i * size;
+      T* dg = scratch[p].dg + i * dg_size;
       if (f.d_g_last) {
-        strip_from_rows(at<T>(f.d_g_last, (tile.offset + row) * z.G), tile.rows - row, z.G, dg);
+        strip_from_rows<Whole<T>>(at<T>(f.d_g_last, (tile.offset + row) * z.G), tile.rows - row, z.G, dg);
       } else {
-        std::memset(dg, 0, sizeof(T) * size_t(size));
+        std::memset(dg, 0, sizeof(T) * size_t(dg_size));
       }
     }
   }
@@ -322,23 +352,24 @@ void backward_tile(const AruBackward& f, const Weights<T>& w, const Tile& tile, 
     member.wait();  // for all of dh_t
     for (int64_t p = member.index; p < parts; p += member.size) {
       const Part part(z, strips, p);
-      BackwardScratch<T>& own = scratch[p];
-      Segment<T>& segment = segments[p];
+      BackwardScratch<S>& own = scratch[p];
+      Segment<S>& segment = segments[p];
       if (t < segment.t0)
-        segment = z.segment == 1 ? read_kept<T>(f, tile, part, t)
-                                 : recompute(f, c, tile, part, t / z.segment * z.segment, own);
+        segment = z.segment == 1 ? read_kept<S>(f, tile, part, t)
+                                 : recompute<S>(f, c, tile, part, t / z.segment * z.segment, own);
       for (int64_t first = 0; first < part.count; first += chunk) {
         const int64_t end = at_most(first + chunk, part.count);
         for (int64_t i = first; i < end; ++i) {
           const int64_t row = (part.first + i) * strip<T>;
-          T *dg = own.dg + i * size, *du = own.du + i * size;
-          backward_strip(f, c, rows, row, tile.rows - row, segment, t, i, dh, dg, du, own.sums);
+          T* dg = own.dg + i * dg_size;
+          U* du = own.du + i * size;
+          backward_strip<S>(f, c, rows, row, tile.rows - row, segment, t, i, dh, dg, du, own.sums);
           c.backward(du, dg);
         }
         own.sums.add_products(own.du + first * size, segment.g_before(t) + first * size, end - first);
       }
       // Often enough that a float sum keeps its accuracy over any number of steps.
-      if (t % 16 == 0) own.sums.flush(totals + p * WeightSums<T>::total_elements(z.G));
+      if (t % 16 == 0) own.sums.flush(totals + p * WeightSums<S>::total_elements(z.G));
     }
     member.wait();  // for all of da_t
   }
@@ -350,21 +381,22 @@ void backward_tile(const AruBackward& f, const Weights<T>& w, const Tile& tile, 
     const Part part(z, strips, p);
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t row = (part.first + i) * strip<T>;
-      rows_from_strip(scratch[p].dg + i * size, tile.rows - row, z.G, at<T>(f.d_g0, (tile.offset + row) * z.G));
+      rows_from_strip<Whole<T>>(scratch[p].dg + i * dg_size, tile.rows - row, z.G, at<T>(f.d_g0, (tile.offset + row) * z.G));
     }
   }
 }
 
-template <class T> void backward(const AruBackward& f) {
+template <class S> void backward(const AruBackward& f) {
+  using T = scalar_of<S>;
   const SequenceSizes& z = f.sizes;
-  const Weights<T> w(z, f.weight_hh, false, f.controller);
+  const Weights<S> w(z, f.weight_hh, false, f.controller);
   const int64_t tiles = tile_count(z), parts = part_count(z), rows = padded_rows<T>(z);
-  const int64_t G = z.G, elements = WeightSums<T>::total_elements(G);
+  const int64_t G = z.G, elements = WeightSums<S>::total_elements(G);
   const Buffer<T> dh(tiles * rows);
   const Buffer<double> totals(tiles * parts * elements);
   std::memset(totals.get(), 0, sizeof(double) * size_t(tiles * parts * elements));
   parallel_teams(tiles, parts, f.threads, [&](int64_t i, const Member& member) {
-    backward_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, member);
+    backward_tile<S>(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, member);
   });
   // In the order of WeightSums' totals.
   const double* from = totals.get();
@@ -383,19 +415,29 @@ template <class T> void backward(const AruBackward& f) {
 
 }  // namespace
 
-int64_t strip_rows(Scalar scalar) { return scalar == Scalar::float32 ? strip<float> : strip<double>; }
+// work(S{}) with the storage S that computes in `scalar`.
+template <class F> static auto with_storage(Scalar scalar, const F& work) {
+  switch (scalar) {
+    case Scalar::float64: return work(Whole<double>{});
+    case Scalar::bfloat16_products: return work(Paired{});
+    default: return work(Whole<float>{});
+  }
+}
+
+int64_t strip_rows(Scalar scalar) {
+  return with_storage(scalar, [](auto s) -> int64_t { return strip<scalar_of<decltype(s)>>; });
+}
 
 int64_t kept_elements(Scalar scalar, const SequenceSizes& z) {
-  const int64_t slot = scalar == Scalar::float32 ? slot_elements<float>(z) : slot_elements<double>(z);
-  return tile_count(z) * slots(z) * slot;
+  return with_storage(scalar, [&](auto s) { return tile_count(z) * slots(z) * slot_elements<decltype(s)>(z); });
 }
 
 void aru_fwd(Scalar scalar, const AruForward& f) {
-  scalar == Scalar::float32 ? forward<float>(f) : forward<double>(f);
+  with_storage(scalar, [&](auto s) { forward<decltype(s)>(f); });
 }
 
 void aru_bwd(Scalar scalar, const AruBackward& f) {
-  scalar == Scalar::float32 ? backward<float>(f) : backward<double>(f);
+  with_storage(scalar, [&](auto s) { backward<decltype(s)>(f); });
 }
 
 }  // namespace ARU_ISA

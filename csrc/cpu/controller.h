@@ -2,7 +2,7 @@
 // outer product with broadcast weights and G needs no padding.
 //
 // A strip is strip_vectors vectors of consecutive rows r = (b, i) of a tile.  Its state is stored as [G][strip lanes],
-// padded to an odd number of entries so that strips do not compete for the same cache sets.
+// padded to an odd number of entries so that strips do not compete for the same cache sets (or [G/2][...] of pairs).
 #pragma once
 
 #include "simd.h"
@@ -17,7 +17,27 @@ constexpr int unit_block = ARU_VECTOR_BYTES == 64 ? 26 : 6;
 
 template <class T> constexpr int strip = strip_vectors * lanes<T>;
 
-inline int64_t strip_elements(int64_t G, int64_t width) { return (G | 1) * width; }
+// How the state g, and du in the backward pass, are stored for the products with them: as they are, or as bfloat16 with
+// two units in a 32-bit lane, which a processor multiplies and adds in one instruction.
+template <class T> struct Whole {
+  using scalar = T;
+  using stored = T;
+  static constexpr int units = 1;  // per stored lane
+};
+struct Paired {
+  using scalar = float;
+  using stored = int32_t;
+  static constexpr int units = 2;
+};
+template <class S> using scalar_of = typename S::scalar;
+template <class S> using stored_of = typename S::stored;
+
+// G, or G + 1 where units come in pairs: a last unit of zero weights has the state 0 for ever.
+template <class S> int64_t padded_units(int64_t G) { return (G + S::units - 1) / S::units * S::units; }
+
+template <class S> int64_t strip_elements(int64_t G) {
+  return (padded_units<S>(G) / S::units | 1) * strip<scalar_of<S>>;
+}
 
 template <class T> struct Strip {
   vec<T> v[strip_vectors];
@@ -51,49 +71,87 @@ template <class T> ARU_FUNCTION void store_strip(T* p, const Strip<T>& s, int64_
   }
 }
 
-// acc[j] += sum_k weight[k][j] x[k], k over the G entries of a strip; weight packed as [k][J].
-template <class T, int J>
-ARU_FUNCTION void accumulate_products(const T* weight, const T* x, int64_t G, vec<T> (&acc)[J][strip_vectors]) {
-  for (int64_t k = 0; k < G; ++k) {
-    const Strip<T> xk = load_strip(x + k * strip<T>);
-    const T* w = weight + k * J;
+// The units of one stored entry of a strip, and back.
+template <class T> ARU_FUNCTION void load_units(Whole<T>, const T* p, Strip<T> (&units)[1]) { units[0] = load_strip(p); }
+template <class T> ARU_FUNCTION void store_units(Whole<T>, T* p, const Strip<T> (&units)[1]) {
+  store_strip(p, units[0]);
+}
+ARU_FUNCTION void load_units(Paired, const int32_t* p, Strip<float> (&units)[2]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < strip_vectors; ++r) {
+    const vint32 pair = load(p + r * lanes<float>);
+    units[0].v[r] = low_of_pair(pair);
+    units[1].v[r] = high_of_pair(pair);
+  }
+}
+ARU_FUNCTION void store_units(Paired, int32_t* p, const Strip<float> (&units)[2]) {
+#pragma GCC unroll 4
+  for (int r = 0; r < strip_vectors; ++r)
+    store(p + r * lanes<float>, pair_bfloat16(units[0].v[r], units[1].v[r]));
+}
+
+ARU_FUNCTION vfloat add_product(vfloat acc, vfloat x, float w) { return acc + x * w; }
+ARU_FUNCTION vdouble add_product(vdouble acc, vdouble x, double w) { return acc + x * w; }
+ARU_FUNCTION vfloat add_product(vfloat acc, vint32 x, int32_t w) { return dot_pairs(acc, x, vint32{} + w); }
+ARU_FUNCTION vfloat add_product(vfloat acc, vfloat x, vfloat y) { return acc + x * y; }
+ARU_FUNCTION vdouble add_product(vdouble acc, vdouble x, vdouble y) { return acc + x * y; }
+ARU_FUNCTION vfloat add_product(vfloat acc, vint32 x, vint32 y) { return dot_pairs(acc, x, y); }
+
+// acc[j] += sum_k weight[k][j] x[k], k over the stored entries of a strip of G units; weight packed as [k][J].
+template <class S, int J>
+ARU_FUNCTION void accumulate_products(const stored_of<S>* weight, const stored_of<S>* x, int64_t G,
+                                      vec<scalar_of<S>> (&acc)[J][strip_vectors]) {
+  constexpr int width = strip<scalar_of<S>>;
+  for (int64_t k = 0; k < G / S::units; ++k) {
+    vec<stored_of<S>> xk[strip_vectors];
+#pragma GCC unroll 4
+    for (int r = 0; r < strip_vectors; ++r) xk[r] = load(x + k * width + r * lanes<stored_of<S>>);
+    const stored_of<S>* w = weight + k * J;
 #pragma GCC unroll 32
     for (int j = 0; j < J; ++j) {
 #pragma GCC unroll 4
-      for (int r = 0; r < strip_vectors; ++r) acc[j][r] += xk.v[r] * w[j];
+      for (int r = 0; r < strip_vectors; ++r) acc[j][r] = add_product(acc[j][r], xk[r], w[j]);
     }
   }
 }
 
 // Units j0 ... j0+J-1 of one step: g' = tanh(w_ag a + W_gg g + b_g); n and s gather W_gc g'.
 // The weights inside tanh come multiplied by tanh_scale.
-template <class T, int J>
-void controller_units_fwd(const T* weight_gg, const T* weight_ag, const T* bias_g, const T* weight_n,
-                          const T* weight_s, int64_t G, const Strip<T>& a, const T* g, T* g_next, Strip<T>& n,
-                          Strip<T>& s) {
+template <class S, int J>
+void controller_units_fwd(const stored_of<S>* weight_gg, const scalar_of<S>* weight_ag, const scalar_of<S>* bias_g,
+                          const scalar_of<S>* weight_n, const scalar_of<S>* weight_s, int64_t G,
+                          const Strip<scalar_of<S>>& a, const stored_of<S>* g, stored_of<S>* g_next,
+                          Strip<scalar_of<S>>& n, Strip<scalar_of<S>>& s) {
+  using T = scalar_of<S>;
   vec<T> acc[J][strip_vectors];
 #pragma GCC unroll 32
   for (int j = 0; j < J; ++j) {
 #pragma GCC unroll 4
     for (int r = 0; r < strip_vectors; ++r) acc[j][r] = a.v[r] * weight_ag[j] + bias_g[j];
   }
-  accumulate_products<T, J>(weight_gg, g, G, acc);
+  accumulate_products<S, J>(weight_gg, g, G, acc);
 #pragma GCC unroll 32
-  for (int j = 0; j < J; ++j) {
+  for (int j = 0; j < J; j += S::units) {
+    Strip<T> next[S::units];
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) {
 #pragma GCC unroll 4
-    for (int r = 0; r < strip_vectors; ++r) {
-      const vec<T> next = tanh_of_scaled(acc[j][r]);
-      store(g_next + (j * strip_vectors + r) * lanes<T>, next);
-      n.v[r] += next * weight_n[j];
-      s.v[r] += next * weight_s[j];
+      for (int r = 0; r < strip_vectors; ++r) {
+        next[u].v[r] = tanh_of_scaled(acc[j + u][r]);
+        n.v[r] += next[u].v[r] * weight_n[j + u];
+        s.v[r] += next[u].v[r] * weight_s[j + u];
+      }
     }
+    store_units(S{}, g_next + j / S::units * strip<T>, next);
   }
 }
 
 // Units j0 ... j0+J-1 of W_gg^T du.
-template <class T, int J> void controller_units_bwd(const T* weight_gg, int64_t G, const T* du, T* dg) {
+template <class S, int J>
+void controller_units_bwd(const stored_of<S>* weight_gg, int64_t G, const stored_of<S>* du, scalar_of<S>* dg) {
+  using T = scalar_of<S>;
   vec<T> acc[J][strip_vectors] = {};
-  accumulate_products<T, J>(weight_gg, du, G, acc);
+  accumulate_products<S, J>(weight_gg, du, G, acc);
 #pragma GCC unroll 32
   for (int j = 0; j < J; ++j) {
 #pragma GCC unroll 4
@@ -101,79 +159,126 @@ template <class T, int J> void controller_units_bwd(const T* weight_gg, int64_t 
   }
 }
 
-template <class T> struct UnitKernels {
-  void (*fwd)(const T*, const T*, const T*, const T*, const T*, int64_t, const Strip<T>&, const T*, T*, Strip<T>&,
+template <class S> struct UnitKernels {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
+  void (*fwd)(const U*, const T*, const T*, const T*, const T*, int64_t, const Strip<T>&, const U*, U*, Strip<T>&,
               Strip<T>&);
-  void (*bwd)(const T*, int64_t, const T*, T*);
+  void (*bwd)(const U*, int64_t, const U*, T*);
 };
 
-// table[J - 1]: the kernels for J units at a time.
-template <class T, int... J> struct UnitTable {
-  static constexpr UnitKernels<T> table[sizeof...(J)] = {{controller_units_fwd<T, J>, controller_units_bwd<T, J>}...};
+// table[k - 1]: the kernels for k stored entries of units at a time.
+template <class S, int... K> struct UnitTable {
+  static constexpr UnitKernels<S> table[sizeof...(K)] = {
+      {controller_units_fwd<S, K * S::units>, controller_units_bwd<S, K * S::units>}...};
 };
-template <class T, int N, int... J> struct MakeUnitTable : MakeUnitTable<T, N - 1, N, J...> {};
-template <class T, int... J> struct MakeUnitTable<T, 0, J...> : UnitTable<T, J...> {};
+template <class S, int N, int... K> struct MakeUnitTable : MakeUnitTable<S, N - 1, N, K...> {};
+template <class S, int... K> struct MakeUnitTable<S, 0, K...> : UnitTable<S, K...> {};
 
-// The controller's weights, W_gg packed for both directions in blocks of at most unit_block units.
-template <class T> struct Controller {
+// A stored entry from the weights of its units.
+template <class T> T stored_weight(Whole<T>, const T (&w)[1]) { return w[0]; }
+inline int32_t stored_weight(Paired, const float (&w)[2]) {
+  return pair_bfloat16(splat<vfloat>(w[0]), splat<vfloat>(w[1]))[0];
+}
+
+// The controller's weights, W_gg packed for both directions in blocks of at most unit_block units; G in whole entries.
+template <class S> struct Controller {
+  using T = scalar_of<S>;
+  using U = stored_of<S>;
+  static_assert(sizeof(T) == sizeof(U), "packed into one block of memory");
+
   int64_t G, blocks;
   const T *weight_ag, *weight_n, *weight_s, *bias_c;
   const T *scaled_ag, *scaled_bias_g;  // times tanh_scale
-  const T *scaled_gg, *gg_transposed;  // [block][k][units of the block]
+  const U *scaled_gg, *gg_transposed;  // [block][k][units of the block]
 
-  static int64_t elements(int64_t G) { return 2 * G * G + 2 * G; }
-  int64_t start(int64_t block) const { return G * block / blocks; }
+  static int64_t elements(int64_t G) {
+    const int64_t padded = padded_units<S>(G);
+    return 2 * padded * padded / S::units + 5 * padded;
+  }
+  // In stored entries.
+  int64_t start(int64_t block) const { return G / S::units * block / blocks; }
 
   static Controller pack(int64_t G, const T* ag, const T* gg, const T* bias_g, const T* gc, const T* bias_c, T* out) {
-    T *scaled_ag = out, *scaled_bias_g = out + G, *to = out + 2 * G, *to_transposed = to + G * G;
-    const Controller c{G,         (G + unit_block - 1) / unit_block, ag, gc, gc + G, bias_c,
-                       scaled_ag, scaled_bias_g,                     to, to_transposed};
     constexpr T scale = constants<T>::tanh_scale;
-    for (int64_t j = 0; j < G; ++j) {
-      scaled_ag[j] = ag[j] * scale;
-      scaled_bias_g[j] = bias_g[j] * scale;
+    const int64_t padded = padded_units<S>(G);
+    T *own_ag = out, *own_n = out + padded, *own_s = out + 2 * padded;
+    T *scaled_ag = out + 3 * padded, *scaled_bias_g = out + 4 * padded;
+    U* to = reinterpret_cast<U*>(out + 5 * padded);
+    U* to_transposed = to + padded * padded / S::units;
+    const Controller c{padded, (padded + unit_block - 1) / unit_block, own_ag, own_n, own_s, bias_c,
+                       scaled_ag, scaled_bias_g, to, to_transposed};
+    for (int64_t j = 0; j < padded; ++j) {
+      const bool real = j < G;
+      own_ag[j] = real ? ag[j] : T(0);
+      own_n[j] = real ? gc[j] : T(0);
+      own_s[j] = real ? gc[G + j] : T(0);
+      scaled_ag[j] = own_ag[j] * scale;
+      scaled_bias_g[j] = real ? bias_g[j] * scale : T(0);
     }
+    const auto weight = [&](int64_t j, int64_t k) { return j < G && k < G ? gg[j * G + k] : T(0); };
     for (int64_t b = 0; b < c.blocks; ++b)
-      for (int64_t k = 0; k < G; ++k)
-        for (int64_t j = c.start(b); j < c.start(b + 1); ++j) {
-          *to++ = gg[j * G + k] * scale;
-          *to_transposed++ = gg[k * G + j];
+      for (int64_t k = 0; k < padded; k += S::units)
+        for (int64_t j = c.start(b) * S::units; j < c.start(b + 1) * S::units; ++j) {
+          T in[S::units], out_of[S::units];
+          for (int u = 0; u < S::units; ++u) {
+            in[u] = weight(j, k + u) * scale;
+            out_of[u] = weight(k + u, j);
+          }
+          *to++ = stored_weight(S{}, in);
+          *to_transposed++ = stored_weight(S{}, out_of);
         }
     return c;
   }
 
   // One step of one strip.
-  void step(const Strip<T>& a, const T* g, T* g_next, Strip<T>& n, Strip<T>& s) const {
+  void step(const Strip<T>& a, const U* g, U* g_next, Strip<T>& n, Strip<T>& s) const {
 #pragma GCC unroll 4
     for (int r = 0; r < strip_vectors; ++r) {
       n.v[r] = splat<vec<T>>(bias_c[0]);
       s.v[r] = splat<vec<T>>(bias_c[1]);
     }
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t j = start(b), units = start(b + 1) - j;
-      MakeUnitTable<T, unit_block>::table[units - 1].fwd(scaled_gg + j * G, scaled_ag + j, scaled_bias_g + j,
-                                                         weight_n + j, weight_s + j, G, a, g, g_next + j * strip<T>, n,
-                                                         s);
+      const int64_t k = start(b), entries = start(b + 1) - k, j = k * S::units;
+      kernels(entries).fwd(scaled_gg + k * G, scaled_ag + j, scaled_bias_g + j, weight_n + j, weight_s + j, G, a, g,
+                           g_next + k * strip<T>, n, s);
     }
   }
 
   // dg = W_gg^T du
-  void backward(const T* du, T* dg) const {
+  void backward(const U* du, T* dg) const {
     for (int64_t b = 0; b < blocks; ++b) {
-      const int64_t j = start(b), units = start(b + 1) - j;
-      MakeUnitTable<T, unit_block>::table[units - 1].bwd(gg_transposed + j * G, G, du, dg + j * strip<T>);
+      const int64_t k = start(b), entries = start(b + 1) - k;
+      kernels(entries).bwd(gg_transposed + k * G, G, du, dg + k * S::units * strip<T>);
     }
+  }
+
+ private:
+  static const UnitKernels<S>& kernels(int64_t entries) {
+    return MakeUnitTable<S, unit_block / S::units>::table[entries - 1];
   }
 };
 
 // One strip of state from rows (count, G), zero beyond, and back.
-template <class T> void strip_from_rows(const T* rows, int64_t count, int64_t G, T* strip_out) {
-  for (int64_t r = 0; r < strip<T>; ++r)
-    for (int64_t j = 0; j < G; ++j) strip_out[j * strip<T> + r] = r < count ? rows[r * G + j] : T(0);
+template <class S>
+void strip_from_rows(const scalar_of<S>* rows, int64_t count, int64_t G, stored_of<S>* strip_out) {
+  using T = scalar_of<S>;
+  for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
+    Strip<T> units[S::units] = {};
+    for (int u = 0; u < S::units && k + u < G; ++u)
+      for (int64_t r = 0; r < strip<T> && r < count; ++r) units[u].v[r / lanes<T>][r % lanes<T>] = rows[r * G + k + u];
+    store_units(S{}, strip_out + k / S::units * strip<T>, units);
+  }
 }
-template <class T> void rows_from_strip(const T* strip_in, int64_t count, int64_t G, T* rows) {
-  for (int64_t r = 0; r < (count < strip<T> ? count : strip<T>); ++r)
-    for (int64_t j = 0; j < G; ++j) rows[r * G + j] = strip_in[j * strip<T> + r];
+template <class S>
+void rows_from_strip(const stored_of<S>* strip_in, int64_t count, int64_t G, scalar_of<S>* rows) {
+  using T = scalar_of<S>;
+  for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
+    Strip<T> units[S::units];
+    load_units(S{}, strip_in + k / S::units * strip<T>, units);
+    for (int u = 0; u < S::units && k + u < G; ++u)
+      for (int64_t r = 0; r < strip<T> && r < count; ++r) rows[r * G + k + u] = units[u].v[r / lanes<T>][r % lanes<T>];
+  }
 }
 
 }  // namespace ARU_ISA

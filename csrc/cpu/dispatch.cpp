@@ -6,8 +6,9 @@
 
 namespace aru {
 
-// setup.py defines ARU_X86 where it builds the two x86 sets beside the generic one.
+// setup.py defines ARU_X86 where it builds the x86 sets beside the generic one.
 #ifdef ARU_X86
+namespace avx512bf16 { extern const Kernels table; }
 namespace avx512 { extern const Kernels table; }
 namespace avx2 { extern const Kernels table; }
 #endif
@@ -23,8 +24,10 @@ std::vector<const Kernels*> usable() {
   tables.push_back(&avx512::table);
 #else
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma"))
+      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+    if (__builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512bf16::table);
     tables.push_back(&avx512::table);
+  }
 #endif
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) tables.push_back(&avx2::table);
 #endif

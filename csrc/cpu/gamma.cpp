@@ -186,11 +186,11 @@ template <class T> void backward(const GammaBackward& f) {
 }  // namespace
 
 void gamma_fwd(Scalar scalar, const GammaForward& f) {
-  scalar == Scalar::float32 ? forward<float>(f) : forward<double>(f);
+  scalar == Scalar::float64 ? forward<double>(f) : forward<float>(f);
 }
 
 void gamma_bwd(Scalar scalar, const GammaBackward& f) {
-  scalar == Scalar::float32 ? backward<float>(f) : backward<double>(f);
+  scalar == Scalar::float64 ? backward<double>(f) : backward<float>(f);
 }
 
 }  // namespace ARU_ISA

@@ -42,6 +42,10 @@ struct GammaBackward {
   int threads;
 };
 
-enum class Scalar { float32, float64 };
+enum class Scalar {
+  float32,
+  float64,
+  bfloat16_products,  // float32 with the controller\'s products in bfloat16; the sequences only
+};
 
 }  // namespace aru

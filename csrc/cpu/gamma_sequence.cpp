@@ -126,11 +126,11 @@ template <class T> void backward(const GammaRnnBackward& f) {
 }  // namespace
 
 void gamma_rnn_fwd(Scalar scalar, const GammaRnnForward& f) {
-  scalar == Scalar::float32 ? forward<float>(f) : forward<double>(f);
+  scalar == Scalar::float64 ? forward<double>(f) : forward<float>(f);
 }
 
 void gamma_rnn_bwd(Scalar scalar, const GammaRnnBackward& f) {
-  scalar == Scalar::float32 ? backward<float>(f) : backward<double>(f);
+  scalar == Scalar::float64 ? backward<double>(f) : backward<float>(f);
 }
 
 }  // namespace ARU_ISA

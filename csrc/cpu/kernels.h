@@ -11,6 +11,7 @@ namespace aru {
 
 struct Kernels {
   const char* isa;
+  bool bfloat16_products;  // whether they are instructions, and so worth having
   void (*gamma_fwd)(Scalar, const GammaForward&);
   void (*gamma_bwd)(Scalar, const GammaBackward&);
   int64_t (*strip)(Scalar);  // rows that the controller takes at a time

@@ -45,6 +45,7 @@ template <> struct extremes<vdouble> {
 template <class T> struct vector_of;
 template <> struct vector_of<float> { using type = vfloat; };
 template <> struct vector_of<double> { using type = vdouble; };
+template <> struct vector_of<int32_t> { using type = vint32; };
 template <class T> using vec = typename vector_of<T>::type;
 template <class T> constexpr int lanes = ARU_VECTOR_BYTES / int(sizeof(T));
 
@@ -66,6 +67,27 @@ template <class T> ARU_FUNCTION vec<T> load_first(const T* p, int64_t count) {
 template <class T> ARU_FUNCTION void store_first(T* p, vec<T> v, int64_t count) {
   if (count >= lanes<T>) return store(p, v);
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
+}
+
+// Two bfloat16 in a 32-bit lane: the upper halves of two floats, of which `low` lies in the lower bits.  Ties are rounded
+// away from 0; a NaN stays one.
+ARU_FUNCTION vint32 rounded_to_bfloat16(vfloat v) {
+  const vint32 bits = bit_cast<vint32>(v);
+  return v == v ? bits + 0x8000 : bits | 0x400000;
+}
+ARU_FUNCTION vint32 pair_bfloat16(vfloat low, vfloat high) {
+  return (rounded_to_bfloat16(high) & int32_t(0xffff0000)) | ((rounded_to_bfloat16(low) >> 16) & 0xffff);
+}
+ARU_FUNCTION vfloat low_of_pair(vint32 pair) { return bit_cast<vfloat>(pair << 16); }
+ARU_FUNCTION vfloat high_of_pair(vint32 pair) { return bit_cast<vfloat>(pair & int32_t(0xffff0000)); }
+
+// acc + the products of the lower halves + those of the upper halves.
+ARU_FUNCTION vfloat dot_pairs(vfloat acc, vint32 x, vint32 y) {
+#if defined(__AVX512BF16__) && ARU_VECTOR_BYTES == 64
+  return (vfloat)_mm512_dpbf16_ps((__m512)acc, (__m512bh)x, (__m512bh)y);
+#else
+  return acc + low_of_pair(x) * low_of_pair(y) + high_of_pair(x) * high_of_pair(y);
+#endif
 }
 
 }  // namespace ARU_ISA

@@ -17,8 +17,13 @@ void gamma_rnn_fwd(Scalar, const GammaRnnForward&);
 void gamma_rnn_bwd(Scalar, const GammaRnnBackward&);
 
 extern const Kernels table;
-const Kernels table = {ARU_STRING(ARU_ISA), gamma_fwd, gamma_bwd, strip_rows, kept_elements,
-                      aru_fwd,           aru_bwd,   gamma_rnn_fwd, gamma_rnn_bwd};
+#ifdef __AVX512BF16__
+constexpr bool bfloat16_products = true;
+#else
+constexpr bool bfloat16_products = false;
+#endif
+const Kernels table = {ARU_STRING(ARU_ISA), bfloat16_products, gamma_fwd, gamma_bwd,     strip_rows,
+                       kept_elements,       aru_fwd,           aru_bwd,   gamma_rnn_fwd, gamma_rnn_bwd};
 
 }  // namespace ARU_ISA
 }  // namespace aru

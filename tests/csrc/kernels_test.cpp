@@ -69,14 +69,15 @@ struct Shape {
   int64_t T, B, H, G, tile;
 };
 
-template <class T> Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent) {
+template <class T>
+Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent, aru::Scalar computed = scalar<T>) {
   const aru::Kernels& k = aru::kernels();
   const aru::SequenceSizes sizes{z.T, z.B, z.H, z.G, z.tile, segment};
   const int64_t rows = z.B * z.H, all = z.T * rows;
   const Tensor<T> xp(all, 1, 1), h0(rows, 2, 1), g0(rows * z.G, 3, 0.5), hh(z.H * z.H, 4, 1 / std::sqrt(double(z.H)));
   const Tensor<T> ag(z.G, 5, 1), gg(z.G * z.G, 6, 1 / std::sqrt(double(z.G))), bg(z.G, 7, 0.1), gc(2 * z.G, 8, 0.1);
   const Tensor<T> bc(2, 9, 1);
-  Tensor<T> h(all), a(all), n(all), s(all), g(rows * z.G), kept(k.kept_elements(scalar<T>, sizes));
+  Tensor<T> h(all), a(all), n(all), s(all), g(rows * z.G), kept(k.kept_elements(computed, sizes));
   const void* weight = recurrent ? hh.get() : nullptr;
   aru::AruForward f{};
   f.sizes = sizes;
@@ -85,7 +86,7 @@ template <class T> Results<T> adaptive(const Shape& z, int64_t segment, int thre
   f.n_floor = 1e-3;
   f.h = h.get(), f.a = a.get(), f.n = n.get(), f.s = s.get(), f.g_last = g.get(), f.kept = kept.get();
   f.threads = threads;
-  k.aru_fwd(scalar<T>, f);
+  k.aru_fwd(computed, f);
 
   const Tensor<T> d_h(all, 10, 1), d_a(all, 11, 1), d_g(rows * z.G, 12, 1);
   Tensor<T> d_xp(all), d_h0(rows), d_g0(rows * z.G), d_hh(z.H * z.H), d_ag(z.G), d_gg(z.G * z.G), d_bg(z.G);
@@ -99,7 +100,7 @@ template <class T> Results<T> adaptive(const Shape& z, int64_t segment, int thre
   b.d_weight_ag = d_ag.get(), b.d_weight_gg = d_gg.get(), b.d_bias_g = d_bg.get(), b.d_weight_gc = d_gc.get();
   b.d_bias_c = d_bc.get();
   b.threads = threads;
-  k.aru_bwd(scalar<T>, b);
+  k.aru_bwd(computed, b);
 
   Results<T> results;
   for (Tensor<T>* x : {&h, &g, &d_xp, &d_g0, &d_ag, &d_gg, &d_bg, &d_gc, &d_bc}) results.push_back(std::move(*x));
@@ -174,10 +175,29 @@ template <class T> void run(const std::string& dtype, double tolerance) {
     }
 }
 
+void run_bfloat16() {
+  const auto work = [](const Shape& z, int64_t segment, int threads) {
+    return adaptive<float>(z, segment, threads, true, aru::Scalar::bfloat16_products);
+  };
+  for (const Shape& z : {Shape{5, 3, 33, 50, 2}, Shape{18, 4, 9, 3, 3}, Shape{3, 1, 60, 90, 1}}) {
+    std::vector<Results<float>> by_isa;
+    for (const std::string& isa : aru::usable_isas()) {
+      aru::select_isa(isa);
+      const std::string name = isa + " bfloat16 G=" + std::to_string(z.G);
+      by_isa.push_back(work(z, 1, 1));
+      expect(same_bits(by_isa.back(), work(z, 1, 3)), name + ": bits depend on the threads");
+      expect(same_bits(by_isa.back(), work(z, 2, 2)), name + ": bits depend on the segment");
+      const double error = largest_error(by_isa.back(), by_isa[0]);
+      expect(error <= 5e-2, name + ": differs from another instruction set by " + std::to_string(error));
+    }
+  }
+}
+
 }  // namespace
 
 int main() {
   run<float>("float32", 1e-4);
+  run_bfloat16();
   run<double>("float64", 1e-12);
   // An exception leaves the team of threads whole.
   for (const int threads : {1, 3}) {

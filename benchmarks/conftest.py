@@ -1,37 +1,33 @@
-"""What every benchmark shares: the machine's limit, interleaved timing, and the refusal to time a wrong result."""
+"""What every benchmark shares: options, and `measure`, which refuses to time a wrong result."""
 
 from __future__ import annotations
 
-import platform
-import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
-import aru_kernels
-from aru_kernels import cpu
-
-Work = Callable[[], object]
-
-
-def best_times(variants: dict[str, Work], rounds: int) -> dict[str, float]:
-    """Best seconds of each variant; the variants take turns, so that a slow moment of the machine hits them all."""
-    best = dict.fromkeys(variants, float("inf"))
-    for work in variants.values():
-        work()
-    for _ in range(rounds):
-        for name, work in variants.items():
-            start = time.perf_counter()
-            work()
-            best[name] = min(best[name], time.perf_counter() - start)
-    return best
+from . import machine, records
+from .cases import Variant, check_equal
+from .timing import Times, interleaved
 
 
-def matrix_product_rate(rounds: int = 5) -> float:
-    """GFLOP/s of a 2048³ float32 torch.mm: the limit that other figures are fractions of."""
-    a, b, c = (torch.rand(2048, 2048) for _ in range(3))
-    return 2 * 2048**3 / best_times({"mm": lambda: torch.mm(a, b, out=c)}, rounds)["mm"] / 1e9
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("aru_kernels")
+    group.addoption("--results", metavar="FILE", help="append results here (default: benchmarks/results/DEVICE.jsonl)")
+    group.addoption("--no-results", action="store_true", help="print results, keep none")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "quick: the subset that takes seconds")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.filterwarnings("default"))  # torch.compile warns of many things
+            item.add_marker(pytest.mark.timeout(1200))
 
 
 @pytest.fixture(autouse=True)
@@ -42,14 +38,88 @@ def highest_precision() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    return machine.device()
+
+
+@pytest.fixture(scope="session")
+def results_file(pytestconfig: pytest.Config, device: torch.device) -> Path | None:
+    if pytestconfig.getoption("--no-results"):
+        return None
+    chosen = pytestconfig.getoption("--results")
+    return Path(chosen) if chosen else records.default_file(machine.device_name(device))
+
+
 @pytest.fixture
-def machine() -> dict[str, object]:
-    """What a figure must be read with."""
-    return {
-        "processor": cpu.processor(),
-        "isa": cpu.device() if cpu.unavailable() is None else "none",
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "aru_kernels": aru_kernels.__version__,
-    }
+def measure(benchmark, device: torch.device, results_file: Path | None) -> Callable[..., dict[str, Times]]:
+    """measure(op, mode, shape, ours, peers, ...): checks, times interleaved, notes and keeps the figures."""
+
+    def run(
+        op: str,
+        mode: str,
+        shape: dict[str, int],
+        ours: str,
+        variants: dict[str, Variant],
+        *,
+        gflop: float | None = None,
+        gigabytes: float | None = None,
+        steps: int | None = None,
+        rounds: int = 10,
+        tolerance: float = 2e-4,
+        dtype: str = "float32",
+        baseline: str | None = None,
+    ) -> dict[str, Times]:
+        """ours: the name of the variant under test.  baseline: the one whose results are the standard, if not ours."""
+        standard = [x.clone() for x in variants[baseline or ours].work()]
+        for name, variant in variants.items():
+            if variant.same_function and name != (baseline or ours):
+                check_equal(name, variant.work(), standard, tolerance)
+        times = interleaved({name: variant.work for name, variant in variants.items()}, rounds, device)
+        limit = None
+        if gflop is not None:
+            limit = machine.matrix_product_rate(device)
+        elif gigabytes is not None:
+            limit = machine.copy_rate(device)
+        rows = []
+        for name, variant in variants.items():
+            best = times[name].best
+            amount = (gflop if gflop is not None else gigabytes) if variant.same_function else None
+            rate = amount / best if amount is not None else None
+            rows.append(
+                records.Record(
+                    op=op,
+                    mode=mode,
+                    variant=name,
+                    shape=shape,
+                    dtype=dtype,
+                    precision=torch.get_float32_matmul_precision(),
+                    same_function=variant.same_function,
+                    **vars(times[name]),
+                    ratio=best / times[ours].best,
+                    us_per_step=best / steps * 1e6 if steps else None,
+                    gflops=rate if gflop is not None else None,
+                    gbps=rate if gflop is None and gigabytes is not None else None,
+                    fraction=rate / limit if rate is not None and limit else None,
+                    limit=limit,
+                    machine=machine.describe(device),
+                    extra=variant.extra,
+                )
+            )
+        if results_file is not None:
+            records.append(results_file, rows)
+        own = next(row for row in rows if row.variant == ours)
+        benchmark.extra_info.update(
+            ratios={row.variant: round(row.ratio, 2) for row in rows if row.variant != ours},
+            **{k: round(v, 3) for k in ("gflops", "gbps", "fraction", "us_per_step") if (v := getattr(own, k))},
+        )
+        benchmark.pedantic(variants[ours].work, rounds=3, warmup_rounds=0)
+        print(f"\n{op}, {mode}, {shape}: {ours} {own.best * 1e3:.3g} ms", end="")
+        if own.fraction:
+            print(f", {own.gflops or own.gbps:.3g} {'GFLOP/s' if own.gflops else 'GB/s'}, {own.fraction:.2f} of limit")
+        for row in rows:
+            if row.variant != ours:
+                print(f"    {row.variant}: {row.best * 1e3:.3g} ms, {row.ratio:.2f} times ours")
+        return times
+
+    return run

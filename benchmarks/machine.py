@@ -1,0 +1,79 @@
+"""The machine a figure was measured on, and its limits: a matrix product and a copy of the same minute."""
+
+from __future__ import annotations
+
+import functools
+import platform
+
+import torch
+
+import aru_kernels
+from aru_kernels import cpu
+from aru_lab import provenance
+
+from .timing import interleaved
+
+
+def device() -> torch.device:
+    """The GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def device_name(device: torch.device) -> str:
+    """What the hardware calls itself."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else cpu.processor()
+
+
+@functools.cache
+def describe(device: torch.device) -> dict[str, object]:
+    """What a figure must be read with: hardware, clocks, threads, instruction set, versions, commit."""
+    info: dict[str, object] = {
+        "device": device_name(device),
+        "device_type": device.type,
+        "threads": torch.get_num_threads(),
+        "isa": cpu.device().split(",")[0] if cpu.unavailable() is None else "none",
+        "clock_mhz": _clock(device),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "triton": _version("triton"),
+        "aru_kernels": aru_kernels.__version__,
+        "commit": provenance.commit() or "unknown",
+    }
+    return info
+
+
+def _version(package: str) -> str:
+    try:
+        return __import__(package).__version__
+    except ImportError:
+        return "none"
+
+
+def _clock(device: torch.device) -> float | None:
+    """MHz at this moment, where the system tells."""
+    if device.type == "cuda":
+        try:
+            return float(torch.cuda.clock_rate(device))
+        except Exception:  # needs pynvml, which is no dependency
+            return None
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return max(float(line.split(":")[1]) for line in lines if line.startswith("cpu MHz"))
+    except (OSError, ValueError):
+        return None
+
+
+def matrix_product_rate(device: torch.device, dtype: torch.dtype = torch.float32, rounds: int = 5) -> float:
+    """GFLOP/s of a large torch.mm (2048³ on a CPU, 8192³ on a GPU): the limit of what multiplies matrices."""
+    size = 8192 if device.type == "cuda" else 2048
+    a, b, c = (torch.rand(size, size, device=device, dtype=dtype) for _ in range(3))
+    times = interleaved({"mm": lambda: torch.mm(a, b, out=c)}, rounds, device)
+    return 2 * size**3 / times["mm"].best / 1e9
+
+
+def copy_rate(device: torch.device, rounds: int = 5) -> float:
+    """GB/s, read and written, of a copy that no cache holds: the limit of what moves memory."""
+    elements = 2**27 if device.type == "cuda" else 2**25
+    a, b = (torch.rand(elements, device=device) for _ in range(2))
+    times = interleaved({"copy": lambda: b.copy_(a)}, rounds, device)
+    return 2 * 4 * elements / times["copy"].best / 1e9

@@ -1,0 +1,56 @@
+"""Interleaved timing: variants take turns, so that a slow moment of the machine hits them all."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of one variant over the rounds."""
+
+    best: float
+    p20: float
+    p50: float
+    p80: float
+    rounds: int
+
+    @staticmethod
+    def of(seconds: list[float]) -> Times:
+        ordered = sorted(seconds)
+        at = [ordered[round(q * (len(ordered) - 1))] for q in (0.2, 0.5, 0.8)]
+        return Times(ordered[0], *at, len(ordered))
+
+
+def seconds_of(work: Work, device: torch.device) -> float:
+    """Wall-clock time of one call, with everything it started on the device finished before and after."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    start = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - start
+
+
+def interleaved(variants: dict[str, Work], rounds: int, device: torch.device, budget: float = 20.0) -> dict[str, Times]:
+    """Times of each variant after a warm-up round.
+
+    budget: seconds after which no further round begins, once there have been three.
+    """
+    for work in variants.values():
+        seconds_of(work, device)
+    taken: dict[str, list[float]] = {name: [] for name in variants}
+    start = time.perf_counter()
+    for done in range(rounds):
+        if done >= 3 and time.perf_counter() - start > budget:
+            break
+        for name, work in variants.items():
+            taken[name].append(seconds_of(work, device))
+    return {name: Times.of(seconds) for name, seconds in taken.items()}

@@ -1,0 +1,187 @@
+"""The benchmarks' own machinery: records, comparison of commits, report, and the refusal to time a wrong result."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import comparison, records, report
+from benchmarks.cases import check_equal
+from benchmarks.records import Record
+from benchmarks.timing import Times, interleaved
+from benchmarks.work import Shape
+
+ROOT = Path(__file__).parents[1]
+MACHINE = {
+    "device": "Some Processor",
+    "device_type": "cpu",
+    "threads": 2,
+    "isa": "avx2",
+    "clock_mhz": None,
+    "python": "3",
+    "torch": "2",
+    "triton": "3",
+    "aru_kernels": "0",
+    "commit": "aaaa",
+}
+
+
+def record(variant: str, best: float, commit: str = "aaaa", spread: float = 0.02, **changes) -> Record:
+    shape = changes.pop("shape", Shape(8, 16, 32, 4))
+    gflops = shape.gflop(True) / best
+    values = {
+        "op": "aru_sequence",
+        "mode": "forward+backward",
+        "variant": variant,
+        "shape": shape._asdict(),
+        "dtype": "float32",
+        "precision": "highest",
+        "same_function": True,
+        "best": best,
+        "p20": best,
+        "p50": best * (1 + spread / 2),
+        "p80": best * (1 + spread),
+        "rounds": 5,
+        "ratio": 1.0,
+        "us_per_step": best / shape.T * 1e6,
+        "gflops": gflops,
+        "gbps": None,
+        "fraction": gflops / 100,
+        "limit": 100.0,
+        "machine": MACHINE | {"commit": commit},
+    }
+    return Record(**values | changes)
+
+
+def run_of(ours: float, reference: float, commit: str, **changes) -> list[Record]:
+    return [record("cpu", ours, commit, **changes), record("reference", reference, commit, **changes)]
+
+
+def test_records_come_back_as_they_were(tmp_path):
+    path = tmp_path / "results" / "some.jsonl"
+    first, second = record("cpu", 1e-3), record("reference", 2e-3, extra={"compile_seconds": 3.5})
+    records.append(path, [first])
+    records.append(path, [second])
+    assert records.load([path]) == [first, second]
+
+
+@pytest.mark.parametrize("line", ['{"op": "gamma"}', "not json", "[1]"])
+def test_a_line_that_is_no_record_is_named(tmp_path, line):
+    path = tmp_path / "some.jsonl"
+    records.append(path, [record("cpu", 1e-3)])
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(ValueError, match=r"some\.jsonl, line 2 is no benchmark record"):
+        records.load([path])
+
+
+def test_latest_keeps_the_last_record_of_each_variant():
+    old, new, other = record("cpu", 1e-3), record("cpu", 2e-3), record("reference", 3e-3)
+    assert records.latest([old, other, new]) == [new, other]
+
+
+@pytest.mark.parametrize(
+    ("ours", "spread", "slower"),
+    [(1.15, 0.02, True), (1.05, 0.02, False), (0.8, 0.02, False), (1.15, 0.6, False)],
+    ids=["15% slower", "5% slower", "faster", "15% slower in 30% noise"],
+)
+def test_comparison_flags_slowdowns_beyond_the_noise(ours, spread, slower):
+    # the machine itself is twice as slow the second time
+    before, after = run_of(1e-3, 1e-2, "aaaa"), run_of(2e-3 * ours, 2e-2, "bbbb", spread=spread)
+    (change,) = comparison.compare(before, after)
+    assert change.ratio == pytest.approx(ours)
+    assert change.slower is slower
+    assert ("SLOWER" in comparison.as_markdown([change], "aaaa", "bbbb")) is slower
+
+
+def test_comparison_takes_the_noise_from_repeated_runs():
+    before = [*run_of(1.0e-3, 1e-2, "aaaa"), *run_of(1.3e-3, 1e-2, "aaaa"), *run_of(1.1e-3, 1e-2, "aaaa")]
+    (change,) = comparison.compare(before, run_of(1.3e-3, 1e-2, "bbbb"))
+    assert change.before == pytest.approx(0.11)
+    assert change.noise == pytest.approx(0.3 / 1.1)
+    assert not change.slower
+
+
+def test_comparison_without_the_reference_takes_the_limit():
+    before, after = [record("cpu", 1e-3)], [record("cpu", 1.5e-3, "bbbb")]
+    (change,) = comparison.compare(before, after)
+    assert change.ratio == pytest.approx(1.5)
+    assert change.slower
+
+
+def test_comparison_leaves_out_what_computes_something_else():
+    peer = record("nn.LSTM, equal H", 1e-3, same_function=False)
+    assert comparison.compare([peer], [dataclasses.replace(peer, best=9.0)]) == []
+
+
+def test_compare_command(tmp_path, capsys):
+    path = tmp_path / "some.jsonl"
+    records.append(path, [*run_of(1e-3, 1e-2, "aaaa"), *run_of(2e-3, 1e-2, "bbbb")])
+    assert report.main(["--results", str(path), "--compare", "aaaa", "bbbb"]) == 1
+    assert "SLOWER" in capsys.readouterr().out
+    assert report.main(["--results", str(path), "--compare", "bbbb", "aaaa"]) == 0
+    with pytest.raises(SystemExit, match="no results of commit 'cccc'; there are results of: aaaa, bbbb"):
+        report.main(["--results", str(path), "--compare", "aaaa", "cccc"])
+
+
+def scaling_records(exponent: float) -> list[Record]:
+    rows = []
+    for T in (16, 64, 256, 1024):
+        shape = Shape(8, T, 32, 4)
+        rows.append(record("cpu", shape.gflop(True) / 50 * T**exponent, shape=shape, op="scaling in T"))
+    return rows
+
+
+@pytest.mark.parametrize(("exponent", "words"), [(0.0, "no faster than the work"), (0.5, "grows faster than the work")])
+def test_page(tmp_path, exponent, words):
+    rows = [*run_of(1e-3, 1e-2, "aaaa"), *scaling_records(exponent)]
+    assert report.fitted_exponent(rows[2:], "T") == pytest.approx(exponent, abs=1e-6)
+    (page,) = report.write_pages(rows, tmp_path)
+    text = page.read_text()
+    assert f"T^{exponent:+.2f}: {words}" in text
+    assert "Some Processor" in text
+    for figure in ("ratios", "roofline", "scaling"):
+        assert f"some-processor-{figure}.png" in text
+        assert (tmp_path / f"some-processor-{figure}.png").stat().st_size > 5000
+
+
+def test_a_wrong_result_is_not_timed():
+    right = [torch.tensor([1.0, 2.0])]
+    check_equal("peer", [torch.tensor([1.0, 2.00001])], right, 1e-4)
+    for wrong in ([torch.tensor([1.0, 2.1])], [torch.tensor([1.0, float("nan")])], []):
+        with pytest.raises(AssertionError, match=r"peer: .*"):
+            check_equal("peer", wrong, right, 1e-4)
+
+
+def test_interleaved_takes_turns():
+    calls = []
+    times = interleaved({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, 3, torch.device("cpu"))
+    assert calls == ["a", "b"] * 4
+    assert times["a"].rounds == 3
+    assert Times.of([5.0, 1.0, 2.0, 3.0, 4.0, 6.0]) == Times(1.0, 2.0, 3.0, 5.0, 6)
+
+
+@pytest.mark.slow
+def test_quick_subset_runs_and_keeps_its_results(tmp_path):
+    path = tmp_path / "quick.jsonl"
+    command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", "-m", "quick", "-q"]
+    done = subprocess.run(
+        [*command, "-p", "no:cacheprovider", "--results", str(path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-3000:]
+    rows = records.load([path])
+    assert {"aru_sequence", "gamma", "cell in a Python loop", "training step", "one long sequence"} <= {
+        r.op for r in rows
+    }
+    assert all(r.best > 0 and r.machine["commit"] for r in rows)

@@ -137,6 +137,11 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: i
     return -(-B // tile) * slots * -(-tile * H // strip) * (G | 1) * strip
 
 
+def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype) -> int:
+    """The same for a controller step."""
+    return kept_elements(1, B, H, G, dtype, 1)
+
+
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it fits the memory budget."""
     everything = T * B * H * (G | 1) * dtype.itemsize

@@ -53,7 +53,9 @@ def _log1p_unit(e):
 @triton.jit
 def floor_gain(n, N_FLOOR: tl.constexpr):
     """copysign(max(|n|, n_floor), n) with copysign(., ±0) = +; NaN stays NaN."""
-    return tl.where(tl.abs(n) < N_FLOOR, tl.where(n < 0, -N_FLOOR, N_FLOOR), n)
+    # of n's dtype: a choice between two literals would be one in float32
+    floor = tl.full(n.shape, N_FLOOR, n.dtype)
+    return tl.where(tl.abs(n) < floor, tl.where(n < 0, -floor, floor), n)
 
 
 @triton.jit

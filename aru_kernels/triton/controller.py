@@ -3,7 +3,7 @@
 A program owns BLOCK_R rows at a time and all G units, padded inside to a power of two with zero weights: padded units
 are tanh(0) = 0 and pass no gradient.  The backward pass computes g_t again from a_t and g_{t-1}: reading it would take
 longer than the product.  Each program of it sums the gradients of the controller's weights over its rows in a fixed
-order, into a slice of its own; `sum_partials` adds the slices up in float64.  No atomics.
+order, into a slice of its own; the slices are added up in float64.  No atomics.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from aru_kernels import _checks as check
 from aru_kernels.triton import _math as math
 from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, product_precision
 
-# Programs of the backward pass, each with partial sums of its own: two on each multiprocessor of the largest GPUs.  A
-# constant, so that the order of every sum depends on the sizes alone.
-MAX_PARTIALS = 256
 # Width of the smallest tl.dot: the columns that the gradients of the controller's vectors share.
 _X = tl.constexpr(16)
 
@@ -37,10 +34,31 @@ class Tile(NamedTuple):
 def tile(GP: int, PRODUCT: str, backward: bool) -> Tile:
     """Tiles by the padded size of the controller and the kind of product.
 
-    Chosen from the compiler's reports alone (registers, no spills, shared memory), not by timing; the table that the
-    tests print has the figures.
+    The largest that the compiler fits into registers without spilling, on every architecture of the tests' table;
+    chosen from its reports alone, not by timing.
     """
-    return Tile(64 if GP <= 64 else 32, 4)
+    if PRODUCT == "ieee":
+        return Tile(16, 8)
+    if GP == 128:
+        return Tile(16 if backward or PRODUCT == "tf32x3" else 32, 8)
+    if not backward:
+        return Tile(64, 4)
+    if GP == 64:
+        return Tile(32 if PRODUCT == "tf32x3" else 64, 8)
+    return Tile(16 if PRODUCT == "tf32x3" and GP == 32 else 32, 4)
+
+
+def sums_square(GP: int) -> bool:
+    """Whether the backward kernel sums dW_gg; with a larger controller the sums do not fit into its registers."""
+    return GP <= 64
+
+
+def max_programs(GP: int) -> int:
+    """Programs of the backward pass, each with partial sums of its own: enough to fill the largest GPUs.
+
+    A function of the sizes alone, so that the order of every sum is the same on every GPU.
+    """
+    return max(256, 16384 // GP)
 
 
 @triton.jit
@@ -188,7 +206,8 @@ def controller_bwd_kernel(
     w_ptr,
     da_ptr,  # (R,)
     dg_ptr,  # (R, GS), of g_{t-1}; may be d_g
-    partial_ptr,  # (programs, GP² + 16 GP + 16), added to: dW_gg; columns dw_ag, db_g, dW_gc[0], dW_gc[1]; db_c
+    partial_ptr,  # (programs, partial_size(GP)), added to: columns dw_ag, db_g, dW_gc[0], dW_gc[1]; db_c; dW_gg
+    du_ptr,  # (R, GS), of u_t; only without SQUARE
     R,
     tiles,
     HAS_H: tl.constexpr,
@@ -199,6 +218,7 @@ def controller_bwd_kernel(
     HAS_G: tl.constexpr,
     GS: tl.constexpr,
     GP: tl.constexpr,
+    SQUARE: tl.constexpr,  # whether dW_gg is summed here
     N_FLOOR: tl.constexpr,
     PRODUCT: tl.constexpr,
     ACC: tl.constexpr,
@@ -207,10 +227,12 @@ def controller_bwd_kernel(
     """Grid: any number of programs; each takes every so-many-th tile of BLOCK_R rows."""
     i, j, x = tl.arange(0, BLOCK_R), tl.arange(0, GP), tl.arange(0, _X)[None, :]
     state = i[:, None] * GS + j[None, :]
-    partial_ptr += tl.program_id(0) * (GP * GP + _X * GP + _X)
-    square, columns = j[:, None] * GP + j[None, :], GP * GP + j[:, None] * _X + x
-    ends = partial_ptr + GP * GP + _X * GP
-    d_w_gg, d_x = tl.load(partial_ptr + square), tl.load(partial_ptr + columns)
+    columns, ends = j[:, None] * _X + x, GP * _X
+    square = ends + _X + j[:, None] * GP + j[None, :]
+    partial_ptr += tl.program_id(0) * (ends + _X + GP * GP if SQUARE else ends + _X)
+    d_x = tl.load(partial_ptr + columns)
+    if SQUARE:
+        d_w_gg = tl.load(partial_ptr + square)
     d_b_n, d_b_s = tl.zeros((BLOCK_R,), ACC), tl.zeros((BLOCK_R,), ACC)
     tile = tl.program_id(0)
     while tile < tiles:
@@ -236,23 +258,32 @@ def controller_bwd_kernel(
         d_a = d_h * by_a + tl.sum(d_u * _vector(w_ptr, 0, GP), 1)
         tl.store(da_ptr + start + i, _add(d_a_ptr, start + i, d_a, row, ACC, HAS_A), row)
         tl.store(dg_ptr + start * GS + state, math.product(d_u, _square(w_ptr, GP, False), PRODUCT), mask)
+        if not SQUARE:
+            tl.store(du_ptr + start * GS + state, d_u, mask)
         d_u = tl.trans(d_u)
         inputs = tl.where(x == 0, a[:, None], tl.where(x == 1, 1.0, 0.0).to(ACC))
         d_x += math.product(d_u, inputs, PRODUCT)
-        # read again rather than held in registers all the while
-        d_w_gg += math.product(d_u, tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC), PRODUCT)
+        if SQUARE:
+            # g_{t-1} is read again rather than held in registers all the while
+            d_w_gg += math.product(d_u, tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC), PRODUCT)
         d_b_n += d_n
         d_b_s += d_s
         tile += tl.num_programs(0)
-    tl.store(partial_ptr + square, d_w_gg)
     tl.store(partial_ptr + columns, d_x)
-    tl.store(ends, tl.load(ends) + tl.sum(d_b_n, 0))
-    tl.store(ends + 1, tl.load(ends + 1) + tl.sum(d_b_s, 0))
+    tl.store(partial_ptr + ends, tl.load(partial_ptr + ends) + tl.sum(d_b_n, 0))
+    tl.store(partial_ptr + ends + 1, tl.load(partial_ptr + ends + 1) + tl.sum(d_b_s, 0))
+    if SQUARE:
+        tl.store(partial_ptr + square, d_w_gg)
 
 
 def row_length(G: int) -> int:
     """Units in a row of the states that sequences hold: with zeros to a multiple of 16 bytes, for whole vectors."""
     return -(-G // 4) * 4
+
+
+def partial_size(GP: int) -> int:
+    """Elements of a program's partial sums."""
+    return (GP + 1) * _X.value + (GP * GP if sums_square(GP) else 0)
 
 
 class Controller:
@@ -293,11 +324,21 @@ class Controller:
             options, R = self._launch(g, False), a[0].numel()
             controller_states_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](a, g, self.w, R, len(a), **options)
 
-    def partials(self, R: int) -> Tensor:
-        """The buffer that `step_backward` adds the weights' gradients to."""
-        GP = self.GP
-        programs = min(MAX_PARTIALS, triton.cdiv(R, tile(GP, self.product, True).BLOCK_R))
-        return self.w.new_zeros(programs, GP * GP + _X.value * GP + _X.value)
+    def _programs(self, R: int) -> int:
+        return min(max_programs(self.GP), triton.cdiv(R, tile(self.GP, self.product, True).BLOCK_R))
+
+    def new_sums(self, R: int, GS: int) -> Tensor:
+        """The buffer that `step_backward` adds the weights' gradients to; see `_split`."""
+        programs, GP = self._programs(R), self.GP
+        size = programs * partial_size(GP) + (0 if sums_square(GP) else GS * (GS + R))
+        return self.w.new_zeros(size)
+
+    def _split(self, sums: Tensor, R: int, GS: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Partial sums by program and, where dW_gg is not among them, dW_gg (GS, GS) and room for du (R, GS)."""
+        programs = self._programs(R)
+        size = programs * partial_size(self.GP)
+        partials, square, du = sums.split([size, *((0, 0) if sums_square(self.GP) else (GS * GS, GS * R))])
+        return partials.view(programs, -1), square.view(-1, GS), du.view(-1, GS)
 
     def step_backward(
         self,
@@ -311,26 +352,33 @@ class Controller:
         g: Tensor,
         da: Tensor,
         dg: Tensor,
-        partials: Tensor,
+        sums: Tensor,
     ) -> None:
-        """Fills da and dg, and adds to the partial sums; d_g, of g_t, may be dg, of g_{t-1}."""
-        options, R = self._launch(g, True), a.numel()
+        """Fills da and dg, and adds to the sums; d_g, of g_t, may be dg, of g_{t-1}."""
+        options, R, GS = self._launch(g, True), a.numel(), g.shape[-1]
+        partials, square, du = self._split(sums, R, GS)
         present = [x is not None for x in (d_h, d_rec, d_a, d_n, d_s, d_g)]
         controller_bwd_kernel[(len(partials),)](
-            *(d_h, d_rec, d_a, d_n, d_s, d_g, a, g, self.w, da, dg, partials),
+            *(d_h, d_rec, d_a, d_n, d_s, d_g, a, g, self.w, da, dg, partials, du),
             *(R, triton.cdiv(R, options["BLOCK_R"]), *present),
+            SQUARE=sums_square(self.GP),
             N_FLOOR=self.n_floor,
             **options,
         )
 
-    def weight_gradients(self, partials: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Gradients of weight_ag, weight_gg, bias_g, weight_gc, bias_c."""
+        if len(square):
+            square.addmm_(du.t(), g.reshape(-1, GS).to(square.dtype))
+
+    def weight_gradients(self, sums: Tensor, R: int, GS: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
+        """Gradients of weight_ag, weight_gg, bias_g, weight_gc, bias_c after steps of R rows."""
         G, GP = self.G, self.GP
-        total = partials.sum(0, dtype=torch.float64).to(dtype)
-        d_w_gg = total[: GP * GP].view(GP, GP)[:G, :G]
-        columns = total[GP * GP : -_X.value].view(GP, _X.value)[:G, :4].t()
-        gradients = columns[0], d_w_gg, columns[1], columns[2:], total[-_X.value :][:2]
-        return tuple(x.clone(memory_format=torch.contiguous_format) for x in gradients)
+        partials, square, _ = self._split(sums, R, GS)
+        total = partials.sum(0, dtype=torch.float64)
+        columns, ends, inside = total.split([GP * _X.value, _X.value, len(total) - (GP + 1) * _X.value])
+        columns = columns.view(GP, _X.value)[:G, :4].t()
+        d_w_gg = square if len(square) else inside.view(GP, GP)
+        gradients = columns[0], d_w_gg[:G, :G], columns[1], columns[2:], ends[:2]
+        return tuple(x.to(dtype, memory_format=torch.contiguous_format, copy=True) for x in gradients)
 
 
 def controller_step_fwd(
@@ -378,7 +426,8 @@ def controller_step_bwd(
         return da, dg, *(w.new_zeros(w.shape) for w in weights)
     with launching_on(a):
         controller = Controller(weights, n_floor)
-        partials = controller.partials(a.numel())
+        R, G = a.numel(), g.shape[-1]
+        sums = controller.new_sums(R, G)
         d_h, d_g, d_n, d_s = (x if x is None else x.contiguous() for x in (d_h, d_g, d_n, d_s))
-        controller.step_backward(d_h, None, None, d_n, d_s, d_g, a.contiguous(), g.contiguous(), da, dg, partials)
-        return da, dg, *controller.weight_gradients(partials, a.dtype)
+        controller.step_backward(d_h, None, None, d_n, d_s, d_g, a.contiguous(), g.contiguous(), da, dg, sums)
+        return da, dg, *controller.weight_gradients(sums, R, G, a.dtype)

@@ -106,12 +106,12 @@ class Adaptive:
         d_xp: Tensor,
         d_rec: Tensor,
         dg: Tensor,
-        partials: Tensor,
+        sums: Tensor,
     ) -> None:
-        """Steps backwards, with g (S, B, H, G) before each: fills d_xp, updates d_rec, dg and the partial sums."""
+        """Steps backwards, with g (S, B, H, G) before each: fills d_xp, updates d_rec, dg and the sums."""
         for j in reversed(range(len(a))):
             upstream = (_at(d_h, j), d_rec, _at(d_a, j), _at(d_n, j), _at(d_s, j), dg)
-            self.controller.step_backward(*upstream, a[j], g[j], d_xp[j], dg, partials)
+            self.controller.step_backward(*upstream, a[j], g[j], d_xp[j], dg, sums)
             torch.mm(d_xp[j], self.weight_hh, out=d_rec)
 
 
@@ -200,16 +200,16 @@ def aru_sequence_bwd(
         # K states before the steps of a chunk
         states = kept[:T] if segment == 1 else a.new_empty(parts[0].stop, *kept.shape[1:])
         d_rec, dg = a.new_empty(B, H), a.new_empty(kept.shape[1:])
-        partials = net.controller.partials(B * H)
+        sums = net.controller.new_sums(B * H, kept.shape[-1])
         example = (*(_cut(x, parts[0]) for x in upstream), a[parts[0]], states[parts[0]], d_xp[parts[0]])
-        example += (d_rec, dg, partials)
+        example += (d_rec, dg, sums)
         with _graph(net, "backward", example, written=(6, 7, 8, 9), updated=(7, 8, 9)) as steps:
             if steps.recorded is not None:
                 # what goes from chunk to chunk stays in the graph's own buffers
-                *_, own_states, _, d_rec, dg, partials = steps.recorded.buffers
+                *_, own_states, _, d_rec, dg, sums = steps.recorded.buffers
                 states = states if segment == 1 else own_states
             d_rec.zero_()
-            partials.zero_()
+            sums.zero_()
             dg.zero_() if d_g is None else dg.copy_(padded_rows(d_g))
             for index, part in reversed(list(enumerate(parts))):
                 if segment == 1:
@@ -218,10 +218,10 @@ def aru_sequence_bwd(
                     g = states[: part.stop - part.start]
                     g[0].copy_(kept[index])
                     net.controller.states(a[part], g)
-                steps(part, (*(_cut(x, part) for x in upstream), a[part], g, d_xp[part], d_rec, dg, partials))
+                steps(part, (*(_cut(x, part) for x in upstream), a[part], g, d_xp[part], d_rec, dg, sums))
             d_h0 = d_rec.clone() if steps.recorded is not None else d_rec
             d_g0 = dg[..., : g0.shape[-1]].clone(memory_format=torch.contiguous_format)
-            gradients = net.controller.weight_gradients(partials, a.dtype)
+            gradients = net.controller.weight_gradients(sums, B * H, kept.shape[-1], a.dtype)
         return d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, h0, h), *gradients
 
 

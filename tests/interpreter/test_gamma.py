@@ -114,8 +114,8 @@ def test_several_blocks_a_program(n_shape, s_shape, monkeypatch):
 
 
 def test_sums_of_many_terms():
-    """2^18 + 1 terms of equal size: one float32 accumulator would be off by 1e-3."""
-    x, dy = torch.full((2**18 + 1,), 0.3), torch.ones(2**18 + 1)
+    """2^16 + 1 terms of equal size: one float32 accumulator would be off by 1e-5 and more."""
+    x, dy = torch.full((2**16 + 1,), 0.3), torch.ones(2**16 + 1)
     n, s = torch.tensor(2.0), torch.tensor(0.4)
     _, _, dn, ds = run_triton(x, n, s, dy)
     one = run(reference.gamma, *(t.double() for t in (x[0], n, s, dy[0])))
@@ -222,6 +222,7 @@ def test_error_of_tanh_and_log1p():
     assert_close("log1p", wide_log1p, exact.abs().clamp(max=1).log1p(), "element")
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 def test_tanh_saturates_to_one(dtype):
     """Exactly, so that a saturated unit passes no gradient; and what is not a number stays so."""

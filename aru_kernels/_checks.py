@@ -106,11 +106,11 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def unify(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> tuple[torch.dtype, tuple[Tensor, ...]]:
-    """The tensors in their common compute dtype, and the dtype of results.
+def common_dtype(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> torch.dtype:
+    """The dtype of results.
 
-    All must be on the device of the first and, unless autocast is active, of its dtype.  As PyTorch does with
-    operations that need the range of float32, results are then of the compute dtype.
+    All tensors must be on the device of the first and, unless autocast is active, of its dtype.  As PyTorch does with
+    operations that need the range of float32, results are of the compute dtype under autocast.
     """
     first = tensors[0]
     device, dtype = first.device, first.dtype
@@ -120,7 +120,9 @@ def unify(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> tuple[torch.dt
             raise ValueError(f"{name} is on {value.device}, expected {device}, the device of {names[0]}.")
         if value.dtype != dtype and not casting:
             raise TypeError(f"{name} has dtype {value.dtype}, expected {dtype}, the dtype of {names[0]}.")
-    wide = compute_dtype(dtype)
-    if casting or dtype != wide:
-        tensors = tuple(value.to(wide) for value in tensors)
-    return wide if casting else dtype, tensors
+    return compute_dtype(dtype) if casting else dtype
+
+
+def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
+    """The tensors in this dtype."""
+    return tuple(x if x.dtype == dtype else x.to(dtype) for x in tensors)

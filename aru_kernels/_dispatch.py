@@ -26,10 +26,20 @@ def product_precision() -> str:
     return torch.get_float32_matmul_precision()
 
 
+def _prepare(
+    op: str, names: tuple[str, ...], tensors: tuple[Tensor, ...], G: int = 0
+) -> tuple[str, torch.dtype, tuple[Tensor, ...]]:
+    """The backend that runs `op`, the dtype of results, and the tensors in the dtype that its kernel takes."""
+    out_dtype = check.common_dtype(names, tensors)
+    wide = check.compute_dtype(out_dtype)
+    backend = backends.select(op, tensors[0].device, wide, G)
+    kernel_dtype = out_dtype if backends.BACKENDS[backend].takes(op, out_dtype) else wide
+    return backend, out_dtype, check.to_dtype(tensors, kernel_dtype)
+
+
 def gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     """γ; n and s broadcast to x."""
-    out_dtype, (x, n, s) = check.unify(_GAMMA, (x, n, s))
-    backend = backends.select("gamma", x.device, x.dtype)
+    backend, out_dtype, (x, n, s) = _prepare("gamma", _GAMMA, (x, n, s))
     if backend == "reference":
         return reference.gamma(x, n, s, n_floor).to(out_dtype)
     return ops.call(backend, "gamma", x, n, s, n_floor).to(out_dtype)
@@ -37,8 +47,7 @@ def gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
 
 def controller_step(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """n, s and the next g."""
-    out_dtype, tensors = check.unify(_STEP, (a, g, *weights))
-    backend = backends.select("controller_step", a.device, tensors[0].dtype)
+    backend, out_dtype, tensors = _prepare("controller_step", _STEP, (a, g, *weights), g.shape[-1])
     if backend == "reference":
         with check.no_autocast(a.device):
             results = reference.controller_step(*tensors)
@@ -50,8 +59,7 @@ def controller_step(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Ten
 
 def adaptive_gamma(a: Tensor, g: Tensor, *weights: Tensor, n_floor: float) -> tuple[Tensor, Tensor]:
     """h and the next g."""
-    out_dtype, tensors = check.unify(_STEP, (a, g, *weights))
-    backend = backends.select("controller_step", a.device, tensors[0].dtype)
+    backend, out_dtype, tensors = _prepare("controller_step", _STEP, (a, g, *weights), g.shape[-1])
     if backend == "reference":
         with check.no_autocast(a.device):
             n, s, g = reference.controller_step(*tensors)
@@ -75,9 +83,8 @@ def _fused_step(backend: str, a: Tensor, g: Tensor, *weights: Tensor, n_floor: f
 
 def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[Tensor, Tensor, Trace | None]:
     """xp, h0, g0, weight_hh and the controller's weights -> h, last g, trace."""
-    out_dtype, tensors = check.unify(_ARU_SEQUENCE, tensors)
+    backend, out_dtype, tensors = _prepare("aru_sequence", _ARU_SEQUENCE, tensors, tensors[2].shape[-1])
     xp, _, g0, *_ = tensors
-    backend = backends.select("aru_sequence", xp.device, xp.dtype)
     if backend == "reference":
         with check.no_autocast(xp.device):
             h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
@@ -92,9 +99,8 @@ def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[
 
 def gamma_rnn_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[Tensor, Trace | None]:
     """xp, h0, weight_hh, n and s -> h, trace."""
-    out_dtype, tensors = check.unify(_GAMMA_RNN_SEQUENCE, tensors)
+    backend, out_dtype, tensors = _prepare("gamma_rnn_sequence", _GAMMA_RNN_SEQUENCE, tensors)
     xp, *_, n, s = tensors
-    backend = backends.select("gamma_rnn_sequence", xp.device, xp.dtype)
     if backend == "reference":
         with check.no_autocast(xp.device):
             h, trace = reference.gamma_rnn_sequence(*tensors, n_floor, return_trace)

@@ -11,9 +11,9 @@ import importlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import ModuleType
 from typing import NamedTuple
 
@@ -21,6 +21,7 @@ import torch
 from torch.autograd import forward_ad
 
 from aru_kernels._compile import constant_when_compiled
+from aru_kernels.triton._mode import INTERPRETED
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Backend:
 
     module: has `unavailable() -> str | None`, `device() -> str` and `KERNELS: {op: (forward, backward)}`;
     None for the reference, which serves everything.
+    dtypes: that it computes in.  narrow: {op: dtypes} of tensors that a kernel takes without a conversion to float32.
+    max_controller: the largest G, if there is one.
     """
 
     name: str
@@ -36,6 +39,8 @@ class Backend:
     ops: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
     dtypes: frozenset[torch.dtype] = frozenset()
+    narrow: Mapping[str, frozenset[torch.dtype]] = field(default_factory=dict, hash=False)
+    max_controller: int = 0
 
     def load(self) -> ModuleType:
         """The backend's module."""
@@ -46,8 +51,8 @@ class Backend:
         """Why the backend cannot run here at all, or None."""
         return None if self.module is None else _unavailable(self.module)
 
-    def refuses(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why the backend cannot serve this call, or None."""
+    def refuses(self, op: str, device: torch.device, dtype: torch.dtype, G: int = 0) -> str | None:
+        """Why the backend cannot serve this call, or None; G: units of the controller, if there is one."""
         if self.module is None:
             return None
         if device.type not in self.devices:
@@ -56,7 +61,13 @@ class Backend:
             return f"it has no kernel for {op}, only for {_listing(self.ops)}"
         if dtype not in self.dtypes:
             return f"it computes in {_listing(str(d).removeprefix('torch.') for d in self.dtypes)}, got {dtype}"
+        if 0 < self.max_controller < G:
+            return f"its controller has at most {self.max_controller} units, got {G}"
         return self.unavailable()
+
+    def takes(self, op: str, dtype: torch.dtype) -> bool:
+        """Whether the kernel takes tensors of this dtype, narrower than the one it computes in."""
+        return dtype in self.narrow.get(op, ())
 
 
 # What was built and which devices there are does not change while a process lives.
@@ -80,6 +91,19 @@ BACKENDS: dict[str, Backend] = {
             ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
+        ),
+        # In Triton's interpreter the kernels serve CPU tensors, in float64 too; bfloat16 it cannot compute with.
+        Backend(
+            "triton",
+            "aru_kernels.triton",
+            ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
+            devices=frozenset({"cpu" if INTERPRETED else "cuda"}),
+            dtypes=frozenset({torch.float32, torch.float64} if INTERPRETED else {torch.float32}),
+            narrow=dict.fromkeys(
+                ("gamma", "controller_step"),
+                frozenset({torch.float16} if INTERPRETED else {torch.float16, torch.bfloat16}),
+            ),
+            max_controller=128,
         ),
         Backend("reference"),
     )
@@ -131,8 +155,8 @@ def _environment_backend() -> str:
     return _checked(os.environ.get("ARU_KERNELS_BACKEND", "auto"), "the environment variable ARU_KERNELS_BACKEND")
 
 
-def select(op: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that runs `op` on tensors of this device and compute dtype."""
+def select(op: str, device: torch.device, dtype: torch.dtype, G: int = 0) -> str:
+    """The backend that runs `op` on tensors of this device and compute dtype, with a controller of G units."""
     name = requested_backend()
     if not torch.compiler.is_compiling() and _transformed():
         if name not in ("auto", "reference"):
@@ -142,11 +166,11 @@ def select(op: str, device: torch.device, dtype: torch.dtype) -> str:
             )
         return "reference"
     if name == "auto":
-        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype) is None)
+        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype, G) is None)
         if name == "reference" and device.type == "cuda" and not torch.compiler.is_compiling():
             _warn_slow(op)
         return name
-    reason = BACKENDS[name].refuses(op, device, dtype)
+    reason = BACKENDS[name].refuses(op, device, dtype, G)
     if reason is not None:
         raise RuntimeError(
             f"backend {name!r} cannot run {op}: {reason}. Backend 'auto' picks one that can; 'reference' always can."

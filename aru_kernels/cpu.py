@@ -155,6 +155,11 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
     return -(-B // tile) * slots * -(-tile * H // strip) * _stored_units(G, dtype, precision) * strip
 
 
+def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
+    """The same for a controller step."""
+    return kept_elements(1, B, H, G, dtype, precision, 1)
+
+
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it fits the memory budget."""
     everything = T * B * H * _stored_units(G, dtype, precision) * dtype.itemsize

@@ -89,7 +89,7 @@ def _aru_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads
 
 def _controller_fake(module: ModuleType, a: Tensor, g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
     *_, precision, keep = rest
-    kept = module.kept_elements(1, *a.shape, g.shape[-1], a.dtype, precision, int(keep))
+    kept = module.kept_elements_of_step(*g.shape, a.dtype, precision) if keep else 0
     h, n, s = (a.new_empty(a.shape) for _ in "hns")
     return h, g.new_empty(g.shape), n, s, a.new_empty(kept)
 

@@ -1,0 +1,109 @@
+"""The backend `triton`: kernels for any GPU that Triton runs on, and for the CPU in Triton's interpreter.
+
+Every operation is a pair (forward, backward) of functions on tensors of one dtype, as `aru_kernels.ops` registers them.
+Triton is imported with the first call, not with the package.
+
+With TRITON_INTERPRET=1 in the environment before Python starts, the kernels serve CPU tensors, slowly, in float64 too:
+that is how they are tested without a GPU.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from aru_kernels._compile import constant_when_compiled
+from aru_kernels._memory import parse_bytes
+from aru_kernels.triton._mode import INTERPRETED
+
+
+def unavailable() -> str | None:
+    """Why the kernels cannot run here, or None."""
+    try:
+        found = importlib.util.find_spec("triton") is not None
+    except (ImportError, ValueError) as error:
+        return f"Triton cannot be imported ({error})"
+    if not found:
+        return "Triton is not installed (`pip install triton`; there are builds for Linux alone)"
+    if INTERPRETED:
+        return None
+    if not torch.cuda.is_available():
+        return "PyTorch finds no GPU"
+    return None
+
+
+def device() -> str:
+    """The GPUs that are served, or that the interpreter is."""
+    if INTERPRETED:
+        return "CPU, in Triton's interpreter (TRITON_INTERPRET): for tests, slow"
+    return ", ".join(dict.fromkeys(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
+
+
+# Bytes of controller state that a sequence keeps at every step by default; more than that costs as much time to write
+# and read as computing it again does.
+STATE_BUDGET = 512 * 2**20
+
+
+@constant_when_compiled
+def _state_budget() -> int:
+    text = os.environ.get("ARU_STATE_BUDGET")
+    return STATE_BUDGET if text is None else parse_bytes(text)
+
+
+def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
+    """K: the state g is kept before every K-th step; 1 where all of it fits the budget.
+
+    Above the budget a power of two within a factor of √2 of √T, which makes the T/K + K states held at a time as few as
+    can be, to within 6%.  Powers of two, so that a compiled program serves many T.
+    """
+    if T * B * H * G * dtype.itemsize <= _state_budget():
+        return 1
+    segment = 4
+    while 2 * segment * segment < T:
+        segment *= 2
+    return segment
+
+
+def kept_slots(T: int, segment: int) -> int:
+    """States that a forward pass keeps: g before every segment-th step; with segment = 1 the last g too."""
+    if segment == 0:
+        return 0
+    return T + 1 if segment == 1 else -(-T // segment)
+
+
+def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
+    """Elements of the kept state; G in whole vectors of four."""
+    return kept_slots(T, segment) * B * H * -(-G // 4) * 4
+
+
+def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
+    """A controller step keeps nothing: its backward pass computes g again from its arguments."""
+    return 0
+
+
+def _kernel(module: str, name: str) -> Callable[..., Any]:
+    @functools.cache
+    def load() -> Callable[..., Any]:
+        return getattr(importlib.import_module(f"aru_kernels.triton.{module}"), name)
+
+    def call(*arguments: Any) -> Any:
+        return load()(*arguments)
+
+    return call
+
+
+KERNELS = {
+    op: tuple(_kernel(module, f"{op}_{direction}") for direction in ("fwd", "bwd"))
+    for op, module in (
+        ("gamma", "gamma"),
+        ("controller_step", "controller"),
+        ("aru_sequence", "sequence"),
+        ("gamma_rnn_sequence", "sequence"),
+    )
+}

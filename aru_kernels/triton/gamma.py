@@ -1,0 +1,360 @@
+"""γ element by element, forward and backward: any strides, any broadcasting of n and s.
+
+Both kernels are bound by memory: every operand is read once and every result written once.  Tensors are walked as a
+matrix: columns are the innermost dimension after merging, rows all others.  In the backward pass the gradient of a
+broadcast n or s is summed inside the kernel, over the elements of a program in a fixed order, into one row of a buffer
+per program; that buffer is summed by a second, deterministic sum in float64.  No atomics: the bits do not depend on the
+order in which programs run.
+
+Block sizes follow from the sizes alone.  They are those usual for streaming kernels (8 or 16 elements a thread) and
+chosen from the compiler's report of registers, not by timing.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from aru_kernels.triton import _math as math
+from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on
+
+# Dimensions after merging that the kernels can walk; beyond, operands are copied.
+MAX_DIMS = 4
+_FWD_BLOCK, _BWD_BLOCK = 2048, 1024
+# Programs that keep the largest GPUs busy.
+_BUSY = 1024
+
+
+@triton.jit
+def _row_offset(r, d1, d2, s0, s1, s2, OUTER: tl.constexpr):
+    """Offset of row r, whose dimensions are (., d1, d2) with strides s0, s1, s2; the last OUTER of them exist."""
+    if OUTER == 1:
+        offset = r * s2
+    elif OUTER == 2:
+        offset = r // d2 * s1 + r % d2 * s2
+    else:
+        offset = r // d2 // d1 * s0 + r // d2 % d1 * s1 + r % d2 * s2
+    return offset
+
+
+@triton.jit
+def gamma_fwd_kernel(
+    x_ptr,  # any strides
+    n_ptr,
+    s_ptr,
+    y_ptr,  # contiguous
+    rows,
+    cols,
+    total,  # elements; less than rows * cols where one dimension is cut into rows
+    d1,
+    d2,
+    x0,
+    x1,
+    x2,
+    xc,
+    n0,
+    n1,
+    n2,
+    nc,
+    s0,
+    s1,
+    s2,
+    sc,
+    OUTER: tl.constexpr,
+    N_ROW: tl.constexpr,  # whether n differs between rows; the same of columns and of s below
+    N_COL: tl.constexpr,
+    S_ROW: tl.constexpr,
+    S_COL: tl.constexpr,
+    N_FLOOR: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Grid: one program per (BLOCK_R, BLOCK_C) block of the (rows, cols) matrix, columns fastest."""
+    blocks = tl.cdiv(cols, BLOCK_C)
+    pid = tl.program_id(0)
+    r = (pid // blocks).to(tl.int64) * BLOCK_R + tl.arange(0, BLOCK_R).to(tl.int64)
+    c = (pid % blocks).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C).to(tl.int64)
+    r, c = r[:, None], c[None, :]
+    row, col = r < rows, c < cols
+    out = r * cols + c
+    mask = row & col & (out < total)
+    x = tl.load(x_ptr + _row_offset(r, d1, d2, x0, x1, x2, OUTER) + c * xc, mask, 0.0).to(ACC)
+    n = _load(n_ptr, _row_offset(r, d1, d2, n0, n1, n2, OUTER), c * nc, row, col, mask, N_ROW, N_COL).to(ACC)
+    s = _load(s_ptr, _row_offset(r, d1, d2, s0, s1, s2, OUTER), c * sc, row, col, mask, S_ROW, S_COL).to(ACC)
+    tl.store(y_ptr + out, math.gamma(x, n, s, N_FLOOR), mask)
+
+
+@triton.jit
+def _load(ptr, row_offset, col_offset, row, col, mask, ROW: tl.constexpr, COL: tl.constexpr):
+    """A parameter that differs between rows (ROW) and columns (COL): as many elements as differ."""
+    if ROW and COL:
+        value = tl.load(ptr + row_offset + col_offset, mask, 1.0)
+    elif ROW:
+        value = tl.load(ptr + row_offset, row, 1.0)
+    elif COL:
+        value = tl.load(ptr + col_offset, col, 1.0)
+    else:
+        value = tl.load(ptr)
+    return value
+
+
+@triton.jit
+def _store_gradient(
+    ptr, value, r, out, pid_c, rows, row, mask, ROW: tl.constexpr, COL: tl.constexpr, BLOCK_R: tl.constexpr
+):
+    """The gradient of a parameter that differs between rows: for all elements, or summed over this block's columns."""
+    if ROW and COL:
+        tl.store(ptr + out, value, mask)
+    elif ROW:
+        tl.store(ptr + pid_c * rows + r, tl.sum(value, 1)[:, None], row)
+
+
+@triton.jit
+def _store_sum(ptr, value, pid, pid_r, c, cols, col, ROW: tl.constexpr, COL: tl.constexpr):
+    """The gradient of a parameter that is the same in all rows, summed over this program's rows, and columns."""
+    if COL and not ROW:
+        tl.store(ptr + pid_r * cols + c, tl.sum(value, 0)[None, :], col)
+    elif not ROW:
+        tl.store(ptr + pid, tl.sum(tl.sum(value, 1), 0))
+
+
+@triton.jit
+def gamma_bwd_kernel(
+    dy_ptr,  # any strides
+    x_ptr,
+    n_ptr,
+    s_ptr,
+    dx_ptr,  # contiguous
+    dn_ptr,  # elements, or partial sums: by rows (column blocks, rows), by columns (row blocks, cols), or (programs,)
+    ds_ptr,
+    rows,
+    cols,
+    total,
+    d1,
+    d2,
+    y0,
+    y1,
+    y2,
+    yc,
+    x0,
+    x1,
+    x2,
+    xc,
+    n0,
+    n1,
+    n2,
+    nc,
+    s0,
+    s1,
+    s2,
+    sc,
+    OUTER: tl.constexpr,
+    N_ROW: tl.constexpr,
+    N_COL: tl.constexpr,
+    S_ROW: tl.constexpr,
+    S_COL: tl.constexpr,
+    N_FLOOR: tl.constexpr,
+    ACC: tl.constexpr,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    TILES: tl.constexpr,
+):
+    """Grid: one program per TILES blocks (BLOCK_R, BLOCK_C) that follow each other down the rows, columns fastest."""
+    blocks = tl.cdiv(cols, BLOCK_C)
+    pid = tl.program_id(0).to(tl.int64)
+    pid_r, pid_c = pid // blocks, pid % blocks
+    c = (pid_c * BLOCK_C + tl.arange(0, BLOCK_C))[None, :]
+    col = c < cols
+    dn_sum = tl.zeros((BLOCK_R, BLOCK_C), ACC)
+    ds_sum = tl.zeros((BLOCK_R, BLOCK_C), ACC)
+    for tile in range(TILES):
+        r = ((pid_r * TILES + tile) * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]
+        row = r < rows
+        out = r * cols + c
+        mask = row & col & (out < total)
+        dy = tl.load(dy_ptr + _row_offset(r, d1, d2, y0, y1, y2, OUTER) + c * yc, mask, 0.0).to(ACC)
+        x = tl.load(x_ptr + _row_offset(r, d1, d2, x0, x1, x2, OUTER) + c * xc, mask, 0.0).to(ACC)
+        n = _load(n_ptr, _row_offset(r, d1, d2, n0, n1, n2, OUTER), c * nc, row, col, mask, N_ROW, N_COL).to(ACC)
+        s = _load(s_ptr, _row_offset(r, d1, d2, s0, s1, s2, OUTER), c * sc, row, col, mask, S_ROW, S_COL).to(ACC)
+        by_x, by_n, by_s = math.gamma_derivatives(x, n, s, N_FLOOR)
+        tl.store(dx_ptr + out, dy * by_x, mask)
+        # outside the tensor 0 times a derivative at a broadcast n or s, which may not be finite
+        dn, ds = tl.where(mask, dy * by_n, 0), tl.where(mask, dy * by_s, 0)
+        _store_gradient(dn_ptr, dn, r, out, pid_c, rows, row, mask, N_ROW, N_COL, BLOCK_R)
+        _store_gradient(ds_ptr, ds, r, out, pid_c, rows, row, mask, S_ROW, S_COL, BLOCK_R)
+        if not N_ROW:
+            dn_sum += dn
+        if not S_ROW:
+            ds_sum += ds
+    _store_sum(dn_ptr, dn_sum, pid, pid_r, c, cols, col, N_ROW, N_COL)
+    _store_sum(ds_ptr, ds_sum, pid, pid_r, c, cols, col, S_ROW, S_COL)
+
+
+class _Walk(NamedTuple):
+    """How a kernel walks its operands: sizes and strides of the merged dimensions, innermost last."""
+
+    sizes: list[int]
+    strides: list[list[int]]  # per operand
+    rows: int
+    cols: int
+    total: int
+    BLOCK_C: int
+
+    def arguments(self, operands: int) -> list[int]:
+        """rows, cols, total, d1, d2 and the strides of the first operands, as the kernels take them."""
+        *outer, _ = [1] * (MAX_DIMS - len(self.sizes)) + self.sizes
+        padding = [0] * (MAX_DIMS - len(self.sizes))
+        return [
+            self.rows,
+            self.cols,
+            self.total,
+            *outer[1:],
+            *(s for t in self.strides[:operands] for s in padding + t),
+        ]
+
+    @property
+    def OUTER(self) -> int:
+        return max(1, len(self.sizes) - 1)
+
+
+def _merge(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list[int], list[list[int]]]:
+    """The same elements in the same order with as few dimensions as possible, at least one."""
+    sizes, merged = [1], [[0] for _ in strides]
+    for d, size in enumerate(shape):
+        if size == 1:
+            continue
+        if sizes[-1] == 1:
+            sizes[-1], merged = size, [[*m[:-1], s[d]] for m, s in zip(merged, strides, strict=True)]
+        elif all(m[-1] == s[d] * size for m, s in zip(merged, strides, strict=True)):
+            sizes[-1] *= size
+            merged = [[*m[:-1], s[d]] for m, s in zip(merged, strides, strict=True)]
+        else:
+            sizes.append(size)
+            merged = [[*m, s[d]] for m, s in zip(merged, strides, strict=True)]
+    return sizes, merged
+
+
+def _walk(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> _Walk | None:
+    """None where more dimensions remain than the kernels can walk."""
+    sizes, strides = _merge(shape, strides)
+    if len(sizes) > MAX_DIMS:
+        return None
+    total = cols = sizes[-1]
+    if len(sizes) == 1:
+        # one dimension, cut into rows
+        BLOCK_C = cols = min(1024, triton.next_power_of_2(total))
+        sizes, strides = [-(-total // cols), cols], [[cols * s, s] for (s,) in strides]
+    else:
+        # the widest of those that leave the fewest lanes empty
+        BLOCK_C = min((1024, 512, 256, 128, 64), key=lambda b: -(-cols // b) * b)
+        BLOCK_C = min(BLOCK_C, triton.next_power_of_2(cols))
+        total = torch.Size(sizes).numel()
+    rows = torch.Size(sizes[:-1]).numel()
+    return _Walk(sizes, strides, rows, cols, total, BLOCK_C)
+
+
+def _differs(strides: list[int]) -> tuple[bool, bool]:
+    """Whether an operand differs between rows and between columns."""
+    return any(strides[:-1]), strides[-1] != 0
+
+
+def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
+    """γ; n and s broadcast to x's shape."""
+    y = x.new_empty(x.shape)
+    if x.numel() == 0:
+        return y
+    n, s = n.expand(x.shape), s.expand(x.shape)
+    walk = _walk(x.shape, [t.stride() for t in (x, n, s, y)])
+    if walk is None:
+        return gamma_fwd(x.contiguous(), n.contiguous(), s.contiguous(), n_floor)
+    BLOCK_R = max(1, _FWD_BLOCK // walk.BLOCK_C)
+    grid = (triton.cdiv(walk.rows, BLOCK_R) * triton.cdiv(walk.cols, walk.BLOCK_C),)
+    with launching_on(x):
+        gamma_fwd_kernel[grid](
+            *(x, n, s, y, *walk.arguments(3)),
+            walk.OUTER,
+            *_differs(walk.strides[1]),
+            *_differs(walk.strides[2]),
+            N_FLOOR=n_floor,
+            ACC=accumulator(x.dtype),
+            BLOCK_R=BLOCK_R,
+            BLOCK_C=walk.BLOCK_C,
+            num_warps=4,
+            **OPTIONS,
+        )
+    return y
+
+
+def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """γ's gradients for x, n and s, each of its operand's shape."""
+    dx = x.new_empty(x.shape)
+    if x.numel() == 0:
+        return dx, n.new_zeros(n.shape), s.new_zeros(s.shape)
+    full_n, full_s = n.expand(x.shape), s.expand(x.shape)
+    # the strides that contiguous gradients would have: by n's and s's shapes, whatever their own strides are
+    dn_strides, ds_strides = (torch.empty(p.shape, device="meta").expand(x.shape).stride() for p in (n, s))
+    walk = _walk(x.shape, [*(t.stride() for t in (dy, x, full_n, full_s, dx)), dn_strides, ds_strides])
+    if walk is None:
+        dx, dn, ds = gamma_bwd(*(t.contiguous() for t in (dy, x, full_n, full_s)), n_floor)
+        return dx, dn.sum_to_size(n.shape), ds.sum_to_size(s.shape)
+    BLOCK_R = max(1, _BWD_BLOCK // walk.BLOCK_C)
+    blocks_r, blocks_c = triton.cdiv(walk.rows, BLOCK_R), triton.cdiv(walk.cols, walk.BLOCK_C)
+    # 8 blocks a program, so that few partial sums are left; fewer where that would leave a GPU idle
+    TILES = max(1, min(8, triton.next_power_of_2(blocks_r * blocks_c // _BUSY)))
+    programs_r = triton.cdiv(blocks_r, TILES)
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    gradients = [
+        _Gradient(p, walk, strides, programs_r, blocks_c, wide)
+        for p, strides in ((n, walk.strides[5]), (s, walk.strides[6]))
+    ]
+    with launching_on(x):
+        gamma_bwd_kernel[(programs_r * blocks_c,)](
+            *(dy, x, full_n, full_s, dx, *(g.buffer for g in gradients), *walk.arguments(4)),
+            walk.OUTER,
+            *(flag for g in gradients for flag in g.differs),
+            N_FLOOR=n_floor,
+            ACC=accumulator(x.dtype),
+            BLOCK_R=BLOCK_R,
+            BLOCK_C=walk.BLOCK_C,
+            TILES=TILES,
+            num_warps=4,
+            **OPTIONS,
+        )
+        return dx, *(g.result() for g in gradients)
+
+
+class _Gradient:
+    """Where the kernel writes the gradient of a parameter, and what remains to be summed."""
+
+    def __init__(
+        self, parameter: Tensor, walk: _Walk, strides: list[int], programs_r: int, blocks_c: int, wide: torch.dtype
+    ) -> None:
+        self.parameter = parameter
+        self.differs = by_row, by_col = _differs(strides)
+        cols = walk.cols if by_col else 1
+        if by_row:
+            # of every row; dimensions among the rows that the parameter lacks remain to be summed
+            outer = walk.sizes[:-1]
+            self.missing = [0] * (not by_col) + [1 + d for d, stride in enumerate(strides[:-1]) if stride == 0]
+            self.shape = (1 if by_col else blocks_c, *outer, cols)
+        else:
+            self.missing = [0]
+            self.shape = (programs_r, cols) if by_col else (programs_r * blocks_c,)
+        self.direct = not self.missing
+        self.buffer = (
+            parameter.new_empty(parameter.shape)
+            if self.direct
+            else torch.empty(self.shape, dtype=wide, device=parameter.device)
+        )
+
+    def result(self) -> Tensor:
+        """The gradient, of the parameter's shape and dtype."""
+        if self.direct:
+            return self.buffer
+        total = self.buffer.sum(self.missing, dtype=torch.float64)
+        return total.to(self.parameter.dtype).view(self.parameter.shape)

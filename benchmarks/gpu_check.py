@@ -1,0 +1,157 @@
+"""One command on a machine with a GPU: checks every kernel, then times it beside its peers.
+
+    python benchmarks/gpu_check.py [--backend triton] [--output FILE] [--checks-only]
+
+From a source tree, without network: needs torch from 2.8 and Triton from 3.4 alone.  Every fused backend that serves
+the GPU is checked and timed.  If a check fails, nothing is timed.  Results go to benchmarks/results/ as JSON, with
+device, versions and commit.  --dry-run goes through all of it at toy sizes on the CPU: its times mean nothing and are
+not kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import importlib.metadata
+import json
+import platform
+import re
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+import torch  # noqa: E402
+
+import aru_kernels  # noqa: E402
+from benchmarks import gpu_checks, gpu_timings  # noqa: E402
+from benchmarks.gpu_checks import Place, Skip  # noqa: E402
+
+
+def machine(device: torch.device) -> dict[str, object]:
+    """What a figure must be read with."""
+
+    def output_of(*command: str) -> str:
+        try:
+            return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            return "unknown"
+
+    def version_of(package: str) -> str:
+        try:
+            return importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            return "not installed"
+
+    facts: dict[str, object] = {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "commit": output_of("git", "rev-parse", "HEAD"),
+        "uncommitted_changes": bool(output_of("git", "status", "--porcelain")),
+        "aru_kernels": aru_kernels.__version__,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda or torch.version.hip or "none",
+        "cudnn": torch.backends.cudnn.version(),
+        "triton": version_of("triton"),
+        "python": platform.python_version(),
+        "device": platform.machine(),
+    }
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        facts |= {
+            "device": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_bytes": properties.total_memory,
+            "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+        }
+    return facts
+
+
+def run_checks(place: Place) -> tuple[dict[str, str], bool]:
+    """What came of each check: "ok", "skipped: ..." or "FAILED: ...", and whether none failed."""
+    outcomes = {}
+    for name in gpu_checks.CHECKS:
+        start = time.perf_counter()
+        try:
+            gpu_checks.run_check(name, place)
+            outcomes[name] = "ok"
+        except Skip as reason:
+            outcomes[name] = f"skipped: {reason}"
+        except Exception as error:
+            outcomes[name] = f"FAILED: {type(error).__name__}: {error}"
+            traceback.print_exc()
+        print(f"    {name:<50} {outcomes[name]}  ({time.perf_counter() - start:.1f} s)", flush=True)
+    return outcomes, not any(outcome.startswith("FAILED") for outcome in outcomes.values())
+
+
+def run_timings(place: Place, budget: float) -> list[dict[str, object]]:
+    """Prints and returns the results of every case."""
+    copy_rate = gpu_timings.measured_copy_rate(place, budget)
+    print(f"    copy bandwidth {copy_rate / 1e9:.0f} GB/s, read and written")
+    results: list[dict[str, object]] = [{"name": "copy", "bytes_per_second": copy_rate}]
+    for case in gpu_timings.all_cases(place):
+        result = gpu_timings.measure(case, place, budget, copy_rate)
+        print("\n".join(f"    {line}" for line in result.lines()), flush=True)
+        results.append(result.to_json())
+    return results
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--backend", action="append", help="a backend to check; all that serve the GPU by default")
+    parser.add_argument("--output", type=Path, help="results file; benchmarks/results/gpu-DEVICE.json by default")
+    parser.add_argument("--checks-only", action="store_true", help="do not time")
+    parser.add_argument("--seconds", type=float, default=3.0, help="to spend on a case; 3 by default")
+    parser.add_argument("--dry-run", action="store_true", help="at toy sizes, on the CPU")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 if every check held."""
+    options = parse(arguments)
+    if not options.dry_run and not torch.cuda.is_available():
+        print("No GPU: PyTorch finds none.  --dry-run goes through the program on the CPU.")
+        return 2
+    device = torch.device("cpu") if options.dry_run else torch.device("cuda", torch.cuda.current_device())
+    torch.set_float32_matmul_precision("highest")
+    facts = machine(device)
+    print(", ".join(f"{key} {value}" for key, value in facts.items()))
+    names = options.backend or gpu_checks.fused_backends(device.type)
+    if not names:
+        reasons = "; ".join(f"{row.name}: {row.why_not}" for row in aru_kernels.backends_info() if row.why_not)
+        print(f"No fused backend serves {device.type} tensors here ({reasons}).")
+        return 2
+    report: dict[str, object] = {"machine": facts, "backends": {}}
+    places = [Place(name, device, small=options.dry_run) for name in names]
+    sound = True
+    for place in places:
+        print(f"\nchecks of backend {place.backend}")
+        outcomes, passed = run_checks(place)
+        report["backends"][place.backend] = {"checks": outcomes}
+        sound = sound and passed
+    if not sound:
+        print("\nA check failed: nothing is timed.")
+        return 1
+    if options.checks_only:
+        return 0
+    for place in places:
+        print(f"\ntimes of backend {place.backend}" + (" (a dry run: they mean nothing)" if options.dry_run else ""))
+        report["backends"][place.backend]["timings"] = run_timings(place, 0.0 if options.dry_run else options.seconds)
+    if options.dry_run and options.output is None:
+        return 0
+    slug = re.sub(r"\W+", "-", str(facts["device"]).lower()).strip("-")
+    path = options.output or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    print(f"\nwritten to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

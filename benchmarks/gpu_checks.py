@@ -1,0 +1,504 @@
+"""What must hold on a GPU before anything is timed: accuracy, bits, streams, graphs, compilation, memory.
+
+Plain functions that raise AssertionError, so that `gpu_check.py` needs no test framework; `tests/gpu` runs the same
+ones under pytest.  Each takes a `Place`, and is small enough in `Place(small=True)` for a dry run on a CPU.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import aru_kernels
+import aru_kernels.functional as F
+from aru_kernels import backends, ops, use_backend
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests"))
+from tolerances import PRODUCTS, TOLERANCES, relative_error  # noqa: E402
+
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
+NARROW = (torch.bfloat16, torch.float16)
+GIB = 2**30
+
+
+class Skip(Exception):
+    """A check that cannot be made here, with the reason."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where and how the checks run.  small: sizes for a dry run."""
+
+    backend: str
+    device: torch.device
+    small: bool = False
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether there is a GPU to speak of."""
+        return self.device.type == "cuda"
+
+    def gpu_only(self) -> None:
+        """Skips a check that says nothing on a CPU."""
+        if not self.is_gpu:
+            raise Skip("needs a GPU")
+
+
+def fused_backends(device_type: str) -> list[str]:
+    """Backends with kernels of their own that can run here on tensors of this device type."""
+    return [
+        name
+        for name, backend in backends.BACKENDS.items()
+        if backend.module is not None and device_type in backend.devices and backend.unavailable() is None
+    ]
+
+
+@contextmanager
+def environment(**variables: str) -> Iterator[None]:
+    """Environment variables for the length of a block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+
+
+@contextmanager
+def precision(name: str) -> Iterator[None]:
+    """torch.set_float32_matmul_precision for the length of a block."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(name)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def random(place: Place, *sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.randn(sizes, device=place.device).to(dtype)
+
+
+def controller_weights(place: Place, G: int) -> list[Tensor]:
+    """Weights of a controller that moves with its input and does not amplify round-off."""
+    return [
+        *(random(place, G), random(place, G, G) / (2 * G**0.5), 0.1 * random(place, G)),
+        *(0.5 * random(place, 2, G) / G**0.5, torch.tensor([4.0, 0.2], device=place.device)),
+    ]
+
+
+def adaptive(place: Place, T: int, B: int, H: int, G: int) -> list[Tensor]:
+    """Arguments of aru_sequence."""
+    state = random(place, T, B, H), random(place, B, H).abs(), random(place, B, H, G).tanh()
+    return [*state, random(place, H, H) / (2 * H**0.5), *controller_weights(place, G)]
+
+
+def static(place: Place, T: int, B: int, H: int) -> list[Tensor]:
+    """Arguments of gamma_rnn_sequence."""
+    weights = random(place, H, H) / (2 * H**0.5), 4 + random(place, H), 0.4 * random(place, H).abs()
+    return [random(place, T, B, H), random(place, B, H), *weights]
+
+
+def run(backend: str, function: Callable[..., object], arguments: list[Tensor]) -> list[Tensor]:
+    """All outputs, and the gradients of their weighted sum for all arguments."""
+    leaves = [x.detach().requires_grad_() for x in arguments]
+    with use_backend(backend):
+        outputs = function(*leaves)
+    outputs = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(x, Tensor)]
+    generator = torch.Generator().manual_seed(1)
+    # exact in every dtype, and of one sign: sums do not cancel
+    weights = [torch.randint(1, 9, x.shape, generator=generator) / 8 for x in outputs]
+    weights = [w.to(x.device, x.dtype) for w, x in zip(weights, outputs, strict=True)]
+    return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, leaves, weights)]
+
+
+def compare(
+    place: Place, function: Callable[..., object], arguments: list[Tensor], tolerance: float, what: str
+) -> None:
+    """Fails if an output or a gradient is off against the reference in float64 on the same (rounded) arguments."""
+    actual = run(place.backend, function, arguments)
+    exact = run("reference", function, [x.double() for x in arguments])
+    for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
+        assert a.isfinite().all(), f"{what}: result {index} is not finite"
+        error = relative_error(a, e)
+        assert error <= tolerance, f"{what}: result {index} is off by {error:.2g}, at most {tolerance:.2g} allowed"
+
+
+def gamma_is_accurate(place: Place) -> None:
+    """In every dtype, with every kind of parameters."""
+    rows, H = (30, 20) if place.small else (3000, 401)
+    for dtype in (torch.float32, *NARROW):
+        tolerance = TOLERANCES["element"][dtype] if dtype != torch.float32 else TOLERANCES["sum"][dtype]
+        for n, s in (((), ()), ((H,), (H,)), ((rows, 1), (H,)), ((rows, H), (rows, H))):
+            # no cancellation in the gradients of broadcast parameters
+            arguments = [random(place, rows, H), 4 + random(place, *n), 0.3 * random(place, *s).abs()]
+            arguments = [x.to(dtype) for x in arguments]
+            compare(place, F.gamma, arguments, 2 * tolerance, f"γ, {dtype}, n {n}, s {s}")
+        strided = random(place, H, rows, dtype=dtype).t()[:, ::2]
+        n, s = random(place, *strided.shape, dtype=dtype) + 4, random(place, dtype=dtype).abs()
+        compare(place, F.gamma, [strided, n, s], 2 * tolerance, f"γ, {dtype}, strided")
+
+
+def steps_are_accurate(place: Place) -> None:
+    """The controller step, in every dtype and precision."""
+    for G in (4,) if place.small else (1, 16, 50, 64, 128):
+        arguments = [random(place, 3, 41), random(place, 3, 41, G).tanh(), *controller_weights(place, G)]
+        for name, tolerance in PRODUCTS.items():
+            with precision(name):
+                for function in (F.controller_step, F.adaptive_gamma):
+                    compare(place, function, arguments, tolerance, f"{function.__name__}, G = {G}, {name}")
+        for dtype in NARROW:
+            narrow = [x.to(dtype) for x in arguments]
+            compare(place, F.adaptive_gamma, narrow, TOLERANCES["sequence"][dtype], f"step, G = {G}, {dtype}")
+
+
+def sequences_are_accurate(place: Place) -> None:
+    """Values and all gradients, at every precision, with all state kept and with checkpoints, in every dtype."""
+    for shape in (
+        ((5, 2, 6, 4),) if place.small else ((40, 32, 64, 16), (21, 7, 65, 50), (9, 3, 130, 128), (70, 9, 400, 50))
+    ):
+        for name, tolerance in PRODUCTS.items():
+            for budget in ("1T", "1"):
+                with precision(name), environment(ARU_STATE_BUDGET=budget):
+                    arguments = adaptive(place, *shape)
+                    compare(place, F.aru_sequence, arguments, tolerance, f"adaptive {shape}, {name}, budget {budget}")
+            with precision(name):
+                arguments = static(place, *shape[:3])
+                compare(place, F.gamma_rnn_sequence, arguments, tolerance, f"static {shape[:3]}, {name}")
+        for dtype in NARROW:
+            narrow = [x.to(dtype) for x in adaptive(place, *shape)]
+            compare(place, F.aru_sequence, narrow, TOLERANCES["sequence"][dtype], f"adaptive {shape}, {dtype}")
+
+
+def long_sequences_are_accurate(place: Place) -> None:
+    """T = 784 and 5,000."""
+    for shape in ((40, 1, 3, 2),) if place.small else ((784, 16, 64, 16), (5000, 2, 8, 4)):
+        for budget in ("1T", "1"):
+            with environment(ARU_STATE_BUDGET=budget):
+                compare(place, F.aru_sequence, adaptive(place, *shape), PRODUCTS["highest"], f"T = {shape[0]}")
+        compare(place, F.gamma_rnn_sequence, static(place, *shape[:3]), PRODUCTS["highest"], f"static T = {shape[0]}")
+
+
+def _problems(place: Place) -> list[tuple[Callable[..., object], list[Tensor]]]:
+    """One of every operation."""
+    T, B, H, G = (5, 2, 6, 4) if place.small else (70, 9, 100, 50)
+    return [
+        (F.gamma, [random(place, 50, H), random(place, H), random(place)]),
+        (F.adaptive_gamma, [random(place, B, H), random(place, B, H, G).tanh(), *controller_weights(place, G)]),
+        (F.aru_sequence, adaptive(place, T, B, H, G)),
+        (F.gamma_rnn_sequence, static(place, T, B, H)),
+    ]
+
+
+def bits_are_the_same_every_time(place: Place) -> None:
+    """Over 20 runs of every operation, forward and backward."""
+    for function, arguments in _problems(place):
+        first = run(place.backend, function, arguments)
+        for index in range(2 if place.small else 19):
+            again = run(place.backend, function, arguments)
+            assert all(map(torch.equal, first, again)), f"{function.__name__}: run {index + 2} differs from run 1"
+
+
+def results_do_not_depend_on_recorded_graphs(place: Place) -> None:
+    """From the second call on a sequence may be replayed: the same bits as launched, with other numbers each time."""
+    for function, make in (
+        (F.aru_sequence, lambda: adaptive(place, 5 if place.small else 70, 3, 20, 6)),
+        (F.gamma_rnn_sequence, lambda: static(place, 5 if place.small else 70, 3, 20)),
+    ):
+        for _ in range(4):
+            arguments = make()
+            with environment(ARU_TRITON_GRAPHS="0"):
+                launched = run(place.backend, function, arguments)
+            assert all(map(torch.equal, launched, run(place.backend, function, arguments))), function.__name__
+
+
+def other_streams_work(place: Place) -> None:
+    """On a stream that is not the default one, behind work that takes its time."""
+    place.gpu_only()
+    for function, arguments in _problems(place):
+        expected = run(place.backend, function, arguments)
+        stream = torch.cuda.Stream(place.device)
+        stream.wait_stream(torch.cuda.current_stream(place.device))
+        for _ in range(3):
+            with torch.cuda.stream(stream):
+                torch.cuda._sleep(10**7)
+                late = [x.clone() for x in arguments]
+                actual = run(place.backend, function, late)
+            stream.synchronize()
+            assert all(map(torch.equal, expected, actual)), function.__name__
+
+
+def threads_do_not_disturb_each_other(place: Place) -> None:
+    """Two callers at once, each on a stream of its own."""
+    problems = [adaptive(place, 4 if place.small else 70, 3, 20, 6) for _ in range(2)]
+    expected = [run(place.backend, F.aru_sequence, p) for p in problems]
+    wrong: list[int] = []
+
+    def repeat(index: int) -> None:
+        stream = torch.cuda.Stream(place.device) if place.is_gpu else None
+        with torch.cuda.stream(stream):
+            if stream is not None:
+                stream.wait_stream(torch.cuda.default_stream(place.device))
+            for _ in range(2 if place.small else 20):
+                actual = run(place.backend, F.aru_sequence, problems[index])
+                if not all(map(torch.equal, actual, expected[index])):
+                    wrong.append(index)
+
+    callers = [threading.Thread(target=repeat, args=(index,)) for index in range(2)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong, f"callers {sorted(set(wrong))} got other bits"
+
+
+def callers_can_capture_graphs(place: Place) -> None:
+    """Forward and backward inside a graph that the caller captures; replayed with other numbers."""
+    place.gpu_only()
+    for function, arguments in _problems(place):
+        fixed = [x.clone() for x in arguments]
+        stream = torch.cuda.Stream(place.device)
+        stream.wait_stream(torch.cuda.current_stream(place.device))
+        with torch.cuda.stream(stream):
+            for _ in range(2):
+                run(place.backend, function, fixed)
+        torch.cuda.current_stream(place.device).wait_stream(stream)
+        leaves = [x.requires_grad_() for x in fixed]
+        graph = torch.cuda.CUDAGraph()
+        with use_backend(place.backend), torch.cuda.graph(graph):
+            outputs = function(*leaves)
+            output = outputs[0] if isinstance(outputs, tuple) else outputs
+            gradients = torch.autograd.grad(output.square().sum(), leaves)
+        for _ in range(3):
+            fresh = [x + 0.01 * torch.randn_like(x) for x in arguments]
+            with torch.no_grad():
+                for leaf, value in zip(leaves, fresh, strict=True):
+                    leaf.copy_(value)
+            graph.replay()
+            again = [x.requires_grad_() for x in fresh]
+            with use_backend(place.backend):
+                outputs = function(*again)
+                expected = outputs[0] if isinstance(outputs, tuple) else outputs
+                wanted = torch.autograd.grad(expected.square().sum(), again)
+            for name, a, e in zip(("output", *"0123456789"), (output, *gradients), (expected, *wanted), strict=False):
+                assert torch.equal(a, e), f"{function.__name__}: {name} differs from the launched one"
+
+
+def compiled_layers_work(place: Place) -> None:
+    """torch.compile(fullgraph=True), dynamic T and B, one compilation; and the mode that captures graphs."""
+    compiler = "aot_eager" if place.small else "inductor"
+    for kind in ("ARUN", "GammaRNN"):
+        torch.compiler.reset()
+        layer = getattr(aru_kernels, kind)(2, 20, device=place.device)
+        compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend=compiler)
+        with use_backend(place.backend), torch._dynamo.config.patch(error_on_recompile=True):
+            for T, B in ((3, 11), (5, 12), (4, 14)):
+                x = random(place, T, B, 2)
+                output, expected = compiled(x)[0], layer(x)[0]
+                assert relative_error(output, expected) < 1e-6, kind
+                output.sum().backward()
+        if place.is_gpu:
+            torch.compiler.reset()
+            compiled = torch.compile(layer, fullgraph=True, mode="reduce-overhead")
+            with use_backend(place.backend):
+                for _ in range(4):
+                    x = random(place, 5, 12, 2)
+                    torch.compiler.cudagraph_mark_step_begin()
+                    output = compiled(x)[0].clone()
+                    assert relative_error(output, layer(x)[0]) < 1e-6, f"{kind}, reduce-overhead"
+    torch.compiler.reset()
+
+
+def operators_are_registered_correctly(place: Place) -> None:
+    """torch.library.opcheck, forward."""
+    T, B, H, G = 3, 2, 5, 4
+    weights = controller_weights(place, G)
+    calls = {
+        "gamma": (random(place, 3, 4), random(place, 4), random(place, 3, 1), 1e-3),
+        "controller_step": (random(place, B, H), random(place, B, H, G), *weights, 1e-3, "highest", True),
+        "aru_sequence": (*adaptive(place, T, B, H, G), 1e-3, "highest", 2, True),
+        "gamma_rnn_sequence": (*static(place, T, B, H), 1e-3, "highest", True),
+    }
+    for op, arguments in calls.items():
+        leaves = tuple(x.requires_grad_() if isinstance(x, Tensor) else x for x in arguments)
+        torch.library.opcheck(ops.operator(place.backend, op), leaves)
+
+
+def autocast_works(place: Place) -> None:
+    """Results in float32, near those without."""
+    layer = aru_kernels.ARUN(3, 8, 4, device=place.device)
+    x = random(place, 6, 2, 3)
+    with use_backend(place.backend):
+        exact, _ = layer(x)
+        for dtype in NARROW:
+            with torch.autocast(place.device.type, dtype):
+                output, (h, g) = layer(x)
+            assert output.dtype == h.dtype == g.dtype == torch.float32
+            assert relative_error(output, exact) < TOLERANCES["sequence"][dtype]
+            output.sum().backward()
+
+
+def training_equals_the_reference(place: Place) -> None:
+    """The losses of ten optimiser steps."""
+    losses = {}
+    for backend in (place.backend, "reference"):
+        torch.manual_seed(0)
+        layer = aru_kernels.ARUN(1, 16, 8, device=place.device)
+        readout = torch.nn.Linear(16, 3, device=place.device)
+        optimizer = torch.optim.Adam([*layer.parameters(), *readout.parameters()], lr=1e-2)
+        x, y = torch.rand(25, 12, 1, device=place.device), torch.arange(12, device=place.device) % 3
+        losses[backend] = []
+        with use_backend(backend):
+            for _ in range(3 if place.small else 10):
+                optimizer.zero_grad()
+                loss = torch.nn.functional.cross_entropy(readout(layer(x)[0][-1]), y)
+                loss.backward()
+                optimizer.step()
+                losses[backend].append(loss.detach())
+    error = relative_error(torch.stack(losses[place.backend]), torch.stack(losses["reference"]))
+    assert error < 10 * TOLERANCES["sequence"][torch.float32], f"losses differ by {error:.2g}"
+
+
+def other_devices_work(place: Place) -> None:
+    """Tensors on a GPU that is not the current one."""
+    place.gpu_only()
+    if torch.cuda.device_count() < 2:
+        raise Skip("there is one GPU")
+    other = Place(place.backend, torch.device("cuda", (torch.cuda.current_device() + 1) % torch.cuda.device_count()))
+    for function, arguments in _problems(other):
+        compare(other, function, arguments, 1e-4, f"{function.__name__} on {other.device}")
+
+
+PAPER = (784, 100, 400, 50)  # T, B, H, G
+
+
+def peak_memory(work: Callable[[], object]) -> int:
+    """Bytes that `work` adds at its worst to what is allocated before it."""
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    work()
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before
+
+
+def memory_is_small(place: Place) -> None:
+    """A training step of the paper's size: below 1.5 GB (eager keeps over 15); and three of them no more than one."""
+    place.gpu_only()
+    layer = aru_kernels.ARUN(1, *PAPER[2:], device=place.device)
+    x = torch.rand(*PAPER[:2], 1, device=place.device)
+
+    def step() -> None:
+        layer(x)[0].square().sum().backward()
+        layer.zero_grad()
+
+    with use_backend(place.backend):
+        peaks = [peak_memory(step) for _ in range(3)]
+    assert max(peaks) < 1.5e9, f"peaks of {[round(p / 1e9, 2) for p in peaks]} GB"
+
+
+SANITIZED = """
+import sys, torch
+sys.path[:0] = [{root!r}]
+from benchmarks import gpu_checks as checks
+place = checks.Place({backend!r}, torch.device("cuda"))
+for function, arguments in (
+    (checks.F.gamma, [checks.random(place, *sizes) for sizes in ((33, 70), (70,), ())]),
+    (checks.F.aru_sequence, checks.adaptive(place, 5, 3, 33, 50)),
+    (checks.F.gamma_rnn_sequence, checks.static(place, 5, 3, 33)),
+):
+    for _ in range(2):
+        checks.run({backend!r}, function, arguments)
+torch.cuda.synchronize()
+"""
+
+
+def the_sanitizer_finds_nothing(place: Place) -> None:
+    """compute-sanitizer's memcheck, racecheck and synccheck over every kernel."""
+    place.gpu_only()
+    tool = shutil.which("compute-sanitizer") or shutil.which("/usr/local/cuda/bin/compute-sanitizer")
+    if tool is None:
+        raise Skip("compute-sanitizer is not installed")
+    program = SANITIZED.format(root=str(ROOT), backend=place.backend)
+    for name in ("memcheck", "racecheck", "synccheck"):
+        command = [tool, "--tool", name, "--error-exitcode", "9", sys.executable, "-c", program]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+        assert done.returncode == 0, f"{name}:\n{done.stdout[-3000:]}\n{done.stderr[-1000:]}"
+
+
+def second_derivatives_are_refused(place: Place) -> None:
+    """With a sentence, never a wrong number."""
+    x = random(place, 5).requires_grad_()
+    with use_backend(place.backend):
+        y = F.gamma(x, 2.0, 0.5)
+    (first,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+    message = ""
+    try:
+        torch.autograd.grad(first.sum(), x)
+    except RuntimeError as error:
+        message = str(error)
+    assert "no second derivative of gamma" in message, f"no refusal, but {message!r}"
+
+
+def reference_agrees_with_itself(place: Place) -> None:
+    """The yardstick: the reference in float32 on this device against float64."""
+    arguments = adaptive(place, 10, 3, 20, 6)
+    actual = run("reference", F.aru_sequence, arguments)
+    exact = run("reference", F.aru_sequence, [x.double() for x in arguments])
+    for a, e in zip(actual, exact, strict=True):
+        assert relative_error(a, e) < PRODUCTS["highest"]
+
+
+CHECKS: dict[str, Callable[[Place], None]] = {
+    check.__name__.replace("_", " "): check
+    for check in (
+        reference_agrees_with_itself,
+        gamma_is_accurate,
+        steps_are_accurate,
+        sequences_are_accurate,
+        long_sequences_are_accurate,
+        bits_are_the_same_every_time,
+        results_do_not_depend_on_recorded_graphs,
+        other_streams_work,
+        threads_do_not_disturb_each_other,
+        callers_can_capture_graphs,
+        compiled_layers_work,
+        operators_are_registered_correctly,
+        autocast_works,
+        training_equals_the_reference,
+        other_devices_work,
+        memory_is_small,
+        second_derivatives_are_refused,
+        the_sanitizer_finds_nothing,
+    )
+}
+
+
+@contextmanager
+def poisoned() -> Iterator[None]:
+    """NaN in memory that nobody wrote: a kernel that leaves an element of its output unwritten returns one."""
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def run_check(name: str, place: Place) -> None:
+    """One check, from a fixed seed, with uninitialised memory poisoned."""
+    torch.manual_seed(0)
+    with poisoned():
+        CHECKS[name](place)

@@ -1,0 +1,359 @@
+"""Times on a GPU: γ, the controller step and the sequences beside eager PyTorch, torch.compile, CUDA graphs and cuDNN.
+
+Every case is a set of variants of one task that take turns, so that a slow moment of the machine hits them all.  Times
+are of CUDA events (of the clock in a dry run on a CPU), as quantiles over rounds; the headline is the ratio of medians.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+import aru_kernels
+import aru_kernels.functional as F
+from aru_kernels import reference, use_backend
+
+from .gpu_checks import Place, controller_weights, peak_memory, precision, random
+
+Work = Callable[[], object]
+QUANTILES = (0.2, 0.5, 0.8)
+
+
+@dataclass
+class Timing:
+    """Seconds of one variant, and bytes at its peak; or why there are none."""
+
+    quantiles: list[float] = field(default_factory=list)
+    peak_bytes: int | None = None
+    us_per_step: float | None = None
+    fraction_of_copy: float | None = None
+    failure: str = ""
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return self.quantiles[1]
+
+
+@dataclass
+class Case:
+    """One task: variants by name, ours first; steps of a sequence; bytes that must move, for what memory bounds."""
+
+    name: str
+    variants: dict[str, Work]
+    steps: int = 0
+    moved_bytes: int = 0
+
+
+@dataclass
+class Result:
+    """The timings of a case."""
+
+    name: str
+    timings: dict[str, Timing]
+
+    def ratios(self) -> dict[str, float]:
+        """Median time of every other variant over that of the first: how many times faster ours is."""
+        ours, *others = self.timings
+        if self.timings[ours].failure:
+            return {}
+        base = self.timings[ours].median
+        return {name: self.timings[name].median / base for name in others if not self.timings[name].failure}
+
+    def to_json(self) -> dict[str, object]:
+        """For the results file."""
+        return {
+            "name": self.name,
+            "timings": {name: asdict(timing) for name, timing in self.timings.items()},
+            "ratios": self.ratios(),
+        }
+
+    def lines(self) -> Iterator[str]:
+        """For the terminal."""
+        yield self.name
+        ratios = self.ratios()
+        for name, timing in self.timings.items():
+            if timing.failure:
+                yield f"    {name:<34} {timing.failure}"
+                continue
+            low, median, high = (f"{1e3 * q:.4g}" for q in timing.quantiles)
+            extras = [f"{median} ms ({low} to {high})"]
+            if name in ratios:
+                extras.insert(0, f"ours is {ratios[name]:.2f} times as fast")
+            if timing.us_per_step is not None:
+                extras.append(f"{timing.us_per_step:.2f} µs a step")
+            if timing.fraction_of_copy is not None:
+                extras.append(f"{timing.fraction_of_copy:.0%} of copy bandwidth")
+            if timing.peak_bytes is not None:
+                extras.append(f"peak {timing.peak_bytes / 1e9:.2f} GB")
+            yield f"    {name:<34} {', '.join(extras)}"
+
+
+def seconds(work: Work, is_gpu: bool) -> float:
+    """Of one call."""
+    if not is_gpu:
+        start = time.perf_counter()
+        work()
+        return time.perf_counter() - start
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    start.record()
+    work()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / 1e3
+
+
+def flush_cache(place: Place) -> None:
+    """Writes more than a GPU's second-level cache holds, so that inputs come from memory."""
+    if place.is_gpu:
+        torch.empty(2**28, dtype=torch.int8, device=place.device).zero_()
+
+
+def measure(case: Case, place: Place, budget: float, copy_rate: float | None = None) -> Result:
+    """Times a case for about `budget` seconds; a variant that fails (out of memory, ...) is noted as such."""
+    timings = {name: Timing() for name in case.variants}
+    samples: dict[str, list[float]] = {name: [] for name in case.variants}
+    for name, work in case.variants.items():
+        try:
+            for _ in range(3):  # compilations, recorded graphs
+                work()
+            if place.is_gpu:
+                timings[name].peak_bytes = peak_memory(work)
+        except Exception as error:
+            timings[name].failure = f"{type(error).__name__}: {str(error).splitlines()[0][:90]}"
+            if place.is_gpu:
+                torch.cuda.empty_cache()
+    alive = [name for name in case.variants if not timings[name].failure]
+    start = time.perf_counter()
+    rounds = 0
+    while alive and (rounds < 5 or time.perf_counter() - start < budget) and rounds < 200:
+        for name in alive:
+            if case.moved_bytes:
+                flush_cache(place)
+            samples[name].append(seconds(case.variants[name], place.is_gpu))
+        rounds += 1
+    for name in alive:
+        times = torch.tensor(samples[name], dtype=torch.float64)
+        timings[name].quantiles = torch.quantile(times, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
+        if case.steps:
+            timings[name].us_per_step = timings[name].median / case.steps * 1e6
+        if case.moved_bytes and copy_rate:
+            timings[name].fraction_of_copy = case.moved_bytes / timings[name].median / copy_rate
+    return Result(case.name, timings)
+
+
+def measured_copy_rate(place: Place, budget: float) -> float:
+    """Bytes a second, read and written, of a large device-to-device copy."""
+    source = random(place, 1000 if place.small else 2**27)
+    target = torch.empty_like(source)
+    case = Case("copy", {"copy": lambda: target.copy_(source)}, moved_bytes=2 * source.nbytes)
+    return case.moved_bytes / measure(case, place, budget).timings["copy"].median
+
+
+def on(backend: str, work: Work) -> Work:
+    """`work` on this backend."""
+
+    def run() -> object:
+        with use_backend(backend):
+            return work()
+
+    return run
+
+
+def backward_of(function: Callable[..., Tensor], leaves: list[Tensor], dy: Tensor) -> Work:
+    """The backward pass alone, over a graph that is built once."""
+    y = function(*leaves)
+    return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
+
+
+def gamma_cases(place: Place) -> Iterator[Case]:
+    """γ over the activations of a whole sequence of the paper's size, by dtype and kind of parameters."""
+    compiler = "aot_eager" if place.small else "inductor"
+    rows, H = (30, 20) if place.small else (78_400, 400)
+    for dtype in (torch.float32, torch.bfloat16):
+        for kind, sizes in (("scalar", ()), ("per neuron", (H,)), ("per element", (rows, H))):
+            x, dy = random(place, rows, H, dtype=dtype), random(place, rows, H, dtype=dtype)
+            n, s = random(place, *sizes, dtype=dtype) + 5, random(place, *sizes, dtype=dtype).abs()
+            torch.compiler.reset()
+            compiled = torch.compile(reference.gamma, backend=compiler, dynamic=False)
+            functions = {place.backend: F.gamma, "eager": reference.gamma, "torch.compile": compiled}
+            backends = {place.backend: place.backend, "eager": "reference", "torch.compile": "reference"}
+
+            def forward(function: Callable[..., Tensor], x=x, n=n, s=s) -> Work:
+                return torch.no_grad()(lambda: function(x, n, s))
+
+            full = n.nbytes if sizes == (rows, H) else 0
+            moved = 2 * x.nbytes + 2 * full
+            label = f"γ, {rows} x {H}, {str(dtype).removeprefix('torch.')}, n and s {kind}"
+            yield Case(
+                f"{label}, forward",
+                {k: on(backends[k], forward(f)) for k, f in functions.items()},
+                moved_bytes=moved,
+            )
+            variants = {}
+            for name, function in functions.items():
+                leaves = [t.clone().requires_grad_() for t in (x, n, s)]
+                with use_backend(backends[name]):
+                    variants[name] = on(backends[name], backward_of(function, leaves, dy))
+            yield Case(f"{label}, backward", variants, moved_bytes=3 * x.nbytes + 4 * full)
+
+
+def step_cases(place: Place) -> Iterator[Case]:
+    """One controller step with γ at the paper's size."""
+    compiler = "aot_eager" if place.small else "inductor"
+    B, H, G = (2, 6, 4) if place.small else (100, 400, 50)
+    a, g, weights = random(place, B, H), random(place, B, H, G).tanh(), controller_weights(place, G)
+
+    def eager(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+        n, s, g = reference.controller_step(a, g, *weights)
+        return reference.gamma(a, n, s), g
+
+    torch.compiler.reset()
+    functions = {
+        place.backend: (place.backend, F.adaptive_gamma),
+        "eager": ("reference", eager),
+        "torch.compile": ("reference", torch.compile(eager, backend=compiler, dynamic=False)),
+    }
+    yield Case(
+        f"controller step (B, H, G) = {B, H, G}, forward",
+        {k: on(b, torch.no_grad()(lambda f=f: f(a, g, *weights))) for k, (b, f) in functions.items()},
+    )
+    leaves = [t.clone().requires_grad_() for t in (a, g, *weights)]
+
+    def training(function: Callable[..., tuple[Tensor, Tensor]]) -> Work:
+        def run() -> object:
+            h, g = function(*leaves)
+            return torch.autograd.grad([h, g], leaves, [torch.ones_like(h), torch.ones_like(g)])
+
+        return run
+
+    yield Case(
+        f"controller step (B, H, G) = {B, H, G}, forward and backward",
+        {k: on(b, training(f)) for k, (b, f) in functions.items()},
+    )
+
+
+class Captured:
+    """`work` as a CUDA graph, captured at the first call."""
+
+    def __init__(self, work: Work) -> None:
+        self.work, self.graph = work, None
+
+    def __call__(self) -> None:
+        """Replays the graph."""
+        if self.graph is None:
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                self.work()
+            torch.cuda.current_stream().wait_stream(stream)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.work()
+        self.graph.replay()
+
+
+# (B, T, H, G)
+SHAPES = [(100, 784, 400, 50), (32, 784, 64, 16), (256, 784, 400, 50)]
+
+
+def sequence_cases(place: Place) -> Iterator[Case]:
+    """The adaptive network: forward, and a training step, at every precision of ours."""
+    for B, T, H, G in [(2, 5, 6, 4)] if place.small else SHAPES:
+        torch.manual_seed(0)
+        layer = aru_kernels.ARUN(1, H, G, device=place.device)
+        x = torch.rand(T, B, 1, device=place.device)
+        peers = {
+            "nn.RNN(relu), same H": nn.RNN(1, H, nonlinearity="relu", device=place.device),
+            "nn.LSTM, same H": nn.LSTM(1, H, device=place.device),
+        }
+        torch.compiler.reset()
+        step = torch.compile(_step, backend="aot_eager" if place.small else "inductor", dynamic=False)
+        for backward in (False, True):
+            passes = training if backward else inference
+            variants = {
+                place.backend: on(place.backend, passes(layer, x)),
+                f"{place.backend}, high": at_precision("high", on(place.backend, passes(layer, x))),
+                f"{place.backend}, medium": at_precision("medium", on(place.backend, passes(layer, x))),
+                "eager loop": on("reference", passes(layer, x)),
+                "torch.compile of the step": passes(functools.partial(_loop, layer, step), x, layer),
+                **{name: passes(peer, x) for name, peer in peers.items()},
+            }
+            if place.is_gpu:
+                variants["eager loop in a CUDA graph"] = Captured(on("reference", passes(layer, x)))
+            what = "forward and backward" if backward else "forward"
+            yield Case(f"ARUN (B, T, H, G) = {B, T, H, G}, {what}", variants, steps=T)
+
+
+def static_cases(place: Place) -> Iterator[Case]:
+    """The static network beside cuDNN's RNN of the same size."""
+    for B, T, H in [(2, 5, 6)] if place.small else [(100, 784, 400), (32, 784, 64)]:
+        torch.manual_seed(0)
+        layer = aru_kernels.GammaRNN(1, H, device=place.device)
+        x = torch.rand(T, B, 1, device=place.device)
+        peer = nn.RNN(1, H, nonlinearity="relu", device=place.device)
+        for backward in (False, True):
+            passes = training if backward else inference
+            variants = {
+                place.backend: on(place.backend, passes(layer, x)),
+                "eager loop": on("reference", passes(layer, x)),
+                "nn.RNN(relu), same H": passes(peer, x),
+            }
+            what = "forward and backward" if backward else "forward"
+            yield Case(f"GammaRNN (B, T, H) = {B, T, H}, {what}", variants, steps=T)
+
+
+def inference(layer: Callable[..., object], x: Tensor, owner: nn.Module | None = None) -> Work:
+    """A forward pass without gradients."""
+    return torch.no_grad()(lambda: layer(x))
+
+
+def training(layer: Callable[..., object], x: Tensor, owner: nn.Module | None = None) -> Work:
+    """A forward and a backward pass; gradients of `owner`'s parameters, the layer's by default."""
+    parameters = list((owner or layer).parameters())
+
+    def run() -> object:
+        output = layer(x)[0]
+        return torch.autograd.grad(output.sum(), parameters)
+
+    return run
+
+
+def at_precision(name: str, work: Work) -> Work:
+    """`work` under torch.set_float32_matmul_precision(name)."""
+
+    def run() -> object:
+        with precision(name):
+            return work()
+
+    return run
+
+
+def _step(xp: Tensor, h: Tensor, g: Tensor, weight_hh: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
+    a = xp + nn.functional.linear(h, weight_hh)
+    n, s, g = reference.controller_step(a, g, *weights)
+    return reference.gamma(a, n, s), g
+
+
+def _loop(layer: nn.Module, step: Callable[..., tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
+    xp = nn.functional.linear(x, layer.weight_ih_l0, layer.bias_l0)
+    names = ("weight_hh", "weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
+    weights = [getattr(layer, f"{name}_l0") for name in names]
+    B, H, G = x.shape[1], layer.hidden_size, layer.controller_size
+    h, g = xp.new_zeros(B, H), xp.new_zeros(B, H, G)
+    outputs = []
+    for xp_t in xp.unbind(0):
+        h, g = step(xp_t, h, g, *weights)
+        outputs.append(h)
+    return torch.stack(outputs), g
+
+
+def all_cases(place: Place) -> Iterator[Case]:
+    """In the order in which they are printed; each is made when its turn comes, so that its memory is free again."""
+    for cases in (gamma_cases, step_cases, sequence_cases, static_cases):
+        yield from cases(place)

@@ -1,0 +1,251 @@
+"""Compiles every Triton kernel for GPUs that are not there, prints what each needs, and fails where that is too much.
+
+    PYTHONPATH=.:tests python tests/compile_table.py [--all]
+
+The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
+recorded and compiled instead.  Fails if a kernel spills registers or needs more shared memory than the GPU has.
+Without --all, dtypes and controller sizes vary on sm_90 alone, and the others compile what the paper's size launches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from unittest import mock
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from triton.runtime.jit import JITFunction
+
+from aru_kernels.triton import _graphs, _launch, controller, gamma, sequence
+
+# Bytes of shared memory that a program can have.
+SHARED = {"75": 65536, "80": 166912, "90": 232448, "100": 232448, "gfx942": 65536}
+TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
+PRECISIONS = ("highest", "high", "medium")
+
+
+@dataclasses.dataclass(frozen=True)
+class Launch:
+    """A kernel as a launcher calls it: what the compiler needs to know."""
+
+    module: str
+    kernel: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, object], ...]
+    options: tuple[tuple[str, object], ...]
+
+    def describe(self) -> str:
+        """Its constants in short."""
+        shown = {k: v for k, v in self.constants if k not in ("ACC", "N_FLOOR") and v is not None}
+        flags = [k for k, v in shown.items() if v is True]
+        numbers = [f"{k}={v}" for k, v in shown.items() if not isinstance(v, bool)]
+        dtypes = sorted({t for _, t in self.signature if t.startswith("*")})
+        warps = dict(self.options)["num_warps"]
+        return " ".join([*(d[1:] for d in dtypes), *numbers, f"warps={warps}", *flags])
+
+
+def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launch:
+    named = dict(zip(function.arg_names, arguments, strict=False)) | keywords
+    options = {k: named.pop(k) for k in list(named) if k not in function.arg_names}
+    signature, constants = {}, {}
+    for parameter in function.params:
+        value = named[parameter.name]
+        if parameter.is_constexpr or value is None or (type(value) is int and value == 1):
+            signature[parameter.name] = "constexpr"
+            constants[parameter.name] = value
+        elif isinstance(value, torch.Tensor):
+            signature[parameter.name] = TYPES[value.dtype]
+        else:
+            signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
+    return Launch(
+        function.fn.__module__,
+        function.fn.__name__,
+        tuple(signature.items()),
+        tuple(constants.items()),
+        tuple(options.items()),
+    )
+
+
+@contextmanager
+def recorded_launches(product: str) -> Iterator[list[Launch]]:
+    """Launches are noted, not made; float32 products are `product`."""
+    launches: list[Launch] = []
+
+    def run(self: JITFunction, *arguments: object, grid: object, warmup: bool, **keywords: object) -> None:
+        launch = _launch_of(self, arguments, keywords)
+        if launch not in launches:
+            launches.append(launch)
+
+    with (
+        mock.patch.object(JITFunction, "run", run),
+        mock.patch.object(controller, "product_precision", return_value=product),
+        mock.patch.object(_graphs, "usable", return_value=False),
+    ):
+        yield launches
+
+
+def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    return torch.empty(sizes, dtype=dtype, device="meta")
+
+
+def gamma_calls(dtype: torch.dtype) -> None:
+    """Forward and backward with n and s scalar, per neuron, per sequence and per element; contiguous and strided."""
+    for n_shape, s_shape in (((), ()), ((400,), (400,)), ((100, 1), (400,)), ((100, 400), (100, 400))):
+        x, n, s = empty(100, 400, dtype=dtype), empty(*n_shape, dtype=dtype), empty(*s_shape, dtype=dtype)
+        gamma.gamma_fwd(x, n, s, 1e-3)
+        gamma.gamma_bwd(empty(100, 400, dtype=dtype), x, n, s, 1e-3)
+    x = empty(400, 3, 5, 7, dtype=dtype)
+    n, s = empty(400, 1, 5, 1, dtype=dtype), empty(dtype=dtype)
+    gamma.gamma_fwd(x.permute(3, 1, 0, 2), n.permute(3, 1, 0, 2), s, 1e-3)
+    gamma.gamma_bwd(x.permute(3, 1, 0, 2), x.permute(3, 1, 0, 2), n.permute(3, 1, 0, 2), s, 1e-3)
+
+
+def controller_weights(G: int, dtype: torch.dtype) -> list[torch.Tensor]:
+    return [empty(*sizes, dtype=dtype) for sizes in ((G,), (G, G), (G,), (2, G), (2,))]
+
+
+def step_calls(G: int, dtype: torch.dtype) -> None:
+    """Forward and backward of the operation controller_step."""
+    weights = controller_weights(G, dtype)
+    a, g = empty(100, 400, dtype=dtype), empty(100, 400, G, dtype=dtype)
+    h, g_next, n, s, kept = controller.controller_step_fwd(a, g, *weights, 1e-3, "highest", True)
+    controller.controller_step_bwd(h, g_next, n, s, a, g, *weights, n, s, kept, 1e-3, "highest")
+
+
+def sequence_calls(G: int) -> None:
+    """Forward and backward of the operation aru_sequence, with checkpoints and without, with and without a trace."""
+    T, B, H = 4, 100, 400
+    xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
+    arguments = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
+    for segment, trace in ((0, False), (2, False), (2, True)):
+        h, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, "highest", segment, trace)
+        if segment:
+            d_trace = (a, n, s) if trace else (None, None, None)
+            sequence.aru_sequence_bwd(h, g, *d_trace, *arguments, h, a, n, s, kept, 1e-3, "highest", segment)
+
+
+def static_calls() -> None:
+    """Forward and backward of the operation gamma_rnn_sequence."""
+    xp, h0, weight_hh, n = empty(4, 100, 400), empty(100, 400), empty(400, 400), empty(400)
+    h, a = sequence.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
+    for d_a in (None, a):
+        sequence.gamma_rnn_sequence_bwd(h, d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
+
+
+def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
+    """What users' calls launch on this architecture."""
+    products = list(
+        dict.fromkeys(_launch.product_of_architecture(backend, architecture, wanted) for wanted in PRECISIONS)
+    )
+    sizes = (16, 32, 50, 128) if everything else (50,)
+    if architecture == 75:
+        sizes = tuple(G for G in sizes if G <= 64)  # beyond, W_gg alone fills its shared memory
+    work: list[tuple[str, Callable[[], None]]] = [(products[0], static_calls)]
+    for dtype in TYPES if everything else (torch.float32,):
+        work.append((products[0], lambda dtype=dtype: gamma_calls(dtype)))
+    for product in products:
+        work += [(product, lambda G=G: sequence_calls(G)) for G in sizes]
+        if everything:
+            # rows of g as they come, 50 units and no whole vectors; narrow tensors
+            work += [(product, lambda dtype=dtype: step_calls(50, dtype)) for dtype in TYPES]
+    launches: dict[Launch, None] = {}
+    for product, calls in work:
+        with recorded_launches(product) as found:
+            calls()
+        launches |= dict.fromkeys(found)
+    return list(launches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """What a program of a compiled kernel needs."""
+
+    registers: int
+    spilled: int  # bytes of stack (NVIDIA), registers and bytes of scratch memory (AMD)
+    shared: int
+
+
+def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usage:
+    """Compiles a launch for a GPU that need not be there."""
+    function = getattr(sys.modules[launch.module], launch.kernel)
+    signature = dict(launch.signature)
+    names = list(signature)
+    aligned = {(names.index(k),): [["tt.divisibility", 16]] for k, v in signature.items() if v.startswith("*")}
+    target = GPUTarget(backend, architecture, 64 if backend == "hip" else 32)
+    source = ASTSource(function, signature, dict(launch.constants), aligned)
+    compiled = triton.compile(source, target=target, options=dict(launch.options))
+    if backend == "hip":
+        assembly = compiled.asm["amdgcn"]
+
+        def number(key: str) -> int:
+            return int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1])
+
+        spilled = sum(map(number, ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")))
+        return Usage(number("vgpr_count"), spilled, compiled.metadata.shared)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    registers, stack, local = (int(re.search(rf"{key}:(\d+)", report)[1]) for key in ("REG", "STACK", "LOCAL"))
+    return Usage(registers, stack + local, compiled.metadata.shared)
+
+
+def excess(usage: Usage, architecture: int | str) -> str:
+    """What of it is too much, or an empty string."""
+    problems = []
+    if usage.spilled:
+        problems.append("spills")
+    if usage.shared > SHARED[str(architecture)]:
+        problems.append(f"more than {SHARED[str(architecture)]} B of shared memory")
+    return ", ".join(problems)
+
+
+ARCHITECTURES = (("cuda", 75), ("cuda", 80), ("cuda", 90), ("cuda", 100), ("hip", "gfx942"))
+
+
+def _row(job: tuple[Launch, str, int | str]) -> tuple[Launch, str, Usage | str]:
+    launch, backend, architecture = job
+    try:
+        return launch, str(architecture), compile_launch(launch, backend, architecture)
+    except Exception as error:
+        return launch, str(architecture), f"{type(error).__name__}: {error}"
+
+
+def main() -> int:
+    """Prints the table; 1 if a kernel does not fit."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--all", action="store_true", help="every dtype and controller size on every architecture")
+    everything = parser.parse_args().all
+    jobs = [
+        (launch, backend, architecture)
+        for backend, architecture in ARCHITECTURES
+        for launch in launches_for(backend, architecture, everything or architecture == 90)
+    ]
+    failed = 0
+    print(f"Triton {triton.__version__}, {len(jobs)} kernels: registers a thread, spilled, shared memory a program")
+    with ProcessPoolExecutor(os.cpu_count()) as pool:
+        for launch, architecture, usage in pool.map(_row, jobs, chunksize=4):
+            problem = usage if isinstance(usage, str) else excess(usage, architecture)
+            failed += bool(problem)
+            figures = "" if isinstance(usage, str) else f"{usage.registers:4} {usage.spilled:5} {usage.shared:7} B"
+            verdict = f" FAILS: {problem}" if problem else ""
+            print(f"{architecture:>6} {launch.kernel:<25} {figures:<20} {launch.describe()}{verdict}", flush=True)
+    print(f"{failed} of {len(jobs)} kernels do not fit" if failed else f"all {len(jobs)} kernels fit, without spills")
+    return int(failed > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

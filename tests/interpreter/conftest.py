@@ -1,0 +1,11 @@
+"""Tests of the Triton kernels on the CPU, in Triton's interpreter.
+
+They need TRITON_INTERPRET=1 before Python starts, and one process has one mode: `tests/test_interpreter.py` runs
+them in processes of their own.  By hand: TRITON_INTERPRET=1 pytest tests/interpreter
+"""
+
+from __future__ import annotations
+
+from aru_kernels.triton._mode import INTERPRETED
+
+collect_ignore_glob = [] if INTERPRETED else ["test_*.py"]

@@ -1,0 +1,263 @@
+"""The sequences in Triton's interpreter, against the reference: values, every gradient, checkpoints, graphs."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+import aru_kernels
+import aru_kernels.functional as F
+from aru_kernels import ops, triton
+from aru_kernels.triton import _graphs, sequence
+from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
+from tolerances import assert_all_close, assert_close
+
+
+@pytest.fixture(params=["1T", "1"], ids=["all kept", "checkpoints"])
+def budget(request, monkeypatch):
+    monkeypatch.setenv("ARU_STATE_BUDGET", request.param)
+
+
+def check_adaptive(arguments: list[Tensor], trace: bool = False) -> None:
+    outputs, gradients = run("triton", F.aru_sequence, arguments, trace)
+    expected, expected_gradients = run("reference", F.aru_sequence, double(arguments), trace)
+    assert_all_close(("h", "g", "a", "n", "s")[: len(outputs)], outputs, expected, "sequence")
+    assert_all_close(ADAPTIVE, gradients, expected_gradients, "sequence")
+
+
+def check_static(arguments: list[Tensor], trace: bool = False) -> None:
+    outputs, gradients = run("triton", F.gamma_rnn_sequence, arguments, trace)
+    expected, expected_gradients = run("reference", F.gamma_rnn_sequence, double(arguments), trace)
+    assert_all_close(("h", "a", "n", "s")[: len(outputs)], outputs, expected, "sequence")
+    assert_all_close(STATIC, gradients, expected_gradients, "sequence")
+
+
+@settings(max_examples=8)
+@given(
+    T=st.integers(1, 11),
+    B=st.integers(1, 5),
+    H=st.integers(1, 30),
+    G=st.integers(1, 60),
+    trace=st.booleans(),
+    budget=st.sampled_from(["1T", "1"]),
+)
+def test_adaptive(T, B, H, G, trace, budget):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARU_STATE_BUDGET", budget)
+        check_adaptive(adaptive_arguments(T, B, H, G), trace)
+
+
+def test_adaptive_over_several_chunks(budget):
+    check_adaptive(adaptive_arguments(35, 2, 4, 3, torch.float32), trace=True)
+
+
+@pytest.mark.parametrize("sizes", [(), (1,), (7,)], ids=str)
+@pytest.mark.parametrize("trace", [False, True])
+def test_static(sizes, trace):
+    check_static(static_arguments(35, 3, 7, sizes), trace)
+    check_static(static_arguments(2, 50, 7, sizes, torch.float32), trace)
+
+
+def test_gradcheck(budget):
+    assert torch.get_default_dtype() == torch.float32
+    with aru_kernels.use_backend("triton"):
+        assert torch.autograd.gradcheck(
+            lambda *x: F.aru_sequence(*x)[:2], adaptive_arguments(5, 1, 3, 2), fast_mode=True
+        )
+        assert torch.autograd.gradcheck(
+            lambda *x: F.gamma_rnn_sequence(*x)[0], static_arguments(3, 2, 3, (3,)), fast_mode=True
+        )
+
+
+def test_bits_do_not_depend_on_runs_or_budget(monkeypatch):
+    arguments = adaptive_arguments(9, 3, 20, 5, torch.float32)
+    results = []
+    for budget in ("1T", "1T", "1"):
+        monkeypatch.setenv("ARU_STATE_BUDGET", budget)
+        outputs, gradients = run("triton", F.aru_sequence, arguments)
+        results.append([*outputs, *gradients])
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
+def test_non_contiguous_arguments():
+    arguments = adaptive_arguments(4, 3, 5, 3, torch.float32)
+    strided = [
+        x.detach().transpose(0, -1).contiguous().transpose(0, -1).requires_grad_() if x.ndim > 1 else x
+        for x in arguments
+    ]
+    assert not strided[0].is_contiguous()
+    results = [list(chain(*run("triton", F.aru_sequence, x))) for x in (arguments, strided)]
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True))
+
+
+def test_empty_batch():
+    for function, arguments in (
+        (F.aru_sequence, adaptive_arguments(3, 0, 4, 2)),
+        (F.gamma_rnn_sequence, static_arguments(3, 0, 4, (4,))),
+    ):
+        outputs, gradients = run("triton", function, arguments)
+        assert outputs[0].shape == (3, 0, 4)
+        assert [x.shape for x in gradients] == [x.shape for x in arguments]
+        assert all((x == 0).all() for x in gradients)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_one_bad_sequence_does_not_touch_the_others(bad):
+    arguments = adaptive_arguments(4, 5, 7, 4, torch.float32)
+    clean, _ = run("triton", F.aru_sequence, arguments)
+    with torch.no_grad():
+        arguments[0][2, 3, 1] = bad
+    with aru_kernels.use_backend("triton"):
+        h, g, _ = F.aru_sequence(*arguments)
+    others = [0, 1, 2, 4]
+    assert torch.equal(h[:, others], clean[0][:, others])
+    assert torch.equal(g[others], clean[1][others])
+    assert not torch.equal(h[:, 3], clean[0][:, 3])
+    (d_xp,) = torch.autograd.grad(h[:, others].sum(), arguments[:1])
+    assert d_xp[:, others].isfinite().all()
+
+
+def test_only_the_last_state_is_used():
+    arguments = adaptive_arguments(5, 2, 4, 3)
+    gradients = []
+    for backend in ("triton", "reference"):
+        with aru_kernels.use_backend(backend):
+            _, g, _ = F.aru_sequence(*arguments)
+        gradients.append(torch.autograd.grad(g.sum(), arguments))
+    assert_all_close(ADAPTIVE, *gradients, "sequence")
+
+
+def test_inference_keeps_nothing():
+    arguments = [x.detach() for x in adaptive_arguments(4, 2, 5, 3)]
+    *_, a, n, s, kept = ops.operator("triton", "aru_sequence")(*arguments, 1e-3, "highest", 0, False)
+    assert [x.numel() for x in (a, n, s, kept)] == [0, 0, 0, 0]
+
+
+def test_saturated_controller_passes_no_gradient():
+    """The network of a fresh start over 200 steps: gradients of float32 as good as the reference's own."""
+    torch.manual_seed(0)
+    single = aru_kernels.ARUN(1, 16, 6)
+    exact = aru_kernels.ARUN(1, 16, 6, dtype=torch.float64)
+    exact.load_state_dict(single.state_dict())
+    x = torch.rand(200, 2, 1)
+    errors = {}
+    for backend in ("triton", "reference"):
+        with aru_kernels.use_backend(backend):
+            gradients = torch.autograd.grad(single(x)[0].square().sum(), list(single.parameters()))
+        with aru_kernels.use_backend("reference"):
+            truth = torch.autograd.grad(exact(x.double())[0].square().sum(), list(exact.parameters()))
+        errors[backend] = [((a - e).norm() / e.norm()).item() for a, e in zip(gradients, truth, strict=True)]
+    for fused, eager in zip(errors["triton"], errors["reference"], strict=True):
+        assert fused < 3 * eager + 2e-6
+
+
+@pytest.mark.parametrize(("T", "segment"), [(1, 4), (32, 4), (33, 8), (100, 8), (784, 32), (5000, 64), (10**6, 512)])
+def test_segments_above_the_budget(T, segment, monkeypatch):
+    """Powers of two close to √T: a few per cent more states at a time than the best segment has."""
+    monkeypatch.setenv("ARU_STATE_BUDGET", "1")
+    assert triton.choose_segment(T, 10, 10, 10, torch.float32) == segment
+    if T >= 32:
+        held = triton.kept_slots(T, segment) + segment
+        best = min(triton.kept_slots(T, k) + k for k in range(2, T))
+        assert held <= 1.07 * best + 2
+
+
+def test_budget_decides_the_segment(monkeypatch):
+    monkeypatch.delenv("ARU_STATE_BUDGET", raising=False)
+    assert triton.choose_segment(784, 100, 400, 50, torch.float32) == 32  # 6.3 GB
+    assert triton.choose_segment(64, 32, 64, 16, torch.float32) == 1  # 8 MB
+    monkeypatch.setenv("ARU_STATE_BUDGET", "8GiB")
+    assert triton.choose_segment(784, 100, 400, 50, torch.float32) == 1
+
+
+@given(T=st.integers(1, 30), B=st.integers(0, 3), segment=st.integers(0, 31))
+@settings(max_examples=10)
+def test_kept_elements_are_counted_alike(T, B, segment):
+    arguments = [x.detach() for x in adaptive_arguments(T, B, 2, 3)]
+    *_, kept = ops.operator("triton", "aru_sequence")(*arguments, 1e-3, "highest", segment, False)
+    assert kept.numel() == triton.kept_elements(T, B, 2, 3, torch.float64, segment)
+
+
+class FakeGraph:
+    """A graph that runs what was recorded: on the buffers of the recording, not on the caller's tensors."""
+
+    replays = 0
+
+    def __init__(self, work):
+        self.work = work
+
+    def replay(self):
+        FakeGraph.replays += 1
+        self.work()
+
+
+@pytest.fixture
+def fake_graphs(monkeypatch):
+    monkeypatch.setattr(_graphs, "capture", FakeGraph)
+    monkeypatch.setattr(_graphs, "usable", lambda device: True)
+    monkeypatch.setattr(sequence, "GRAPHS", _graphs.Graphs())
+    monkeypatch.setattr(FakeGraph, "replays", 0)
+    return sequence.GRAPHS
+
+
+def repeat(function, make, times: int, trace: bool = False) -> list[list[Tensor]]:
+    """Other numbers each time, of the same sizes."""
+    results = []
+    for seed in range(times):
+        torch.manual_seed(seed)
+        results.append(list(chain(*run("triton", function, make(), trace))))
+    return results
+
+
+@pytest.mark.parametrize("trace", [False, True])
+@pytest.mark.parametrize("kind", ["adaptive", "static"])
+def test_graphs_compute_the_same(kind, trace, budget, fake_graphs, monkeypatch):
+    """Whole chunks are replayed, from the second call on; what remains is launched.  The same bits as without."""
+    function, make = {
+        "adaptive": (F.aru_sequence, lambda: adaptive_arguments(10, 2, 3, 2, torch.float32)),
+        "static": (F.gamma_rnn_sequence, lambda: static_arguments(10, 2, 3, (3,), torch.float32)),
+    }[kind]
+    monkeypatch.setattr(sequence, "CHUNK", 4)
+    with_graphs = repeat(function, make, 3, trace)
+    assert FakeGraph.replays == 2 * 2 * 2  # calls but the first, passes, whole chunks
+    assert len(fake_graphs) == 2
+    monkeypatch.setattr(_graphs, "usable", lambda device: False)
+    without = repeat(function, make, 3, trace)
+    assert FakeGraph.replays == 8
+    for a, b in zip(with_graphs, without, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_graphs_serve_other_lengths_and_are_bounded(fake_graphs, monkeypatch):
+    monkeypatch.setattr(sequence, "CHUNK", 2)
+    for T in (4, 6, 9):
+        check_static(static_arguments(T, 1, 2, (2,)))
+    assert len(fake_graphs) == 2
+    for H in range(3, 4 + _graphs.MAX_GRAPHS):
+        for _ in range(2):
+            run("triton", F.gamma_rnn_sequence, static_arguments(2, 1, H, (H,)))
+    assert len(fake_graphs) == _graphs.MAX_GRAPHS
+    fake_graphs.clear()
+    assert len(fake_graphs) == 0
+
+
+def test_graphs_follow_the_weights_dtype_and_floor(fake_graphs, monkeypatch):
+    """What a graph depends on is in its key; what it does not is copied."""
+    monkeypatch.setattr(sequence, "CHUNK", 2)
+    for n_floor in (1e-3, 0.5):
+        for dtype in (torch.float32, torch.float64):
+            for _ in range(3):
+                arguments = [x.detach() for x in adaptive_arguments(4, 1, 3, 2, dtype)]
+                arguments[-1][0] = 0.1
+                with aru_kernels.use_backend("triton"):
+                    h = F.aru_sequence(*arguments, n_floor=n_floor)[0]
+                with aru_kernels.use_backend("reference"):
+                    assert_close("h", h, F.aru_sequence(*double(arguments), n_floor=n_floor)[0], "sequence")
+    assert len(fake_graphs) == 4

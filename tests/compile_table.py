@@ -79,8 +79,8 @@ def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launc
 
 
 @contextmanager
-def recorded_launches(product: str) -> Iterator[list[Launch]]:
-    """Launches are noted, not made; float32 products are `product`."""
+def recorded_launches(*products: str) -> Iterator[list[Launch]]:
+    """Launches are noted, not made; products: of the forward and the backward kernels."""
     launches: list[Launch] = []
 
     def run(self: JITFunction, *arguments: object, grid: object, warmup: bool, **keywords: object) -> None:
@@ -90,7 +90,7 @@ def recorded_launches(product: str) -> Iterator[list[Launch]]:
 
     with (
         mock.patch.object(JITFunction, "run", run),
-        mock.patch.object(controller, "product_precision", return_value=product),
+        mock.patch.object(controller, "products", return_value=products),
         mock.patch.object(_graphs, "usable", return_value=False),
     ):
         yield launches
@@ -146,13 +146,17 @@ def static_calls() -> None:
 
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
     """What users' calls launch on this architecture."""
-    products = list(
-        dict.fromkeys(_launch.product_of_architecture(backend, architecture, wanted) for wanted in PRECISIONS)
-    )
+    products = {
+        tuple(
+            _launch.product_of_architecture(backend, architecture, wanted, backward) for backward in (False, True)
+        ): None
+        for wanted in PRECISIONS
+    }
+    products = list(products)
     sizes = (16, 32, 50, 128) if everything else (50,)
     if architecture == 75:
         sizes = tuple(G for G in sizes if G <= 64)  # beyond, W_gg alone fills its shared memory
-    work: list[tuple[str, Callable[[], None]]] = [(products[0], static_calls)]
+    work: list[tuple[tuple[str, ...], Callable[[], None]]] = [(products[0], static_calls)]
     for dtype in TYPES if everything else (torch.float32,):
         work.append((products[0], lambda dtype=dtype: gamma_calls(dtype)))
     for product in products:
@@ -162,7 +166,7 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
             work += [(product, lambda dtype=dtype: step_calls(50, dtype)) for dtype in TYPES]
     launches: dict[Launch, None] = {}
     for product, calls in work:
-        with recorded_launches(product) as found:
+        with recorded_launches(*product) as found:
             calls()
         launches |= dict.fromkeys(found)
     return list(launches)

@@ -33,27 +33,31 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
     return tl.float64 if dtype == torch.float64 else tl.float32
 
 
-def product_precision(device: torch.device, wanted: str) -> str:
-    """How the kernels multiply float32 matrices, by the wanted precision and the device.
-
-    "highest": to the accuracy of IEEE float32, as three TF32 products on NVIDIA from compute capability 8.0; "high":
-    TF32; "medium": bfloat16 operands.  GPUs without TF32 use their float32 units, at every setting.
-    """
+def products(device: torch.device, wanted: str) -> tuple[str, str]:
+    """How the forward and the backward kernels multiply float32 matrices; see `product_of_architecture`."""
     if INTERPRETED:
-        return "ieee"
+        return "ieee", "ieee"
     if torch.version.hip:
-        architecture = torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
-        return product_of_architecture("hip", architecture, wanted)
-    major, minor = torch.cuda.get_device_capability(device)
-    return product_of_architecture("cuda", 10 * major + minor, wanted)
+        backend, architecture = "hip", torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    else:
+        major, minor = torch.cuda.get_device_capability(device)
+        backend, architecture = "cuda", 10 * major + minor
+    forward, backward = (product_of_architecture(backend, architecture, wanted, b) for b in (False, True))
+    return forward, backward
 
 
-def product_of_architecture(backend: str, architecture: int | str, wanted: str) -> str:
-    """The same for a Triton target: backend "cuda" with the compute capability times ten, or "hip" with its name."""
+def product_of_architecture(backend: str, architecture: int | str, wanted: str, backward: bool) -> str:
+    """The product for a Triton target: backend "cuda" with the compute capability times ten, or "hip" with its name.
+
+    wanted: in the words of torch.set_float32_matmul_precision.  "highest": to the accuracy of IEEE float32, as three TF32 products
+    ("tf32x3") where there are any, but in the backward kernels from compute capability 9.0 alone: before, they spill.
+    "high": TF32.  "medium": bfloat16 operands.  GPUs without TF32 use their float32 units ("ieee").
+    """
     if backend == "cuda":
         if architecture < 80:
             return "ieee"
-        return {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[wanted]
+        highest = "ieee" if backward and architecture < 90 else "tf32x3"
+        return {"highest": highest, "high": "tf32", "medium": "bf16"}[wanted]
     if wanted == "medium":
         return "bf16"
     return "tf32" if wanted == "high" and architecture == "gfx942" else "ieee"

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels.triton import _math as math
-from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, product_precision
+from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, products
 
 # Width of the smallest tl.dot: the columns that the gradients of the controller's vectors share.
 _X = tl.constexpr(16)
@@ -296,9 +296,9 @@ class Controller:
         self.G = G = weights[0].shape[0]
         self.GP = GP = padded(G)
         self.n_floor = n_floor
-        self.product = product_precision(weights[0].device, precision)
+        self.products = products(weights[0].device, precision)  # forward, backward
         self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
-        self.constants = {"GP": GP, "PRODUCT": self.product, "ACC": accumulator(weights[0].dtype), **OPTIONS}
+        self.constants = {"GP": GP, "ACC": accumulator(weights[0].dtype), **OPTIONS}
         pack_kernel[(2 * GP + 5,)](*(x.contiguous() for x in weights), self.w, G, GP, num_warps=1, **OPTIONS)
 
     def copied(self) -> Controller:
@@ -308,8 +308,10 @@ class Controller:
         return other
 
     def _launch(self, g: Tensor, backward: bool) -> dict[str, object]:
-        tiles = tile(self.GP, self.product, backward)
-        return self.constants | {"GS": g.shape[-1], "BLOCK_R": tiles.BLOCK_R, "num_warps": tiles.num_warps}
+        product = self.products[backward]
+        tiles = tile(self.GP, product, backward)
+        chosen = {"GS": g.shape[-1], "PRODUCT": product, "BLOCK_R": tiles.BLOCK_R, "num_warps": tiles.num_warps}
+        return self.constants | chosen
 
     def step(self, a: Tensor, g: Tensor, h: Tensor, g_next: Tensor, n: Tensor | None, s: Tensor | None) -> None:
         """Fills h, g_next and, if given, n and s; g_next may be g."""
@@ -325,7 +327,7 @@ class Controller:
             controller_states_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](a, g, self.w, R, len(a), **options)
 
     def _programs(self, R: int) -> int:
-        return min(max_programs(self.GP), triton.cdiv(R, tile(self.GP, self.product, True).BLOCK_R))
+        return min(max_programs(self.GP), triton.cdiv(R, tile(self.GP, self.products[1], True).BLOCK_R))
 
     def new_sums(self, R: int, GS: int) -> Tensor:
         """The buffer that `step_backward` adds the weights' gradients to; see `_split`."""

@@ -76,7 +76,7 @@ class Adaptive:
     def key(self) -> tuple[object, ...]:
         """What a graph depends on beside the sizes of its arguments."""
         precision = torch.get_float32_matmul_precision()
-        return "adaptive", self.controller.n_floor, self.controller.product, precision, self.weight_hh.dtype
+        return "adaptive", self.controller.n_floor, self.controller.products, precision, self.weight_hh.dtype
 
     def forward(
         self,

@@ -68,10 +68,10 @@ def test_several_tiles_a_program(monkeypatch):
 
 
 def test_gradcheck():
-    a, g, *weights = arguments(2, 3, 4)
+    a, g, *weights = arguments(1, 2, 3)
     with use_backend("triton"):
-        assert gradcheck(F.controller_step, (a, g, *weights))
-        assert gradcheck(F.adaptive_gamma, (a, g, *weights))
+        assert gradcheck(F.controller_step, (a, g, *weights), fast_mode=True)
+        assert gradcheck(F.adaptive_gamma, (a, g, *weights), fast_mode=True)
 
 
 def test_leading_dimensions_and_strides():

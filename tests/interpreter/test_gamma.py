@@ -94,7 +94,7 @@ def operands(draw: st.DrawFn) -> tuple[Tensor, ...]:
     return x, parameter(), parameter(), dy
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(operands())
 def test_any_shape_broadcast_and_stride(args):
     check_against_reference(*args)

@@ -1,0 +1,101 @@
+"""`make gpu-check` without a GPU: the program at toy sizes on the CPU; and that it does not time what is wrong."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from aru_kernels import cpu
+from benchmarks import gpu_check, gpu_checks, gpu_timings
+from helpers import needs_cpu_kernels
+
+CPU = torch.device("cpu")
+# torch.compile's own
+pytestmark = [needs_cpu_kernels, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+
+
+@pytest.fixture(autouse=True)
+def keep_settings():
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_dry_run(tmp_path, capsys):
+    path = tmp_path / "results.json"
+    assert gpu_check.main(["--dry-run", "--backend", "cpu", "--output", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "skipped: needs a GPU" in printed
+    assert "ours is" in printed
+    report = json.loads(path.read_text())
+    assert {"date", "commit", "torch", "triton", "device", "python"} <= set(report["machine"])
+    results = report["backends"]["cpu"]
+    assert list(results["checks"]) == list(gpu_checks.CHECKS)
+    assert not [outcome for outcome in results["checks"].values() if outcome.startswith("FAILED")]
+    names = [case["name"] for case in results["timings"]]
+    for part in ("copy", "γ, ", "controller step", "ARUN", "GammaRNN"):
+        assert any(name.startswith(part) for name in names), part
+    for case in results["timings"][1:]:
+        for name, timing in case["timings"].items():
+            assert not timing["failure"], f"{case['name']}, {name}: {timing['failure']}"
+            low, median, high = timing["quantiles"]
+            assert 0 < low <= median <= high
+        assert set(case["ratios"]) == set(case["timings"]) - {"cpu"}
+        if case["name"].startswith("ARUN"):
+            assert all(timing["us_per_step"] > 0 for timing in case["timings"].values())
+
+
+def test_nothing_is_timed_when_a_check_fails(monkeypatch, capsys, tmp_path):
+    """A kernel that is off by 1e-4: the checks say which, no time is taken and no file is written."""
+    true = cpu.gamma_fwd
+    monkeypatch.setattr(gpu_checks.ops, "_EAGER", dict(gpu_checks.ops._EAGER))
+    _, function = gpu_checks.ops._EAGER["cpu", "gamma"]
+
+    class Wrong(function):
+        @staticmethod
+        def forward(ctx, *arguments):
+            return function.forward(ctx, *arguments) * 1.0001
+
+    monkeypatch.setitem(gpu_checks.ops._EAGER, ("cpu", "gamma"), (true, Wrong))
+    monkeypatch.setattr(gpu_checks, "CHECKS", {"gamma is accurate": gpu_checks.gamma_is_accurate})
+    monkeypatch.setattr(gpu_timings, "measure", lambda *args: pytest.fail("timed"))
+    path = tmp_path / "results.json"
+    assert gpu_check.main(["--dry-run", "--backend", "cpu", "--output", str(path)]) == 1
+    printed = capsys.readouterr().out
+    assert "FAILED: AssertionError: γ, torch.float32" in printed
+    assert "A check failed: nothing is timed." in printed
+    assert not path.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu(capsys):
+    assert gpu_check.main([]) == 2
+    assert "No GPU" in capsys.readouterr().out
+
+
+def test_a_variant_that_fails_is_noted():
+    def broken() -> None:
+        raise RuntimeError("out of memory\nand more")
+
+    case = gpu_timings.Case("case", {"ours": lambda: None, "broken": broken, "peer": lambda: None}, steps=10)
+    result = gpu_timings.measure(case, gpu_checks.Place("cpu", CPU, small=True), 0.0)
+    assert result.timings["broken"].failure == "RuntimeError: out of memory"
+    assert set(result.ratios()) == {"peer"}
+    lines = list(result.lines())
+    assert len(lines) == 4
+    assert lines[2].endswith("RuntimeError: out of memory")
+
+
+def test_ratios_are_of_medians():
+    timings = {"ours": gpu_timings.Timing([1, 2, 9]), "peer": gpu_timings.Timing([1, 6, 7])}
+    assert gpu_timings.Result("case", timings).ratios() == {"peer": 3}
+
+
+def test_a_bound_of_memory_is_a_fraction_of_the_copy(monkeypatch):
+    monkeypatch.setattr(gpu_timings, "seconds", lambda work, is_gpu: 0.5)
+    case = gpu_timings.Case("case", {"ours": lambda: None}, moved_bytes=100)
+    result = gpu_timings.measure(case, gpu_checks.Place("cpu", CPU, small=True), 0.0, copy_rate=400.0)
+    assert result.timings["ours"].fraction_of_copy == 0.5

@@ -1,0 +1,118 @@
+"""The backend triton in a process without a GPU: importing, refusing, products, and the table of its kernels."""
+
+from __future__ import annotations
+
+import importlib.util
+import types
+
+import pytest
+import torch
+
+import aru_kernels
+import aru_kernels.functional as F
+from aru_kernels import backends, triton, use_backend
+
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
+no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+
+WITHOUT_TRITON = """
+import sys
+sys.modules["triton"] = None  # import triton raises ImportError
+import torch, aru_kernels
+row = next(row for row in aru_kernels.backends_info() if row.name == "triton")
+assert not row.available
+print(row.why_not)
+aru_kernels.ARUN(1, 4, 3)(torch.randn(3, 2, 1))[0].sum().backward()
+"""
+
+
+def test_without_triton(run_python):
+    """As on macOS and Windows: the package works, and says what is missing."""
+    done = run_python("-W", "error", "-c", WITHOUT_TRITON)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("Triton "), done.stdout
+
+
+def test_triton_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(triton.importlib.util, "find_spec", lambda name: None)
+    assert triton.unavailable().startswith("Triton is not installed")
+
+
+@no_gpu
+@needs_triton
+def test_without_a_gpu():
+    assert triton.unavailable() == "PyTorch finds no GPU"
+    with (
+        use_backend("triton"),
+        pytest.raises(RuntimeError, match=r"^backend 'triton' cannot run gamma: it serves cuda "),
+    ):
+        F.gamma(torch.ones(2), 1.0, 0.0)
+
+
+def test_what_the_backend_serves():
+    backend = backends.BACKENDS["triton"]
+    gpu = torch.device("cuda")
+    assert backend.refuses("gamma", gpu, torch.float64) == "it computes in float32, got torch.float64"
+    sentence = "its controller has at most 128 units, got 129"
+    assert backend.refuses("aru_sequence", gpu, torch.float32, 129) == sentence
+    for dtype in (torch.float16, torch.bfloat16):
+        assert backend.takes("gamma", dtype)
+        assert backend.takes("controller_step", dtype)
+        assert not backend.takes("aru_sequence", dtype)
+    assert not backends.BACKENDS["cpu"].takes("gamma", torch.float16)
+
+
+def test_interpreted_kernels_serve_cpu_tensors_in_a_process_of_their_own(run_python):
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("Triton is not installed")
+    code = "import aru_kernels\nprint(next(row.device for row in aru_kernels.backends_info() if row.name == 'triton'))"
+    for value, expected in (("1", "CPU, in Triton's interpreter"), ("0", "")):
+        assert run_python("-c", code, TRITON_INTERPRET=value).stdout.startswith(expected or "\n")
+
+
+@needs_triton
+def test_products():
+    """Accurate to float32 by default, with no TF32 or bfloat16 asked of a GPU that has none."""
+    from aru_kernels.triton._launch import product_of_architecture as product
+
+    names = ("highest", "high", "medium")
+    assert [product("cuda", 90, name, False) for name in names] == ["tf32x3", "tf32", "bf16"]
+    assert [product("cuda", 100, name, True) for name in names] == ["tf32x3", "tf32", "bf16"]
+    assert [product("cuda", 80, name, False) for name in names] == ["tf32x3", "tf32", "bf16"]
+    assert [product("cuda", 86, name, True) for name in names] == ["ieee", "tf32", "bf16"]
+    assert [product("cuda", 75, name, True) for name in names] == ["ieee"] * 3
+    assert [product("hip", "gfx942", name, False) for name in names] == ["ieee", "tf32", "bf16"]
+    assert [product("hip", "gfx1100", name, True) for name in names] == ["ieee", "ieee", "bf16"]
+
+
+@needs_triton
+def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
+    """A tile that is too large spills; and every limit is a limit."""
+    import compile_table as table
+    from aru_kernels.triton import controller
+
+    monkeypatch.setattr(controller, "tile", lambda *args: controller.Tile(64, 1))
+    with table.recorded_launches("tf32x3", "tf32x3") as launches:
+        table.step_calls(50, torch.float32)
+    forward = next(launch for launch in launches if launch.kernel == "controller_fwd_kernel")
+    usage = table.compile_launch(forward, "cuda", 90)
+    assert usage.spilled > 0
+    assert table.excess(usage, 90) == "spills"
+    assert table.excess(table.Usage(32, 0, 300_000), 90) == "more than 232448 B of shared memory"
+    assert table.excess(table.Usage(255, 0, 232_448), 90) == ""
+
+
+@needs_triton
+def test_the_table_has_every_kernel():
+    import compile_table as table
+    from aru_kernels.triton import controller, gamma, sequence
+
+    kernels = {
+        name
+        for module in (controller, gamma, sequence)
+        for name, value in vars(module).items()
+        if name.endswith("_kernel") and value.__module__ == module.__name__
+    }
+    for backend, architecture in table.ARCHITECTURES:
+        assert {launch.kernel for launch in table.launches_for(backend, architecture, False)} == kernels
+    assert isinstance(aru_kernels.triton, types.ModuleType)

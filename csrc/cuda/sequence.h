@@ -68,7 +68,7 @@ struct Shape {
 };
 
 // parts: see split.cuh.  tiles: column tiles of the controller; 0 for the static network.
-ARU_ANYWHERE constexpr Shape shape_of(const Sizes& z, const Tiling& t, int parts, int tiles, bool backward) {
+ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, int parts, int tiles, bool backward) {
   Shape s{};
   s.padded_H = round_up(t.blocks * t.slice, 16);
   s.k_tiles = s.padded_H / 16;

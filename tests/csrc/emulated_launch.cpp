@@ -1,0 +1,81 @@
+// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (prim_emulated.h).  With csrc/bindings_cuda.cpp
+// it makes a module that aru_kernels.cuda takes for the real one.
+#define ARU_EMULATION_MAIN
+#include <cstdio>
+#include <string>
+
+#include "cuda/backward.cuh"
+#include "cuda/forward.cuh"
+#include "cuda/launch.h"
+
+namespace aru {
+namespace cuda {
+namespace {
+
+emulation::Schedule schedule;
+Device emulated{"emulated device", 132, 232448, 16};
+thread_local std::string last_text;
+
+template <int parts, int tiles> void run(const Forward& p) { sequence_forward<parts, tiles>(p); }
+template <int parts, int tiles> void run(const Backward& p) { sequence_backward<parts, tiles>(p); }
+
+template <int parts, class Arguments> void dispatch(int tiles, const Arguments& p) {
+  constexpr bool backward = std::is_same<Arguments, Backward>::value;
+  constexpr auto& choices = backward ? backward_tiles : forward_tiles;
+  if (tiles == 0) run<parts, 0>(p);
+  else if (tiles == choices[0]) run<parts, choices[0]>(p);
+  else if (tiles == choices[1]) run<parts, choices[1]>(p);
+  else if (tiles == choices[2]) run<parts, choices[2]>(p);
+  else run<parts, choices[3]>(p);
+}
+
+template <class Arguments> int launch(int parts, bool backward, const Arguments& p, const char** text) {
+  const int tiles = column_tiles(backward, p.sizes.G);
+  if (!p.tiling.cluster) std::memset(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)));
+  try {
+    emulation::launch(p.tiling.groups, p.tiling.blocks, p.tiling.warps * 32, p.shape.total, schedule, [&] {
+      if (parts == 1) dispatch<1>(tiles, p);
+      if (parts == 2) dispatch<2>(tiles, p);
+      if (parts == 3) dispatch<3>(tiles, p);
+    });
+  } catch (const std::exception& error) {
+    last_text = error.what();
+    *text = last_text.c_str();
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+int aru_cuda_device(int, Device* result, const char**) {
+  *result = emulated;
+  return 0;
+}
+int aru_cuda_most_groups(int, int, int, int, const Tiling* tiling, int, int* result, const char**) {
+  *result = emulated.multiprocessors / tiling->blocks;
+  return 0;
+}
+int aru_cuda_forward(int, int parts, const Forward* arguments, uintptr_t, const char** text) {
+  return launch(parts, false, *arguments, text);
+}
+int aru_cuda_backward(int, int parts, const Backward* arguments, uintptr_t, const char** text) {
+  return launch(parts, true, *arguments, text);
+}
+
+// For the tests, through ctypes.
+__attribute__((visibility("default"))) void aru_emulation_schedule(int order, int starve, int deferred, unsigned seed) {
+  schedule = {emulation::Schedule::Order(order), starve != 0, deferred != 0, seed};
+}
+__attribute__((visibility("default"))) void aru_emulation_device(int multiprocessors, int shared_bytes, int clusters) {
+  emulated.multiprocessors = multiprocessors;
+  emulated.shared_bytes = shared_bytes;
+  emulated.clusters = clusters;
+}
+
+}  // extern "C"
+
+}  // namespace cuda
+}  // namespace aru

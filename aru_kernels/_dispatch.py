@@ -70,7 +70,7 @@ def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[
     """xp, h0, g0, weight_hh and the controller's weights -> h, last g, trace."""
     out_dtype, tensors = check.unify(_ARU_SEQUENCE, tensors)
     xp, _, g0, *_ = tensors
-    backend = backends.select("aru_sequence", xp.device, xp.dtype)
+    backend = backends.select("aru_sequence", xp.device, xp.dtype, g0.shape[-1], xp.shape[-1])
     if backend == "reference":
         with check.no_autocast(xp.device):
             h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
@@ -86,7 +86,7 @@ def gamma_rnn_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> 
     """xp, h0, weight_hh, n and s -> h, trace."""
     out_dtype, tensors = check.unify(_GAMMA_RNN_SEQUENCE, tensors)
     xp, *_, n, s = tensors
-    backend = backends.select("gamma_rnn_sequence", xp.device, xp.dtype)
+    backend = backends.select("gamma_rnn_sequence", xp.device, xp.dtype, 0, xp.shape[-1])
     if backend == "reference":
         with check.no_autocast(xp.device):
             h, trace = reference.gamma_rnn_sequence(*tensors, n_floor, return_trace)

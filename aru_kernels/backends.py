@@ -29,6 +29,7 @@ class Backend:
 
     module: has `unavailable() -> str | None`, `device() -> str` and `KERNELS: {op: (forward, backward)}`;
     None for the reference, which serves everything.
+    limited: the module also has `refuses(H, G) -> str | None`, asked for sequences (G = 0: without a controller).
     """
 
     name: str
@@ -36,6 +37,7 @@ class Backend:
     ops: frozenset[str] = frozenset()
     devices: frozenset[str] = frozenset()
     dtypes: frozenset[torch.dtype] = frozenset()
+    limited: bool = False
 
     def load(self) -> ModuleType:
         """The backend's module."""
@@ -46,8 +48,8 @@ class Backend:
         """Why the backend cannot run here at all, or None."""
         return None if self.module is None else _unavailable(self.module)
 
-    def refuses(self, op: str, device: torch.device, dtype: torch.dtype) -> str | None:
-        """Why the backend cannot serve this call, or None."""
+    def refuses(self, op: str, device: torch.device, dtype: torch.dtype, G: int = 0, H: int = 0) -> str | None:
+        """Why the backend cannot serve this call, or None; H = 0 where the operation is no sequence."""
         if self.module is None:
             return None
         if device.type not in self.devices:
@@ -56,7 +58,8 @@ class Backend:
             return f"it has no kernel for {op}, only for {_listing(self.ops)}"
         if dtype not in self.dtypes:
             return f"it computes in {_listing(str(d).removeprefix('torch.') for d in self.dtypes)}, got {dtype}"
-        return self.unavailable()
+        reason = self.unavailable()
+        return _refuses(self.module, int(H), int(G)) if reason is None and self.limited and H else reason
 
 
 # What was built and which devices there are does not change while a process lives.
@@ -70,6 +73,11 @@ def _unavailable_once(module: str) -> str | None:
     return importlib.import_module(module).unavailable()
 
 
+@constant_when_compiled
+def _refuses(module: str, H: int, G: int) -> str | None:
+    return importlib.import_module(module).refuses(H, G)
+
+
 # Fastest first; the reference serves whatever is left.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
@@ -80,6 +88,14 @@ BACKENDS: dict[str, Backend] = {
             ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
+        ),
+        Backend(
+            "cuda",
+            "aru_kernels.cuda",
+            ops=frozenset({"aru_sequence", "gamma_rnn_sequence"}),
+            devices=frozenset({"cuda"}),
+            dtypes=frozenset({torch.float32}),
+            limited=True,
         ),
         Backend("reference"),
     )
@@ -131,8 +147,8 @@ def _environment_backend() -> str:
     return _checked(os.environ.get("ARU_KERNELS_BACKEND", "auto"), "the environment variable ARU_KERNELS_BACKEND")
 
 
-def select(op: str, device: torch.device, dtype: torch.dtype) -> str:
-    """The backend that runs `op` on tensors of this device and compute dtype."""
+def select(op: str, device: torch.device, dtype: torch.dtype, G: int = 0, H: int = 0) -> str:
+    """The backend that runs `op` on tensors of this device and compute dtype; H, G: sizes of a sequence."""
     name = requested_backend()
     if not torch.compiler.is_compiling() and _transformed():
         if name not in ("auto", "reference"):
@@ -142,11 +158,11 @@ def select(op: str, device: torch.device, dtype: torch.dtype) -> str:
             )
         return "reference"
     if name == "auto":
-        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype) is None)
+        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype, G, H) is None)
         if name == "reference" and device.type == "cuda" and not torch.compiler.is_compiling():
             _warn_slow(op)
         return name
-    reason = BACKENDS[name].refuses(op, device, dtype)
+    reason = BACKENDS[name].refuses(op, device, dtype, G, H)
     if reason is not None:
         raise RuntimeError(
             f"backend {name!r} cannot run {op}: {reason}. Backend 'auto' picks one that can; 'reference' always can."

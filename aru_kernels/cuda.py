@@ -1,8 +1,8 @@
 """The backend `cuda`: Python face of the persistent kernels in csrc/cuda (extension `aru_kernels._cuda`).
 
-One launch takes a sequence through all its steps.  The module has the sequences alone; γ and the single step are other
-backends'.  Products follow torch.get_float32_matmul_precision(): "medium" bfloat16, "high" numbers split in two bfloat16
-parts, "highest" in three, which is float32 to the last bit or so; accumulation and state are float32.
+One launch takes a sequence through all its steps.  The module has the sequences alone; γ and the single step are
+other backends'.  Products follow torch.get_float32_matmul_precision(): "medium" bfloat16, "high" numbers split in two
+bfloat16 parts, "highest" in three, which is float32 to the last bit or so; accumulation and state are float32.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
+from aru_kernels import _checks as check
 from aru_kernels._memory import parse_bytes
 from aru_kernels._version import __version__
 
@@ -240,11 +241,10 @@ def _backward(sizes, n_floor, half, segment, operands, upstream, results, sums_s
 
 def _recurrent_gradient(d_xp: Tensor, h0: Tensor, h: Tensor) -> Tensor:
     """Σ_t da_t h_{t-1}^T, by products over all steps at once; in torch's own matmul precision."""
-    T, B, H = d_xp.shape
-    first = d_xp[0].T @ h0
-    if T == 1:
-        return first
-    return torch.addmm(first, d_xp[1:].view(-1, H).T, h[:-1].view(-1, H))
+    H = d_xp.shape[-1]
+    with check.no_autocast(d_xp.device):
+        first = d_xp[0].T @ h0
+        return torch.addmm(first, d_xp[1:].view(-1, H).T, h[:-1].view(-1, H)) if len(d_xp) > 1 else first
 
 
 def gamma_rnn_sequence_fwd(

@@ -9,14 +9,21 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import aru_kernels
 import aru_kernels.functional as F
-from aru_kernels import ARUN, Gamma, GammaRNN, ops, use_backend
+from aru_kernels import ARUN, Gamma, GammaRNN, backends, ops, use_backend
 from helpers import needs_cpu_kernels
 from tolerances import assert_all_close, assert_close
 
 pytestmark = needs_cpu_kernels
 
 KERNELS = pytest.mark.parametrize(("backend", "op"), list(ops._FORWARD), ids=["-".join(key) for key in ops._FORWARD])
-DEVICES = {"cpu": "cpu"}
+DEVICES = {"cpu": "cpu", "cuda": "cuda"}
+
+
+def usable(backend: str) -> backends.Backend:
+    """The backend; the test is skipped where it cannot run."""
+    if reason := backends.BACKENDS[backend].unavailable():
+        pytest.skip(f"no backend {backend}: {reason}")
+    return backends.BACKENDS[backend]
 
 
 def samples(op: str, device: str, dtype: torch.dtype) -> list[tuple]:
@@ -74,6 +81,7 @@ def test_schema(backend, op):
 @KERNELS
 def test_opcheck(backend, op):
     """Schema, fake kernel and autograd agree with the kernel, forward and backward, with dynamic shapes too."""
+    usable(backend)
     for args in samples(op, DEVICES[backend], torch.float32):
         torch.library.opcheck(ops.operator(backend, op), args)
         with _Record() as record:
@@ -88,7 +96,8 @@ def test_opcheck(backend, op):
 
 @KERNELS
 def test_second_derivative_is_an_error_that_says_where_to_get_it(backend, op):
-    args = samples(op, DEVICES[backend], torch.float64)[0]
+    dtype = max(usable(backend).dtypes, key=lambda dtype: dtype.itemsize)
+    args = samples(op, DEVICES[backend], dtype)[0]
     leaves = [a for a in args if isinstance(a, Tensor)]
     output = ops.operator(backend, op)(*args)
     output = output if isinstance(output, Tensor) else output[0]

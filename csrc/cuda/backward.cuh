@@ -16,7 +16,7 @@ namespace cuda {
 
 // sum[i][j] += V^T A over 16 rows.
 template <int parts, int tiles>
-ARU_DEVICE void add_outer_products(const float (&v)[tiles][4], const float (&a)[tiles][4],
+ARU_DEVICE void add_outer_products(const float (&v)[tiles][4], const float (&a)[round_up(tiles, 2)][4],
                                    float (&sum)[(tiles + 1) / 2][tiles][4]) {
   // A transposed accumulator fragment serves as A operand (two neighbouring column tiles) and as B operand (one).
   uint32_t vt[(tiles + 1) / 2][parts][4];
@@ -58,27 +58,40 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, til
   ARU_ROLLED
   for (int m = thread_index() / 32 * 2; m < 2 * p.shape.pairs; m += (m & 1) ? 2 * p.tiling.warps - 1 : 1) {
     int rows[2];
-    float g[tiles][4] = {};
     ARU_UNROLL
     for (int high = 0; high < 2; ++high) {
       const int e = m / 2 * 32 + (lane & 28) + 2 * (m & 1) + high;
       rows[high] = Row::of(e, z, p.tiling, p.shape.rows, first_b, first_i).index;
-      if (rows[high] >= 0) load_state(p.kept, p.half, segment * BH + rows[high], z.G, high, g);
+    }
+    ControllerState<parts, tiles> state[1];
+    ARU_UNROLL
+    for (int k = 0; k < (tiles + 1) / 2; ++k) {
+      float4 g[2] = {};
+      float left[4], right[4];
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high)
+        if (rows[high] >= 0) g[high] = load_state(p.kept, p.half, segment * BH + rows[high], z.G, k);
+      from_rows(g[0], g[1], left, right);
+      state[0].set(k, left, right);
     }
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
-      float a[2], ns[4];
+      float a[1][2], ns[1][4];
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
-        a[high] = rows[high] >= 0 ? p.a[(first + step) * BH + rows[high]] : 0.f;
-      controller_step<parts, tiles>(controller, a, g, ns);
+        a[0][high] = rows[high] >= 0 ? p.a[(first + step) * BH + rows[high]] : 0.f;
+      controller_step<parts, tiles, 1>(
+          controller, a, state, ns, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high)
+              if (rows[high] >= 0)
+                store_state(p.recomputed, p.half, step * BH + rows[high], z.G, k, high, left, right);
+          });
       ARU_UNROLL
       for (int high = 0; high < 2; ++high) {
-        if (rows[high] < 0) continue;
-        store_state(p.recomputed, p.half, step * BH + rows[high], z.G, high, g);
-        if ((lane & 3) == 0) {
-          p.recomputed_ns[step * 2 * BH + rows[high]] = ns[2 * high];
-          p.recomputed_ns[(step * 2 + 1) * BH + rows[high]] = ns[2 * high + 1];
+        if (rows[high] >= 0 && (lane & 3) == 0) {
+          p.recomputed_ns[step * 2 * BH + rows[high]] = ns[0][2 * high];
+          p.recomputed_ns[(step * 2 + 1) * BH + rows[high]] = ns[0][2 * high + 1];
         }
       }
     }
@@ -131,6 +144,9 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
     ARU_ROLLED
     for (int step = z.T - 1; step >= -1; --step, ++v) {
       const int segment = step / p.segment, in_segment = step - segment * p.segment;
+      // g after this step
+      const void* after = p.segment > 1 ? p.recomputed : p.kept;
+      const int after_slot = p.segment > 1 ? in_segment : step + 1;
       if constexpr (adaptive) {
         if (p.segment > 1 && step >= 0 && (step == z.T - 1 || in_segment == p.segment - 1))
           recompute<parts, tiles>(p, controller, segment, first_b, first_i);
@@ -170,6 +186,14 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
             p.d_h0[own.index] = dh;
           }
           if (adaptive && step + 1 < z.T) a_next = p.a[at + BH];
+          if (step > 0) {
+            prefetch(p.a + at - BH);
+            if (p.d_h) prefetch(p.d_h + at - BH);
+            if (adaptive && p.segment == 1) {
+              prefetch(p.n + at - BH);
+              prefetch(p.s + at - BH);
+            }
+          }
         }
         if constexpr (adaptive) {
           ARU_ROLLED
@@ -179,17 +203,20 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
                                        {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
             float4* own_carry = carry + (pair * 2 + m) * tiles * 32 + lane;
             int rows[2];
-            float gradient[tiles][4], g[tiles][4] = {};
+            float gradient[tiles][4], g[2 * k_tiles][4];
             ARU_UNROLL
-            for (int half = 0; half < 2; ++half) {
+            for (int half = 0; half < 2; ++half)
               rows[half] = Row::of(pair * 32 + low + half, z, t, p.shape.rows, first_b, first_i).index;
-              if (rows[half] < 0) continue;
-              if (step < 0)
-                for_columns(z.G, half, g, [&](int j, float& x) { x = p.g0[size_t(rows[half]) * z.G + j]; });
-              else if (p.segment > 1)
-                load_state(p.recomputed, p.half, in_segment * BH + rows[half], z.G, half, g);
-              else
-                load_state(p.kept, p.half, (step + 1) * BH + rows[half], z.G, half, g);
+            ARU_UNROLL
+            for (int k = 0; k < k_tiles; ++k) {
+              float4 loaded[2] = {};
+              ARU_UNROLL
+              for (int half = 0; half < 2; ++half) {
+                if (rows[half] < 0) continue;
+                loaded[half] = step < 0 ? load_row(p.g0, size_t(rows[half]), z.G, k)
+                                        : load_state(after, p.half, after_slot * BH + rows[half], z.G, k);
+              }
+              from_rows(loaded[0], loaded[1], g[2 * k], g[2 * k + 1]);
             }
             ARU_UNROLL
             for (int n = 0; n < tiles; ++n) {
@@ -244,7 +271,7 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
               through_a[half] += shuffle(through_a[half], lane ^ 1);
               through_a[half] += shuffle(through_a[half], lane ^ 2);
             }
-            if (q / 2 == m) da += through_a[q & 1];
+            if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
           }
         } else {
           float2& sum = sums_ns[pair * 32 + lane];

@@ -49,94 +49,142 @@ template <int parts> ARU_DEVICE float controller_tanh(float x) {
   return aru::cuda::tanh<float>(x);
 }
 
-// One step of 16 rows whose pre-activations are a[0] (row r) and a[1] (row r + 8): the next g in place of g, and
-// ns = n and s of row r, n and s of row r + 8.
-template <int parts, int tiles>
-ARU_DEVICE void controller_step(const ControllerOperands<parts, tiles>& w, const float (&a)[2], float (&g)[tiles][4],
-                                float (&ns)[4]) {
+// The state of 16 rows between two steps: what the next product needs of it, the operand itself where that is as short
+// as it can be, else float32.
+template <int parts, int tiles> struct ControllerState {
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr bool packed = parts == 1;
+  uint32_t words[packed ? k_tiles : 1][parts][4];
+  float g[packed ? 1 : 2 * k_tiles][4];
+
+  ARU_METHOD void set(int k, const float (&left)[4], const float (&right)[4]) {
+    if constexpr (packed) {
+      operand_of<parts>(left, right, words[k]);
+    } else {
+      ARU_UNROLL
+      for (int j = 0; j < 4; ++j) g[2 * k][j] = left[j], g[2 * k + 1][j] = right[j];
+    }
+  }
+  ARU_METHOD void operand(int k, uint32_t (&a)[parts][4]) const {
+    if constexpr (packed) {
+      ARU_UNROLL
+      for (int j = 0; j < 4; ++j) a[0][j] = words[k][0][j];
+    } else {
+      operand_of<parts>(g[2 * k], g[2 * k + 1], a);
+    }
+  }
+};
+
+// One step of `rows` tiles of 16 rows with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state
+// in place of `state`, and ns[tile] = n and s of row r, n and s of row r + 8.  emit(tile, k, left, right) gets the next g
+// of two column tiles in float32.  A fragment of the weights is loaded once for all tiles.
+template <int parts, int tiles, int rows, class Emit>
+ARU_DEVICE void controller_step(const ControllerOperands<parts, tiles>& w, const float (&a)[rows][2],
+                                ControllerState<parts, tiles> (&state)[rows], float (&ns)[rows][4], const Emit& emit) {
   constexpr int k_tiles = ControllerOperands<parts, tiles>::k_tiles;
   const int lane = thread_index() & 31, q = lane & 3;
-  uint32_t operand[k_tiles][parts][4];
-  operands_of<parts, tiles>(g, operand);
+  uint32_t operand[rows][k_tiles][parts][4], b[parts][2];
   ARU_UNROLL
-  for (int n = 0; n < tiles; ++n) {
-    const float4 v = w.input[n * 4 + q];
-    float c[4] = {v.x * a[0] + v.z, v.y * a[0] + v.w, v.x * a[1] + v.z, v.y * a[1] + v.w};
+  for (int m = 0; m < rows; ++m) {
     ARU_UNROLL
-    for (int k = 0; k < k_tiles; ++k) {
-      uint32_t b[parts][2];
-      load_fragment<parts>(w.fragment(n, k), lane, b);
-      multiply<parts>(c, operand[k], b);
+    for (int k = 0; k < k_tiles; ++k) state[m].operand(k, operand[m][k]);
+  }
+  ARU_UNROLL
+  for (int to = 0; to < k_tiles; ++to) {
+    float g[2][rows][4] = {};
+    ARU_UNROLL
+    for (int side = 0; side < 2; ++side) {
+      const int n = 2 * to + side;
+      if (n >= tiles) continue;
+      const float4 v = w.input[n * 4 + q];
+      float c[rows][4];
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        c[m][0] = v.x * a[m][0] + v.z, c[m][1] = v.y * a[m][0] + v.w;
+        c[m][2] = v.x * a[m][1] + v.z, c[m][3] = v.y * a[m][1] + v.w;
+      }
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) {
+        load_fragment<parts>(w.fragment(n, k), lane, b);
+        ARU_UNROLL
+        for (int m = 0; m < rows; ++m) multiply<parts>(c[m], operand[m][k], b);
+      }
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        ARU_UNROLL
+        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<parts>(c[m][j]);
+      }
     }
     ARU_UNROLL
-    for (int j = 0; j < 4; ++j) g[n][j] = controller_tanh<parts>(c[j]);
+    for (int m = 0; m < rows; ++m) {
+      emit(m, to, g[0][m], g[1][m]);
+      state[m].set(to, g[0][m], g[1][m]);
+    }
   }
-  operands_of<parts, tiles>(g, operand);
-  ns[0] = ns[2] = w.bias_n;
-  ns[1] = ns[3] = w.bias_s;
+  ARU_UNROLL
+  for (int m = 0; m < rows; ++m) {
+    ns[m][0] = ns[m][2] = w.bias_n;
+    ns[m][1] = ns[m][3] = w.bias_s;
+  }
   ARU_UNROLL
   for (int k = 0; k < k_tiles; ++k) {
-    uint32_t b[parts][2];
     load_fragment<parts>(w.fragment(tiles, k), lane, b);
-    multiply<parts>(ns, operand[k], b);
+    ARU_UNROLL
+    for (int m = 0; m < rows; ++m) {
+      uint32_t read[parts][4];
+      state[m].operand(k, read);
+      multiply<parts>(ns[m], read, b);
+    }
   }
 }
 
-// Rows of kept state, see kept_row.  index: slot * B * H + row; half: stored as float16.  high: 0 for row r of a tile, 1
-// for row r + 8.
-template <int tiles>
-ARU_DEVICE void store_state(void* kept, int half, size_t index, int G, int high, const float (&g)[tiles][4]) {
-  const size_t at = index * kept_row(G) + 4 * (thread_index() & 3);
-  ARU_UNROLL
-  for (int k = 0; k < (tiles + 1) / 2; ++k) {
-    if (16 * k >= G) break;
-    const bool right = 2 * k + 1 < tiles;
-    const int n = right ? 2 * k + 1 : 0;
-    const float4 v = make_float4(g[2 * k][2 * high], g[2 * k][2 * high + 1], right ? g[n][2 * high] : 0.f,
-                                 right ? g[n][2 * high + 1] : 0.f);
-    if (half)
-      *reinterpret_cast<uint2*>(static_cast<uint16_t*>(kept) + at + 16 * k) =
-          make_uint2(pack_f16(v.x, v.y), pack_f16(v.z, v.w));
-    else
-      *reinterpret_cast<float4*>(static_cast<float*>(kept) + at + 16 * k) = v;
-  }
+// Two column tiles (k tile k) of a row of kept state, see kept_row.  index: slot * B * H + row; half: stored as float16.
+// high: 0 for row r of a tile, 1 for row r + 8.
+ARU_DEVICE void store_state(void* kept, int half, size_t index, int G, int k, int high, const float (&left)[4],
+                            const float (&right)[4]) {
+  if (16 * k >= G) return;
+  const size_t at = index * kept_row(G) + 16 * k + 4 * (thread_index() & 3);
+  const float4 v = high ? make_float4(left[2], left[3], right[2], right[3])
+                        : make_float4(left[0], left[1], right[0], right[1]);
+  if (half)
+    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(kept) + at) = make_uint2(pack_f16(v.x, v.y), pack_f16(v.z, v.w));
+  else
+    *reinterpret_cast<float4*>(static_cast<float*>(kept) + at) = v;
 }
 
 // Zero beyond the row's end.
-template <int tiles>
-ARU_DEVICE void load_state(const void* kept, int half, size_t index, int G, int high, float (&g)[tiles][4]) {
-  const size_t at = index * kept_row(G) + 4 * (thread_index() & 3);
-  ARU_UNROLL
-  for (int k = 0; k < (tiles + 1) / 2; ++k) {
-    float4 v = make_float4(0, 0, 0, 0);
-    if (16 * k < G) {
-      if (half) {
-        const uint2 w = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(kept) + at + 16 * k);
-        unpack_f16(w.x, v.x, v.y);
-        unpack_f16(w.y, v.z, v.w);
-      } else {
-        v = *reinterpret_cast<const float4*>(static_cast<const float*>(kept) + at + 16 * k);
-      }
-    }
-    g[2 * k][2 * high] = v.x, g[2 * k][2 * high + 1] = v.y;
-    if (2 * k + 1 < tiles) {
-      const int n = 2 * k + 1 < tiles ? 2 * k + 1 : 0;
-      g[n][2 * high] = v.z, g[n][2 * high + 1] = v.w;
-    }
-  }
+ARU_DEVICE float4 load_state(const void* kept, int half, size_t index, int G, int k) {
+  float4 v = make_float4(0, 0, 0, 0);
+  if (16 * k >= G) return v;
+  const size_t at = index * kept_row(G) + 16 * k + 4 * (thread_index() & 3);
+  if (!half) return *reinterpret_cast<const float4*>(static_cast<const float*>(kept) + at);
+  const uint2 w = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(kept) + at);
+  unpack_f16(w.x, v.x, v.y);
+  unpack_f16(w.y, v.z, v.w);
+  return v;
 }
 
-// element(column, value) for the columns below G of a row of a tile.
-template <int tiles, class Element>
-ARU_DEVICE void for_columns(int G, int high, float (&c)[tiles][4], const Element& element) {
-  ARU_UNROLL
-  for (int n = 0; n < tiles; ++n) {
-    ARU_UNROLL
-    for (int j = 0; j < 2; ++j) {
-      const int column = n * 8 + 2 * (thread_index() & 3) + j;
-      if (column < G) element(column, c[n][2 * high + j]);
-    }
-  }
+// The same of a row of a matrix [B * H][G].
+ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
+  const int j = 16 * k + 2 * (thread_index() & 3);
+  const float* from = matrix + row * G;
+  return make_float4(j < G ? from[j] : 0.f, j + 1 < G ? from[j + 1] : 0.f, j + 8 < G ? from[j + 8] : 0.f,
+                     j + 9 < G ? from[j + 9] : 0.f);
+}
+ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, int high, const float (&left)[4],
+                          const float (&right)[4]) {
+  const int j = 16 * k + 2 * (thread_index() & 3);
+  float* to = matrix + row * G;
+  if (j < G) to[j] = high ? left[2] : left[0];
+  if (j + 1 < G) to[j + 1] = high ? left[3] : left[1];
+  if (j + 8 < G) to[j + 8] = high ? right[2] : right[0];
+  if (j + 9 < G) to[j + 9] = high ? right[3] : right[1];
+}
+
+// Accumulators of two column tiles from what the above load for rows r and r + 8.
+ARU_DEVICE void from_rows(const float4& low, const float4& high, float (&left)[4], float (&right)[4]) {
+  left[0] = low.x, left[1] = low.y, left[2] = high.x, left[3] = high.y;
+  right[0] = low.z, right[1] = low.w, right[2] = high.z, right[3] = high.w;
 }
 
 // A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.

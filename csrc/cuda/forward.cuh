@@ -10,6 +10,7 @@ namespace cuda {
 
 // tiles: column tiles of the controller's state, which stays in registers; 0 for the static network.
 template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
+  constexpr int some_tiles = tiles > 0 ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
@@ -29,45 +30,41 @@ template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
     const int first_b = tile * t.batch;
     const Row own = Row::of(warp * 32 + lane, z, t, p.shape.rows, first_b, first_i);
+    const bool some = own.index >= 0;
     int rows[2][2];  // [tile of the pair][half]: Row::index
-    float g[2][tiles > 0 ? tiles : 1][4] = {};
+    ControllerState<parts, some_tiles> state[2];
     if constexpr (tiles > 0) {
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
         ARU_UNROLL
-        for (int high = 0; high < 2; ++high) {
-          const int row = Row::of(warp * 32 + quad + 2 * m + high, z, t, p.shape.rows, first_b, first_i).index;
-          rows[m][high] = row;
-          if (row >= 0)
-            for_columns(z.G, high, g[m], [&](int column, float& x) { x = p.g0[size_t(row) * z.G + column]; });
+        for (int high = 0; high < 2; ++high)
+          rows[m][high] = Row::of(warp * 32 + quad + 2 * m + high, z, t, p.shape.rows, first_b, first_i).index;
+        ARU_UNROLL
+        for (int k = 0; k < k_tiles; ++k) {
+          float4 g[2] = {};
+          float left[4], right[4];
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high)
+            if (rows[m][high] >= 0) g[high] = load_row(p.g0, size_t(rows[m][high]), z.G, k);
+          from_rows(g[0], g[1], left, right);
+          state[m].set(k, left, right);
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high)
+            if (p.kept && rows[m][high] >= 0)
+              store_state(p.kept, p.half, size_t(rows[m][high]), z.G, k, high, left, right);
         }
       }
     }
-    const bool some = own.index >= 0;
     float n = 1, s = 0;
     if (tiles == 0 && some) {
       n = p.n_given[first_i + own.i];
       s = p.s_given[first_i + own.i];
     }
-    const auto keep = [&](int slot) {
-      if constexpr (tiles > 0) {
-        ARU_UNROLL
-        for (int m = 0; m < 2; ++m) {
-          ARU_UNROLL
-          for (int high = 0; high < 2; ++high)
-            if (rows[m][high] >= 0) store_state(p.kept, p.half, slot * BH + rows[m][high], z.G, high, g[m]);
-        }
-      }
-    };
 
     float xp = some ? p.xp[own.index] : 0.f;
-    int until_kept = 0, slot = 0;
+    int until_kept = p.segment, slot = 1;  // the state after that many steps goes to this slot
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v) {
-      if (p.kept && until_kept-- == 0) {
-        keep(slot++);
-        until_kept = p.segment - 1;
-      }
       if (v > 0) exchange.receive(v);
       if (step == 0) {
         exchange.fill(v, p.h0, first_b, z.B, z.H);
@@ -79,17 +76,30 @@ template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
 
       const float a = xp + recurrent_sum(t, p.shape, sums, own.b, own.i);
       const size_t at = step * BH + own.index;
-      if (some && step + 1 < z.T) xp = p.xp[at + BH];
+      if (some && step + 1 < z.T) {
+        xp = p.xp[at + BH];
+        if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
+      }
       if constexpr (tiles > 0) {
-        ARU_UNROLL
-        for (int m = 0; m < 2; ++m) {
-          const float both[2] = {shuffle(a, quad + 2 * m), shuffle(a, quad + 2 * m + 1)};
-          float ns[4];
-          controller_step<parts, tiles>(controller, both, g[m], ns);
-          if (q / 2 == m) {
-            n = ns[2 * (q & 1)];
-            s = ns[2 * (q & 1) + 1];
-          }
+        const bool last = step + 1 == z.T;
+        const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
+        const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
+        float ns[2][4];
+        controller_step<parts, tiles, 2>(
+            controller, both, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
+              if (!keep && !last) return;
+              ARU_UNROLL
+              for (int high = 0; high < 2; ++high) {
+                const int row = rows[m][high];
+                if (row >= 0 && keep) store_state(p.kept, p.half, slot * BH + row, z.G, k, high, left, right);
+                if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
+              }
+            });
+        n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
+        s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
+        if (until_kept == 0) {
+          until_kept = p.segment;
+          ++slot;
         }
       }
       float h = 0;
@@ -101,18 +111,6 @@ template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         if (p.s) p.s[at] = s;
       }
       exchange.send(v + 1, own.inside, own.b, own.i, h);
-    }
-    if constexpr (tiles > 0) {
-      if (p.kept && p.segment == 1) keep(slot);
-      ARU_UNROLL
-      for (int m = 0; m < 2; ++m) {
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high) {
-          const int row = rows[m][high];
-          if (row >= 0)
-            for_columns(z.G, high, g[m], [&](int column, float& x) { p.g_last[size_t(row) * z.G + column] = x; });
-        }
-      }
     }
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

@@ -15,7 +15,7 @@ namespace cuda {
 
 #if ARU_BACKWARD
 template <int parts, int tiles>
-__global__ void __launch_bounds__(backward_warps * 32, 1) aru_backward(const __grid_constant__ Backward p) {
+__global__ void __launch_bounds__(most_warps(parts, true) * 32, 1) aru_backward(const __grid_constant__ Backward p) {
   sequence_backward<parts, tiles>(p);
 }
 template <> const void* kernel_of<ARU_PARTS, true>(int tiles) {
@@ -30,7 +30,7 @@ template <> const void* kernel_of<ARU_PARTS, true>(int tiles) {
 }
 #else
 template <int parts, int tiles>
-__global__ void __launch_bounds__(forward_warps * 32, 1) aru_forward(const __grid_constant__ Forward p) {
+__global__ void __launch_bounds__(most_warps(parts, false) * 32, 1) aru_forward(const __grid_constant__ Forward p) {
   sequence_forward<parts, tiles>(p);
 }
 template <> const void* kernel_of<ARU_PARTS, false>(int tiles) {

@@ -45,7 +45,7 @@ inline Tiling plan(const Device& device, const Sizes& z, int parts, bool backwar
   if (int64_t(z.B) * z.H > INT32_MAX)
     throw std::invalid_argument("its kernels take at most 2^31 - 1 neurons of all sequences, got B * H = " +
                                 std::to_string(int64_t(z.B) * z.H));
-  const int most_warps = backward ? backward_warps : forward_warps;
+  const int warps = most_warps(parts, backward);
   Tiling best{};
   double least = 0;
   for (int cluster = device.clusters > 0; cluster >= 0; --cluster) {
@@ -56,8 +56,8 @@ inline Tiling plan(const Device& device, const Sizes& z, int parts, bool backwar
       for (int batch = 1; batch <= std::min(largest_batch, z.B); ++batch) {
         Tiling t{cluster, blocks, slice, batch, 0, 1};
         const int pairs = ceil_div(slice * batch, 32);
-        if (!backward && pairs > most_warps) break;  // forward, the state is in registers: a pair a warp
-        t.warps = ceil_div(pairs, ceil_div(pairs, most_warps));
+        if (!backward && pairs > warps) break;  // forward, the state is in registers: a pair a warp
+        t.warps = ceil_div(pairs, ceil_div(pairs, warps));
         const Shape s = shape_of(t, parts, tiles, backward);
         if (s.total > device.shared_bytes) break;
         const int needed = ceil_div(z.B, batch);

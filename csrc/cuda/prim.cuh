@@ -25,6 +25,9 @@ ARU_DEVICE uint8_t* shared_memory() {
 }
 ARU_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
 
+// Fetches what a later step reads into the second-level cache.
+ARU_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
 ARU_DEVICE void sync_block() { __syncthreads(); }
 ARU_DEVICE void sync_warp() { __syncwarp(); }
 

@@ -32,8 +32,8 @@ struct Tiling {
 ARU_ANYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
-constexpr int forward_warps = 12;  // 168 registers a thread
-constexpr int backward_warps = 8;  // 255
+// Warps of a block at most; a thread may then have 168 (12 warps) or 255 registers (8).
+constexpr int most_warps(int parts, bool backward) { return parts == 1 && !backward ? 12 : 8; }
 constexpr int largest_batch = 8;   // columns of a matrix product
 
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.

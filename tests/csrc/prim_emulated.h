@@ -338,6 +338,8 @@ ARU_DEVICE int block_threads() { return machine().threads; }
 ARU_DEVICE int block_index() { return machine().first_block + machine().current->block; }
 ARU_DEVICE uint8_t* shared_memory() { return machine().shared[size_t(machine().current->block)]; }
 
+ARU_DEVICE void prefetch(const void*) {}
+
 ARU_DEVICE void sync_block() {
   machine().meet(machine().block_barriers[size_t(machine().current->block)], machine().threads);
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,7 +123,11 @@ def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
     limit = SMALL_STATE if budget is None else parse_bytes(budget)
     if everything <= limit:
         return 1
-    return min(T, SEGMENT if budget is None else max(SEGMENT, -(-everything // max(1, limit))))
+    if budget is None:
+        return min(T, SEGMENT)
+    checkpoints = max(1, limit * (T + 1) // everything)
+    # As many steps again as there are checkpoints take the least memory together.
+    return min(T, max(SEGMENT, min(-(-T // checkpoints), math.isqrt(T) + 1)))
 
 
 def _stored_as_half(kept: Tensor, sizes: Sizes, segment: int) -> bool:

@@ -23,14 +23,16 @@ Sizes sizes_of(const std::array<int, 4>& z) { return {z[0], z[1], z[2], z[3]}; }
 using TilingNumbers = std::array<int, 6>;
 Tiling tiling_of(const TilingNumbers& t) { return {t[0], t[1], t[2], t[3], t[4], t[5]}; }
 
-void check(int error, const char* text) {
-  if (error) throw std::runtime_error(std::string(text) + " (error " + std::to_string(error) + ")");
+// Calls one of launch.h's functions; its text where it fails.
+template <class Call> void check(const Call& call) {
+  const char* text = "";
+  if (const int error = call(&text))
+    throw std::runtime_error(std::string(text) + " (error " + std::to_string(error) + ")");
 }
 
 Device device_of(int index) {
   Device device{};
-  const char* text = "";
-  check(aru_cuda_device(index, &device, &text), text);
+  check([&](const char** text) { return aru_cuda_device(index, &device, text); });
   return device;
 }
 
@@ -44,10 +46,10 @@ TilingNumbers plan_numbers(int index, int parts, bool backward, const std::array
   const Sizes z = sizes_of(sizes);
   const Tiling t = plan(device_of(index), z, parts, backward, [&](const Tiling& candidate, int shared_bytes) {
     int groups = 0;
-    const char* text = "";
-    check(aru_cuda_most_groups(index, parts, backward, column_tiles(backward, z.G), &candidate, shared_bytes, &groups,
-                               &text),
-          text);
+    check([&](const char** text) {
+      const int tiles = column_tiles(backward, z.G);
+      return aru_cuda_most_groups(index, parts, backward, tiles, &candidate, shared_bytes, &groups, text);
+    });
     return groups;
   });
   return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups};
@@ -92,9 +94,8 @@ void forward(int device, uintptr_t stream, int parts, const std::array<int, 4>& 
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.xp, p.h0, p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c,
                             p.n_given, p.s_given, p.h, p.a, p.n, p.s, p.g_last, p.kept, p.exchange);
-  const char* text = "";
   const py::gil_scoped_release release;
-  check(aru_cuda_forward(device, parts, &p, stream, &text), text);
+  check([&](const char** text) { return aru_cuda_forward(device, parts, &p, stream, text); });
 }
 
 void backward(int device, uintptr_t stream, int parts, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
@@ -104,9 +105,8 @@ void backward(int device, uintptr_t stream, int parts, const std::array<int, 4>&
   Addresses(addresses).fill(p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given,
                             p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.recomputed_ns, p.d_h, p.d_a, p.d_n, p.d_s,
                             p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
-  const char* text = "";
   const py::gil_scoped_release release;
-  check(aru_cuda_backward(device, parts, &p, stream, &text), text);
+  check([&](const char** text) { return aru_cuda_backward(device, parts, &p, stream, text); });
 }
 
 }  // namespace

@@ -1,42 +1,41 @@
 // csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (prim_emulated.h).  With csrc/bindings_cuda.cpp
 // it makes a module that aru_kernels.cuda takes for the real one.
 #define ARU_EMULATION_MAIN
-#include <cstdio>
 #include <string>
 
-#include "cuda/backward.cuh"
-#include "cuda/forward.cuh"
 #include "cuda/launch.h"
+#include "prim_emulated.h"
 
 namespace aru {
 namespace cuda {
+
+template <int parts> void emulated_forward(int tiles, const Forward& p);
+template <int parts> void emulated_backward(int tiles, const Backward& p);
+
 namespace {
 
 emulation::Schedule schedule;
 Device emulated{"emulated device", 132, 232448, 16};
 thread_local std::string last_text;
 
-template <int parts, int tiles> void run(const Forward& p) { sequence_forward<parts, tiles>(p); }
-template <int parts, int tiles> void run(const Backward& p) { sequence_backward<parts, tiles>(p); }
-
-template <int parts, class Arguments> void dispatch(int tiles, const Arguments& p) {
-  constexpr bool backward = std::is_same<Arguments, Backward>::value;
-  constexpr auto& choices = backward ? backward_tiles : forward_tiles;
-  if (tiles == 0) run<parts, 0>(p);
-  else if (tiles == choices[0]) run<parts, choices[0]>(p);
-  else if (tiles == choices[1]) run<parts, choices[1]>(p);
-  else if (tiles == choices[2]) run<parts, choices[2]>(p);
-  else run<parts, choices[3]>(p);
-}
+template <int parts> void run(int tiles, const Forward& p) { emulated_forward<parts>(tiles, p); }
+template <int parts> void run(int tiles, const Backward& p) { emulated_backward<parts>(tiles, p); }
 
 template <class Arguments> int launch(int parts, bool backward, const Arguments& p, const char** text) {
   const int tiles = column_tiles(backward, p.sizes.G);
   if (!p.tiling.cluster) std::memset(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)));
   try {
     emulation::launch(p.tiling.groups, p.tiling.blocks, p.tiling.warps * 32, p.shape.total, schedule, [&] {
-      if (parts == 1) dispatch<1>(tiles, p);
-      if (parts == 2) dispatch<2>(tiles, p);
-      if (parts == 3) dispatch<3>(tiles, p);
+      switch (parts) {
+#ifdef ARU_PARTS  // the only ones
+        case ARU_PARTS: return run<ARU_PARTS>(tiles, p);
+#else
+        case 1: return run<1>(tiles, p);
+        case 2: return run<2>(tiles, p);
+        case 3: return run<3>(tiles, p);
+#endif
+        default: emulation::machine().fail("no kernel for so many parts");
+      }
     });
   } catch (const std::exception& error) {
     last_text = error.what();

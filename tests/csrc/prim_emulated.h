@@ -51,7 +51,7 @@ namespace emulation {
 // Saves the callee's registers and the stack in *from, and goes on where `to` was saved.
 extern "C" void aru_switch_stack(void** from, void* to);
 #ifdef ARU_EMULATION_MAIN
-asm(R"(
+__asm__(R"(
 .text
 .globl aru_switch_stack
 aru_switch_stack:

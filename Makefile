@@ -7,7 +7,7 @@ TORCH ?= torch==2.13.0
 JOBS ?= auto
 
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp')
+SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test lint clean
 
@@ -34,4 +34,4 @@ $(VENV)/%.installed: $(VENV)/torch.installed $(SOURCES)
 	touch $@
 
 clean:
-	rm -rf $(VENV) build aru_kernels/_C*.so aru_kernels/_build.txt
+	rm -rf $(VENV) build aru_kernels/_C*.so aru_kernels/_cuda*.so aru_kernels/_build*.txt

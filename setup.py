@@ -1,16 +1,21 @@
-"""Builds the optional C++ extension aru_kernels._C; everything else stands in pyproject.toml.
+"""Builds the optional extensions aru_kernels._C (C++) and aru_kernels._cuda; the rest stands in pyproject.toml.
 
-The extension knows no torch: it needs a C++17 compiler and pybind11, and one build serves every torch version.
-Without a compiler the installation still succeeds, and `python -m aru_kernels` says what was missing.
+The extensions know no torch: they need a C++17 compiler and pybind11, and nvcc for CUDA, and one build serves every
+torch version.  Without a compiler the installation still succeeds, and `python -m aru_kernels` says what was missing.
 
 ARU_BUILD_CPU = auto (default: build if possible) | 0 (do not) | 1 (fail if it cannot be built)
+ARU_BUILD_CUDA = likewise; `auto` builds where nvcc is found
+TORCH_CUDA_ARCH_LIST = the GPUs to compile for, as for PyTorch's extensions, such as "8.0;9.0a"
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import re
+import shutil
+import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -49,37 +54,133 @@ FLAGS = [
 FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignored-attributes"]
 
 
+# CUDA: one source, compiled once per (parts of a number, direction).
+CUDA_KERNELS = [(parts, backward) for backward in (1, 0) for parts in (3, 2, 1)]
+CUDA_SOURCES = ["csrc/aru_math.h", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").iterdir())]
+CUDA_ARCHITECTURES = ("80", "90a", "100")
+# Divisions to 2 ulp.  ptxas reports registers and spills.
+CUDA_FLAGS = ["-std=c++17", "-O3", "-prec-div=false", "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc"]
+
+
 class BuildError(Exception):
     """A sentence that says why the extension cannot be built here."""
+
+
+def find_nvcc() -> str | None:
+    """Path of nvcc: of CUDA_HOME, on the PATH, or in its usual place."""
+    homes = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if name in os.environ]
+    places = [os.path.join(home, "bin") for home in homes] + [os.environ.get("PATH", ""), "/usr/local/cuda/bin"]
+    return shutil.which("nvcc", path=os.pathsep.join(places))
+
+
+def cuda_architectures(nvcc: str) -> list[str]:
+    """Those of TORCH_CUDA_ARCH_LIST, else the default ones that this nvcc knows; with "+PTX" kept."""
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
+    if wanted is None:
+        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
+        return [a for a in CUDA_ARCHITECTURES if f"compute_{a.rstrip('a')}\n" in known]
+    found = [re.fullmatch(r"(\d+)\.(\d)([a-z]?)(\+PTX)?", item) for item in re.split(r"[;\s]+", wanted.strip())]
+    if not all(found):
+        raise BuildError(f"TORCH_CUDA_ARCH_LIST is {wanted!r}, expected a list such as '8.0;9.0a;10.0+PTX'")
+    usable = [m[1] + m[2] + m[3] + (m[4] or "") for m in found if int(m[1]) >= 8]
+    if not usable:
+        raise BuildError(f"TORCH_CUDA_ARCH_LIST is {wanted!r}, and the kernels need 8.0 or later")
+    return usable
+
+
+def compile_cuda(nvcc: str, architectures: list[str], folder: Path) -> tuple[list[str], str]:
+    """Compiles the kernels into `folder`; the objects, and a table with a line for each kernel and architecture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    targets = []
+    for architecture in architectures:
+        number = architecture.removesuffix("+PTX")
+        code = f"sm_{number},compute_{number}" if architecture != number else f"sm_{number}"
+        targets.append(f"-gencode=arch=compute_{number},code=[{code}]")
+    common = [nvcc, *CUDA_FLAGS, *targets, f'-DARU_CUDA_ARCHITECTURES="{" ".join(architectures)}"']
+    jobs = [
+        (f"kernels_{parts}_{backward}", "kernels", [f"-DARU_PARTS={parts}", f"-DARU_BACKWARD={backward}"])
+        for parts, backward in CUDA_KERNELS
+    ]
+    jobs.append(("launch", "launch", []))
+
+    def compile_one(job: tuple[str, str, list[str]]) -> tuple[str, str]:
+        name, source, extra = job
+        target = str(folder / f"{name}.o")
+        command = [*common, *extra, "-c", f"csrc/cuda/{source}.cu", "-o", target]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"nvcc failed on csrc/cuda/{source}.cu: {(done.stderr or done.stdout).strip()[:500]}")
+        return target, done.stderr
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects, reports = zip(*pool.map(compile_one, jobs), strict=True)
+    entry = re.compile(
+        r"Compiling entry function '\w*aru_(forward|backward)ILi(\d)ELi(\d)E\w*' for 'sm_(\w+)'"
+        r".*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        re.DOTALL,
+    )
+    rows = sorted(
+        f"{direction} parts={parts} tiles={tiles} sm_{sm} registers={registers} stack={stack} spills={stores}+{loads}"
+        for report in reports
+        for direction, parts, tiles, sm, stack, stores, loads, registers in entry.findall(report)
+    )
+    return list(objects), "\n".join(rows)
+
+
+def cuda_digest() -> str:
+    """Of the kernels' sources, so that a table can be told to be theirs."""
+    return hashlib.sha256(b"".join((ROOT / source).read_bytes() for source in CUDA_SOURCES)).hexdigest()
 
 
 class OptionalBuild(build_ext):
     """Compiles each kernel once per instruction set, and survives the absence of a compiler."""
 
     def run(self) -> None:
-        """Builds, or says why not; the outcome is kept in aru_kernels/_build.txt for `python -m aru_kernels`."""
-        choice = os.environ.get("ARU_BUILD_CPU", "auto")
-        if choice not in ("auto", "0", "1"):
-            raise SystemExit(f"ARU_BUILD_CPU is {choice!r}, expected auto, 0 or 1.")
+        """Builds, or says why not.
+
+        The outcomes are kept in aru_kernels/_build.txt and _build_cuda.txt for `python -m aru_kernels`.
+        """
         in_source = self.inplace or getattr(self, "editable_mode", False)  # before run() changes them
+        folder = ROOT / "aru_kernels" if in_source else Path(self.build_lib) / "aru_kernels"
+        cpu, cuda = ([e for e in self.extensions if e.name.endswith(name)] for name in ("._C", "._cuda"))
+        compiler = "with a C++17 compiler (g++ or clang++) installed"
+        built = self._run("C++", "ARU_BUILD_CPU", cpu, folder / "_build.txt", compiler)
+        if find_nvcc() is None and os.environ.get("ARU_BUILD_CUDA", "auto") == "auto":
+            os.environ["ARU_BUILD_CUDA"] = "no nvcc"
+        built += self._run("CUDA", "ARU_BUILD_CUDA", cuda, folder / "_build_cuda.txt", "when that is mended")
+        self.extensions = built
+
+    def _run(self, title: str, switch: str, extensions: list[Extension], note: Path, cure: str) -> list[Extension]:
+        choice = os.environ.get(switch, "auto")
+        if choice not in ("auto", "0", "1", "no nvcc"):
+            raise SystemExit(f"{switch} is {choice!r}, expected auto, 0 or 1.")
+        self.extensions, self.report = extensions, ""
+        compiler = self.compiler  # a name that run() replaces by the compiler
         outcome = "built"
         if choice == "0":
-            outcome = "switched off by ARU_BUILD_CPU=0 when the package was installed"
+            outcome = f"switched off by {switch}=0 when the package was installed"
+        elif choice == "no nvcc":
+            outcome = "there was no nvcc when the package was installed"
+        if outcome != "built":
             self.extensions = []
         try:
             super().run()
         except Exception as error:
             if choice == "1":
                 raise
-            outcome = f"{error}; with a C++17 compiler (g++ or clang++) installed, repeat `pip install -e .`"
+            outcome = f"{error}; {cure}, repeat `pip install -e .`"
             self.extensions = []
-        print(f"aru_kernels: C++ extension: {outcome}", flush=True)
-        folder = ROOT / "aru_kernels" if in_source else Path(self.build_lib) / "aru_kernels"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "_build.txt").write_text(outcome + "\n")
+        self.compiler = compiler
+        print(f"aru_kernels: {title} extension: {outcome}", flush=True)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(f"{outcome}\n{self.report}")
+        return self.extensions
 
     def build_extension(self, ext: Extension) -> None:
         """Compiles the per-instruction-set objects, then links them with the rest."""
+        if ext.name.endswith("._cuda"):
+            self._build_cuda(ext)
+            return
         if self.compiler.compiler_type != "unix":
             raise BuildError(
                 f"the kernels need g++ or clang++, found the compiler family {self.compiler.compiler_type}"
@@ -96,6 +197,30 @@ class OptionalBuild(build_ext):
             compiled = pool.map(lambda job: self._compile_kernel(ext, *job), product(ISAS, PER_ISA_SOURCES))
             ext.extra_objects += [path for paths in compiled for path in paths]
         super().build_extension(ext)
+
+    def _build_cuda(self, ext: Extension) -> None:
+        """Compiles with nvcc and links with it, the CUDA run time statically: the module loads without a driver."""
+        nvcc = find_nvcc()
+        if nvcc is None:
+            raise BuildError("there is no nvcc on the PATH, in CUDA_HOME or in /usr/local/cuda")
+        self._check_compiler()
+        architectures = cuda_architectures(nvcc)
+        print(f"aru_kernels: compiling for sm_{', sm_'.join(architectures)} with {nvcc}", flush=True)
+        objects, table = compile_cuda(nvcc, architectures, Path(self.build_temp) / "cuda")
+        objects += self.compiler.compile(
+            ext.sources,
+            output_dir=self.build_temp,
+            include_dirs=ext.include_dirs,
+            macros=[*ext.define_macros, ("ARU_CUDA_ARCHITECTURES", f'"{" ".join(architectures)}"')],
+            extra_postargs=["-std=c++17", "-O2", "-g0", "-fvisibility=hidden"],
+        )
+        target = Path(self.get_ext_fullpath(ext.name))
+        target.parent.mkdir(parents=True, exist_ok=True)
+        link = [nvcc, "-shared", "-cudart=static", *objects, "-o", str(target)]
+        done = subprocess.run(link, capture_output=True, text=True)
+        if done.returncode:
+            raise BuildError(f"linking with nvcc failed: {(done.stderr or done.stdout).strip()[:500]}")
+        self.report = f"sources {cuda_digest()}\n{table}\n"
 
     def _compile_kernel(self, ext: Extension, isa: str, source: str) -> list[str]:
         flags, vector_bytes = ISAS[isa]
@@ -127,10 +252,10 @@ class OptionalBuild(build_ext):
         return True
 
 
-def extension() -> Extension:
+def extensions() -> list[Extension]:
     import pybind11  # a build requirement; absent only where setup.py is run by hand without it
 
-    return Extension(
+    cpu = Extension(
         "aru_kernels._C",
         SOURCES,
         include_dirs=[pybind11.get_include()],
@@ -138,6 +263,15 @@ def extension() -> Extension:
         depends=[*HEADERS, *PER_ISA_SOURCES, "setup.py"],
         language="c++",
     )
+    cuda = Extension(
+        "aru_kernels._cuda",
+        ["csrc/bindings_cuda.cpp"],
+        include_dirs=[pybind11.get_include(), "csrc"],
+        define_macros=[("ARU_VERSION", f'"{VERSION}"')],
+        depends=[*CUDA_SOURCES, "setup.py"],
+        language="c++",
+    )
+    return [cpu, cuda]
 
 
-setup(ext_modules=[extension()], cmdclass={"build_ext": OptionalBuild})
+setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})

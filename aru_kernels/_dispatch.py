@@ -27,12 +27,12 @@ def product_precision() -> str:
 
 
 def _prepare(
-    op: str, names: tuple[str, ...], tensors: tuple[Tensor, ...], G: int = 0
+    op: str, names: tuple[str, ...], tensors: tuple[Tensor, ...], H: int = 0, G: int = 0
 ) -> tuple[str, torch.dtype, tuple[Tensor, ...]]:
     """The backend that runs `op`, the dtype of results, and the tensors in the dtype that its kernel takes."""
     out_dtype = check.common_dtype(names, tensors)
     wide = check.compute_dtype(out_dtype)
-    backend = backends.select(op, tensors[0].device, wide, G)
+    backend = backends.select(op, tensors[0].device, wide, H, G)
     kernel_dtype = out_dtype if backends.BACKENDS[backend].takes(op, out_dtype) else wide
     return backend, out_dtype, check.to_dtype(tensors, kernel_dtype)
 
@@ -47,7 +47,7 @@ def gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
 
 def controller_step(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """n, s and the next g."""
-    backend, out_dtype, tensors = _prepare("controller_step", _STEP, (a, g, *weights), g.shape[-1])
+    backend, out_dtype, tensors = _prepare("controller_step", _STEP, (a, g, *weights), *g.shape[-2:])
     if backend == "reference":
         with check.no_autocast(a.device):
             results = reference.controller_step(*tensors)
@@ -59,7 +59,7 @@ def controller_step(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Ten
 
 def adaptive_gamma(a: Tensor, g: Tensor, *weights: Tensor, n_floor: float) -> tuple[Tensor, Tensor]:
     """h and the next g."""
-    backend, out_dtype, tensors = _prepare("controller_step", _STEP, (a, g, *weights), g.shape[-1])
+    backend, out_dtype, tensors = _prepare("controller_step", _STEP, (a, g, *weights), *g.shape[-2:])
     if backend == "reference":
         with check.no_autocast(a.device):
             n, s, g = reference.controller_step(*tensors)
@@ -83,7 +83,7 @@ def _fused_step(backend: str, a: Tensor, g: Tensor, *weights: Tensor, n_floor: f
 
 def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[Tensor, Tensor, Trace | None]:
     """xp, h0, g0, weight_hh and the controller's weights -> h, last g, trace."""
-    backend, out_dtype, tensors = _prepare("aru_sequence", _ARU_SEQUENCE, tensors, tensors[2].shape[-1])
+    backend, out_dtype, tensors = _prepare("aru_sequence", _ARU_SEQUENCE, tensors, *tensors[2].shape[-2:])
     xp, _, g0, *_ = tensors
     if backend == "reference":
         with check.no_autocast(xp.device):
@@ -99,7 +99,7 @@ def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[
 
 def gamma_rnn_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[Tensor, Trace | None]:
     """xp, h0, weight_hh, n and s -> h, trace."""
-    backend, out_dtype, tensors = _prepare("gamma_rnn_sequence", _GAMMA_RNN_SEQUENCE, tensors)
+    backend, out_dtype, tensors = _prepare("gamma_rnn_sequence", _GAMMA_RNN_SEQUENCE, tensors, tensors[0].shape[-1])
     xp, *_, n, s = tensors
     if backend == "reference":
         with check.no_autocast(xp.device):

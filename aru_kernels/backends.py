@@ -31,7 +31,7 @@ class Backend:
     module: has `unavailable() -> str | None`, `device() -> str` and `KERNELS: {op: (forward, backward)}`;
     None for the reference, which serves everything.
     dtypes: that it computes in.  narrow: {op: dtypes} of tensors that a kernel takes without a conversion to float32.
-    max_controller: the largest G, if there is one.
+    limited: the module also has `refuses(H, G) -> str | None`; a size that an operation does not have is 0.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Backend:
     devices: frozenset[str] = frozenset()
     dtypes: frozenset[torch.dtype] = frozenset()
     narrow: Mapping[str, frozenset[torch.dtype]] = field(default_factory=dict, hash=False)
-    max_controller: int = 0
+    limited: bool = False
 
     def load(self) -> ModuleType:
         """The backend's module."""
@@ -51,8 +51,8 @@ class Backend:
         """Why the backend cannot run here at all, or None."""
         return None if self.module is None else _unavailable(self.module)
 
-    def refuses(self, op: str, device: torch.device, dtype: torch.dtype, G: int = 0) -> str | None:
-        """Why the backend cannot serve this call, or None; G: units of the controller, if there is one."""
+    def refuses(self, op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int = 0) -> str | None:
+        """Why the backend cannot serve this call, or None; H, G: 0 where the operation has no such size."""
         if self.module is None:
             return None
         if device.type not in self.devices:
@@ -61,9 +61,8 @@ class Backend:
             return f"it has no kernel for {op}, only for {_listing(self.ops)}"
         if dtype not in self.dtypes:
             return f"it computes in {_listing(str(d).removeprefix('torch.') for d in self.dtypes)}, got {dtype}"
-        if 0 < self.max_controller < G:
-            return f"its controller has at most {self.max_controller} units, got {G}"
-        return self.unavailable()
+        reason = self.unavailable()
+        return _refuses(self.module, int(H), int(G)) if reason is None and self.limited else reason
 
     def takes(self, op: str, dtype: torch.dtype) -> bool:
         """Whether the kernel takes tensors of this dtype, narrower than the one it computes in."""
@@ -81,6 +80,11 @@ def _unavailable_once(module: str) -> str | None:
     return importlib.import_module(module).unavailable()
 
 
+@constant_when_compiled
+def _refuses(module: str, H: int, G: int) -> str | None:
+    return importlib.import_module(module).refuses(H, G)
+
+
 # Fastest first; the reference serves whatever is left.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
@@ -91,6 +95,14 @@ BACKENDS: dict[str, Backend] = {
             ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
+        ),
+        Backend(
+            "cuda",
+            "aru_kernels.cuda",
+            ops=frozenset({"aru_sequence", "gamma_rnn_sequence"}),
+            devices=frozenset({"cuda"}),
+            dtypes=frozenset({torch.float32}),
+            limited=True,
         ),
         # In Triton's interpreter the kernels serve CPU tensors, in float64 too; bfloat16 it cannot compute with.
         Backend(
@@ -103,7 +115,7 @@ BACKENDS: dict[str, Backend] = {
                 ("gamma", "controller_step"),
                 frozenset({torch.float16} if INTERPRETED else {torch.float16, torch.bfloat16}),
             ),
-            max_controller=128,
+            limited=True,
         ),
         Backend("reference"),
     )
@@ -155,8 +167,8 @@ def _environment_backend() -> str:
     return _checked(os.environ.get("ARU_KERNELS_BACKEND", "auto"), "the environment variable ARU_KERNELS_BACKEND")
 
 
-def select(op: str, device: torch.device, dtype: torch.dtype, G: int = 0) -> str:
-    """The backend that runs `op` on tensors of this device and compute dtype, with a controller of G units."""
+def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int = 0) -> str:
+    """The backend that runs `op` on tensors of this device and compute dtype, with H neurons and G controller units."""
     name = requested_backend()
     if not torch.compiler.is_compiling() and _transformed():
         if name not in ("auto", "reference"):
@@ -166,11 +178,11 @@ def select(op: str, device: torch.device, dtype: torch.dtype, G: int = 0) -> str
             )
         return "reference"
     if name == "auto":
-        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype, G) is None)
+        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype, H, G) is None)
         if name == "reference" and device.type == "cuda" and not torch.compiler.is_compiling():
             _warn_slow(op)
         return name
-    reason = BACKENDS[name].refuses(op, device, dtype, G)
+    reason = BACKENDS[name].refuses(op, device, dtype, H, G)
     if reason is not None:
         raise RuntimeError(
             f"backend {name!r} cannot run {op}: {reason}. Backend 'auto' picks one that can; 'reference' always can."

@@ -2,7 +2,7 @@
 //
 // Everything is a template over V, which is float, double or a SIMD vector of them.  A translation unit sets ARU_ISA
 // (a namespace) before it includes this header, so that code built for one instruction set is never linked into
-// another's.  |error| of the elementary functions, measured in tests/test_elementary.py: exp_negative 2 ulp, log1p_unit
+// another's.  CUDA code takes V = float.  |error| of the elementary functions, measured in tests/test_elementary.py: exp_negative 2 ulp, log1p_unit
 // 3 ulp, tanh 2.4e-7 absolute (float) and 3 ulp (double).
 #pragma once
 
@@ -11,10 +11,14 @@
 #ifndef ARU_ISA
 #error "define ARU_ISA, the namespace of the instruction set, before including aru_math.h"
 #endif
-#ifndef ARU_FUNCTION
+#ifdef __CUDACC__
+#define ARU_MEMBER __host__ __device__ __forceinline__
+#define ARU_UNROLL_ALL _Pragma("unroll")
+#else
 #define ARU_MEMBER inline __attribute__((always_inline))
-#define ARU_FUNCTION static ARU_MEMBER
+#define ARU_UNROLL_ALL _Pragma("GCC unroll 20")
 #endif
+#define ARU_FUNCTION static ARU_MEMBER
 
 namespace aru {
 namespace ARU_ISA {
@@ -39,7 +43,7 @@ template <class V> struct extremes {
   static ARU_MEMBER V max(V a, V b) { return a > b ? a : b; }
 };
 
-// Constants per scalar type.
+// Constants per scalar type.  Polynomials are functions of the index, which device code can call.
 template <class T> struct constants;
 
 template <> struct constants<float> {
@@ -51,15 +55,21 @@ template <> struct constants<float> {
   static constexpr float round_magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer
   // (exp(r) - 1 - r) / r^2 on |r| <= ln2/2, Cephes' expf.
   static constexpr int exp_terms = 6;
-  static constexpr float exp_poly[exp_terms] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
-                                                4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+  static constexpr ARU_MEMBER float exp_poly(int i) {
+    constexpr float c[exp_terms] = {1.9875691500e-4f, 1.3981999507e-3f, 8.3334519073e-3f,
+                                    4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f};
+    return c[i];
+  }
   static constexpr int atanh_terms = 7;
   static constexpr float tanh_scale = 2.885390081777927f;  // 2 log2(e)
   static constexpr float tanh_limit = 30.f;                // beyond it tanh rounds to 1
   // (2^f - 1) / f on |f| <= 1/2, minimax in the relative error of 2^f (1.1e-7).
   static constexpr int exp2_terms = 5;
-  static constexpr float exp2_poly[exp2_terms] = {1.326463651e-03f, 9.671482258e-03f, 5.550733581e-02f,
-                                                  2.402224243e-01f, 6.931470037e-01f};
+  static constexpr ARU_MEMBER float exp2_poly(int i) {
+    constexpr float c[exp2_terms] = {1.326463651e-03f, 9.671482258e-03f, 5.550733581e-02f, 2.402224243e-01f,
+                                     6.931470037e-01f};
+    return c[i];
+  }
 };
 
 template <> struct constants<double> {
@@ -71,9 +81,12 @@ template <> struct constants<double> {
   static constexpr double round_magic = 6755399441055744.0;  // 1.5 * 2^52
   // Taylor: the first term left out is below 2^-56 of the sum.
   static constexpr int exp_terms = 12;
-  static constexpr double exp_poly[exp_terms] = {1. / 6227020800, 1. / 479001600, 1. / 39916800, 1. / 3628800,
-                                                 1. / 362880,     1. / 40320,     1. / 5040,     1. / 720,
-                                                 1. / 120,        1. / 24,        1. / 6,        1. / 2};
+  static constexpr ARU_MEMBER double exp_poly(int i) {
+    constexpr double c[exp_terms] = {1. / 6227020800, 1. / 479001600, 1. / 39916800, 1. / 3628800,
+                                     1. / 362880,     1. / 40320,     1. / 5040,     1. / 720,
+                                     1. / 120,        1. / 24,        1. / 6,        1. / 2};
+    return c[i];
+  }
   static constexpr int atanh_terms = 17;
   static constexpr double tanh_scale = 1;
 };
@@ -94,9 +107,9 @@ template <class V> ARU_FUNCTION void split_exp(V y, V& scale, V& rest) {
   const V shifted = y * C::log2_e + C::round_magic;
   const V k = shifted - C::round_magic;
   const V r = (y - k * C::ln2_high) - k * C::ln2_low;
-  V p = splat<V>(C::exp_poly[0]);
-#pragma GCC unroll 16
-  for (int i = 1; i < C::exp_terms; ++i) p = p * r + C::exp_poly[i];
+  V p = splat<V>(C::exp_poly(0));
+  ARU_UNROLL_ALL
+  for (int i = 1; i < C::exp_terms; ++i) p = p * r + C::exp_poly(i);
   const bits_of<V> one = bit_cast<bits_of<V>>(splat<V>(T(1)));
   scale = bit_cast<V>((bit_cast<bits_of<V>>(shifted) << C::mantissa_bits) + one);
   rest = scale * (p * (r * r) + r);
@@ -114,7 +127,7 @@ template <class V> ARU_FUNCTION V log1p_unit(V e) {
   using T = element_of<V>;
   const V t = e / (e + T(2)), t2 = t * t;
   V p = splat<V>(T(1) / T(2 * constants<T>::atanh_terms - 1));
-#pragma GCC unroll 20
+  ARU_UNROLL_ALL
   for (int i = constants<T>::atanh_terms - 2; i >= 0; --i) p = p * t2 + T(1) / T(2 * i + 1);
   return (t + t) * p;
 }
@@ -128,9 +141,9 @@ template <class V> ARU_FUNCTION V tanh_of_scaled(V v, float) {
   v = extremes<V>::max(splat<V>(-C::tanh_limit), extremes<V>::min(splat<V>(C::tanh_limit), v));
   const V shifted = v + C::round_magic;
   const V f = v - (shifted - C::round_magic);
-  V p = f * C::exp2_poly[0] + C::exp2_poly[1];
-#pragma GCC unroll 4
-  for (int i = 2; i < C::exp2_terms; ++i) p = p * f + C::exp2_poly[i];
+  V p = f * C::exp2_poly(0) + C::exp2_poly(1);
+  ARU_UNROLL_ALL
+  for (int i = 2; i < C::exp2_terms; ++i) p = p * f + C::exp2_poly(i);
   const bits_of<V> one = bit_cast<bits_of<V>>(splat<V>(1.f));
   const V scale = bit_cast<V>((bit_cast<bits_of<V>>(shifted) << C::mantissa_bits) + one);
   return 1.f - 2.f / ((p * f + 1.f) * scale + 1.f);

@@ -87,6 +87,14 @@ def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision:
     return 0
 
 
+MAX_CONTROLLER = 128  # above, a program's square of weights leaves the chip
+
+
+def refuses(H: int, G: int) -> str | None:
+    """Why the kernels cannot serve these sizes, or None."""
+    return f"its controller has at most {MAX_CONTROLLER} units, got {G}" if G > MAX_CONTROLLER else None
+
+
 def _kernel(module: str, name: str) -> Callable[..., Any]:
     @functools.cache
     def load() -> Callable[..., Any]:

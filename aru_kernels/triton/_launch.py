@@ -49,9 +49,9 @@ def products(device: torch.device, wanted: str) -> tuple[str, str]:
 def product_of_architecture(backend: str, architecture: int | str, wanted: str, backward: bool) -> str:
     """The product for a Triton target: backend "cuda" with the compute capability times ten, or "hip" with its name.
 
-    wanted: in the words of torch.set_float32_matmul_precision.  "highest": to the accuracy of IEEE float32, as three TF32 products
-    ("tf32x3") where there are any, but in the backward kernels from compute capability 9.0 alone: before, they spill.
-    "high": TF32.  "medium": bfloat16 operands.  GPUs without TF32 use their float32 units ("ieee").
+    wanted: in the words of torch.set_float32_matmul_precision.  "highest": to the accuracy of IEEE float32, as three
+    TF32 products ("tf32x3") where there are any, but in the backward kernels from compute capability 9.0 alone: before,
+    they spill.  "high": TF32.  "medium": bfloat16 operands.  GPUs without TF32 use their float32 units ("ieee").
     """
     if backend == "cuda":
         if architecture < 80:

@@ -1,0 +1,134 @@
+// pybind11 for the CUDA kernels, a module of its own so that the CPU's does not depend on CUDA: sizes, addresses and a
+// stream in, no tensor type of any library.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <array>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "cuda/plan.h"
+
+#ifndef ARU_CUDA_MODULE
+#define ARU_CUDA_MODULE _cuda
+#endif
+
+namespace py = pybind11;
+using namespace aru::cuda;
+
+namespace {
+
+Sizes sizes_of(const std::array<int, 4>& z) { return {z[0], z[1], z[2], z[3]}; }
+using TilingNumbers = std::array<int, 6>;
+Tiling tiling_of(const TilingNumbers& t) { return {t[0], t[1], t[2], t[3], t[4], t[5]}; }
+
+// Calls one of launch.h's functions; its text where it fails.
+template <class Call> void check(const Call& call) {
+  const char* text = "";
+  if (const int error = call(&text))
+    throw std::runtime_error(std::string(text) + " (error " + std::to_string(error) + ")");
+}
+
+Device device_of(int index) {
+  Device device{};
+  check([&](const char** text) { return aru_cuda_device(index, &device, text); });
+  return device;
+}
+
+std::string device_problem(int index) {
+  Device device{};
+  const char* text = "";
+  return aru_cuda_device(index, &device, &text) ? text : "";
+}
+
+TilingNumbers plan_numbers(int index, int parts, bool backward, const std::array<int, 4>& sizes) {
+  const Sizes z = sizes_of(sizes);
+  const Tiling t = plan(device_of(index), z, parts, backward, [&](const Tiling& candidate, int shared_bytes) {
+    int groups = 0;
+    check([&](const char** text) {
+      const int tiles = column_tiles(backward, z.G);
+      return aru_cuda_most_groups(index, parts, backward, tiles, &candidate, shared_bytes, &groups, text);
+    });
+    return groups;
+  });
+  return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups};
+}
+
+Shape shape(const Sizes& z, const Tiling& t, int parts, bool backward) {
+  return shape_of(t, parts, column_tiles(backward, z.G), backward);
+}
+
+// Addresses in the order of a struct's fields; 0 is null.
+class Addresses {
+ public:
+  explicit Addresses(const std::vector<uintptr_t>& values) : values_(values) {}
+  template <class... Fields> void fill(Fields&... fields) {
+    if (values_.size() != sizeof...(fields))
+      throw std::invalid_argument("expected " + std::to_string(sizeof...(fields)) + " addresses, got " +
+                                  std::to_string(values_.size()) + ".");
+    size_t next = 0;
+    ((fields = reinterpret_cast<Fields>(values_[next++])), ...);
+  }
+
+ private:
+  const std::vector<uintptr_t>& values_;
+};
+
+template <class Struct>
+Struct common(int parts, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling, double n_floor,
+              bool half, int segment) {
+  Struct p{};
+  p.sizes = sizes_of(sizes);
+  p.tiling = tiling_of(tiling);
+  p.shape = shape(p.sizes, p.tiling, parts, backward);
+  p.n_floor = float(n_floor);
+  p.half = half;
+  p.segment = segment;
+  return p;
+}
+
+void forward(int device, uintptr_t stream, int parts, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
+             double n_floor, bool half, int segment, const std::vector<uintptr_t>& addresses) {
+  Forward p = common<Forward>(parts, false, sizes, tiling, n_floor, half, segment);
+  ControllerWeights& w = p.controller;
+  Addresses(addresses).fill(p.xp, p.h0, p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c,
+                            p.n_given, p.s_given, p.h, p.a, p.n, p.s, p.g_last, p.kept, p.exchange);
+  const py::gil_scoped_release release;
+  check([&](const char** text) { return aru_cuda_forward(device, parts, &p, stream, text); });
+}
+
+void backward(int device, uintptr_t stream, int parts, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
+              double n_floor, bool half, int segment, const std::vector<uintptr_t>& addresses) {
+  Backward p = common<Backward>(parts, true, sizes, tiling, n_floor, half, segment);
+  ControllerWeights& w = p.controller;
+  Addresses(addresses).fill(p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given,
+                            p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.recomputed_ns, p.d_h, p.d_a, p.d_n, p.d_s,
+                            p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
+  const py::gil_scoped_release release;
+  check([&](const char** text) { return aru_cuda_backward(device, parts, &p, stream, text); });
+}
+
+}  // namespace
+
+PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
+  m.doc() = "CUDA kernels of aru_kernels; aru_kernels.cuda is their Python face.";
+  m.attr("version") = ARU_VERSION;
+  m.attr("architectures") = ARU_CUDA_ARCHITECTURES;
+  m.attr("largest_controller") = largest_controller;
+  m.def("device_problem", &device_problem, "Why the kernels cannot run on a device; empty where they can.");
+  m.def("plan", &plan_numbers, "(cluster, blocks, slice, batch, warps, groups); ValueError where nothing fits.");
+  m.def("kept_row", &kept_row);
+  m.def("shared_bytes", [](int parts, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
+    return shape(sizes_of(sizes), tiling_of(tiling), parts, backward).total;
+  });
+  m.def("exchange_bytes", [](int parts, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
+    return exchange_bytes(shape(sizes_of(sizes), tiling_of(tiling), parts, backward), tiling_of(tiling), parts);
+  });
+  m.def("gradient_shape", [](int G) {
+    const int tiles = column_tiles(true, G);
+    return std::array<int, 2>{gradient_rows(tiles), gradient_columns(tiles)};
+  });
+  m.def("forward", &forward);
+  m.def("backward", &backward);
+}

@@ -1,0 +1,208 @@
+// The controller of 16 neurons (rows) at a time, in the registers of a warp.
+//
+// State, pre-activations and gradients are accumulators of the matrix unit, c[column tile][4] (see mma in prim.cuh).
+// The operand of the next product comes from them without an exchange between lanes (operands_of).
+//
+// A pair of row tiles makes 32 rows, and each lane owns one of them for everything element-wise: lane 4r + 2m + half
+// has row r + 8 half of tile m.  So a quad of lanes owns four neighbouring elements, which are the rows r and r + 8 of
+// both tiles, and every lane finds n and s of two of these in the quad's own accumulators.
+#pragma once
+
+#define ARU_ISA cuda
+#include "../aru_math.h"
+#include "sequence.h"
+#include "split.cuh"
+
+namespace aru {
+namespace cuda {
+
+// The weights in shared memory.
+template <int parts, int tiles> struct ControllerOperands {
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  uint2* products;  // [column tile][k tile][parts][lane]: W_gg^T, then W_gc^T with n and s in alternate columns
+  float4* input;    // [column tile][q]: w_ag and b_g of the columns 2q, 2q+1
+  float bias_n, bias_s;
+
+  ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
+    uint2* products = reinterpret_cast<uint2*>(shared);
+    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * parts * 32);
+    pack_fragments<parts>(products, tiles + 1, k_tiles, [&](int k, int n) {
+      if (k >= G) return 0.f;
+      if (n >= 8 * tiles) return w.weight_gc[(n & 1) * G + k];
+      return n < G ? w.weight_gg[n * G + k] : 0.f;
+    });
+    for (int e = thread_index(); e < tiles * 4; e += block_threads()) {
+      const int j = 2 * e;
+      input[e] = make_float4(j < G ? w.weight_ag[j] : 0.f, j + 1 < G ? w.weight_ag[j + 1] : 0.f,
+                             j < G ? w.bias_g[j] : 0.f, j + 1 < G ? w.bias_g[j + 1] : 0.f);
+    }
+    return {products, input, w.bias_c[0], w.bias_c[1]};
+  }
+
+  ARU_METHOD const uint2* fragment(int column_tile, int k_tile) const {
+    return products + (column_tile * k_tiles + k_tile) * parts * 32;
+  }
+};
+
+template <int parts> ARU_DEVICE float controller_tanh(float x) {
+  if constexpr (parts == 1) return tanh_approximate(x);
+  return aru::cuda::tanh<float>(x);
+}
+
+// The state of 16 rows between two steps: what the next product needs of it, the operand itself where that is as short
+// as it can be, else float32.
+template <int parts, int tiles> struct ControllerState {
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr bool packed = parts == 1;
+  uint32_t words[packed ? k_tiles : 1][parts][4];
+  float g[packed ? 1 : 2 * k_tiles][4];
+
+  ARU_METHOD void set(int k, const float (&left)[4], const float (&right)[4]) {
+    if constexpr (packed) {
+      operand_of<parts>(left, right, words[k]);
+    } else {
+      ARU_UNROLL
+      for (int j = 0; j < 4; ++j) g[2 * k][j] = left[j], g[2 * k + 1][j] = right[j];
+    }
+  }
+  ARU_METHOD void operand(int k, uint32_t (&a)[parts][4]) const {
+    if constexpr (packed) {
+      ARU_UNROLL
+      for (int j = 0; j < 4; ++j) a[0][j] = words[k][0][j];
+    } else {
+      operand_of<parts>(g[2 * k], g[2 * k + 1], a);
+    }
+  }
+};
+
+// One step of `rows` tiles of 16 rows with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state
+// in place of `state`, and ns[tile] = n and s of row r, n and s of row r + 8.  emit(tile, k, left, right) gets the next g
+// of two column tiles in float32.  A fragment of the weights is loaded once for all tiles.
+template <int parts, int tiles, int rows, class Emit>
+ARU_DEVICE void controller_step(const ControllerOperands<parts, tiles>& w, const float (&a)[rows][2],
+                                ControllerState<parts, tiles> (&state)[rows], float (&ns)[rows][4], const Emit& emit) {
+  constexpr int k_tiles = ControllerOperands<parts, tiles>::k_tiles;
+  const int lane = thread_index() & 31, q = lane & 3;
+  uint32_t operand[rows][k_tiles][parts][4], b[parts][2];
+  ARU_UNROLL
+  for (int m = 0; m < rows; ++m) {
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) state[m].operand(k, operand[m][k]);
+  }
+  ARU_UNROLL
+  for (int to = 0; to < k_tiles; ++to) {
+    float g[2][rows][4] = {};
+    ARU_UNROLL
+    for (int side = 0; side < 2; ++side) {
+      const int n = 2 * to + side;
+      if (n >= tiles) continue;
+      const float4 v = w.input[n * 4 + q];
+      float c[rows][4];
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        c[m][0] = v.x * a[m][0] + v.z, c[m][1] = v.y * a[m][0] + v.w;
+        c[m][2] = v.x * a[m][1] + v.z, c[m][3] = v.y * a[m][1] + v.w;
+      }
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) {
+        load_fragment<parts>(w.fragment(n, k), lane, b);
+        ARU_UNROLL
+        for (int m = 0; m < rows; ++m) multiply<parts>(c[m], operand[m][k], b);
+      }
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) {
+        ARU_UNROLL
+        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<parts>(c[m][j]);
+      }
+    }
+    ARU_UNROLL
+    for (int m = 0; m < rows; ++m) {
+      emit(m, to, g[0][m], g[1][m]);
+      state[m].set(to, g[0][m], g[1][m]);
+    }
+  }
+  ARU_UNROLL
+  for (int m = 0; m < rows; ++m) {
+    ns[m][0] = ns[m][2] = w.bias_n;
+    ns[m][1] = ns[m][3] = w.bias_s;
+  }
+  ARU_UNROLL
+  for (int k = 0; k < k_tiles; ++k) {
+    load_fragment<parts>(w.fragment(tiles, k), lane, b);
+    ARU_UNROLL
+    for (int m = 0; m < rows; ++m) {
+      uint32_t read[parts][4];
+      state[m].operand(k, read);
+      multiply<parts>(ns[m], read, b);
+    }
+  }
+}
+
+// Two column tiles (k tile k) of a row of kept state, see kept_row.  index: slot * B * H + row; half: stored as float16.
+// high: 0 for row r of a tile, 1 for row r + 8.
+ARU_DEVICE void store_state(void* kept, int half, size_t index, int G, int k, int high, const float (&left)[4],
+                            const float (&right)[4]) {
+  if (16 * k >= G) return;
+  const size_t at = index * kept_row(G) + 16 * k + 4 * (thread_index() & 3);
+  const float4 v = high ? make_float4(left[2], left[3], right[2], right[3])
+                        : make_float4(left[0], left[1], right[0], right[1]);
+  if (half)
+    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(kept) + at) = make_uint2(pack_f16(v.x, v.y), pack_f16(v.z, v.w));
+  else
+    *reinterpret_cast<float4*>(static_cast<float*>(kept) + at) = v;
+}
+
+// Zero beyond the row's end.
+ARU_DEVICE float4 load_state(const void* kept, int half, size_t index, int G, int k) {
+  float4 v = make_float4(0, 0, 0, 0);
+  if (16 * k >= G) return v;
+  const size_t at = index * kept_row(G) + 16 * k + 4 * (thread_index() & 3);
+  if (!half) return *reinterpret_cast<const float4*>(static_cast<const float*>(kept) + at);
+  const uint2 w = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(kept) + at);
+  unpack_f16(w.x, v.x, v.y);
+  unpack_f16(w.y, v.z, v.w);
+  return v;
+}
+
+// The same of a row of a matrix [B * H][G].
+ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
+  const int j = 16 * k + 2 * (thread_index() & 3);
+  const float* from = matrix + row * G;
+  return make_float4(j < G ? from[j] : 0.f, j + 1 < G ? from[j + 1] : 0.f, j + 8 < G ? from[j + 8] : 0.f,
+                     j + 9 < G ? from[j + 9] : 0.f);
+}
+ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, int high, const float (&left)[4],
+                          const float (&right)[4]) {
+  const int j = 16 * k + 2 * (thread_index() & 3);
+  float* to = matrix + row * G;
+  if (j < G) to[j] = high ? left[2] : left[0];
+  if (j + 1 < G) to[j + 1] = high ? left[3] : left[1];
+  if (j + 8 < G) to[j + 8] = high ? right[2] : right[0];
+  if (j + 9 < G) to[j + 9] = high ? right[3] : right[1];
+}
+
+// Accumulators of two column tiles from what the above load for rows r and r + 8.
+ARU_DEVICE void from_rows(const float4& low, const float4& high, float (&left)[4], float (&right)[4]) {
+  left[0] = low.x, left[1] = low.y, left[2] = high.x, left[3] = high.y;
+  right[0] = low.z, right[1] = low.w, right[2] = high.z, right[3] = high.w;
+}
+
+// A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.
+struct Row {
+  bool inside;  // of the block's rows
+  int b, i;
+  int index;  // b * H + i of the whole batch; -1 where there is no such sequence or neuron
+
+  ARU_DEVICE Row of(int e, const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
+    Row r;
+    r.inside = e < rows;
+    r.b = r.inside ? e / t.slice : 0;
+    r.i = r.inside ? e % t.slice : 0;
+    const bool some = r.inside && first_b + r.b < z.B && first_i + r.i < z.H;
+    r.index = some ? (first_b + r.b) * z.H + first_i + r.i : -1;
+    return r;
+  }
+};
+
+}  // namespace cuda
+}  // namespace aru

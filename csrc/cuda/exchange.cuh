@@ -1,0 +1,122 @@
+// The step's one exchange: every block sends its slice of a vector (h forward, da backward) to all blocks of its group.
+//
+// Vectors are numbered by a counter that runs through all steps and batch tiles; vector v lies in buffer v % 2.  Two
+// buffers suffice without another barrier: a block sends vector v + 1 only when it has vector v from all blocks, and
+// each warp sends vector v only after its block has read vector v - 1, whose buffer vector v + 1 takes.  So every vector
+// is sent to the end and waited for, the last of a batch tile too, though nobody reads that one.
+#pragma once
+
+#include "sequence.h"
+#include "split.cuh"
+
+namespace aru {
+namespace cuda {
+
+template <int parts> struct Exchange {
+  const Tiling& tiling;
+  const Shape& shape;
+  uint32_t* state;     // shared: [buffer][part][batch][state_words]
+  uint64_t* barriers;  // shared, of a cluster: one a buffer
+  uint32_t* device;    // device memory: [buffer][part][batch][padded_H / 2], then the counter
+  int rank;            // of the block in its group
+
+  template <class Arguments>
+  ARU_DEVICE Exchange create(const Arguments& p, uint8_t* shared) {
+    const int group = block_index() / p.tiling.blocks;
+    uint32_t* device = nullptr;
+    if (!p.tiling.cluster)
+      device = p.exchange + group * (exchange_words(p.shape, p.tiling, parts) + counter_words);
+    return {p.tiling,
+            p.shape,
+            reinterpret_cast<uint32_t*>(shared + p.shape.state),
+            reinterpret_cast<uint64_t*>(shared + p.shape.barriers),
+            device,
+            block_index() % p.tiling.blocks};
+  }
+
+  ARU_METHOD int buffer_words() const { return parts * tiling.batch * shape.state_words; }
+  ARU_METHOD uint32_t* buffer(int v) const { return state + (tiling.cluster ? (v & 1) * buffer_words() : 0); }
+  ARU_METHOD unsigned* counter() const { return device + exchange_words(shape, tiling, parts); }
+
+  // Before anything is sent; contains a barrier of the block.
+  ARU_METHOD void open() const {
+    const int all = (tiling.cluster ? 2 : 1) * buffer_words();
+    for (int e = thread_index(); e < all; e += block_threads()) state[e] = 0;
+    if (tiling.cluster) {
+      if (thread_index() < 2) {
+        mbarrier_init(barriers + thread_index(), 1);
+        mbarrier_expect(barriers + thread_index(), shape.exchanged_bytes);
+      }
+      cluster_sync();
+    } else {
+      sync_block();
+    }
+  }
+
+  // This lane's element of vector v: lanes 4j ... 4j+3 of a warp have four neighbouring neurons of one sequence, b and i
+  // those of this lane (i in the slice).  All lanes of a warp call it; `inside` is the same for the four.
+  ARU_METHOD void send(int v, bool inside, int b, int i, float value) const {
+    const int lane = thread_index() & 31, q = lane & 3;
+    float four[4];
+    ARU_UNROLL
+    for (int j = 0; j < 4; ++j) four[j] = shuffle(value, (lane & 28) + j);
+    uint32_t left[parts], right[parts];
+    split<parts>(four[0], four[1], left);
+    split<parts>(four[2], four[3], right);
+    if (!inside) return;
+    const int word = (rank * tiling.slice + i - q) / 2;
+    ARU_UNROLL
+    for (int p = 0; p < parts; ++p) {
+      if (tiling.cluster) {
+        const uint32_t* to = buffer(v) + (p * tiling.batch + b) * shape.state_words + word;
+        for (int r = q; r < tiling.blocks; r += 4) store_async(to, r, left[p], right[p], barriers + (v & 1));
+      } else if (q == 0) {
+        uint32_t* to = device + (((v & 1) * parts + p) * tiling.batch + b) * (shape.padded_H / 2) + word;
+        store_device(reinterpret_cast<uint2*>(to), left[p], right[p]);
+      }
+    }
+  }
+
+  // Waits for vector v of all blocks; then buffer(v) has it.
+  ARU_METHOD void receive(int v) const {
+    if (tiling.cluster) {
+      mbarrier_wait(barriers + (v & 1), ((v - 1) >> 1) & 1);
+      return;
+    }
+    sync_block();
+    if (thread_index() == 0) {
+      add_release(counter());
+      wait_acquire(counter(), unsigned(v) * unsigned(tiling.blocks));
+    }
+    sync_block();
+    const int row = shape.padded_H / 4, rows = parts * tiling.batch;
+    const uint2* from = reinterpret_cast<const uint2*>(device + (v & 1) * rows * (shape.padded_H / 2));
+    for (int e = thread_index(); e < rows * row; e += block_threads())
+      if (e % row < tiling.blocks * tiling.slice / 4)
+        *reinterpret_cast<uint2*>(state + e / row * shape.state_words + e % row * 2) = load_device(from + e);
+    sync_block();
+  }
+
+  // When all threads of the block have received vector v: makes its buffer's barrier ready for vector v + 2.
+  ARU_METHOD void received(int v) const {
+    if (tiling.cluster && thread_index() == 0) mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes);
+  }
+
+  // Fills this block's buffer(v) with rows b0 ... of a matrix [B][H], or with 0 where there is none.
+  ARU_METHOD void fill(int v, const float* matrix, int b0, int B, int H) const {
+    uint32_t* to = buffer(v);
+    const int row = shape.padded_H / 2;
+    for (int e = thread_index(); e < tiling.batch * row; e += block_threads()) {
+      const int b = e / row, i = e % row * 2;
+      const float* from = matrix + size_t(b0 + b) * H + i;
+      const bool some = matrix && b0 + b < B;
+      uint32_t words[parts];
+      split<parts>(some && i < H ? from[0] : 0.f, some && i + 1 < H ? from[1] : 0.f, words);
+      ARU_UNROLL
+      for (int p = 0; p < parts; ++p) to[(p * tiling.batch + b) * shape.state_words + e % row] = words[p];
+    }
+  }
+};
+
+}  // namespace cuda
+}  // namespace aru

@@ -1,0 +1,120 @@
+// The sequence forward: all T steps in one launch.  See sequence.h for how the work is cut.
+#pragma once
+
+#include "controller.cuh"
+#include "exchange.cuh"
+#include "recurrent.cuh"
+
+namespace aru {
+namespace cuda {
+
+// tiles: column tiles of the controller's state, which stays in registers; 0 for the static network.
+template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
+  constexpr int some_tiles = tiles > 0 ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
+  const Sizes z = p.sizes;
+  const Tiling t = p.tiling;
+  uint8_t* shared = shared_memory();
+  uint4* weight = reinterpret_cast<uint4*>(shared + p.shape.weight_hh);
+  float* sums = reinterpret_cast<float*>(shared + p.shape.sums);
+  const auto exchange = Exchange<parts>::create(p, shared);
+  pack_recurrent<parts, false>(p, weight, exchange.rank);
+  ControllerOperands<parts, tiles> controller{};
+  if constexpr (tiles > 0)
+    controller = ControllerOperands<parts, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
+  exchange.open();
+
+  const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3, warp = thread_index() / 32;
+  const int first_i = exchange.rank * t.slice;
+  const size_t BH = size_t(z.B) * z.H;
+  int v = 0;  // vectors sent
+  for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
+    const int first_b = tile * t.batch;
+    const Row own = Row::of(warp * 32 + lane, z, t, p.shape.rows, first_b, first_i);
+    const bool some = own.index >= 0;
+    int rows[2][2];  // [tile of the pair][half]: Row::index
+    ControllerState<parts, some_tiles> state[2];
+    if constexpr (tiles > 0) {
+      ARU_UNROLL
+      for (int m = 0; m < 2; ++m) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high)
+          rows[m][high] = Row::of(warp * 32 + quad + 2 * m + high, z, t, p.shape.rows, first_b, first_i).index;
+        ARU_UNROLL
+        for (int k = 0; k < k_tiles; ++k) {
+          float4 g[2] = {};
+          float left[4], right[4];
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high)
+            if (rows[m][high] >= 0) g[high] = load_row(p.g0, size_t(rows[m][high]), z.G, k);
+          from_rows(g[0], g[1], left, right);
+          state[m].set(k, left, right);
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high)
+            if (p.kept && rows[m][high] >= 0)
+              store_state(p.kept, p.half, size_t(rows[m][high]), z.G, k, high, left, right);
+        }
+      }
+    }
+    float n = 1, s = 0;
+    if (tiles == 0 && some) {
+      n = p.n_given[first_i + own.i];
+      s = p.s_given[first_i + own.i];
+    }
+
+    float xp = some ? p.xp[own.index] : 0.f;
+    int until_kept = p.segment, slot = 1;  // the state after that many steps goes to this slot
+    ARU_ROLLED
+    for (int step = 0; step < z.T; ++step, ++v) {
+      if (v > 0) exchange.receive(v);
+      if (step == 0) {
+        exchange.fill(v, p.h0, first_b, z.B, z.H);
+        sync_block();
+      }
+      recurrent_product<parts>(t, p.shape, weight, exchange.buffer(v), sums);
+      sync_block();
+      if (v > 0) exchange.received(v);
+
+      const float a = xp + recurrent_sum(t, p.shape, sums, own.b, own.i);
+      const size_t at = step * BH + own.index;
+      if (some && step + 1 < z.T) {
+        xp = p.xp[at + BH];
+        if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
+      }
+      if constexpr (tiles > 0) {
+        const bool last = step + 1 == z.T;
+        const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
+        const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
+        float ns[2][4];
+        controller_step<parts, tiles, 2>(
+            controller, both, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
+              if (!keep && !last) return;
+              ARU_UNROLL
+              for (int high = 0; high < 2; ++high) {
+                const int row = rows[m][high];
+                if (row >= 0 && keep) store_state(p.kept, p.half, slot * BH + row, z.G, k, high, left, right);
+                if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
+              }
+            });
+        n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
+        s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
+        if (until_kept == 0) {
+          until_kept = p.segment;
+          ++slot;
+        }
+      }
+      float h = 0;
+      if (some) {
+        h = gamma_value<float>(a, n, s, p.n_floor);
+        p.h[at] = h;
+        if (p.a) p.a[at] = a;
+        if (p.n) p.n[at] = n;
+        if (p.s) p.s[at] = s;
+      }
+      exchange.send(v + 1, own.inside, own.b, own.i, h);
+    }
+  }
+  if (v > 0) exchange.receive(v);  // no block ends while others store to it
+}
+
+}  // namespace cuda
+}  // namespace aru

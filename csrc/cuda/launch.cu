@@ -1,0 +1,161 @@
+#include "launch.h"
+
+#include <cuda_runtime.h>
+
+#include <cstdio>
+#include <string>
+
+namespace aru {
+namespace cuda {
+namespace {
+
+// The calling thread's device for the length of a call.
+class OnDevice {
+ public:
+  explicit OnDevice(int device) {
+    error = cudaGetDevice(&before_);
+    if (error == cudaSuccess && before_ != device) error = cudaSetDevice(device);
+  }
+  ~OnDevice() { cudaSetDevice(before_); }
+  cudaError_t error;
+
+ private:
+  int before_ = 0;
+};
+
+thread_local std::string last_text;
+
+int outcome(cudaError_t error, const char* what, const char** text) {
+  if (error == cudaSuccess) return 0;
+  cudaGetLastError();  // the caller is told; the next call shall not be told again
+  last_text = std::string(what) + ": " + cudaGetErrorString(error);
+  *text = last_text.c_str();
+  return int(error);
+}
+
+const void* kernel(int parts, bool backward, int tiles) {
+  switch (parts) {
+    case 1: return backward ? kernel_of<1, true>(tiles) : kernel_of<1, false>(tiles);
+    case 2: return backward ? kernel_of<2, true>(tiles) : kernel_of<2, false>(tiles);
+    default: return backward ? kernel_of<3, true>(tiles) : kernel_of<3, false>(tiles);
+  }
+}
+
+constexpr int portable_cluster = 8;  // larger ones the kernel must ask for
+
+cudaError_t prepare(const void* f, const Tiling& t, int shared_bytes) {
+  cudaError_t error = cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+  if (error == cudaSuccess && t.cluster && t.blocks > portable_cluster)
+    error = cudaFuncSetAttribute(f, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
+  return error;
+}
+
+void configure(cudaLaunchConfig_t& c, cudaLaunchAttribute& attribute, const Tiling& t, int groups, int shared_bytes,
+               uintptr_t stream) {
+  c.gridDim = dim3(unsigned(groups * t.blocks));
+  c.blockDim = dim3(unsigned(t.warps * 32));
+  c.dynamicSmemBytes = size_t(shared_bytes);
+  c.stream = reinterpret_cast<cudaStream_t>(stream);
+  if (t.cluster) {
+    attribute.id = cudaLaunchAttributeClusterDimension;
+    attribute.val.clusterDim.x = unsigned(t.blocks);
+    attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
+  } else {
+    attribute.id = cudaLaunchAttributeCooperative;  // all blocks at the same time, or an error
+    attribute.val.cooperative = 1;
+  }
+  c.attrs = &attribute;
+  c.numAttrs = 1;
+}
+
+template <class Arguments>
+int launch(int device, int parts, bool backward, const Arguments& p, uintptr_t stream, const char** text) {
+  const OnDevice on(device);
+  if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
+  const void* f = kernel(parts, backward, column_tiles(backward, p.sizes.G));
+  cudaError_t error = prepare(f, p.tiling, p.shape.total);
+  if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
+  if (!p.tiling.cluster) {  // the counters; the rest is written before it is read
+    error = cudaMemsetAsync(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)),
+                            reinterpret_cast<cudaStream_t>(stream));
+    if (error != cudaSuccess) return outcome(error, "clearing the exchange", text);
+  }
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attribute = {};
+  configure(config, attribute, p.tiling, p.tiling.groups, p.shape.total, stream);
+  void* arguments[] = {const_cast<Arguments*>(&p)};
+  return outcome(cudaLaunchKernelExC(&config, f, arguments), "launching the kernel", text);
+}
+
+}  // namespace
+
+extern "C" {
+
+int aru_cuda_device(int device, Device* result, const char** text) {
+  int count = 0;
+  const cudaError_t found = cudaGetDeviceCount(&count);
+  if (found != cudaSuccess || device >= count) {
+    cudaGetLastError();
+    *text = "no CUDA device";
+    return found == cudaSuccess ? int(cudaErrorNoDevice) : int(found);
+  }
+  const OnDevice on(device);
+  if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
+  cudaDeviceProp properties;
+  cudaError_t error = cudaGetDeviceProperties(&properties, device);
+  if (error != cudaSuccess) return outcome(error, "asking the device", text);
+  std::snprintf(result->name, sizeof(result->name), "%s", properties.name);
+  result->multiprocessors = properties.multiProcessorCount;
+  result->shared_bytes = int(properties.sharedMemPerBlockOptin);
+  result->clusters = 0;
+  cudaFuncAttributes attributes;
+  error = cudaFuncGetAttributes(&attributes, kernel(1, false, 0));
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    last_text = std::string("the kernels were compiled for sm_") + ARU_CUDA_ARCHITECTURES + ", and the device " +
+                properties.name + " is sm_" + std::to_string(properties.major) + std::to_string(properties.minor) +
+                "; set TORCH_CUDA_ARCH_LIST and run `pip install -e .`";
+    *text = last_text.c_str();
+    return int(error);
+  }
+  if (properties.major >= 9) {
+    // The largest cluster of a small kernel: 16 blocks where the device allows it.
+    result->clusters = portable_cluster;
+    cudaLaunchConfig_t config = {};
+    cudaLaunchAttribute attribute = {};
+    const Tiling large{1, 2 * portable_cluster, 4, 1, 1, 1};
+    int clusters = 0;
+    if (prepare(kernel(1, false, 0), large, 1024) == cudaSuccess) {
+      configure(config, attribute, large, 1, 1024, 0);
+      if (cudaOccupancyMaxActiveClusters(&clusters, kernel(1, false, 0), &config) == cudaSuccess && clusters > 0)
+        result->clusters = 2 * portable_cluster;
+    }
+    cudaGetLastError();
+  }
+  return 0;
+}
+
+int aru_cuda_most_groups(int device, int parts, int backward, int tiles, const Tiling* tiling, int shared_bytes,
+                         int* result, const char** text) {
+  const OnDevice on(device);
+  if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
+  const void* f = kernel(parts, backward != 0, tiles);
+  cudaError_t error = prepare(f, *tiling, shared_bytes);
+  if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
+  cudaLaunchConfig_t config = {};
+  cudaLaunchAttribute attribute = {};
+  configure(config, attribute, *tiling, 1, shared_bytes, 0);
+  return outcome(cudaOccupancyMaxActiveClusters(result, f, &config), "asking for the clusters that fit", text);
+}
+
+int aru_cuda_forward(int device, int parts, const Forward* arguments, uintptr_t stream, const char** text) {
+  return launch(device, parts, false, *arguments, stream, text);
+}
+int aru_cuda_backward(int device, int parts, const Backward* arguments, uintptr_t stream, const char** text) {
+  return launch(device, parts, true, *arguments, stream, text);
+}
+
+}  // extern "C"
+
+}  // namespace cuda
+}  // namespace aru

@@ -1,0 +1,146 @@
+// Everything that is a GPU instruction: matrix products of fragments, shuffles, barriers, stores to other blocks.
+//
+// tests/csrc/prim_emulated.h is its twin for the host; the kernels include this header and nothing of CUDA beside it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#ifdef __CUDACC__
+
+#define ARU_DEVICE static __device__ __forceinline__
+#define ARU_METHOD __device__ __forceinline__
+#define ARU_UNROLL _Pragma("unroll")
+#define ARU_ROLLED _Pragma("unroll 1")
+
+namespace aru {
+namespace cuda {
+
+ARU_DEVICE int thread_index() { return threadIdx.x; }
+ARU_DEVICE int block_threads() { return blockDim.x; }
+ARU_DEVICE int block_index() { return blockIdx.x; }
+ARU_DEVICE uint8_t* shared_memory() {
+  extern __shared__ __align__(128) uint8_t aru_shared_memory[];
+  return aru_shared_memory;
+}
+ARU_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_generic_to_shared(p)); }
+
+// Fetches what a later step reads into the second-level cache.
+ARU_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
+
+ARU_DEVICE void sync_block() { __syncthreads(); }
+ARU_DEVICE void sync_warp() { __syncwarp(); }
+
+ARU_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }
+ARU_DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
+ARU_DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+
+// The two numbers rounded to bfloat16, the first in the low half.
+ARU_DEVICE uint32_t pack_bf16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+// Likewise to float16, and back.
+ARU_DEVICE uint32_t pack_f16(float low, float high) {
+  uint32_t r;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
+  return r;
+}
+ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
+      : "=f"(low), "=f"(high)
+      : "r"(x));
+}
+ARU_DEVICE float tanh_approximate(float x) {  // relative error 2^-11; exactly 1 where saturated
+  float y;
+  asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+
+// c (16 x 8) += a (16 x 16) b (16 x 8).  With q = lane % 4 and r = lane / 4 a lane holds
+//   c[0], c[1]: row r, columns 2q, 2q+1; c[2], c[3]: row r+8, the same columns;
+//   a[0], a[1]: rows r, r+8 and k 2q, 2q+1; a[2], a[3]: the same rows and k 2q+8, 2q+9;
+//   b[0], b[1]: column r and k 2q, 2q+1 and 2q+8, 2q+9.
+ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// Transposes an 8 x 8 matrix of 16-bit numbers: a lane holds row r, columns 2q and 2q+1, before and after.
+ARU_DEVICE uint32_t transpose(uint32_t x) {
+  uint32_t y;
+  asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
+  return y;
+}
+
+// Clusters: sm_90 and later.  Elsewhere the host never chooses them.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+ARU_DEVICE void cluster_sync() { __trap(); }
+ARU_DEVICE void mbarrier_init(uint64_t*, int) { __trap(); }
+ARU_DEVICE void mbarrier_expect(uint64_t*, int) { __trap(); }
+ARU_DEVICE void mbarrier_wait(uint64_t*, int) { __trap(); }
+ARU_DEVICE void store_async(const void*, int, uint32_t, uint32_t, const uint64_t*) { __trap(); }
+#else
+ARU_DEVICE void cluster_sync() {
+  asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
+}
+// Makes the barrier, for `arrivals` arrivals a phase, known to the whole cluster at the next cluster_sync().
+ARU_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals) {
+  asm volatile(
+      "mbarrier.init.shared::cta.b64 [%0], %1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(shared_address(barrier)),
+      "r"(arrivals)
+      : "memory");
+}
+// One arrival; the phase ends only when `bytes` more have been stored with the barrier, too.
+ARU_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
+               : "memory");
+}
+// Until the phase of this parity has ended; what was stored with the barrier is then visible.
+ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
+  asm volatile(
+      "{\n\t.reg .pred done;\n"
+      "wait%=:\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "\t@!done bra wait%=;\n\t}" ::"r"(shared_address(barrier)),
+      "r"(parity)
+      : "memory");
+}
+// Stores 8 bytes to the place of `p` in block `rank` of the cluster, and counts them on that block's `barrier`.
+ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
+  uint32_t to, counter;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counter) : "r"(shared_address(barrier)), "r"(rank));
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
+               "r"(x), "r"(y), "r"(counter)
+               : "memory");
+}
+#endif
+
+// Exchange through device memory, past the first-level cache.
+ARU_DEVICE void store_device(uint2* p, uint32_t x, uint32_t y) {
+  asm volatile("st.relaxed.gpu.global.v2.b32 [%0], {%1, %2};" ::"l"(p), "r"(x), "r"(y) : "memory");
+}
+ARU_DEVICE uint2 load_device(const uint2* p) {
+  uint2 v;
+  asm volatile("ld.relaxed.gpu.global.v2.b32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  return v;
+}
+// Releases what the block stored before its last sync_block().
+ARU_DEVICE void add_release(unsigned* counter) {
+  asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory");
+}
+ARU_DEVICE void wait_acquire(const unsigned* counter, unsigned target) {
+  unsigned value;
+  do {
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(value) : "l"(counter) : "memory");
+  } while (value < target);
+}
+
+}  // namespace cuda
+}  // namespace aru
+
+#else
+#include "prim_emulated.h"
+#endif

@@ -1,0 +1,159 @@
+// What host and device share: the arguments of the kernels, how the work is cut, where things lie in shared memory.
+//
+// Rows r = (b, i) of a batch tile are cut into blocks: a group of `blocks` blocks (a cluster, or blocks that meet at a
+// barrier in device memory) takes `batch` sequences through all steps, each block `slice` neurons of them; several
+// groups work side by side, and each takes one batch tile after another.  A warp takes 32 rows at a time, one a lane.
+#pragma once
+
+#include <cstdint>
+
+#ifdef __CUDACC__
+#define ARU_ANYWHERE __host__ __device__
+#else
+#define ARU_ANYWHERE
+#endif
+
+namespace aru {
+namespace cuda {
+
+struct Sizes {
+  int T, B, H, G;  // G = 0: the static network, n and s given
+};
+
+struct Tiling {
+  int cluster;  // 1: blocks of a group are a cluster; 0: they meet in device memory
+  int blocks;   // of a group
+  int slice;    // neurons of a block, a multiple of 4
+  int batch;    // sequences of a group at a time, at most 8
+  int warps;    // of a block
+  int groups;
+};
+
+ARU_ANYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
+ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
+
+// Warps of a block at most; a thread may then have 168 (12 warps) or 255 registers (8).
+constexpr int most_warps(int parts, bool backward) { return parts == 1 && !backward ? 12 : 8; }
+constexpr int largest_batch = 8;   // columns of a matrix product
+
+// Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
+constexpr int forward_tiles[] = {2, 4, 7, 8};
+constexpr int backward_tiles[] = {3, 5, 7, 9};
+constexpr int tile_choices = 4;
+constexpr int largest_controller = 64;
+
+// 0 for G = 0, -1 where no kernel takes so many.
+constexpr int column_tiles(bool backward, int G) {
+  if (G == 0) return 0;
+  for (int j = 0; j < tile_choices; ++j) {
+    const int tiles = backward ? backward_tiles[j] : forward_tiles[j];
+    if (G + (backward ? 2 : 0) <= 8 * tiles) return tiles;
+  }
+  return -1;
+}
+
+// Derived sizes, and offsets in bytes into a block's shared memory.
+struct Shape {
+  int padded_H;     // columns of W_hh in k tiles
+  int k_tiles;      // of the recurrent product
+  int row_tiles;    // of 16 neurons of the slice
+  int k_splits;     // warps that share the k of one row tile
+  int state_words;  // words (two bfloat16) of a row of the exchanged vector: an odd multiple of 8 modulo 32
+  int sum_stride;   // of the partial sums, in floats
+  int rows;         // of a block
+  int pairs;        // of 16-row tiles
+  // Offsets.
+  int weight_hh, state, sums, controller, step_weights, carry, barriers, total;
+  int exchanged_bytes;  // that reach a block in one step
+};
+
+// parts: see split.cuh.  tiles: column tiles of the controller; 0 for the static network.
+ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, int parts, int tiles, bool backward) {
+  Shape s{};
+  s.padded_H = round_up(t.blocks * t.slice, 16);
+  s.k_tiles = s.padded_H / 16;
+  s.row_tiles = ceil_div(t.slice, 16);
+  s.k_splits = t.warps / s.row_tiles > 1 ? t.warps / s.row_tiles : 1;
+  s.state_words = round_up(s.padded_H / 2, 32) + 8;
+  s.sum_stride = s.row_tiles * 16 + 4;
+  s.rows = t.batch * t.slice;
+  s.pairs = ceil_div(s.rows, 32);
+  const int k = (tiles + 1) / 2, fragment = 256 * parts;
+  int at = 0;
+  s.weight_hh = at;
+  at += s.row_tiles * s.k_tiles * parts * 512;
+  s.state = at;
+  at += (t.cluster ? 2 : 1) * parts * t.batch * s.state_words * 4;
+  s.sums = at;
+  at += round_up(s.k_splits * t.batch * s.sum_stride * 4, 16);
+  s.controller = at;
+  at += ((tiles + 1) * k * fragment + tiles * 4 * 16) * (tiles > 0);
+  s.step_weights = at;
+  at += tiles * k * fragment * backward;
+  s.carry = at;
+  at += (tiles > 0 ? s.pairs * 2 * tiles * 512 : s.pairs * 256) * backward;
+  s.barriers = at;
+  at += 16;
+  s.total = at;
+  s.exchanged_bytes = t.blocks * t.slice * t.batch * 2 * parts;
+  return s;
+}
+
+// Numbers of a row of kept state: G in k tiles of 16, lane q's four of each tile side by side.
+ARU_ANYWHERE constexpr int kept_row(int G) { return round_up(G, 16); }
+
+// Exchange through device memory: two buffers for each group, then its counter on a line of its own.
+ARU_ANYWHERE constexpr int64_t exchange_words(const Shape& s, const Tiling& t, int parts) {
+  return int64_t(2) * parts * t.batch * (s.padded_H / 2);
+}
+constexpr int counter_words = 32;
+inline int64_t exchange_bytes(const Shape& s, const Tiling& t, int parts) {
+  return t.cluster ? 0 : t.groups * (exchange_words(s, t, parts) + counter_words) * 4;
+}
+
+// Rows and columns of a warp's sums for the controller's weight gradients.
+ARU_ANYWHERE constexpr int gradient_rows(int tiles) { return ceil_div(tiles, 2) * 16; }
+ARU_ANYWHERE constexpr int gradient_columns(int tiles) { return tiles * 8; }
+
+struct ControllerWeights {
+  const float *weight_ag, *weight_gg, *bias_g, *weight_gc, *bias_c;
+};
+
+// Kept state: slots of B * H rows of kept_row(G) numbers, float32 or (half != 0) float16.  Slot j has g before step
+// j * segment; with segment 1 one more has the last g.
+struct Forward {
+  Sizes sizes;
+  Tiling tiling;
+  Shape shape;
+  const float *xp, *h0, *g0, *weight_hh;
+  ControllerWeights controller;
+  const float *n_given, *s_given;  // [H], static network
+  float n_floor;
+  float *h, *a, *n, *s;  // [T,B,H]; a, n and s may be null
+  float* g_last;         // [B,H,G]
+  void* kept;            // null: no backward pass follows
+  int half, segment;
+  uint32_t* exchange;
+};
+
+struct Backward {
+  Sizes sizes;
+  Tiling tiling;
+  Shape shape;
+  const float *g0, *weight_hh;
+  ControllerWeights controller;
+  const float *n_given, *s_given;
+  float n_floor;
+  const float *a, *n, *s;  // [T,B,H]; n and s where segment is 1
+  const void* kept;
+  int half, segment;
+  void* recomputed;      // `segment` slots of g after each step of a segment, where segment > 1
+  float* recomputed_ns;  // [segment][2][B,H]
+  const float *d_h, *d_a, *d_n, *d_s, *d_g_last;  // null for zero
+  float *d_xp, *d_h0, *d_g0;
+  float* sums;  // [groups * blocks * warps][gradient_rows][gradient_columns]; static: [groups][2][batch][blocks * slice]
+  uint32_t* exchange;
+};
+
+}  // namespace cuda
+}  // namespace aru

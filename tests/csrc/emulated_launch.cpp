@@ -1,0 +1,80 @@
+// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (prim_emulated.h).  With csrc/bindings_cuda.cpp
+// it makes a module that aru_kernels.cuda takes for the real one.
+#define ARU_EMULATION_MAIN
+#include <string>
+
+#include "cuda/launch.h"
+#include "prim_emulated.h"
+
+namespace aru {
+namespace cuda {
+
+template <int parts> void emulated_forward(int tiles, const Forward& p);
+template <int parts> void emulated_backward(int tiles, const Backward& p);
+
+namespace {
+
+emulation::Schedule schedule;
+Device emulated{"emulated device", 132, 232448, 16};
+thread_local std::string last_text;
+
+template <int parts> void run(int tiles, const Forward& p) { emulated_forward<parts>(tiles, p); }
+template <int parts> void run(int tiles, const Backward& p) { emulated_backward<parts>(tiles, p); }
+
+template <class Arguments> int launch(int parts, bool backward, const Arguments& p, const char** text) {
+  const int tiles = column_tiles(backward, p.sizes.G);
+  if (!p.tiling.cluster) std::memset(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)));
+  try {
+    emulation::launch(p.tiling.groups, p.tiling.blocks, p.tiling.warps * 32, p.shape.total, schedule, [&] {
+      switch (parts) {
+#ifdef ARU_PARTS  // the only ones
+        case ARU_PARTS: return run<ARU_PARTS>(tiles, p);
+#else
+        case 1: return run<1>(tiles, p);
+        case 2: return run<2>(tiles, p);
+        case 3: return run<3>(tiles, p);
+#endif
+        default: emulation::machine().fail("no kernel for so many parts");
+      }
+    });
+  } catch (const std::exception& error) {
+    last_text = error.what();
+    *text = last_text.c_str();
+    return 1;
+  }
+  return 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+int aru_cuda_device(int, Device* result, const char**) {
+  *result = emulated;
+  return 0;
+}
+int aru_cuda_most_groups(int, int, int, int, const Tiling* tiling, int, int* result, const char**) {
+  *result = emulated.multiprocessors / tiling->blocks;
+  return 0;
+}
+int aru_cuda_forward(int, int parts, const Forward* arguments, uintptr_t, const char** text) {
+  return launch(parts, false, *arguments, text);
+}
+int aru_cuda_backward(int, int parts, const Backward* arguments, uintptr_t, const char** text) {
+  return launch(parts, true, *arguments, text);
+}
+
+// For the tests, through ctypes.
+__attribute__((visibility("default"))) void aru_emulation_schedule(int order, int starve, int deferred, unsigned seed) {
+  schedule = {emulation::Schedule::Order(order), starve != 0, deferred != 0, seed};
+}
+__attribute__((visibility("default"))) void aru_emulation_device(int multiprocessors, int shared_bytes, int clusters) {
+  emulated.multiprocessors = multiprocessors;
+  emulated.shared_bytes = shared_bytes;
+  emulated.clusters = clusters;
+}
+
+}  // extern "C"
+
+}  // namespace cuda
+}  // namespace aru

@@ -1,0 +1,478 @@
+// csrc/cuda/prim.cuh on the host: every CUDA thread of a group of blocks is a fiber, and what a warp or a block does
+// together is a meeting of its fibers.
+//
+// What the emulation is strict about: shared memory starts as NaN and ends at a guard page; lanes that meet in different
+// instructions, barriers that nobody can leave and misuse of an mbarrier end the launch with a sentence; asynchronous
+// stores arrive late, where the schedule says so.  A schedule decides who runs: in order, in reverse, at random, or
+// with one block after another kept from running.
+#pragma once
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <functional>
+#include <random>
+#include <stdexcept>
+#include <string>
+#include <vector>
+#ifndef __x86_64__
+#include <ucontext.h>
+#endif
+
+#define ARU_DEVICE static inline
+#define ARU_METHOD inline
+#define ARU_UNROLL
+#define ARU_ROLLED
+
+struct alignas(8) uint2 {
+  uint32_t x, y;
+};
+struct alignas(16) uint4 {
+  uint32_t x, y, z, w;
+};
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline float2 make_float2(float x, float y) { return {x, y}; }
+inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
+
+namespace aru {
+namespace emulation {
+
+#ifdef __x86_64__
+// Saves the callee's registers and the stack in *from, and goes on where `to` was saved.
+extern "C" void aru_switch_stack(void** from, void* to);
+#ifdef ARU_EMULATION_MAIN
+__asm__(R"(
+.text
+.globl aru_switch_stack
+aru_switch_stack:
+  pushq %rbp
+  pushq %rbx
+  pushq %r12
+  pushq %r13
+  pushq %r14
+  pushq %r15
+  movq %rsp, (%rdi)
+  movq %rsi, %rsp
+  popq %r15
+  popq %r14
+  popq %r13
+  popq %r12
+  popq %rbx
+  popq %rbp
+  ret
+)");
+#endif
+struct Context {
+  void* stack = nullptr;
+  void prepare(uint8_t* bottom, size_t size, void (*entry)()) {
+    void** top = reinterpret_cast<void**>(bottom + size);
+    top[-2] = reinterpret_cast<void*>(entry);  // the function starts with the stack as after a call
+    stack = top - 8;
+  }
+  void switch_to(Context& other) { aru_switch_stack(&stack, other.stack); }
+};
+#else
+struct Context {
+  ucontext_t context;
+  void prepare(uint8_t* bottom, size_t size, void (*entry)()) {
+    getcontext(&context);
+    context.uc_stack.ss_sp = bottom;
+    context.uc_stack.ss_size = size;
+    context.uc_link = nullptr;
+    makecontext(&context, entry, 0);
+  }
+  void switch_to(Context& other) { swapcontext(&context, &other.context); }
+};
+#endif
+
+struct Schedule {
+  enum Order { in_order, reversed, random };
+  Order order = in_order;
+  bool starve = false;    // one block after another does not run for a while
+  bool deferred = false;  // asynchronous stores arrive at a random later time
+  unsigned seed = 0;
+};
+
+struct Warp {
+  int arrived = 0, operation = 0;
+  uint64_t generation = 0;
+  uint32_t in[32][10], out[32][4];
+};
+struct Barrier {
+  int arrived = 0;
+  uint64_t generation = 0;
+};
+struct Fiber {
+  Context context;
+  int block, thread;
+  bool done = false;
+};
+struct Store {
+  int block;
+  size_t at, barrier;
+  uint32_t words[2];
+};
+// In the 8 bytes of the device's.
+struct MBarrier {
+  int16_t expected, pending;
+  int32_t bytes : 31;
+  uint32_t phase : 1;
+};
+static_assert(sizeof(MBarrier) == 8, "an mbarrier has 8 bytes");
+
+class Machine {
+ public:
+  int blocks, threads, shared_bytes, first_block;
+  Schedule schedule;
+  std::function<void()> body;
+  std::vector<Fiber> fibers;
+  std::vector<Warp> warps;
+  std::vector<Barrier> block_barriers;
+  Barrier cluster_barrier;
+  std::vector<uint8_t*> shared;
+  std::vector<Store> stores;
+  Context main;
+  Fiber* current = nullptr;
+  uint64_t progress = 0;
+  std::string failure;
+  std::mt19937 generator;
+
+  static Machine*& running() {
+    static thread_local Machine* machine = nullptr;
+    return machine;
+  }
+
+  // Ends the launch; called by a fiber.
+  [[noreturn]] void fail(const std::string& what) {
+    failure = what + " (block " + std::to_string(first_block + current->block) + ", thread " +
+              std::to_string(current->thread) + ")";
+    current->context.switch_to(main);
+    __builtin_unreachable();
+  }
+  void yield() { current->context.switch_to(main); }
+
+  template <class Arrive> void warp_operation(int operation, const uint32_t* in, int inputs, uint32_t* out, int outputs,
+                                              const Arrive& compute) {
+    Warp& w = warps[size_t(current->block * threads + current->thread) / 32];
+    const int lane = current->thread & 31;
+    if (w.arrived && w.operation != operation) fail("lanes of a warp meet in different instructions");
+    w.operation = operation;
+    std::memcpy(w.in[lane], in, sizeof(uint32_t) * size_t(inputs));
+    const uint64_t generation = w.generation;
+    if (++w.arrived == 32) {
+      compute(w);
+      w.arrived = 0;
+      ++w.generation;
+      ++progress;
+    } else {
+      while (w.generation == generation) yield();
+    }
+    std::memcpy(out, w.out[lane], sizeof(uint32_t) * size_t(outputs));  // valid until all lanes meet again
+  }
+
+  void meet(Barrier& b, int count) {
+    const uint64_t generation = b.generation;
+    if (++b.arrived == count) {
+      b.arrived = 0;
+      ++b.generation;
+      ++progress;
+    } else {
+      while (b.generation == generation) yield();
+    }
+  }
+
+  size_t shared_offset(const void* p, size_t bytes) {
+    const uint8_t *at = static_cast<const uint8_t*>(p), *base = shared[size_t(current->block)];
+    if (at < base || at + bytes > base + shared_bytes) fail("an address outside the block's shared memory");
+    if (size_t(at - base) % bytes) fail("a misaligned address in shared memory");
+    return size_t(at - base);
+  }
+  MBarrier& mbarrier(int block, size_t offset) { return *reinterpret_cast<MBarrier*>(shared[size_t(block)] + offset); }
+  void end_phase(MBarrier& b) {
+    if (b.pending || b.bytes) return;
+    b.pending = b.expected;
+    b.phase ^= 1;
+    ++progress;
+  }
+  void arrive(const Store& s) {
+    std::memcpy(shared[size_t(s.block)] + s.at, s.words, 8);
+    MBarrier& b = mbarrier(s.block, s.barrier);
+    b.bytes -= 8;
+    end_phase(b);
+    ++progress;
+  }
+
+  void run() {
+    const size_t page = size_t(sysconf(_SC_PAGESIZE)), stack_bytes = 256 << 10;
+    const size_t memory = (size_t(shared_bytes) + page - 1) / page * page, count = size_t(blocks * threads);
+    generator.seed(schedule.seed);
+    fibers.resize(count);
+    warps.resize(count / 32);
+    block_barriers.resize(size_t(blocks));
+    std::vector<uint8_t*> mapped;
+    for (int b = 0; b < blocks; ++b) {
+      auto* p = static_cast<uint8_t*>(
+          mmap(nullptr, memory + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+      mprotect(p + memory, page, PROT_NONE);
+      std::memset(p, 0xff, memory);
+      mapped.push_back(p);
+      shared.push_back(p + memory - shared_bytes);
+    }
+    auto* stacks = static_cast<uint8_t*>(mmap(nullptr, stack_bytes * count, PROT_READ | PROT_WRITE,
+                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    for (size_t i = 0; i < count; ++i) {
+      fibers[i].block = int(i) / threads;
+      fibers[i].thread = int(i) % threads;
+      fibers[i].context.prepare(stacks + stack_bytes * i, stack_bytes, start);
+    }
+    running() = this;
+    schedule_until_done();
+    running() = nullptr;
+    munmap(stacks, stack_bytes * count);
+    for (uint8_t* p : mapped) munmap(p, memory + page);
+    if (!failure.empty()) throw std::runtime_error("emulation: " + failure);
+  }
+
+ private:
+  static void start() {
+    Machine& m = *running();
+    m.body();
+    m.current->done = true;
+    ++m.progress;
+    m.yield();
+    __builtin_unreachable();
+  }
+
+  void resume(size_t fiber) {
+    if (fibers[fiber].done) return;
+    current = &fibers[fiber];
+    main.switch_to(current->context);
+  }
+
+  void deliver(bool all) {
+    std::vector<Store> now;
+    now.swap(stores);
+    for (const Store& s : now) {
+      if (all || generator() % 4 == 0)
+        arrive(s);
+      else
+        stores.push_back(s);
+    }
+  }
+
+  // One warp after another, each as far as it gets.
+  void schedule_until_done() {
+    std::vector<size_t> order(warps.size());
+    for (size_t w = 0; w < order.size(); ++w)
+      order[w] = schedule.order == Schedule::reversed ? order.size() - 1 - w : w;
+    int fed = 0;  // passes in which nobody starves, after all others had to wait
+    for (uint64_t pass = 0;; ++pass) {
+      if (schedule.order == Schedule::random) std::shuffle(order.begin(), order.end(), generator);
+      const int starved = schedule.starve && fed == 0 ? int(pass / 16 % uint64_t(blocks)) : -1;
+      if (fed) --fed;
+      const uint64_t before = progress;
+      bool left = false;
+      for (size_t w : order) {
+        if (fibers[w * 32].block == starved) {
+          left = true;
+          continue;
+        }
+        for (uint64_t last = ~uint64_t(0); last != progress;) {
+          last = progress;
+          for (size_t l = 0; l < 32; ++l) {
+            resume(w * 32 + (schedule.order == Schedule::reversed ? 31 - l : l));
+            if (!failure.empty()) return;
+          }
+          if (schedule.order == Schedule::random && generator() % 8 == 0) break;
+        }
+        for (size_t l = 0; l < 32; ++l) left |= !fibers[w * 32 + l].done;
+      }
+      if (!stores.empty()) deliver(before == progress && starved < 0);
+      if (!left) return;
+      if (before == progress) {
+        if (starved < 0) {
+          failure = "nobody can go on: a barrier, or a wait for data that nobody sends";
+          return;
+        }
+        fed = 8;
+      }
+    }
+  }
+};
+
+// All groups of a launch, one after another.
+inline void launch(int groups, int blocks, int threads, int shared_bytes, const Schedule& schedule,
+                   const std::function<void()>& body) {
+  for (int group = 0; group < groups; ++group) {
+    Machine m;
+    m.blocks = blocks;
+    m.threads = threads;
+    m.shared_bytes = shared_bytes;
+    m.first_block = group * blocks;
+    m.schedule = schedule;
+    m.body = body;
+    m.run();
+  }
+}
+
+inline Machine& machine() { return *Machine::running(); }
+
+}  // namespace emulation
+
+namespace cuda {
+
+using emulation::machine;
+
+ARU_DEVICE int thread_index() { return machine().current->thread; }
+ARU_DEVICE int block_threads() { return machine().threads; }
+ARU_DEVICE int block_index() { return machine().first_block + machine().current->block; }
+ARU_DEVICE uint8_t* shared_memory() { return machine().shared[size_t(machine().current->block)]; }
+
+ARU_DEVICE void prefetch(const void*) {}
+
+ARU_DEVICE void sync_block() {
+  machine().meet(machine().block_barriers[size_t(machine().current->block)], machine().threads);
+}
+ARU_DEVICE void sync_warp() {
+  machine().warp_operation(1, nullptr, 0, nullptr, 0, [](emulation::Warp&) {});
+}
+
+ARU_DEVICE uint32_t bits_of_float(float x) {
+  uint32_t u;
+  std::memcpy(&u, &x, 4);
+  return u;
+}
+ARU_DEVICE float float_of_bits(uint32_t u) {
+  float x;
+  std::memcpy(&x, &u, 4);
+  return x;
+}
+ARU_DEVICE float shuffle(float x, int lane) {
+  const uint32_t in[2] = {bits_of_float(x), uint32_t(lane) & 31};
+  uint32_t out;
+  machine().warp_operation(2, in, 2, &out, 1, [](emulation::Warp& w) {
+    for (int l = 0; l < 32; ++l) w.out[l][0] = w.in[w.in[l][1]][0];
+  });
+  return float_of_bits(out);
+}
+
+ARU_DEVICE uint32_t bf16_of(float x) {
+  if (x != x) return 0x7fff;
+  const uint32_t u = bits_of_float(x);
+  return (u + 0x7fff + ((u >> 16) & 1)) >> 16;
+}
+ARU_DEVICE uint32_t pack_bf16(float low, float high) { return bf16_of(low) | bf16_of(high) << 16; }
+ARU_DEVICE uint32_t pack_f16(float low, float high) {
+  const _Float16 pair[2] = {_Float16(low), _Float16(high)};
+  uint32_t u;
+  std::memcpy(&u, pair, 4);
+  return u;
+}
+ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
+  _Float16 pair[2];
+  std::memcpy(pair, &x, 4);
+  low = float(pair[0]);
+  high = float(pair[1]);
+}
+// 11 bits of the mantissa, as many as the hardware's.
+ARU_DEVICE float tanh_approximate(float x) { return float_of_bits((bits_of_float(std::tanh(x)) + 0x800u) & 0xfffff000u); }
+
+ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  const uint32_t in[10] = {a[0],
+                           a[1],
+                           a[2],
+                           a[3],
+                           b[0],
+                           b[1],
+                           bits_of_float(c[0]),
+                           bits_of_float(c[1]),
+                           bits_of_float(c[2]),
+                           bits_of_float(c[3])};
+  uint32_t out[4];
+  machine().warp_operation(3, in, 10, out, 4, [](emulation::Warp& w) {
+    float left[16][16], right[8][16];  // A, and B transposed
+    for (int l = 0; l < 32; ++l) {
+      const int r = l / 4, k = 2 * (l & 3);
+      for (int j = 0; j < 4; ++j) {
+        left[r + (j & 1) * 8][k + (j >> 1) * 8] = float_of_bits(w.in[l][j] << 16);
+        left[r + (j & 1) * 8][k + (j >> 1) * 8 + 1] = float_of_bits(w.in[l][j] & 0xffff0000u);
+      }
+      for (int j = 0; j < 2; ++j) {
+        right[r][k + j * 8] = float_of_bits(w.in[l][4 + j] << 16);
+        right[r][k + j * 8 + 1] = float_of_bits(w.in[l][4 + j] & 0xffff0000u);
+      }
+    }
+    for (int l = 0; l < 32; ++l)
+      for (int j = 0; j < 4; ++j) {
+        const float *x = left[l / 4 + (j >> 1) * 8], *y = right[2 * (l & 3) + (j & 1)];
+        float sum = 0;
+        for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
+        w.out[l][j] = bits_of_float(float_of_bits(w.in[l][6 + j]) + sum);
+      }
+  });
+  for (int j = 0; j < 4; ++j) c[j] = float_of_bits(out[j]);
+}
+
+ARU_DEVICE uint32_t transpose(uint32_t x) {
+  uint32_t out;
+  machine().warp_operation(4, &x, 1, &out, 1, [](emulation::Warp& w) {
+    uint16_t m[8][8];
+    for (int l = 0; l < 32; ++l) {
+      m[l / 4][2 * (l & 3)] = uint16_t(w.in[l][0]);
+      m[l / 4][2 * (l & 3) + 1] = uint16_t(w.in[l][0] >> 16);
+    }
+    for (int l = 0; l < 32; ++l) w.out[l][0] = m[2 * (l & 3)][l / 4] | uint32_t(m[2 * (l & 3) + 1][l / 4]) << 16;
+  });
+  return out;
+}
+
+ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machine().blocks * machine().threads); }
+ARU_DEVICE emulation::MBarrier& own_mbarrier(const uint64_t* barrier) {
+  return machine().mbarrier(machine().current->block, machine().shared_offset(barrier, 8));
+}
+ARU_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals) {
+  own_mbarrier(barrier) = {int16_t(arrivals), int16_t(arrivals), 0, 0};
+}
+ARU_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {
+  emulation::MBarrier& b = own_mbarrier(barrier);
+  if (b.pending <= 0) machine().fail("an arrival at an mbarrier whose phase has all of them");
+  b.bytes += bytes;
+  --b.pending;
+  machine().end_phase(b);
+}
+ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
+  while (int(own_mbarrier(barrier).phase) == parity) machine().yield();
+}
+ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
+  auto& m = machine();
+  if (rank < 0 || rank >= m.blocks) m.fail("a store to a block that is not of the cluster");
+  if (m.fibers[size_t(rank * m.threads)].done) m.fail("a store to a block that has ended");
+  const emulation::Store s = {rank, m.shared_offset(p, 8), m.shared_offset(barrier, 8), {x, y}};
+  if (m.schedule.deferred)
+    m.stores.push_back(s);
+  else
+    m.arrive(s);
+}
+
+ARU_DEVICE void store_device(uint2* p, uint32_t x, uint32_t y) { *p = {x, y}; }
+ARU_DEVICE uint2 load_device(const uint2* p) { return *p; }
+ARU_DEVICE void add_release(unsigned* counter) {
+  ++*counter;
+  ++machine().progress;
+}
+ARU_DEVICE void wait_acquire(const unsigned* counter, unsigned target) {
+  while (*static_cast<const volatile unsigned*>(counter) < target) machine().yield();
+}
+
+}  // namespace cuda
+}  // namespace aru

@@ -1,0 +1,138 @@
+"""The CUDA kernels under g++, every CUDA thread a fiber: built once for all test processes, in the place of a GPU.
+
+`tests/csrc/prim_emulated.h` says what the emulation is strict about; `docs/cuda.md` what it cannot see.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from aru_kernels import __version__, cuda
+from helpers import ROOT
+
+CXX = os.environ.get("CXX", "g++")
+FLAGS = ["-std=c++17", "-g0", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden"]
+
+needs_compiler = pytest.mark.skipif(
+    sys.platform != "linux" or shutil.which(CXX) is None or importlib.util.find_spec("pybind11") is None,
+    reason="the emulation needs Linux, a C++ compiler and pybind11",
+)
+
+# Order of Schedule in prim_emulated.h: order (0 in order, 1 reversed, 2 random), starve, deferred, seed.
+SCHEDULES = {
+    "in order": (0, 0, 0, 0),
+    "reversed": (1, 0, 0, 0),
+    "random, late stores": (2, 0, 1, 1),
+    "starving, late stores": (2, 1, 1, 2),
+    "starving in order": (0, 1, 0, 0),
+}
+
+
+def _compile(source: Path, target: Path, include: Path, *flags: str) -> Path:
+    command = [
+        CXX,
+        *FLAGS,
+        f"-I{include}",
+        f"-I{ROOT / 'tests' / 'csrc'}",
+        *flags,
+        "-c",
+        str(source),
+        "-o",
+        str(target),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return target
+
+
+def build_bindings(folder: Path) -> Path:
+    """The object of csrc/bindings_cuda.cpp."""
+    import pybind11
+
+    flags = ["-O1", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
+    flags += [f'-DARU_VERSION="{__version__}"', '-DARU_CUDA_ARCHITECTURES="none, emulated"']
+    flags += ["-DARU_CUDA_MODULE=_cuda_emulated"]
+    return _compile(ROOT / "csrc" / "bindings_cuda.cpp", folder / "bindings.o", ROOT / "csrc", *flags)
+
+
+# Column tiles that are emulated, a bit for each choice in csrc/cuda/sequence.h: all of them in "medium".
+TILES = {1: 0b1111, 2: 0b0101, 3: 0b1001}
+
+
+def build_kernels(folder: Path, include: Path, tiles: dict[int, int] = TILES) -> list[Path]:
+    """The objects of the kernels; tiles: as TILES, the number of parts first."""
+    jobs = [("emulated_kernels", f"kernels_{p}", [f"-DARU_PARTS={p}", f"-DARU_TILES={tiles[p]}"]) for p in tiles]
+    jobs.append(("emulated_launch", "launch", [f"-DARU_PARTS={p}" for p in tiles] if len(tiles) == 1 else []))
+
+    def compile_one(job: tuple[str, str, list[str]]) -> Path:
+        source, name, macros = job
+        return _compile(ROOT / "tests" / "csrc" / f"{source}.cpp", folder / f"{name}.o", include, "-O1", *macros)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(compile_one, jobs))
+
+
+def link(objects: list[Path], target: Path) -> None:
+    """A module of the objects."""
+    subprocess.run([CXX, "-shared", *map(str, objects), "-o", str(target)], check=True)
+
+
+def built() -> Path:
+    """The folder with the module and the bindings' object; compiled by the first process that asks."""
+    sources = [*(ROOT / "csrc").rglob("*.[ch]*"), *(ROOT / "tests" / "csrc").glob("*emulated*"), Path(__file__)]
+    digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(sources)) + sys.version.encode()).hexdigest()
+    folder = ROOT / "build" / "emulation" / digest[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        module = folder / "_cuda_emulated.so"
+        if not module.exists():
+            objects = [*build_kernels(folder, ROOT / "csrc"), build_bindings(folder)]
+            link(objects, folder / "unfinished")
+            (folder / "unfinished").rename(module)
+    return folder
+
+
+class Emulation:
+    """A module of emulated kernels, and who runs when."""
+
+    def __init__(self, path: Path) -> None:
+        spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
+        self.module: ModuleType = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        self._library = ctypes.CDLL(str(path))
+
+    def schedule(self, name: str) -> None:
+        """One of SCHEDULES, for the launches to come."""
+        self._library.aru_emulation_schedule(*SCHEDULES[name])
+
+    def device(self, multiprocessors: int = 132, shared_bytes: int = 232448, clusters: int = 16) -> None:
+        """What the device has; by default an H100."""
+        self._library.aru_emulation_device(multiprocessors, shared_bytes, clusters)
+        cuda._plan.cache_clear()
+
+    @contextmanager
+    def in_place_of_a_gpu(self) -> Iterator[None]:
+        """aru_kernels.cuda runs on CPU tensors, by these kernels."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(cuda, "_C", self.module)
+            patch.setattr(cuda, "_stream", lambda x: 0)
+            self.device()
+            self.schedule("in order")
+            yield
+        cuda._plan.cache_clear()

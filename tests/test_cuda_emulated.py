@@ -1,0 +1,301 @@
+"""The persistent CUDA kernels in the host emulation, against the reference: values, gradients, bits, tilings."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from aru_kernels import cuda, ops, reference
+from cuda_emulation import SCHEDULES, Emulation, built, needs_compiler
+from tolerances import assert_all_close
+
+pytestmark = needs_compiler
+
+ADAPTIVE = ("xp", "h0", "g0", "weight_hh", "weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
+STATIC = ("xp", "h0", "weight_hh", "n", "s")
+PRECISIONS = ("medium", "high", "highest")
+
+
+def precision() -> str:
+    return torch.get_float32_matmul_precision()
+
+
+@pytest.fixture(scope="session")
+def _emulation() -> Emulation:
+    return Emulation(built() / "_cuda_emulated.so")
+
+
+@pytest.fixture
+def emulation(_emulation):
+    before = torch.get_float32_matmul_precision()
+    with _emulation.in_place_of_a_gpu():
+        yield _emulation
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.fixture
+def tilings(monkeypatch):
+    """tilings(forward, backward): the kernels are cut so, whatever the plan would say."""
+
+    def use(*both: tuple[int, ...]) -> None:
+        monkeypatch.setattr(cuda, "_plan", lambda index, parts, backward, B, H, G: both[backward])
+
+    yield use
+    monkeypatch.undo()
+
+
+def adaptive_arguments(T: int, B: int, H: int, G: int) -> list[Tensor]:
+    tensors = [
+        *(torch.randn(T, B, H), torch.rand(B, H), torch.rand(B, H, G) - 0.5),
+        *(torch.randn(H, H) / (2 * H**0.5), torch.randn(G), torch.randn(G, G) / (2 * G**0.5), 0.1 * torch.randn(G)),
+        *(0.5 * torch.randn(2, G) / G**0.5, torch.tensor([4.0, 0.2])),
+    ]
+    return [x.requires_grad_() for x in tensors]
+
+
+def static_arguments(T: int, B: int, H: int) -> list[Tensor]:
+    tensors = [
+        *(torch.randn(T, B, H), torch.rand(B, H), torch.randn(H, H) / (2 * H**0.5)),
+        *(4 + torch.randn(H), 0.4 * torch.rand(H)),
+    ]
+    return [x.requires_grad_() for x in tensors]
+
+
+def gradients(outputs: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
+    """Of a weighted sum of all outputs, the weights always the same."""
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(x.shape, generator=generator).to(x.dtype) for x in outputs]
+    return list(torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, outputs, strict=True)), arguments))
+
+
+def run_adaptive(arguments: list[Tensor], segment: int, trace: bool = True) -> tuple[list[Tensor], list[Tensor]]:
+    h, g, a, n, s, _ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), segment, trace)
+    outputs = [h, g, a, n, s] if trace else [h, g]
+    return outputs, gradients(outputs, arguments)
+
+
+def check_adaptive(arguments: list[Tensor], precision: str, segment: int, trace: bool = True) -> None:
+    torch.set_float32_matmul_precision(precision)
+    outputs, actual = run_adaptive(arguments, segment, trace)
+    exact = [x.detach().double().requires_grad_() for x in arguments]
+    h, g, traced = reference.aru_sequence(*exact, 1e-3, trace)
+    expected = [h, g, *(traced or ())]
+    kind = f"{precision} products"
+    assert_all_close(("h", "g", "a", "n", "s")[: len(outputs)], tuple(outputs), tuple(expected), kind)
+    assert_all_close(ADAPTIVE, tuple(actual), tuple(gradients(expected, exact)), kind)
+
+
+# (T, B, H, G), the tilings (cluster, blocks, slice, batch, warps, groups) forward and backward, segment, schedule.
+# G is chosen for the column tiles that TILES has emulated.
+CASES = {
+    "one block": ((4, 3, 9, 5), (1, 1, 12, 3, 2, 1), (1, 1, 12, 3, 1, 1), 1, "in order"),
+    "cluster of 2": ((6, 5, 32, 16), (1, 2, 16, 3, 2, 2), (1, 2, 16, 2, 1, 3), 1, "random, late stores"),
+    "cluster of 3, odd sizes": ((7, 5, 31, 13), (1, 3, 12, 4, 2, 1), (1, 3, 12, 5, 2, 1), 3, "starving, late stores"),
+    "cluster of 16": ((3, 2, 64, 16), (1, 16, 4, 2, 1, 1), (1, 16, 4, 1, 1, 2), 1, "reversed"),
+    "batch tiles after another": (
+        (4, 11, 16, 16),
+        (1, 2, 8, 3, 1, 2),
+        (1, 2, 8, 2, 1, 2),
+        2,
+        "random, late stores",
+    ),
+    "device memory": ((6, 5, 32, 16), (0, 4, 8, 5, 2, 1), (0, 2, 16, 3, 2, 1), 1, "starving in order"),
+    "device memory, odd sizes": ((5, 7, 29, 11), (0, 5, 8, 4, 1, 2), (0, 3, 12, 4, 2, 1), 2, "reversed"),
+    "pairs after another": ((4, 8, 40, 16), (1, 2, 20, 8, 5, 1), (1, 2, 20, 8, 2, 1), 4, "random, late stores"),
+    "k split": ((3, 2, 40, 3), (1, 1, 40, 2, 3, 1), (1, 1, 40, 2, 3, 1), 3, "in order"),
+    "one step": ((1, 2, 8, 16), (1, 2, 4, 2, 1, 1), (0, 2, 4, 2, 1, 1), 1, "in order"),
+    "a segment of all steps": ((5, 2, 8, 16), (1, 2, 4, 2, 1, 1), (1, 2, 4, 2, 1, 1), 5, "starving, late stores"),
+    "twenty steps": ((20, 3, 16, 8), (1, 4, 4, 3, 1, 1), (1, 4, 4, 3, 1, 1), 6, "random, late stores"),
+}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_adaptive_matches_reference(emulation, tilings, case, precision):
+    shape, forward, backward, segment, schedule = CASES[case]
+    tilings(forward, backward)
+    emulation.schedule(schedule)
+    check_adaptive(adaptive_arguments(*shape), precision, segment)
+
+
+@pytest.mark.parametrize("G", [1, 2, 15, 17, 30, 32, 33, 50, 54, 55, 64])
+def test_every_number_of_column_tiles(emulation, tilings, G):
+    tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 1, 1))
+    check_adaptive(adaptive_arguments(3, 3, 13, G), "medium", 2, trace=False)
+
+
+@pytest.mark.parametrize(("precision", "G"), [("high", 50), ("highest", 64)])
+def test_large_controllers_in_the_split_precisions(emulation, tilings, precision, G):
+    tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 1, 1))
+    check_adaptive(adaptive_arguments(3, 3, 13, G), precision, 1)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    ("shape", "forward", "backward"),
+    [
+        pytest.param((6, 5, 31), (1, 3, 12, 3, 2, 2), (1, 3, 12, 2, 1, 2), id="cluster"),
+        pytest.param((5, 9, 40), (0, 4, 12, 8, 3, 1), (0, 4, 12, 8, 2, 1), id="device memory"),
+    ],
+)
+def test_static_matches_reference(emulation, tilings, shape, forward, backward, precision):
+    torch.set_float32_matmul_precision(precision)
+    tilings(forward, backward)
+    emulation.schedule("random, late stores")
+    arguments = static_arguments(*shape)
+    outputs = ops.call("cuda", "gamma_rnn_sequence", *arguments, 1e-3, precision(), True)
+    exact = [x.detach().double().requires_grad_() for x in arguments]
+    h, trace = reference.gamma_rnn_sequence(*exact, 1e-3, True)
+    kind = f"{precision} products"
+    assert_all_close(("h", "a"), outputs, (h, trace.a), kind)
+    assert_all_close(STATIC, tuple(gradients(list(outputs), arguments)), tuple(gradients([h, trace.a], exact)), kind)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_bits_do_not_depend_on_who_runs_when(emulation, tilings, precision):
+    torch.set_float32_matmul_precision(precision)
+    arguments = adaptive_arguments(5, 7, 24, 10)
+    tilings((1, 3, 8, 3, 1, 2), (0, 2, 12, 4, 2, 1))
+    results = []
+    for schedule in SCHEDULES:
+        emulation.schedule(schedule)
+        outputs, actual = run_adaptive(arguments, 2)
+        results.append([*outputs, *actual])
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize("precision", ["high", "highest"])
+def test_checkpoints_give_the_bits_of_all_state(emulation, tilings, precision):
+    """In "medium" the kept state is rounded to float16, so that the gradients depend on where."""
+    torch.set_float32_matmul_precision(precision)
+    arguments = adaptive_arguments(7, 3, 16, 10)
+    tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 1, 1))
+    results = [run_adaptive(arguments, segment)[1] for segment in (1, 2, 3, 7)]
+    for other in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
+
+
+def test_precision_switched_between_the_passes(emulation, tilings):
+    """The kept state stays what the forward pass made of it."""
+    tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 1, 1))
+    arguments = adaptive_arguments(5, 3, 16, 10)
+    exact = [x.detach().double().requires_grad_() for x in arguments]
+    expected = gradients([reference.aru_sequence(*exact)[0]], exact)
+    for first, second in (("medium", "highest"), ("highest", "medium")):
+        for segment in (1, 2):
+            torch.set_float32_matmul_precision(first)
+            h = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), segment, False)[0]
+            torch.set_float32_matmul_precision(second)
+            assert_all_close(ADAPTIVE, tuple(gradients([h], arguments)), tuple(expected), "medium products")
+
+
+def test_one_bad_sequence_does_not_touch_the_others(emulation, tilings):
+    torch.set_float32_matmul_precision("highest")
+    tilings((1, 2, 8, 4, 1, 2), (1, 2, 8, 4, 1, 2))
+    arguments = adaptive_arguments(4, 5, 13, 6)
+    clean = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), 0, False)[:2]
+    for bad in (float("nan"), float("inf")):
+        with torch.no_grad():
+            arguments[0][1, 3, 1] = bad
+        h, g, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), 0, False)
+        others = [0, 1, 2, 4]
+        assert torch.equal(h[:, others], clean[0][:, others])
+        assert torch.equal(g[others], clean[1][others])
+        assert not h[1:, 3].isfinite().all()
+
+
+def test_saturated_controllers_have_no_gradient(emulation, tilings):
+    """tanh rounds to 1 and 1 - g² to 0, in every precision."""
+    tilings((1, 2, 4, 2, 1, 1), (1, 2, 4, 2, 1, 1))
+    arguments = adaptive_arguments(4, 2, 8, 5)
+    with torch.no_grad():
+        arguments[6] += 40.0  # bias_g
+    for precision in PRECISIONS:
+        torch.set_float32_matmul_precision(precision)
+        (g, *_), actual = run_adaptive(arguments, 1)[0][1:], run_adaptive(arguments, 1)[1]
+        assert (g == 1).all()
+        assert (actual[4] == 0).all()
+        assert (actual[5] == 0).all()
+
+
+def test_empty_batch(emulation):
+    arguments = adaptive_arguments(3, 0, 4, 2)
+    outputs, actual = run_adaptive(arguments, 1, trace=False)
+    assert outputs[0].shape == (3, 0, 4)
+    assert all((x == 0).all() for x in actual)
+
+
+# Devices: multiprocessors, bytes of shared memory of a block, largest cluster.
+DEVICES = {"H100": (132, 232448, 16), "B200": (148, 232448, 16), "A100": (108, 166912, 0), "RTX 4090": (128, 101376, 0)}
+
+# Precisions in which the shared memory does not hold the largest sizes.
+SERVES_IN_PART = {"A100": ("highest",), "RTX 4090": ("high", "highest")}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_plans_fit_the_device(emulation, device, precision):
+    """...and what is promised is served: H to 1024 and G to 64."""
+    multiprocessors, shared_bytes, clusters = DEVICES[device]
+    emulation.device(*DEVICES[device])
+    torch.set_float32_matmul_precision(precision)
+    parts = cuda.PARTS[precision]
+    for B, H, G in ((100, 400, 50), (32, 64, 16), (1, 1, 1), (128, 512, 64), (7, 1023, 0), (100, 1024, 64)):
+        for backward in (False, True):
+            plan = cuda._plan(0, parts, backward, B, H, G)
+            if isinstance(plan, str):
+                assert precision in SERVES_IN_PART.get(device, ()), plan
+                assert H >= 512
+                assert plan.startswith(f"the recurrent weights of H = {H} neurons do not fit the shared memory of ")
+                continue
+            cluster, blocks, slice_, batch, warps, groups = plan
+            assert blocks * slice_ >= H > (blocks - 1) * slice_
+            assert slice_ % 4 == 0
+            assert batch <= min(8, B)
+            assert groups * batch < B + batch
+            assert groups * blocks <= multiprocessors
+            assert blocks <= clusters or not cluster
+            assert emulation.module.shared_bytes(parts, backward, (1, B, H, G), plan) <= shared_bytes
+            if not backward:
+                assert warps * 32 >= slice_ * batch
+
+
+def test_refusals(emulation):
+    assert cuda.refuses(400, 50) is None
+    assert cuda.refuses(400, 65) == "its kernels take at most 64 controller units, got G = 65"
+    emulation.device(8, 101376, 0)
+    assert cuda.refuses(2000, 50).startswith(
+        "the recurrent weights of H = 2000 neurons do not fit the shared memory of emulated device (8 multiprocessors"
+    )
+    with pytest.raises(RuntimeError, match=r"^backend 'cuda' cannot run the sequence: the recurrent weights of H = "):
+        ops.call("cuda", "aru_sequence", *adaptive_arguments(1, 1, 2000, 4), 1e-3, "highest", 0, False)
+
+
+def test_the_planned_tilings_run(emulation):
+    for shape in ((2, 9, 70, 16), (2, 3, 33, 7)):
+        check_adaptive(adaptive_arguments(*shape), "high", 1)
+    emulation.device(8, 101376, 0)
+    check_adaptive(adaptive_arguments(3, 9, 70, 16), "highest", 2)
+
+
+def test_segments(emulation, monkeypatch):
+    monkeypatch.delenv("ARU_STATE_BUDGET", raising=False)
+    assert cuda.choose_segment(64, 32, 64, 16, torch.float32, "medium") == 1
+    assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium") == cuda.SEGMENT
+    everything = 4 * cuda.kept_elements(784, 100, 400, 50, torch.float32, "medium", 1)
+    assert everything == 785 * 100 * 400 * 64 * 2  # float16
+    monkeypatch.setenv("ARU_STATE_BUDGET", "100G")
+    assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium") == 1
+    monkeypatch.setenv("ARU_STATE_BUDGET", "256M")
+    segment = cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium")
+    assert segment > cuda.SEGMENT
+    assert 4 * cuda.kept_elements(784, 100, 400, 50, torch.float32, "medium", segment) <= 256 * 2**20
+
+
+def test_a_launch_that_fails_says_why(emulation, tilings):
+    """A warp of 32 rows too few leaves the other blocks waiting."""
+    tilings((1, 2, 8, 8, 1, 1), (1, 2, 8, 8, 1, 1))
+    with pytest.raises(RuntimeError, match=r"^emulation: nobody can go on: a barrier, or a wait for data"):
+        ops.call("cuda", "aru_sequence", *adaptive_arguments(2, 8, 16, 4), 1e-3, "highest", 0, False)

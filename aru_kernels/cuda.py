@@ -1,7 +1,8 @@
 """The backend `cuda`: Python face of the persistent kernels in csrc/cuda (extension `aru_kernels._cuda`).
 
 One launch takes a sequence through all its steps.  The module has the sequences alone; γ and the single step are
-other backends'.  Products by the wanted precision: "medium" bfloat16, "high" numbers split in two bfloat16 parts, "highest" in three, which is float32 to the last bit or so; accumulation and state are float32.
+other backends'.  Products by the wanted precision: "medium" bfloat16, "high" numbers split in two bfloat16 parts,
+"highest" in three, which is float32 to the last bit or so; accumulation and state are float32.
 """
 
 from __future__ import annotations

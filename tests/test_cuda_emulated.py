@@ -17,7 +17,7 @@ STATIC = ("xp", "h0", "weight_hh", "n", "s")
 PRECISIONS = ("medium", "high", "highest")
 
 
-def precision() -> str:
+def in_force() -> str:
     return torch.get_float32_matmul_precision()
 
 
@@ -70,7 +70,7 @@ def gradients(outputs: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
 
 
 def run_adaptive(arguments: list[Tensor], segment: int, trace: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-    h, g, a, n, s, _ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), segment, trace)
+    h, g, a, n, s, _ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), segment, trace)
     outputs = [h, g, a, n, s] if trace else [h, g]
     return outputs, gradients(outputs, arguments)
 
@@ -144,7 +144,7 @@ def test_static_matches_reference(emulation, tilings, shape, forward, backward, 
     tilings(forward, backward)
     emulation.schedule("random, late stores")
     arguments = static_arguments(*shape)
-    outputs = ops.call("cuda", "gamma_rnn_sequence", *arguments, 1e-3, precision(), True)
+    outputs = ops.call("cuda", "gamma_rnn_sequence", *arguments, 1e-3, in_force(), True)
     exact = [x.detach().double().requires_grad_() for x in arguments]
     h, trace = reference.gamma_rnn_sequence(*exact, 1e-3, True)
     kind = f"{precision} products"
@@ -186,7 +186,7 @@ def test_precision_switched_between_the_passes(emulation, tilings):
     for first, second in (("medium", "highest"), ("highest", "medium")):
         for segment in (1, 2):
             torch.set_float32_matmul_precision(first)
-            h = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), segment, False)[0]
+            h = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), segment, False)[0]
             torch.set_float32_matmul_precision(second)
             assert_all_close(ADAPTIVE, tuple(gradients([h], arguments)), tuple(expected), "medium products")
 
@@ -195,11 +195,11 @@ def test_one_bad_sequence_does_not_touch_the_others(emulation, tilings):
     torch.set_float32_matmul_precision("highest")
     tilings((1, 2, 8, 4, 1, 2), (1, 2, 8, 4, 1, 2))
     arguments = adaptive_arguments(4, 5, 13, 6)
-    clean = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), 0, False)[:2]
+    clean = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)[:2]
     for bad in (float("nan"), float("inf")):
         with torch.no_grad():
             arguments[0][1, 3, 1] = bad
-        h, g, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision(), 0, False)
+        h, g, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)
         others = [0, 1, 2, 4]
         assert torch.equal(h[:, others], clean[0][:, others])
         assert torch.equal(g[others], clean[1][others])

@@ -131,8 +131,8 @@ def fit(kind: str, x: Any, y: Any, confidence: float = 0.95) -> Fit:
     if kind == "power" and x.min() <= 0:
         raise ConfigError(f"x: got {x.min():g}, expected values above 0 for a power law.")
     undetermined = AnalysisError(
-        f"The {len(x)} points do not determine a {kind} curve (y goes from {y.min():g} to {y.max():g}); expected "
-        "points that bend, over a wider range of amplitudes."
+        f"The {len(x)} points do not determine the curve of kind {kind} (y goes from {y.min():g} to {y.max():g}); "
+        "expected points that bend, over a wider range of amplitudes."
     )
     if np.ptp(y) <= 1e-12 * np.abs(y).max():
         raise undetermined

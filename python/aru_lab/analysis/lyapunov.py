@@ -130,16 +130,17 @@ def _failure(state: Tensor, z: Tensor, regular: Tensor, step: int) -> AnalysisEr
 
 
 def from_map(step: Callable[[Tensor], Tensor]) -> TangentMap:
-    """The tangent map of `step`: state (B, D) -> (B, D), rows independent, by forward-mode differentiation.
+    """The tangent map of `step`: state (B, D) -> (B, D), rows independent, by automatic differentiation.
 
-    `step` must be made of differentiable torch operations that work under `torch.func.jvp` and `vmap`.
+    The Jacobian comes from D backward passes, so this is for states of few dimensions or a first try.
     """
 
     def tangent(state: Tensor, vectors: Tensor, _step: int) -> tuple[Tensor, Tensor]:
-        def push(vector: Tensor) -> tuple[Tensor, Tensor]:
-            return torch.func.jvp(step, (state,), (vector,))
-
-        return torch.func.vmap(push, in_dims=2, out_dims=(None, 2))(vectors)
+        with torch.enable_grad():
+            x = state.detach().requires_grad_()
+            following = step(x)
+            rows = [torch.autograd.grad(y.sum(), x, retain_graph=True)[0] for y in following.unbind(1)]
+        return following.detach(), torch.stack(rows, dim=1) @ vectors
 
     return tangent
 

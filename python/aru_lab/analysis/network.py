@@ -50,7 +50,7 @@ def layer_of(network: nn.Module) -> Layer:
     check_network(network)
 
     def weight(name: str) -> Tensor:
-        return getattr(network, f"{name}_l0").detach().to("cpu", torch.float64)
+        return getattr(network, f"{name}_l0").detach().to("cpu", torch.float64, copy=True)
 
     controller = tuple(map(weight, CONTROLLER)) if isinstance(network, ARUN) else None
     gain = saturation = None

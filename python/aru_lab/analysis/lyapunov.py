@@ -156,7 +156,7 @@ def static_tangent(layer: Layer, n: Tensor, s: Tensor, current: Tensor) -> Tange
     Args:
         layer: of `network.layer_of`.
         n, s: (H,), or (B, H) with values of their own for each initial condition.
-        current: I_t = b + W_ih x_t + ξ_t, (T', H); the last one stays on after T' steps.
+        current: I_t = b + W_ih x_t + ξ_t, (T', H) or (T', B, H); the last one stays on after T' steps.
     """
 
     def tangent(h: Tensor, vectors: Tensor, step: int) -> tuple[Tensor, Tensor]:
@@ -168,7 +168,7 @@ def static_tangent(layer: Layer, n: Tensor, s: Tensor, current: Tensor) -> Tange
 
 
 def joint_step(layer: Layer, state: Tensor, current: Tensor) -> Tensor:
-    """One step of an ARUN's joint state: (B, H + H·G) = (h, g flattened) -> the next, with input current (H,)."""
+    """One step of an ARUN's joint state: (B, H + H·G) = (h, g flattened) -> the next; current (H,) or (B, H)."""
     return _joint_step(layer, state, current)[0]
 
 
@@ -223,7 +223,8 @@ def network_exponents(
     Args:
         network: ARUN or GammaRNN of one layer. Its input is 0; b acts.
         k: number of exponents, the largest; None takes all.
-        drive: input current ξ beside b: a number, (T',) or (T', H); after T' steps the last one stays on.
+        drive: input current ξ beside b: a number, (T',), (T', H), or (T', B, H) with drives of their own for each
+            initial condition; after T' steps the last one stays on.
         held: n and s, each a number, (H,) or (B, H).
         initial: (B, H) or (B, H + H·G), initial states; None draws `n_initial`: h ~ U(0, 1), g ~ U(-1, 1).
         n_initial: B.
@@ -238,11 +239,6 @@ def network_exponents(
     joint = G > 0 and held is None
     if held is not None and G == 0:
         raise ConfigError("held: got n and s, expected None: a GammaRNN has its own; `held` is for an ARUN.")
-    xi = np.atleast_1d(np.asarray(drive, dtype=np.float64))
-    xi = checks.array("drive", xi[:, None] if xi.ndim == 1 else xi, ndim=2)
-    if xi.shape[1] not in (1, H):
-        raise ConfigError(f"drive: got shape {xi.shape}, expected a number, (T',) or (T', {H}).")
-    current = layer.bias + torch.from_numpy(xi)
     size = H * (1 + G) if joint else H
     if initial is None:
         rng = np.random.default_rng([options.get("seed", 0), 1])
@@ -252,6 +248,7 @@ def network_exponents(
     start = checks.array("initial", np.atleast_2d(initial), ndim=2)
     if start.shape[1] != size:
         raise ConfigError(f"initial: got states of dimension {start.shape[1]}, expected {size}.")
+    current = _current(layer, drive, len(start))
     if joint:
         return lyapunov_exponents(joint_tangent(layer, current), start, k, **options)
     if held is None:
@@ -259,6 +256,18 @@ def network_exponents(
     else:
         n, s = (_held(name, value, len(start), H) for name, value in zip("ns", held, strict=True))
     return lyapunov_exponents(static_tangent(layer, n, s, current), start, k, **options)
+
+
+def _current(layer: Layer, drive: Any, batch: int) -> Tensor:
+    xi = checks.array("drive", np.atleast_1d(np.asarray(drive, dtype=np.float64)))
+    xi = xi[:, None] if xi.ndim == 1 else xi
+    H = layer.hidden_size
+    if xi.ndim > 3 or xi.shape[-1] not in (1, H) or (xi.ndim == 3 and xi.shape[1] not in (1, batch)):
+        raise ConfigError(
+            f"drive: got shape {xi.shape}, expected a number, (T',), (T', {H}) or (T', {batch}, {H}): a drive for each "
+            "initial condition."
+        )
+    return layer.bias + torch.from_numpy(xi)
 
 
 def _held(name: str, value: Any, batch: int, size: int) -> Tensor:

@@ -201,6 +201,10 @@ def test_held_network_is_the_static_network() -> None:
     np.testing.assert_allclose(network_exponents(adaptive, 3, held=(n, s), **options).exponents, expected, rtol=1e-12)
     per_start = network_exponents(adaptive, 3, held=(np.tile(n, (4, 1)), np.tile(s, (4, 1))), **options).exponents
     np.testing.assert_allclose(per_start, expected, rtol=1e-12)
+    drive = np.stack([options.pop("drive")] * 4, axis=1)[:, :, None] + [[0.0], [0.0], [0.3], [0.0]]
+    driven = network_exponents(static, 3, drive=drive, **options).exponents
+    np.testing.assert_allclose(np.delete(driven, 2, 0), np.delete(expected, 2, 0), rtol=1e-12)
+    assert np.abs(driven[2] - expected[2]).max() > 1e-3
     other = network_exponents(adaptive, 3, held=(n + 1, s), **options).exponents
     assert np.abs(other - expected).max() > 1e-3
 

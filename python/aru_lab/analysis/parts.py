@@ -209,7 +209,7 @@ def _stability(run: Run, settings: Settings, report: Report) -> Result:
     norms = stability.jacobian_norms(
         weight, grid_n, grid_s, bias.detach().cpu(), settings.repeats * 2, seed=settings.seed, progress=report
     )
-    sigma = stability.spectral_norm(run.network)
+    sigma, largest = stability.mean_stretch(run.network), stability.spectral_norm(run.network)
     drives = saved["amplitudes"]
     # Around what the network visits, so that the boundary and the path can be drawn together.
     visited = np.concatenate([before, during, first])
@@ -232,6 +232,7 @@ def _stability(run: Run, settings: Settings, report: Report) -> Result:
             "norm": norms.norm,
             "norm_error": norms.error,
             "sigma": np.array(sigma),
+            "spectral_norm": np.array(largest),
             "amplitudes": drives,
             "boundary_gains": gains,
             "boundary": edges,
@@ -244,7 +245,7 @@ def _stability(run: Run, settings: Settings, report: Report) -> Result:
             "end": np.array(end),
         },
         {"stability": Table(header, rows)},
-        f"largest singular value of W_hh {sigma:.3f}",
+        f"W_hh stretches noise by {sigma:.3f} on average, by {largest:.3f} at most",
     )
 
 

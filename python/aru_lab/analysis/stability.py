@@ -87,8 +87,9 @@ def noise_decays(mean: Any, n: Any, s: Any, sigma: float = 1.0) -> np.ndarray:
 
     Args:
         mean: μ, mean pre-activation; n, s: gain and saturation; each broadcasts with the others.
-        sigma: the factor by which W_hh stretches the noise; 1 for an orthogonal W_hh. `spectral_norm` bounds it for any
-            other.
+        sigma: the factor by which W_hh stretches the noise; 1 for an orthogonal W_hh. For any other `mean_stretch` is
+            its average over directions, for which the statement holds on average, and `spectral_norm` its largest, for
+            which it is sufficient.
 
     Returns:
         Boolean, of the broadcast shape; the variance along any direction of the state decays where all neurons' are
@@ -186,6 +187,16 @@ def spectrum(network_or_weight: Any) -> np.ndarray:
 def spectral_norm(network_or_weight: Any) -> float:
     """Largest singular value of W_hh; arguments and errors as in `spectrum`."""
     return float(np.linalg.norm(_weight(network_or_weight), 2))
+
+
+def mean_stretch(network_or_weight: Any) -> float:
+    """Root of the mean squared singular value of W_hh, ||W_hh||_F / √H: its average stretch of isotropic noise.
+
+    1 for an orthogonal W_hh, σ for σ times one, where it equals `spectral_norm`; below that for any other. Arguments
+    and errors as in `spectrum`.
+    """
+    weight = _weight(network_or_weight)
+    return float(np.linalg.norm(weight) / np.sqrt(len(weight)))
 
 
 def square(name: str, value: Any) -> np.ndarray:

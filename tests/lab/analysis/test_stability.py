@@ -13,6 +13,7 @@ from torch import nn
 from aru_kernels import ARUN, GammaRNN, reference
 from aru_lab.analysis.stability import (
     jacobian_norms,
+    mean_stretch,
     noise_decays,
     predicted_path,
     spectral_norm,
@@ -123,6 +124,7 @@ def test_spectrum_of_a_rotation() -> None:
     angles = np.sort([np.arctan2(W[i, i + 1], W[i, i]) for i in (0, 2, 4)])
     np.testing.assert_allclose(np.sort(np.angle(values))[:3], np.sort(-np.abs(angles)), atol=1e-12)
     assert spectral_norm(network) == pytest.approx(1)
+    assert mean_stretch(3 * W) == pytest.approx(3)
 
 
 @pytest.mark.parametrize("network", [ARUN(1, 4, 2), nn.RNN(1, 4, nonlinearity="relu")], ids=["arun", "rnn"])
@@ -133,6 +135,8 @@ def test_spectrum_of_a_network_is_that_of_its_matrix(network: nn.Module) -> None
     assert (np.diff(np.abs(values)) <= 1e-12).all()
     np.testing.assert_allclose(np.prod(values).real, np.linalg.det(W), rtol=1e-8)
     assert spectral_norm(W) == pytest.approx(np.linalg.svd(W)[1].max())
+    noise = np.random.RandomState(0).randn(200_000, 4)
+    assert mean_stretch(network) ** 2 == pytest.approx((noise @ W.T).var() / noise.var(), rel=0.02)
 
 
 @pytest.mark.parametrize(

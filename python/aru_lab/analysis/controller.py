@@ -34,14 +34,20 @@ class Trajectories:
     onset: int
 
     @property
+    def settled(self) -> slice:
+        """The last quarter of the steps with the input: a controller that keeps oscillating has its mean there."""
+        n_steps = self.g.shape[2]
+        return slice(n_steps - max(1, (n_steps - self.onset) // 4), n_steps)
+
+    @property
     def onset_shape(self) -> np.ndarray:
         """(n, s) at the first step with the input, mean over repeats: (A, 2)."""
-        return self._shape(self.onset)
+        return self._shape(slice(self.onset, self.onset + 1))
 
     @property
     def steady_shape(self) -> np.ndarray:
-        """(n, s) at the last step, mean over repeats: (A, 2)."""
-        return self._shape(-1)
+        """(n, s), mean over the settled steps and repeats: (A, 2)."""
+        return self._shape(self.settled)
 
     @property
     def steady_state(self) -> np.ndarray:
@@ -53,8 +59,8 @@ class Trajectories:
         """How far g still moves in the last step, |g_T - g_(T-1)|: (A, R). 0 at a fixed point."""
         return np.linalg.norm(self.g[:, :, -1] - self.g[:, :, -2], axis=-1)
 
-    def _shape(self, step: int) -> np.ndarray:
-        return np.stack([self.n[:, :, step].mean(1), self.s[:, :, step].mean(1)], axis=1)
+    def _shape(self, steps: slice) -> np.ndarray:
+        return np.stack([self.n[:, :, steps].mean((1, 2)), self.s[:, :, steps].mean((1, 2))], axis=1)
 
 
 @dataclass(frozen=True)

@@ -78,6 +78,8 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
     except OSError as error:
         raise RunError(f"{folder}: the folder can't be made ({error.strerror}); choose another --output.") from error
     paths = []
+    figure.draw_without_rendering()  # lays the panels out, once for both files
+    figure.set_layout_engine("none")
     # Without dates and versions the same data give the same bytes.
     for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
         buffer = io.BytesIO()

@@ -178,7 +178,7 @@ def _controller(run: Run, settings: Settings, report: Report) -> Result:
         {
             "inputs": inputs,
             "scores": components.scores.mean(1).astype(np.float32),
-            "steady_scores": components.scores[:, :, -1],
+            "steady_scores": components.scores[:, :, slice(paths.settled.start - paths.onset, None)].mean((1, 2)),
             "explained": components.explained,
             "axes": components.axes,
             "n": paths.n.mean(1),

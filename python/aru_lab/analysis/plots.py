@@ -214,7 +214,14 @@ def _controller(runs: list[Analysed]) -> Any:
         x, y = scores[i, :, 0], scores[i, :, second]
         plane.plot(x, y, color=colour, linewidth=0.9)
         plane.plot(x[0], y[0], "^", color=colour, markeredgecolor=BLACK, markeredgewidth=0.5, zorder=3)
-        plane.plot(x[-1], y[-1], "s", color=colour, markeredgecolor=BLACK, markeredgewidth=0.5, zorder=3)
+        plane.plot(
+            *content["steady_scores"][i, [0, second]],
+            "s",
+            color=colour,
+            markeredgecolor=BLACK,
+            markeredgewidth=0.5,
+            zorder=3,
+        )
         shapes.plot(content["n"][i, onset:], content["s"][i, onset:], color=colour, linewidth=0.9)
         for mark, points in (("^", content["onset_shape"]), ("s", content["steady_shape"])):
             shapes.plot(*points[i], mark, color=colour, markeredgecolor=BLACK, markeredgewidth=0.5, zorder=3)

@@ -54,7 +54,8 @@ class AnalysisFolder:
     def holds(self, part: str, key: dict[str, Any] | None = None) -> bool:
         """Whether the part is finished, and with this key if one is given; a damaged file is not."""
         try:
-            with np.load(self.file(part), allow_pickle=False) as content:
+            # Through memory: numpy leaves a damaged file open.
+            with np.load(io.BytesIO(self.file(part).read_bytes()), allow_pickle=False) as content:
                 found = json.loads(str(content[_KEY]))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             return False

@@ -10,7 +10,8 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.parts import PARTS, refusal
-from aru_lab.analysis.runs import Run, Settings
+from aru_lab.analysis.runs import Run
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runtime import run_on
 from aru_lab.tasks import TASKS

@@ -40,10 +40,11 @@ from aru_lab.figures import ORANGE
 
 @dataclass(frozen=True)
 class Analysed:
-    """The files of one run and the name of its model."""
+    """The files of one run and the names of its model and task."""
 
     files: AnalysisFolder
     model: str
+    task: str
 
     def load(self, part: str) -> dict[str, np.ndarray]:
         """The arrays of a part."""
@@ -62,19 +63,26 @@ def draw(number: str, runs: Sequence[Path], output: Path) -> list[Path]:
         The two files.
 
     Raises:
-        ConfigError: an unknown figure, no runs, or none of a model that the figure shows.
+        ConfigError: an unknown figure, no runs, none of a model that the figure shows, or runs of several tasks.
         RunError: a folder holds no run, or an analysis is missing; the sentence has the command that makes it.
     """
     if number not in FIGURES:
         raise ConfigError(f"number: got {number!r}, expected one of {', '.join(FIGURES)}.")
     drawing, models = FIGURES[number]
-    found = [Analysed(AnalysisFolder(path), RunFolder(path).read_config()[0].model) for path in map(Path, runs)]
+    found = [_open(path) for path in map(Path, runs)]
     shown = [run for run in found if run.model in models]
     if models and not shown:
         came = ", ".join(sorted({run.model for run in found})) or "no runs"
         raise ConfigError(f"runs: got {came}, expected at least one run of {', '.join(models)} for figure {number}.")
+    if len(tasks := {run.task for run in shown}) > 1:
+        raise ConfigError(f"runs: got runs of {' and '.join(sorted(tasks))}, expected one task in a figure.")
     with style():
         return save(drawing(shown), output, f"figure-{number}")
+
+
+def _open(path: Path) -> Analysed:
+    config, _ = RunFolder(path).read_config()
+    return Analysed(AnalysisFolder(path), config.model, config.task)
 
 
 def _activations(_: list[Analysed]) -> Any:

@@ -1,11 +1,9 @@
-"""A trained run as the analyses see it: its network before and after training, what it reads, and their settings."""
+"""A trained run as the analyses see it: its network before and after training, and what it reads."""
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
-from aru_lab.analysis.commands import AMPLITUDES
+from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.store import AnalysisFolder, fingerprint
 from aru_lab.checkpoint import RunFolder
 from aru_lab.config import TrainConfig
@@ -22,40 +20,6 @@ from aru_lab.evaluation import build_for, load_classifier, to_tensors
 from aru_lab.models import SequenceClassifier
 from aru_lab.runtime import resolve_device
 from aru_lab.tasks import TASKS, Sequences
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How much the analyses take; every finished part is saved with those that it depends on.
-
-    amplitudes: drives ξ, rising from 0; repeats; sequences: test examples that networks read; steps: averaged for
-    Lyapunov exponents, after a fifth as many discarded; exponents: how many; grid: points of n and of s; seed.
-
-    Raises:
-        ConfigError: a value out of its range.
-    """
-
-    amplitudes: tuple[float, ...] = AMPLITUDES
-    repeats: int = 10
-    sequences: int = 100
-    steps: int = 1000
-    exponents: int = 5
-    grid: int = 20
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        lowest = {"repeats": 1, "sequences": 2, "steps": 10, "exponents": 1, "grid": 2, "seed": 0}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least {least}.")
-        xi = self.amplitudes
-        rising = all(a < b for a, b in pairwise(xi))
-        if len(xi) < 5 or not all(map(math.isfinite, xi)) or xi[0] != 0 or not rising:
-            raise ConfigError(
-                f"amplitudes: got {' '.join(f'{x:g}' for x in xi) or 'none'}, expected at least 5 rising "
-                "numbers from 0 on."
-            )
 
 
 class Run:

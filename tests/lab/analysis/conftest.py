@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from aru_lab.analysis.analyse import analyse
-from aru_lab.analysis.runs import Settings
+from aru_lab.analysis.settings import Settings
 from aru_lab.config import TrainConfig
 from aru_lab.training import train
 

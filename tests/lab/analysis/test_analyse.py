@@ -26,7 +26,8 @@ from aru_lab.analysis.heterogeneity import compare, neuron_shapes
 from aru_lab.analysis.lyapunov import network_exponents
 from aru_lab.analysis.parts import PARTS
 from aru_lab.analysis.responses import noise_responses, step_responses
-from aru_lab.analysis.runs import Run, Settings
+from aru_lab.analysis.runs import Run
+from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main

@@ -39,7 +39,7 @@ def styled() -> Iterator[None]:
 
 def drawn(number: str, runs: list[Path]) -> Figure:
     drawing, models = FIGURES[number]
-    found = [Analysed(AnalysisFolder(run), run.name.rstrip("1")) for run in runs]
+    found = [Analysed(AnalysisFolder(run), run.name.rstrip("1"), "sdigits") for run in runs]
     return drawing([run for run in found if run.model in models])
 
 
@@ -179,6 +179,13 @@ def test_refusals(analysed: dict[str, Path], trained: dict[str, Path], tmp_path:
     with pytest.raises(RunError, match="holds no run"):
         draw("2", [tmp_path], tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_tasks_are_not_mixed(arun: Path, analysed: dict[str, Path], tmp_path: Path) -> None:
+    config = (arun / "config.json").read_text().replace('"task": "sdigits"', '"task": "psdigits"')
+    (arun / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match="runs: got runs of psdigits and sdigits, expected one task in a figure"):
+        draw("2", [arun, analysed["arun1"]], tmp_path)
 
 
 def test_different_amplitudes_are_not_averaged(arun: Path, analysed: dict[str, Path], tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from aru_lab.checkpoint import save_atomically
 from aru_lab.errors import RunError
 
 FOLDER = "analysis"
+FORMAT = 1  # raised whenever a part computes or names something otherwise: older files then count as missing
 _KEY = "key"
 
 
@@ -52,14 +53,14 @@ class AnalysisFolder:
         return self.run / FOLDER / f"{part}.npz"
 
     def holds(self, part: str, key: dict[str, Any] | None = None) -> bool:
-        """Whether the part is finished, and with this key if one is given; a damaged file is not."""
+        """Whether the part is finished, with this key if one is given; a damaged or outdated file is not."""
         try:
             # Through memory: numpy leaves a damaged file open.
             with np.load(io.BytesIO(self.file(part).read_bytes()), allow_pickle=False) as content:
                 found = json.loads(str(content[_KEY]))
         except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
             return False
-        return key is None or found == json.loads(json.dumps(key))
+        return found == _keyed(key) if key is not None else found.get("format") == FORMAT
 
     def save(self, part: str, result: Result, key: dict[str, Any]) -> list[Path]:
         """Write the tables and then the arrays; the files written.
@@ -73,7 +74,7 @@ class AnalysisFolder:
             written.append(self.run / FOLDER / f"{name}.csv")
             write(written[-1], _csv(table))
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(key))})
+        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key)))})
         written.append(self.file(part))
         write(written[-1], buffer.getvalue())
         return written
@@ -85,7 +86,9 @@ class AnalysisFolder:
             RunError: it is not there, or damaged.
         """
         if not self.holds(part):
-            raise RunError(f"{self.file(part)} is missing or damaged; make it with `aru analyse {self.run} {part}`.")
+            raise RunError(
+                f"{self.file(part)} is missing, damaged or outdated; make it with `aru analyse {self.run} {part}`."
+            )
         with np.load(self.file(part), allow_pickle=False) as content:
             return {name: content[name] for name in content.files if name != _KEY}
 
@@ -115,6 +118,11 @@ def fingerprint(path: Path) -> str:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise RunError(f"{path} can't be read ({error.strerror}); the run has saved no such checkpoint yet.") from error
+
+
+def _keyed(key: dict[str, Any]) -> dict[str, Any]:
+    """The key as JSON reads it back, with the format."""
+    return json.loads(json.dumps(key | {"format": FORMAT}))
 
 
 def _csv(table: Table) -> bytes:

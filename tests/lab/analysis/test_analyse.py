@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from aru_lab.analysis import analyse as analyse_module
-from aru_lab.analysis import parts
+from aru_lab.analysis import parts, store
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, trajectories
@@ -308,8 +308,19 @@ def test_folders_without_a_run_or_checkpoint(tmp_path: Path, trained: dict[str, 
     shutil.copy(trained["arun"] / "config.json", tmp_path)
     with pytest.raises(RunError, match=r"best.pt .* the run has saved no such checkpoint yet"):
         analyse(tmp_path, console=quiet())
-    with pytest.raises(RunError, match=r"responses.npz is missing or damaged; make it with `aru analyse .* responses`"):
+    with pytest.raises(
+        RunError,
+        match=r"responses.npz is missing, damaged or outdated; make it with `aru analyse .* responses`",
+    ):
         AnalysisFolder(tmp_path).load("responses")
+
+
+def test_files_of_another_version_are_made_again(arun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    with pytest.raises(RunError, match=r"spectrum.npz is missing, damaged or outdated"):
+        AnalysisFolder(arun).load("spectrum")
+    assert analyse(arun, ["spectrum"], SETTINGS, console=quiet()) == ["spectrum"]
+    assert analyse(arun, ["spectrum"], SETTINGS, console=quiet()) == []
 
 
 def test_last_checkpoint_is_another(arun: Path) -> None:

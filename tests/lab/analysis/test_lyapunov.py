@@ -102,6 +102,7 @@ def test_error_bar_is_the_spread_of_the_mean() -> None:
     assert found.exponents.std() == pytest.approx(expected, rel=0.3)
     assert found.error.mean() == pytest.approx(expected, rel=0.15)
     np.testing.assert_allclose(found.blocks.mean(0), found.exponents, atol=1e-12)
+    np.testing.assert_allclose(found.error, found.blocks.std(0, ddof=1) / math.sqrt(20))
 
 
 def test_factor_has_a_positive_diagonal() -> None:

@@ -174,7 +174,7 @@ def test_refusals(analysed: dict[str, Path], trained: dict[str, Path], tmp_path:
         draw("5", [], tmp_path)
     with pytest.raises(ConfigError, match="runs: got lstm, relu, expected at least one run of arun for figure 4"):
         draw("4", [analysed["relu"], analysed["lstm"]], tmp_path)
-    with pytest.raises(RunError, match=r"robustness.npz is missing or damaged; make it with `aru analyse"):
+    with pytest.raises(RunError, match=r"robustness.npz is missing, damaged or outdated; make it with `aru analyse"):
         draw("2", [trained["relu"]], tmp_path)
     with pytest.raises(RunError, match="holds no run"):
         draw("2", [tmp_path], tmp_path)

@@ -1,4 +1,4 @@
-"""The console command `aru`: train, evaluate, demo.
+"""The console command `aru`: train, evaluate, demo, analyse, figure.
 
 The options of `aru train` are the fields of TrainConfig. Whatever needs torch is imported by the command that runs, so
 that help and typing errors answer at once.
@@ -16,6 +16,7 @@ from typing import Annotated
 
 import tyro
 
+from aru_lab.analysis.commands import Analyse, Figure
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, LabError
 
@@ -119,6 +120,8 @@ Command = (
     Annotated[Train, tyro.conf.subcommand("train")]
     | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
     | Annotated[Demo, tyro.conf.subcommand("demo")]
+    | Annotated[Analyse, tyro.conf.subcommand("analyse")]
+    | Annotated[Figure, tyro.conf.subcommand("figure")]
 )
 
 
@@ -149,7 +152,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _parse(arguments: list[str]) -> Train | Evaluate | Demo:
+def _parse(arguments: list[str]) -> Train | Evaluate | Demo | Analyse | Figure:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -170,5 +173,9 @@ def _as_sentence(box: str, arguments: list[str]) -> str:
     # drawn with + | - where standard output takes only ASCII.
     inside = " ".join(line.strip(" |│╭╮╰╯+") for line in box.splitlines()[1:])
     wrong = next((part.strip() for part in re.split("[─-]{3,}", inside) if part.strip()), "the arguments don't fit")
-    command = " ".join(["aru", *arguments[:1]]) if arguments[0] in ("train", "evaluate", "demo") else "aru"
+    command = (
+        " ".join(["aru", *arguments[:1]])
+        if arguments[0] in ("train", "evaluate", "demo", "analyse", "figure")
+        else "aru"
+    )
     return f"{wrong.rstrip('.')}; `{command} --help` lists what is expected."

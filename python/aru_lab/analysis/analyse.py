@@ -1,0 +1,102 @@
+"""`aru analyse`: compute the parts asked for, skip what is finished, lose nothing when stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+
+from aru_lab.analysis.checks import AnalysisError
+from aru_lab.analysis.parts import PARTS, refusal
+from aru_lab.analysis.runs import Run
+from aru_lab.analysis.settings import Settings
+from aru_lab.errors import ConfigError
+from aru_lab.runtime import run_on
+from aru_lab.tasks import TASKS
+
+
+def analyse(
+    run: Path,
+    what: Iterable[str] = (),
+    settings: Settings | None = None,
+    checkpoint: str = "best",
+    retrained: Path | None = None,
+    again: bool = False,
+    console: Console | None = None,
+) -> list[str]:
+    """Compute analyses of a run and save them in RUN/analysis.
+
+    Args:
+        run: the run folder.
+        what: names of PARTS; none means all that suit the run's network. Parts whose files these need come before them.
+        settings: None takes the defaults.
+        checkpoint: "best" or "last".
+        retrained: see `runs.Run`.
+        again: whether to compute finished parts anew, too.
+        console: where to print; None is standard output.
+
+    Returns:
+        The parts that were computed; the others were finished already.
+
+    Raises:
+        ConfigError: an unknown part, or one that does not suit the run's network.
+        RunError: the folder holds no run, or no such checkpoint.
+        AnalysisError: parts that the numbers do not permit, told when all others are done.
+    """
+    console = console or Console()
+    settings = settings or Settings()
+    opened = Run(run, checkpoint, retrained)
+    names = _plan(opened, tuple(what), console)
+    todo = []
+    for name in names:
+        part = PARTS[name]
+        fresh = again or not opened.files.holds(name, opened.key(settings, part.settings))
+        if fresh or any(need in todo for need in part.needs):
+            todo.append(name)
+        else:
+            console.print(f"{name}: finished already", highlight=False)
+    failures: list[str] = []
+    with run_on(opened.config.backend, opened.model, TASKS[opened.config.task].input_size), _progress(console) as bars:
+        for name in todo:
+            if lacking := [need for need in PARTS[name].needs if not opened.files.holds(need)]:
+                failures.append(f"{name} (it needs {' and '.join(lacking)})")
+                continue
+            bar = bars.add_task(name, total=None)
+            try:
+                result = PARTS[name].compute(
+                    opened, settings, lambda done, total, bar=bar: bars.update(bar, completed=done, total=total)
+                )
+            except (AnalysisError, ConfigError) as error:
+                failures.append(f"{name} ({error})")
+                continue
+            finally:
+                bars.remove_task(bar)
+            opened.files.save(name, result, opened.key(settings, PARTS[name].settings))
+            bars.console.print(f"{name}: {result.summary}", highlight=False, soft_wrap=True)
+    if failures:
+        raise AnalysisError(f"{opened.path}: not possible: {'; '.join(failures)} All other parts asked for are done.")
+    console.print(f"Analyses: {opened.files.file('x').parent}", highlight=False, soft_wrap=True)
+    return todo
+
+
+def _plan(run: Run, what: tuple[str, ...], console: Console) -> list[str]:
+    """The parts to compute, in the order of PARTS."""
+    if unknown := [name for name in what if name not in PARTS]:
+        raise ConfigError(f"what: got {unknown[0]!r}, expected some of {', '.join(PARTS)}.")
+    if what:
+        if reasons := [reason for name in what if (reason := refusal(name, run))]:
+            raise ConfigError(reasons[0])
+        wanted = set(what) | {need for name in what for need in PARTS[name].needs}
+        return [name for name in PARTS if name in wanted]
+    suitable = [name for name in PARTS if refusal(name, run) is None]
+    if len(suitable) < len(PARTS):
+        left_out = ", ".join(name for name in PARTS if name not in suitable)
+        console.print(f"Not for a network of {run.config.model}: {left_out}", highlight=False, soft_wrap=True)
+    return suitable
+
+
+def _progress(console: Console) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), TaskProgressColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)

@@ -1,0 +1,68 @@
+"""The commands `aru analyse` and `aru figure`. Nothing heavy is imported until one runs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from aru_lab.analysis.settings import Settings
+from aru_lab.errors import Interrupted
+
+FIGURES = ("1", "2", "3", "4", "5", "6", "appendix")
+
+
+@dataclass(frozen=True)
+class Analyse:
+    """Analyse a trained run: what its neurons, its controller and its dynamics do. Files go to RUN/analysis."""
+
+    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """The folder of the run."""
+
+    settings: tyro.conf.OmitArgPrefixes[Settings]
+
+    what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WHAT ...]")] = ()
+    """robustness, responses, fractional, gain-scaling, controller, stability, lyapunov, spectrum, gradients,
+    heterogeneity; none means all that suit the network. Finished parts are skipped."""
+
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
+    """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
+
+    retrained: Path | None = None
+    """Folder of a run that retrained this one's n and s on another task, for the heterogeneity."""
+
+    again: bool = False
+    """Compute finished parts anew, too."""
+
+    def run(self) -> None:
+        """Analyse, and print a line for each part."""
+        from aru_lab.analysis.analyse import analyse
+
+        try:
+            analyse(self.run_folder, self.what, self.settings, self.checkpoint, self.retrained, self.again)
+        except KeyboardInterrupt:
+            raise Interrupted("Stopped; finished parts are kept, and the same command computes the others.") from None
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Draw a figure of the paper from the files that `aru analyse` wrote."""
+
+    number: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{" + ",".join(FIGURES) + "}")]
+    """1: the activations γ; 2: robustness; 3: fractional order; 4: gain scaling; 5: the controller; 6: stability; and
+    the appendix: gradients, spectra, heterogeneity."""
+
+    run_folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]")] = ()
+    """Folders of analysed runs of one task; runs of one model are its seeds and are averaged. Figure 1 needs none."""
+
+    output: Path = Path("figures")
+    """Folder for figure-N.png and figure-N.pdf."""
+
+    def run(self) -> None:
+        """Draw, and say where."""
+        from aru_lab.analysis.plots import draw
+
+        for path in draw(self.number, self.run_folders, self.output):
+            print(path)

@@ -1,0 +1,191 @@
+"""The controller alone: where a constant input current leads its state g, and with it the gain n and saturation s.
+
+Source: Geadah et al. 2024, analysis of the controller: trajectories under constant input after 200 steps without, their
+first two principal components, and (n, s) at the onset of the input and at steady state.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from torch import nn
+
+from aru_kernels import reference
+from aru_lab.analysis import checks
+from aru_lab.analysis.network import controller_of
+from aru_lab.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Trajectories:
+    """The controller under constant input. A inputs, R repeats, T steps, G units.
+
+    inputs (A,); g (A, R, T, G); n, s (A, R, T); onset: first step with the input.
+    """
+
+    inputs: np.ndarray
+    g: np.ndarray
+    n: np.ndarray
+    s: np.ndarray
+    onset: int
+
+    @property
+    def settled(self) -> slice:
+        """The last quarter of the steps with the input: a controller that keeps oscillating has its mean there."""
+        n_steps = self.g.shape[2]
+        return slice(n_steps - max(1, (n_steps - self.onset) // 4), n_steps)
+
+    @property
+    def onset_shape(self) -> np.ndarray:
+        """(n, s) at the first step with the input, mean over repeats: (A, 2)."""
+        return self._shape(slice(self.onset, self.onset + 1))
+
+    @property
+    def steady_shape(self) -> np.ndarray:
+        """(n, s), mean over the settled steps and repeats: (A, 2)."""
+        return self._shape(self.settled)
+
+    @property
+    def steady_state(self) -> np.ndarray:
+        """State g at the last step: (A, R, G)."""
+        return self.g[:, :, -1]
+
+    @property
+    def speed(self) -> np.ndarray:
+        """How far g still moves in the last step, |g_T - g_(T-1)|: (A, R). 0 at a fixed point."""
+        return np.linalg.norm(self.g[:, :, -1] - self.g[:, :, -2], axis=-1)
+
+    def _shape(self, steps: slice) -> np.ndarray:
+        return np.stack([self.n[:, :, steps].mean((1, 2)), self.s[:, :, steps].mean((1, 2))], axis=1)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Principal components of trajectories.
+
+    scores (A, R, T', K) of the steps from the onset on; axes (K, G); mean (G,); explained (K,): fractions of the
+    variance.
+    """
+
+    scores: np.ndarray
+    axes: np.ndarray
+    mean: np.ndarray
+    explained: np.ndarray
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How near to one dimension points lie.
+
+    explained: fraction of the variance that the curve explains, each point predicted from the others; line: the same
+    for the first principal axis; points (P, D) on the curve, in the order of the points' positions along it.
+    """
+
+    explained: float
+    line: float
+    points: np.ndarray
+
+
+def trajectories(
+    network: nn.Module,
+    inputs: Any,
+    n_steps: int = 200,
+    before: int = 200,
+    repeats: int = 10,
+    spread: float = 1.0,
+    seed: int = 0,
+) -> Trajectories:
+    """The controller of an ARUN, cut out of the network, under constant input currents.
+
+        g_t = tanh(w_ag a_t + W_gg g_{t-1} + b_g),  a_t = 0 for t < before, then the input
+
+    Args:
+        network: ARUN of one layer.
+        inputs: (A,), currents a.
+        n_steps: steps with the input, at least 2.
+        before: steps without.
+        repeats: R, initial states g ~ N(0, spread²), the same for all inputs.
+        spread: see there.
+        seed: of the initial states.
+
+    Raises:
+        ConfigError: a network without a controller, or an argument out of its range.
+    """
+    weights = controller_of(network)
+    a = checks.array("inputs", inputs, ndim=1)
+    n_steps, before = checks.whole("n_steps", n_steps, 2), checks.whole("before", before, 0)
+    repeats = checks.whole("repeats", repeats)
+    units = weights[0].shape[0]
+    rng = np.random.default_rng(checks.whole("seed", seed, 0))
+    start = checks.number("spread", spread, 0) * rng.standard_normal((repeats, units))
+    g = torch.from_numpy(start).expand(len(a), repeats, units)
+    current = torch.from_numpy(a)[:, None].expand(len(a), repeats)
+    states, gains, saturations = [], [], []
+    for step in range(before + n_steps):
+        n, s, g = reference.controller_step(current if step >= before else torch.zeros_like(current), g, *weights)
+        states.append(g)
+        gains.append(n)
+        saturations.append(s)
+    g, n, s = (torch.stack(x, dim=2).numpy() for x in (states, gains, saturations))
+    return Trajectories(a, g, n, s, before)
+
+
+def principal_components(paths: Trajectories, n_components: int = 2) -> Components:
+    """Principal components of g over all inputs, repeats and steps from the onset of the input.
+
+    Args:
+        paths: of `trajectories`.
+        n_components: K, at most G.
+
+    Raises:
+        ConfigError: more components than the controller has units.
+    """
+    states = paths.g[:, :, paths.onset :]
+    units = states.shape[-1]
+    if checks.whole("n_components", n_components) > units:
+        raise ConfigError(f"n_components: got {n_components}, expected at most {units}, the units of the controller.")
+    pca = PCA(n_components=n_components, svd_solver="full")
+    scores = pca.fit_transform(states.reshape(-1, units))
+    return Components(
+        scores.reshape(*states.shape[:-1], n_components), pca.components_, pca.mean_, pca.explained_variance_ratio_
+    )
+
+
+def one_dimensional(points: Any, degree: int = 3) -> Curve:
+    """How much of the points' variance a smooth one-dimensional curve explains.
+
+    The curve is a polynomial of the score on the first principal axis, in every direction. Every point is predicted
+    from a fit to the others (leave-one-out), so that a curve that follows noise explains nothing of it:
+
+        explained = 1 - Σ |p_k - curve without k (t_k)|² / Σ |p_k - mean|²
+
+    Args:
+        points: (P, D), for example the steady states g (A·R, G) or the (n, s) of all inputs.
+        degree: of the polynomial; P must exceed it by 2 at least.
+
+    Raises:
+        ConfigError: too few points, or all equal.
+    """
+    p = checks.array("points", points, ndim=2)
+    degree = checks.whole("degree", degree)
+    if len(p) < degree + 2:
+        raise ConfigError(f"points: got {len(p)}, expected at least {degree + 2} for a curve of degree {degree}.")
+    centred = p - p.mean(0)
+    total = np.sum(centred**2)
+    if total <= 1e-24 * max(1.0, np.sum(p**2)):
+        raise ConfigError(f"points: got {len(p)} equal points, expected points that differ.")
+    pca = PCA(n_components=1, svd_solver="full").fit(p)
+    t = pca.transform(p)[:, 0]
+    design = np.polynomial.chebyshev.chebvander(t / np.abs(t).max(), degree)
+    # Leaving point k out of a least-squares fit divides its residual by 1 - leverage (Allen's PRESS). The curve's
+    # parameter is the first score itself, so along that axis the residual is 0 by construction.
+    basis, _ = np.linalg.qr(design)
+    residual = centred - basis @ (basis.T @ centred)
+    leverage = np.minimum(np.sum(basis**2, axis=1), 1 - 1e-12)
+    missed = np.sum((residual / (1 - leverage)[:, None]) ** 2)
+    fitted = p.mean(0) + basis @ (basis.T @ centred)
+    return Curve(float(1 - missed / total), float(pca.explained_variance_ratio_[0]), fitted[np.argsort(t)])

@@ -1,0 +1,142 @@
+"""One style for every figure of the analyses: sizes, colours, axes, files.
+
+Colours of models and curves are those of Okabe and Ito, of amplitudes cividis: both can be told apart with every common
+form of colour vision. Figures are as wide as a column of text and hold no letters below 7 points.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aru_lab.analysis.store import write
+from aru_lab.errors import RunError
+from aru_lab.figures import BLACK, BLUE, GREY, VERMILION
+
+WIDTH = 5.2  # inches: the text column of PLOS
+SKY, GREEN, PURPLE = "#56B4E9", "#009E73", "#CC79A7"
+DPI = 300
+
+# name in a legend, colour, marker
+MODELS = {
+    "arun": ("ARUN", VERMILION, "o"),
+    "gamma-heterogeneous": ("RNN+γ het.", BLUE, "s"),
+    "gamma-homogeneous": ("RNN+γ hom.", SKY, "D"),
+    "relu": ("RNN+ReLU", BLACK, "^"),
+    "lstm": ("LSTM", GREEN, "v"),
+    "gru": ("GRU", PURPLE, "P"),
+}
+
+_STYLE = {
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "legend.handlelength": 1.6,
+    "lines.linewidth": 1.2,
+    "lines.markersize": 3.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.7,
+    "pdf.fonttype": 42,  # letters stay letters
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings within the block."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        yield
+
+
+def new_figure(height: float) -> Any:
+    """A figure one column wide and `height` inches high."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(WIDTH, height), layout="constrained", dpi=DPI)
+
+
+def save(figure: Any, folder: Path, name: str) -> list[Path]:
+    """Write NAME.png and NAME.pdf, each whole or not at all.
+
+    Raises:
+        RunError: a file can't be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RunError(f"{folder}: the folder can't be made ({error.strerror}); choose another --output.") from error
+    paths = []
+    figure.draw_without_rendering()  # lays the panels out, once for both files
+    figure.set_layout_engine("none")
+    # Without dates and versions the same data give the same bytes.
+    for kind, metadata in (("png", {"Software": None}), ("pdf", {"CreationDate": None, "Producer": None})):
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format=kind, metadata=metadata)
+        paths.append(folder / f"{name}.{kind}")
+        write(paths[-1], buffer.getvalue())
+    return paths
+
+
+def letter(axes: Any, text: str) -> None:
+    """The panel's letter, at its upper left."""
+    axes.set_title(text, loc="left", fontweight="bold", fontsize=9)
+
+
+def amplitude_colours(amplitudes: Sequence[float]) -> list[Any]:
+    """A colour for each amplitude by its rank: dark blue for the lowest, yellow-brown for the highest."""
+    import matplotlib
+
+    return list(matplotlib.colormaps["cividis"](np.linspace(0, 0.92, max(len(amplitudes), 2))))[: len(amplitudes)]
+
+
+def amplitude_bar(figure: Any, axes: Any, amplitudes: Sequence[float], label: str) -> None:
+    """A colour bar with one step for each amplitude, beside `axes`."""
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import BoundaryNorm, ListedColormap
+
+    count = len(amplitudes)
+    mappable = ScalarMappable(BoundaryNorm(np.arange(count + 1), count), ListedColormap(amplitude_colours(amplitudes)))
+    bar = figure.colorbar(mappable, ax=axes, aspect=30, pad=0.02, ticks=np.arange(count) + 0.5)
+    bar.ax.set_yticklabels([f"{x:g}" for x in amplitudes])
+    bar.ax.tick_params(length=0)
+    bar.set_label(label)
+    bar.outline.set_visible(False)
+
+
+def drive_scale(axes: Any, amplitudes: Sequence[float]) -> None:
+    """An x axis for drives over decades, from 0 if that is among them: linear below the smallest, then logarithmic."""
+    positive = [x for x in amplitudes if x > 0]
+    axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
+    ticks = [
+        *([0.0] if min(amplitudes) == 0 else []),
+        *(x for x in (0.1, 0.5, 1, 2.5, 5, 10, 30, 100) if positive[0] <= x <= positive[-1]),
+    ]
+    axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
+    axes.minorticks_off()
+    axes.set_xlim(-0.12 * positive[0] if min(amplitudes) == 0 else 0.85 * positive[0], 1.25 * positive[-1])
+
+
+def shade(axes: Any, onset: int, end: int) -> None:
+    """Marks the driven steps."""
+    axes.axvspan(onset, end, color=GREY, alpha=0.18, linewidth=0)
+
+
+def line_with_spread(axes: Any, x: Any, runs: Sequence[np.ndarray], **options: Any) -> None:
+    """The mean of several runs with a band of their standard deviation; a single run has no band."""
+    values = np.stack(list(runs))
+    (line,) = axes.plot(x, values.mean(0), **options)
+    if len(values) > 1:
+        low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
+        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)

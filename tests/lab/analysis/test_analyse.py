@@ -1,0 +1,350 @@
+"""`aru analyse`: files that hold what the library finds, resumed and recomputed as they must be."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from aru_lab.analysis import analyse as analyse_module
+from aru_lab.analysis import parts, store
+from aru_lab.analysis.analyse import analyse
+from aru_lab.analysis.checks import AnalysisError
+from aru_lab.analysis.controller import one_dimensional, trajectories
+from aru_lab.analysis.fractional import fractional_order
+from aru_lab.analysis.gain_scaling import steady_state
+from aru_lab.analysis.gradients import gradient_norms
+from aru_lab.analysis.heterogeneity import compare, neuron_shapes
+from aru_lab.analysis.lyapunov import network_exponents
+from aru_lab.analysis.parts import PARTS
+from aru_lab.analysis.responses import noise_responses, step_responses
+from aru_lab.analysis.runs import Run
+from aru_lab.analysis.settings import Settings
+from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
+from aru_lab.analysis.store import AnalysisFolder
+from aru_lab.cli import main
+from aru_lab.errors import ConfigError, RunError
+from aru_lab.evaluation import evaluate
+from aru_lab.perturbations import StepDrive
+
+from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
+
+XI = np.array(SETTINGS.amplitudes)
+FOR_STATIC = set(PARTS) - {"gain-scaling", "controller"}
+
+
+def times(run: Path) -> dict[str, int]:
+    return {path.stem: os.stat(path).st_mtime_ns for path in (run / "analysis").glob("*.npz")}
+
+
+def table(run: Path, name: str) -> list[dict[str, str]]:
+    with (run / "analysis" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("arun", set(PARTS)),
+        ("gamma-heterogeneous", FOR_STATIC),
+        ("relu", {"robustness", "spectrum", "gradients"}),
+        ("lstm", {"robustness"}),
+    ],
+)
+def test_without_names_all_that_suit_are_computed(analysed: dict[str, Path], name: str, expected: set[str]) -> None:
+    assert set(times(analysed[name])) == expected
+    assert not list(analysed[name].glob("analysis/*.partial"))
+
+
+def test_responses_and_orders_are_those_of_the_library(analysed: dict[str, Path]) -> None:
+    run = Run(analysed["arun"])
+    weight = run.network.weight_ih_l0[:, 0]
+    saved, orders = run.files.load("responses"), run.files.load("fractional")
+    for c, (name, isolate) in enumerate((("network", False), ("isolated", True))):
+        found = step_responses(run.network, XI, 2, background_weight=weight, isolate=isolate)
+        np.testing.assert_array_equal(saved[f"h_{name}"], found.h.mean(1))
+        np.testing.assert_array_equal(saved[f"n_{name}"], found.n.mean(1))
+        expected = fractional_order(found.h.mean(1)[4].T.astype(float), found.drives[4])
+        np.testing.assert_allclose(orders["order"][c, 3], expected.order, atol=1e-9)
+        mean = fractional_order(found.h.mean(1)[4].astype(float).mean(1), found.drives[4])
+        assert orders["order_of_mean"][c, 3] == pytest.approx(mean.order, abs=1e-9)
+    row = table(run.path, "fractional")[-1]
+    assert (row["connectivity"], float(row["amplitude"])) == ("isolated", 4.0)
+    assert float(row["mean_order"]) == pytest.approx(orders["order"][1, 3].mean(), rel=1e-8, abs=1e-9)
+
+
+def test_gain_scaling_and_controller_are_those_of_the_library(analysed: dict[str, Path]) -> None:
+    run = Run(analysed["arun"])
+    state = steady_state(noise_responses(run.network, XI, 2))
+    saved = run.files.load("gain-scaling")
+    np.testing.assert_array_equal(saved["n"], state.n)
+    np.testing.assert_array_equal(saved["window"], [310, 400])
+    assert [float(row["s"]) for row in table(run.path, "gain-scaling")] == pytest.approx(state.s.mean(1), rel=1e-8)
+    assert [row["curve"] for row in table(run.path, "gain-scaling-fits")] == ["power", "exponential"]
+
+    saved = run.files.load("controller")
+    np.testing.assert_array_equal(saved["inputs"], [-4, -2, -1, -0.5, 0, 0.5, 1, 2, 4])
+    paths = trajectories(run.network, saved["inputs"], repeats=2)
+    np.testing.assert_array_equal(saved["steady_shape"], paths.steady_shape)
+    curve = one_dimensional(paths.steady_state.reshape(-1, 3))
+    assert (saved["curve_explained"], saved["line_explained"]) == (curve.explained, curve.line)
+    assert [float(row["n_onset"]) for row in table(run.path, "controller")] == pytest.approx(paths.onset_shape[:, 0])
+
+
+def test_stability_is_that_of_the_library(analysed: dict[str, Path]) -> None:
+    run = Run(analysed["arun"])
+    saved, responses = run.files.load("stability"), run.files.load("responses")
+    weight, bias = run.network.weight_hh_l0, run.network.bias_l0.detach()
+    norms = jacobian_norms(weight, [1, 10.5, 20], [0, 0.5, 1], bias, samples=4)
+    np.testing.assert_allclose(saved["norm"], norms.norm, rtol=1e-12)
+    assert saved["sigma"] == mean_stretch(run.network)
+    np.testing.assert_allclose(saved["steady_shape"][:, 0], responses["n_network"][:, 150:200].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(saved["onset_shape"][:, 1], responses["s_network"][:, 100].mean(1), rtol=1e-6)
+    for i, row in enumerate(table(run.path, "stability")):
+        assert bool(int(row["stable"])) == noise_decays(XI[i], *saved["steady_shape"][i], float(saved["sigma"]))
+
+
+@pytest.mark.parametrize("name", ["arun", "gamma-heterogeneous"])
+def test_exponents_are_those_of_the_library(analysed: dict[str, Path], name: str) -> None:
+    run = Run(analysed[name])
+    saved = run.files.load("lyapunov")
+    kinds = ["adaptive", "fixed", "joint"] if name == "arun" else ["static"]
+    assert saved["kinds"].tolist() == kinds
+    assert np.isfinite(saved["exponents"]).all()
+    held = {}
+    if name == "arun":
+        # n and s settled under the drive (or without it): the last half of 300 steps from the zero state.
+        for kind, xi in (("adaptive", 4.0), ("fixed", 0.0)):
+            x = torch.zeros(300, 1, 1)
+            _, _, trace = run.network(x, drive=xi, return_trace=True)
+            held[kind] = tuple(values[150:, 0].detach().double().mean(0).numpy() for values in (trace.n, trace.s))
+        np.testing.assert_allclose(saved["exponents"][0, 0], saved["exponents"][1, 0], rtol=1e-10)
+    start = np.random.default_rng([0, 1]).uniform(size=(4, 6))
+    for i, kind in enumerate(kinds[:2]):
+        shapes = held.get(kind)
+        if shapes is not None:
+            shapes = tuple(np.tile(x, (20, 1)) for x in shapes)
+        drive = XI.repeat(4)[None, :, None]
+        options = {"initial": np.tile(start, (5, 1)), "steps": 20, "transient": 4}
+        found = network_exponents(run.network, 2, drive, shapes, **options)
+        expected = found.exponents.reshape(5, 4, 2).mean(1)
+        # "adaptive" has other n and s at the other drives.
+        chosen = slice(4, 5) if kind == "adaptive" else slice(None)
+        np.testing.assert_allclose(saved["exponents"][i, chosen], expected[chosen], rtol=1e-6, atol=1e-9)
+
+
+def test_weights_before_and_after_training_are_compared(analysed: dict[str, Path]) -> None:
+    run = Run(analysed["gamma-heterogeneous"])
+    before, after = run.initial_model, run.model
+    saved = run.files.load("spectrum")
+    np.testing.assert_array_equal(saved["after"], spectrum(after.recurrent))
+    np.testing.assert_allclose(np.abs(saved["before"]), 1, rtol=1e-5)
+    shapes = run.files.load("heterogeneity")
+    np.testing.assert_array_equal(shapes["n_before"], neuron_shapes(before.recurrent).n)
+    np.testing.assert_array_equal(shapes["s_after"], neuron_shapes(after.recurrent).s)
+    change = compare(shapes["n_before"], shapes["n_after"])
+    row = table(run.path, "heterogeneity-changes")[0]
+    assert (row["of"], row["from"], row["to"]) == ("n", "before", "after")
+    assert float(row["mean_move"]) == pytest.approx(change.moved, rel=1e-8)
+    x, y = run.sequences(8)
+    assert x.shape == (64, 8, 1)
+    norms = gradient_norms(after.recurrent, x, lambda h: F.cross_entropy(after.readout(h[-1]), y))
+    np.testing.assert_allclose(run.files.load("gradients")["accumulated_after"], norms.accumulated, rtol=1e-5)
+
+
+def test_initial_weights_are_those_that_training_started_from(tmp_path: Path) -> None:
+    run = Run(train_tiny(tmp_path, "arun", learning_rate=1e-30, schedule="constant", seed=3))
+    trained = run.model.state_dict()
+    before = torch.random.get_rng_state()
+    for name, value in run.initial_model.state_dict().items():
+        torch.testing.assert_close(value, trained[name], rtol=0, atol=1e-20, msg=name)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_robustness_is_that_of_the_evaluation(analysed: dict[str, Path]) -> None:
+    saved = Run(analysed["relu"]).files.load("robustness")
+    _, scores = evaluate(analysed["relu"], [StepDrive(xi) for xi in XI])
+    np.testing.assert_allclose(saved["accuracy"], [score.accuracy for score in scores])
+    np.testing.assert_allclose(saved["loss"], [score.loss for score in scores], rtol=1e-6)
+
+
+def test_finished_parts_are_skipped_and_a_lost_one_is_made_again(arun: Path) -> None:
+    before = times(arun)
+    assert analyse(arun, settings=SETTINGS, console=quiet()) == []
+    assert times(arun) == before
+    (arun / "analysis" / "spectrum.npz").unlink()
+    content = (arun / "analysis" / "gradients.npz").read_bytes()
+    (arun / "analysis" / "gradients.npz").write_bytes(content[: len(content) // 2])
+    assert analyse(arun, settings=SETTINGS, console=quiet()) == ["spectrum", "gradients"]
+    assert (arun / "analysis" / "gradients.npz").read_bytes() == content
+    assert analyse(arun, ["spectrum"], SETTINGS, again=True, console=quiet()) == ["spectrum"]
+
+
+def test_other_settings_recompute_what_depends_on_them(arun: Path) -> None:
+    longer = dataclasses.replace(SETTINGS, steps=30)
+    assert analyse(arun, settings=longer, console=quiet()) == ["lyapunov"]
+    seeded = dataclasses.replace(longer, seed=1)
+    expected = ["responses", "fractional", "gain-scaling", "controller", "stability", "lyapunov"]
+    assert analyse(arun, settings=seeded, console=quiet()) == expected
+
+
+def test_other_weights_recompute_everything(arun: Path, trained: dict[str, Path]) -> None:
+    shutil.copy(trained["arun1"] / "best.pt", arun / "best.pt")
+    assert analyse(arun, ["fractional", "spectrum"], SETTINGS, console=quiet()) == [
+        "responses",
+        "fractional",
+        "spectrum",
+    ]
+
+
+def test_part_brings_what_it_needs(trained: dict[str, Path], tmp_path: Path) -> None:
+    run = Path(shutil.copytree(trained["gamma-heterogeneous"], tmp_path / "run"))
+    assert analyse(run, ["fractional"], SETTINGS, console=quiet()) == ["responses", "fractional"]
+
+
+def test_retrained_run_is_the_third_moment(arun: Path, trained: dict[str, Path]) -> None:
+    options = {"settings": SETTINGS, "console": quiet()}
+    assert analyse(arun, ["heterogeneity"], retrained=trained["arun1"], **options) == ["heterogeneity"]
+    saved = AnalysisFolder(arun).load("heterogeneity")
+    assert saved["moments"].tolist() == ["before", "after", "retrained"]
+    other = Run(trained["arun1"])
+    np.testing.assert_allclose(saved["n_retrained"], neuron_shapes(other.network, other.sequences(8)[0]).n)
+    assert analyse(arun, ["heterogeneity"], retrained=trained["arun1"], **options) == []
+    assert analyse(arun, ["heterogeneity"], **options) == ["heterogeneity"]
+
+
+def test_impossible_part_is_told_after_the_others_are_done(arun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def impossible(*_: object) -> None:
+        raise AnalysisError("The Jacobian is singular.")
+
+    broken = dataclasses.replace(PARTS["responses"], compute=impossible)
+    monkeypatch.setitem(PARTS, "responses", broken)
+    (arun / "analysis" / "responses.npz").unlink()
+    with pytest.raises(
+        AnalysisError, match=r"not possible: responses \(The Jacobian is singular.\); fractional \(it n"
+    ):
+        analyse(arun, ["fractional", "spectrum"], SETTINGS, again=True, console=quiet())
+    assert AnalysisFolder(arun).holds("spectrum")
+
+
+def test_killed_between_parts_keeps_what_is_finished(arun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(PARTS, "gradients", dataclasses.replace(PARTS["gradients"], compute=killed))
+    for name in ("spectrum", "gradients", "heterogeneity"):
+        (arun / "analysis" / f"{name}.npz").unlink()
+    with pytest.raises(KeyboardInterrupt):
+        analyse(arun, settings=SETTINGS, console=quiet())
+    monkeypatch.undo()
+    assert AnalysisFolder(arun).holds("spectrum")
+    assert analyse(arun, settings=SETTINGS, console=quiet()) == ["gradients", "heterogeneity"]
+
+
+def test_exponents_of_the_other_drives_stand_where_one_fails(arun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_at_four(network: object, k: object, drive: np.ndarray, *rest: object, **options: object) -> object:
+        if (drive == 4).any():
+            raise AnalysisError("The Jacobian at step 3 is singular.")
+        return network_exponents(network, k, drive, *rest, **options)
+
+    monkeypatch.setattr(parts.lyapunov, "network_exponents", fails_at_four)
+    analyse(arun, ["lyapunov"], SETTINGS, again=True, console=quiet())
+    saved = AnalysisFolder(arun).load("lyapunov")
+    assert np.isnan(saved["exponents"][:, 4]).all()
+    assert np.isfinite(saved["exponents"][:, :4]).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "sentence"),
+    [
+        (
+            "relu",
+            {"what": ["controller"]},
+            "controller: .* is a run of relu, expected one of arun: it has no controller",
+        ),
+        ("gamma-heterogeneous", {"what": ["gain-scaling"]}, "gain-scaling: .* it has no controller to analyse"),
+        ("relu", {"what": ["fractional"]}, "fractional: .* expected one of arun or an RNN.γ: it has no γ to analyse"),
+        ("lstm", {"what": ["spectrum"]}, "spectrum: .* is a run of lstm, expected one with a single matrix W_hh"),
+        ("arun", {"what": ["fly"]}, "what: got 'fly', expected some of robustness, responses"),
+        ("arun", {"checkpoint": "first"}, "checkpoint: got 'first', expected best or last"),
+    ],
+    ids=["controller", "static", "no-gamma", "gates", "unknown", "checkpoint"],
+)
+def test_refusals(trained: dict[str, Path], name: str, arguments: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        analyse(trained[name], settings=SETTINGS, console=quiet(), **arguments)
+    assert not (trained[name] / "analysis").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"amplitudes": (0.0, 1.0)}, "amplitudes: got 0 1, expected at least 5 rising numbers from 0 on"),
+        ({"amplitudes": (1.0, 2.0, 3.0, 4.0, 5.0)}, "amplitudes: got 1 2 3 4 5"),
+        ({"amplitudes": (0.0, 2.0, 1.0, 4.0, 5.0)}, "amplitudes: got 0 2 1 4 5"),
+        ({"amplitudes": (0.0, 1.0, 2.0, 3.0, float("inf"))}, "amplitudes: got 0 1 2 3 inf"),
+        ({"grid": 1}, "grid: got 1, expected a whole number of at least 2"),
+        ({"repeats": 0}, "repeats: got 0"),
+        ({"steps": 9}, "steps: got 9"),
+    ],
+    ids=["few", "start", "order", "infinite", "grid", "repeats", "steps"],
+)
+def test_settings_out_of_range(values: dict, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        Settings(**values)
+
+
+def test_folders_without_a_run_or_checkpoint(tmp_path: Path, trained: dict[str, Path]) -> None:
+    with pytest.raises(RunError, match="holds no run"):
+        analyse(tmp_path, console=quiet())
+    shutil.copy(trained["arun"] / "config.json", tmp_path)
+    with pytest.raises(RunError, match=r"best.pt .* the run has saved no such checkpoint yet"):
+        analyse(tmp_path, console=quiet())
+    with pytest.raises(
+        RunError,
+        match=r"responses.npz is missing, damaged or outdated; make it with `aru analyse .* responses`",
+    ):
+        AnalysisFolder(tmp_path).load("responses")
+
+
+def test_files_of_another_version_are_made_again(arun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    with pytest.raises(RunError, match=r"spectrum.npz is missing, damaged or outdated"):
+        AnalysisFolder(arun).load("spectrum")
+    assert analyse(arun, ["spectrum"], SETTINGS, console=quiet()) == ["spectrum"]
+    assert analyse(arun, ["spectrum"], SETTINGS, console=quiet()) == []
+
+
+def test_last_checkpoint_is_another(arun: Path) -> None:
+    assert analyse(arun, ["spectrum"], SETTINGS, checkpoint="last", console=quiet()) == ["spectrum"]
+
+
+def test_command(trained: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = Path(shutil.copytree(trained["arun"], tmp_path / "run"))
+    assert main(["analyse", str(run), "spectrum", "heterogeneity", *OPTIONS]) == 0
+    printed = capsys.readouterr().out
+    assert "spectrum: spectral radius 1.000 before training" in printed
+    assert set(times(run)) == {"spectrum", "heterogeneity"}
+    assert main(["analyse", str(run), "spectrum", *OPTIONS]) == 0
+    assert "spectrum: finished already" in capsys.readouterr().out
+    assert main(["analyse", str(run), "fly"]) == 2
+    assert capsys.readouterr().err.startswith("aru: what: got 'fly', expected some of robustness")
+
+
+def test_stopped_command_says_how_to_go_on(
+    trained: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> Callable:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(analyse_module, "analyse", interrupted)
+    assert main(["analyse", str(trained["arun"])]) == 130
+    assert "finished parts are kept, and the same command computes the others" in capsys.readouterr().err

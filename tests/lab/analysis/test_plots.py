@@ -1,0 +1,210 @@
+"""`aru figure`: pictures from the files alone, with the files' numbers in them."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from aru_lab.analysis.analyse import analyse
+from aru_lab.analysis.commands import FIGURES as NAMES
+from aru_lab.analysis.drawing import DPI, WIDTH, style
+from aru_lab.analysis.plots import FIGURES, Analysed, draw
+from aru_lab.analysis.store import AnalysisFolder
+from aru_lab.cli import main
+from aru_lab.errors import ConfigError, RunError
+
+from .conftest import SETTINGS, quiet
+
+XI = np.array(SETTINGS.amplitudes)
+
+
+@pytest.fixture(scope="module")
+def runs(analysed: dict[str, Path]) -> list[Path]:
+    return [analysed[name] for name in ("relu", "arun", "lstm", "arun1", "gamma-heterogeneous")]
+
+
+@pytest.fixture
+def styled() -> Iterator[None]:
+    with style():
+        yield
+
+
+def drawn(number: str, runs: list[Path]) -> Figure:
+    drawing, models = FIGURES[number]
+    found = [Analysed(AnalysisFolder(run), run.name.rstrip("1"), "sdigits") for run in runs]
+    return drawing([run for run in found if run.model in models])
+
+
+def lines(axes: Any, label: str) -> list[Any]:
+    """Curves of this name, or of the error bars of this name."""
+    containers = [c.lines[0] for c in axes.containers if c.get_label() == label and hasattr(c, "lines")]
+    return [line for line in axes.lines if line.get_label() == label] + containers
+
+
+def test_command_and_drawings_agree_on_the_names() -> None:
+    assert tuple(FIGURES) == NAMES
+
+
+@pytest.fixture(scope="module")
+def pictures(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
+    """Every figure, drawn from run folders that have lost their checkpoints."""
+    folder = tmp_path_factory.mktemp("pictures")
+    copies = [Path(shutil.copytree(run, folder / run.name, ignore=shutil.ignore_patterns("*.pt"))) for run in runs]
+    return {number: draw(number, copies, folder / "figures" / number) for number in NAMES}
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_figure_is_a_picture_one_column_wide(pictures: dict[str, list[Path]], number: str) -> None:
+    png, pdf = pictures[number]
+    assert (png.name, pdf.name) == (f"figure-{number}.png", f"figure-{number}.pdf")
+    content = png.read_bytes()
+    assert content.startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", content[16:24])
+    assert width == round(WIDTH * DPI)
+    assert 0.3 * width < height < 1.5 * width
+    assert len(content) > 20_000
+    assert pdf.read_bytes().startswith(b"%PDF")
+    assert sorted(png.parent.iterdir()) == sorted((png, pdf))
+
+
+@pytest.mark.parametrize("number", ["2", "4"])
+def test_same_files_give_the_same_bytes(
+    pictures: dict[str, list[Path]], runs: list[Path], tmp_path: Path, number: str
+) -> None:
+    assert [path.read_bytes() for path in draw(number, runs, tmp_path)] == [
+        path.read_bytes() for path in pictures[number]
+    ]
+
+
+@pytest.mark.parametrize("number", NAMES)
+def test_letters_are_readable_and_panels_named(runs: list[Path], styled: None, number: str) -> None:
+    figure = drawn(number, runs)
+    figure.set_layout_engine("none")
+    figure.draw_without_rendering()
+    sizes = [text.get_fontsize() for text in figure.findobj(lambda x: hasattr(x, "get_fontsize")) if text.get_text()]
+    assert min(sizes) >= 7
+    letters = [axes.get_title(loc="left") for axes in figure.axes if axes.get_title(loc="left")]
+    assert letters == sorted(letters)
+    assert letters[0] == "a"
+
+
+def test_activations_are_those_of_gamma(styled: None) -> None:
+    left, right = drawn("1", []).axes
+    x = np.linspace(-2, 2, 401)
+    np.testing.assert_allclose(lines(left, "n = 2")[0].get_ydata(), np.log1p(np.exp(2 * x)) / 2, atol=1e-12)
+    np.testing.assert_allclose(lines(right, "s = 1")[0].get_ydata(), 1 / (1 + np.exp(-5 * x)), atol=1e-12)
+
+
+def test_robustness_shows_means_over_seeds(runs: list[Path], styled: None) -> None:
+    accuracy, loss = drawn("2", runs).axes[:2]
+    saved = [AnalysisFolder(runs[i]).load("robustness") for i in (1, 3)]
+    np.testing.assert_allclose(
+        lines(accuracy, "ARUN")[0].get_ydata(), 50 * (saved[0]["accuracy"] + saved[1]["accuracy"])
+    )
+    np.testing.assert_allclose(lines(loss, "ARUN")[0].get_ydata(), (saved[0]["loss"] + saved[1]["loss"]) / 2)
+    assert len(accuracy.collections) == 1  # the band of the one model with two seeds
+    band = accuracy.collections[0].get_paths()[0].vertices[:, 1]
+    spread = np.std([100 * content["accuracy"][0] for content in saved], ddof=1)
+    assert band.max() >= 50 * (saved[0]["accuracy"][0] + saved[1]["accuracy"][0]) + spread - 1e-9
+    for label in ("RNN+ReLU", "LSTM", "RNN+γ het."):
+        assert len(lines(accuracy, label)) == 1
+
+
+def test_fractional_orders_in_the_figure(runs: list[Path], styled: None) -> None:
+    against = drawn("3", runs).axes[2]
+    saved = AnalysisFolder(runs[4]).load("fractional")
+    for c, name in enumerate(("network", "isolated")):
+        (line,) = lines(against, f"RNN+γ het., {name}")
+        np.testing.assert_array_equal(line.get_xdata(), XI[1:])
+        np.testing.assert_allclose(line.get_ydata(), saved["order_of_mean"][c])
+
+
+def test_gain_scaling_in_the_figure(runs: list[Path], styled: None) -> None:
+    gain = drawn("4", runs).axes[0]
+    saved = AnalysisFolder(runs[1]).load("gain-scaling")
+    np.testing.assert_allclose(gain.containers[0].lines[0].get_ydata(), saved["n"].mean(1))
+    assert len(gain.containers) == 2
+
+
+def test_controller_in_the_figure(runs: list[Path], styled: None) -> None:
+    gains = drawn("5", runs).axes[2]
+    saved = AnalysisFolder(runs[1]).load("controller")
+    np.testing.assert_allclose(lines(gains, "steady state")[0].get_ydata(), saved["steady_shape"][:, 0])
+
+
+def test_exponents_in_the_figure(runs: list[Path], styled: None) -> None:
+    exponents = drawn("6", runs).axes[2]
+    static = AnalysisFolder(runs[4]).load("lyapunov")
+    np.testing.assert_allclose(lines(exponents, "RNN+γ het.")[0].get_ydata(), static["exponents"][0, :, 0])
+    adaptive = [AnalysisFolder(runs[i]).load("lyapunov")["exponents"] for i in (1, 3)]
+    for i, label in enumerate(("ARUN, n and s as driven", "ARUN, n and s at rest", "ARUN, joint state")):
+        np.testing.assert_allclose(lines(exponents, label)[0].get_ydata(), np.mean([x[i, :, 0] for x in adaptive], 0))
+
+
+def test_appendix_shows_spectra_of_every_model(runs: list[Path], styled: None) -> None:
+    after = drawn("appendix", runs).axes[3]
+    drawn_points = np.concatenate([line.get_xdata() + 1j * line.get_ydata() for line in after.lines[1:]])
+    saved = [AnalysisFolder(runs[i]).load("spectrum")["after"] for i in (1, 4, 0)]
+    np.testing.assert_array_equal(drawn_points, np.concatenate(saved))
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "panels"),
+    [("3", "gamma-heterogeneous", 4), ("6", "gamma-heterogeneous", 3), ("appendix", "relu", 4)],
+)
+def test_figure_of_one_static_network(
+    analysed: dict[str, Path], styled: None, number: str, name: str, panels: int
+) -> None:
+    figure = drawn(number, [analysed[name]])
+    assert sum(bool(axes.get_title(loc="left")) for axes in figure.axes) == panels
+
+
+def test_refusals(analysed: dict[str, Path], trained: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="number: got '7', expected one of 1, 2, 3, 4, 5, 6, appendix"):
+        draw("7", [], tmp_path)
+    with pytest.raises(ConfigError, match="runs: got no runs, expected at least one run of arun for figure 5"):
+        draw("5", [], tmp_path)
+    with pytest.raises(ConfigError, match="runs: got lstm, relu, expected at least one run of arun for figure 4"):
+        draw("4", [analysed["relu"], analysed["lstm"]], tmp_path)
+    with pytest.raises(RunError, match=r"robustness.npz is missing, damaged or outdated; make it with `aru analyse"):
+        draw("2", [trained["relu"]], tmp_path)
+    with pytest.raises(RunError, match="holds no run"):
+        draw("2", [tmp_path], tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_tasks_are_not_mixed(arun: Path, analysed: dict[str, Path], tmp_path: Path) -> None:
+    config = (arun / "config.json").read_text().replace('"task": "sdigits"', '"task": "psdigits"')
+    (arun / "config.json").write_text(config)
+    with pytest.raises(ConfigError, match="runs: got runs of psdigits and sdigits, expected one task in a figure"):
+        draw("2", [arun, analysed["arun1"]], tmp_path)
+
+
+def test_different_amplitudes_are_not_averaged(arun: Path, analysed: dict[str, Path], tmp_path: Path) -> None:
+    other = dataclasses.replace(SETTINGS, amplitudes=(0.0, 1.0, 2.0, 3.0, 4.0))
+    analyse(arun, ["robustness"], other, console=quiet())
+    with pytest.raises(ConfigError, match="runs: got analyses with different amplitudes, expected the same"):
+        draw("2", [arun, analysed["arun1"]], tmp_path)
+
+
+def test_command(
+    runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["figure", "2", *map(str, runs)]) == 0
+    assert capsys.readouterr().out.split() == ["figures/figure-2.png", "figures/figure-2.pdf"]
+    assert main(["figure", "1", "--output", "there"]) == 0
+    assert (tmp_path / "there" / "figure-1.png").exists()
+    capsys.readouterr()
+    assert main(["figure", "9"]) == 2
+    assert "aru: number: got '9'" in capsys.readouterr().err
+    assert main(["figure", "3"]) == 2
+    assert "runs: got no runs" in capsys.readouterr().err

@@ -17,7 +17,8 @@ from aru_lab import training
 from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.config import MODELS, TrainConfig
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
-from aru_lab.training import epoch_order, scheduled_rate, train
+from aru_lab.schedules import epoch_order, scheduled_rate
+from aru_lab.training import train
 
 CONFIG = TrainConfig(
     task="sdigits",

@@ -51,22 +51,22 @@ SCALES: dict[str, Scale] = {
     ),
     "small": Scale(
         description=(
-            "psMNIST with 7 pixels a step (T = 112), 20,000 training images, H = 64 and G = 16 for the ARUN, 12 epochs "
+            "psMNIST with 7 pixels a step (T = 112), 10,000 training images, H = 64 and G = 16 for the ARUN, 10 epochs "
             "of Adam with a cosine schedule, three seeds."
         ),
         training=TrainConfig(
             hidden_size=64,
             controller_size=16,
             pixels_per_step=7,
-            epochs=12,
+            epochs=10,
             batch_size=50,
             learning_rate=2e-3,
-            subset=20_000,
+            subset=10_000,
             validation_subset=2_000,
         ),
         tasks=("psmnist",),
         seeds=(0, 1, 2),
-        strengths=Strengths(test_subset=2_000),
+        strengths=Strengths(test_subset=1_000),
     ),
     "paper": Scale(
         description="The paper's size: H = 400, G = 50, one pixel a step, 100 epochs of Adam at 1e-4, batch 100.",

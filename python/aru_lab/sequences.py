@@ -55,7 +55,7 @@ def read_sequences(path: Path) -> Sequences:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, _changed: int) -> Sequences:
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [name for name in ("x", "y") if name not in arrays]
             if missing:
                 held = ", ".join(arrays.files) or "nothing"

@@ -79,6 +79,8 @@ def is_first_process() -> bool:
 def joined(device: torch.device) -> Iterator[World]:
     """Join the processes that torchrun started (it sets RANK, WORLD_SIZE and more); alone, a world of one.
 
+    Within another such block it is the world of that one: torchrun's processes can be joined once.
+
     Args:
         device: "cuda" communicates by NCCL, anything else by Gloo.
     """
@@ -89,6 +91,9 @@ def joined(device: torch.device) -> Iterator[World]:
     world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(world.device(device))
+    if dist.is_initialized():
+        yield world
+        return
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield world

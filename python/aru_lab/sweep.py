@@ -168,14 +168,14 @@ def run_sweep(
 
 
 def print_sizes(configs: Sequence[TrainConfig], console: Console) -> None:
-    """A table of the models' sizes and numbers of parameters; the difference is that to the largest."""
+    """A table of the models' sizes and numbers of parameters; the difference is that to the first model."""
     counts = {(config.model, config.hidden_size): n_parameters(config) for config in configs}
     table = Table(title="Sizes")
     for heading in ("model", "hidden size", "parameters", "difference"):
         table.add_column(heading, justify="left" if heading == "model" else "right")
-    largest = max(counts.values())
+    first = next(iter(counts.values()))
     for (model, size), count in sorted(counts.items(), key=lambda item: MODELS.index(item[0][0])):
-        table.add_row(model, str(size), f"{count:,}", f"{count / largest - 1:.1%}")
+        table.add_row(model, str(size), f"{count:,}", f"{count / first - 1:.1%}")
     console.print(table)
 
 

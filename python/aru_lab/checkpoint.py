@@ -167,6 +167,14 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         raise RunError(f"{path} is damaged and can't be read ({error}); delete it, and it is made again.") from error
 
 
+def mend_lines(path: Path) -> None:
+    """Take an unfinished last line away, so that what is appended begins a line."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        save_atomically(whole, path)
+
+
 def metrics_line(entry: dict[str, Any]) -> str:
     """One entry as a line of metrics.jsonl; the numbers read back exactly."""
     return json.dumps(entry, allow_nan=False) + "\n"

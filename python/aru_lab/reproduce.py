@@ -68,7 +68,7 @@ def reproduce(
     workshop = _Workshop(SCALES[scale], root, output, jobs, own, console or Console())
     report = RESULTS[result](workshop)
     description = f"Scale `{scale}`: {SCALES[scale].description} {report.description}".strip()
-    remarks = (*report.remarks, *(f"Left out, for it diverged: {line}" for line in workshop.failures))
+    remarks = (*report.remarks, *(f"Left out, for its training diverged: {line}." for line in workshop.failures))
     rows = report.rows
     if not SCALES[scale].conclusive:
         rows = [dataclasses.replace(row, verdict=UNTESTED) if row.claim else row for row in rows]
@@ -99,23 +99,24 @@ class _Workshop:
 
     def train(self, configs: Sequence[TrainConfig], label: str) -> list[Finished]:
         """Complete the runs; those that diverge are noted and left out."""
-        finished = []
-        for config, outcome in zip(configs, run_sweep(configs, self.jobs, label=label), strict=True):
+        outcomes = run_sweep(configs, self.jobs, label=label)
+        return self.successes([config.run_folder.name for config in configs], outcomes)
+
+    def map(self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str) -> list[Any]:
+        """function(item, report) of all items; those that diverge are noted and left out."""
+        return self.successes([item[0].name for item in items], pool.run_jobs(function, items, self.jobs, label))
+
+    def successes(self, names: Sequence[str], outcomes: Sequence[Any]) -> list[Any]:
+        """The outcomes that are none of NonFiniteError, which are noted; another failure is raised."""
+        found = []
+        for name, outcome in zip(names, outcomes, strict=True):
             if isinstance(outcome, NonFiniteError):
-                self.failures.append(f"{config.run_folder.name}: {outcome}")
+                self.failures.append(f"{name} ({str(outcome).partition(';')[0]})")
             elif isinstance(outcome, LabError):
                 raise outcome
             else:
-                finished.append(outcome)
-        return finished
-
-    def map(self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str) -> list[Any]:
-        """function(item, report) of all items; the first failure is raised."""
-        outcomes = pool.run_jobs(function, items, self.jobs, label)
-        for outcome in outcomes:
-            if isinstance(outcome, LabError):
-                raise outcome
-        return outcomes
+                found.append(outcome)
+        return found
 
 
 def _table1(workshop: _Workshop) -> Report:

@@ -123,7 +123,7 @@ def measure(item: tuple[Path, Strengths], report: Report) -> list[dict[str, Any]
     scores = known_scores(run, perturbations, strengths.test_subset, report=report)
     return [
         {
-            "run": str(run),
+            "run": run.name,
             "task": config.task,
             "model": config.model,
             "hidden_size": config.hidden_size,
@@ -199,8 +199,8 @@ def standard(strengths: Strengths) -> dict[str, Perturbation]:
 
 def mean_over(rows: Sequence[dict[str, Any]], model: str, sweep: str) -> list[float]:
     """Each seed's accuracy averaged over the strengths of a sweep."""
-    by_run: dict[str, list[float]] = {}
+    by_seed: dict[int, list[float]] = {}
     for row in rows:
         if (row["model"], row["sweep"]) == (model, sweep):
-            by_run.setdefault(row["run"], []).append(row["accuracy"])
-    return [sum(values) / len(values) for values in by_run.values()]
+            by_seed.setdefault(row["seed"], []).append(row["accuracy"])
+    return [sum(values) / len(values) for values in by_seed.values()]

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from aru_lab.checkpoint import RunFolder, read_lines
+from aru_lab.checkpoint import RunFolder, mend_lines, read_lines
 from aru_lab.errors import RunError
 from aru_lab.evaluation import Score, load_classifier, score, task_of
 from aru_lab.perturbations import Perturbation, describe
@@ -55,6 +55,7 @@ def known_scores(
     }
     missing = {name: perturbation for name, perturbation in zip(names, perturbations, strict=True) if name not in known}
     if missing:
+        mend_lines(path)
         model, config = load_classifier(run)
         sequences = task_of(config, task).load(config.data_dir).test
         sequences = sequences if test_subset is None else _first(sequences, test_subset)

@@ -180,7 +180,7 @@ class _Trainer:
             perturbation.drive(self.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
         with run_on(config.backend, self.model):
-            pass
+            self.try_mixed_precision()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = OPTIMIZERS[config.optimizer](trained, lr=config.learning_rate)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
@@ -194,6 +194,22 @@ class _Trainer:
         self.stop = StopRequest()
         self.writer_class = _summary_writer() if config.tensorboard and self.world.is_first else None
         self.logs: Any = None
+
+    def try_mixed_precision(self) -> None:
+        """Refuse mixed precision where the device has no kernel for the network in bfloat16."""
+        if not self.config.mixed_precision:
+            return
+        trial = torch.zeros(2, *self.model.trial_shape, device=self.device, dtype=self.dtype)
+        self.model.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                self.model(trial)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"mixed_precision: this device can't run the model {self.config.model} in bfloat16 "
+                f"({str(error).splitlines()[0].split('. ')[0]}); leave --mixed-precision away."
+            ) from error
+        self.model.train()
 
     def initialise(self) -> None:
         """Take the initial weights from the runs that the configuration names.

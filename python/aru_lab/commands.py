@@ -241,7 +241,10 @@ class Transfer:
     """Passes through the rotated training images."""
 
     learning_rate: float = 1e-2
-    """Learning rate of n and s."""
+    """Learning rate of n and s where they are parameters."""
+
+    controller_learning_rate: float = 1e-3
+    """Learning rate of the ARUN's controller."""
 
     jobs: int = 1
     """Processes."""
@@ -258,7 +261,7 @@ class Transfer:
         from aru_lab.jobs import run_jobs
         from aru_lab.transfer import Retraining, transfer_item
 
-        retraining = Retraining(self.epochs, self.learning_rate)
+        retraining = Retraining(self.epochs, self.learning_rate, self.controller_learning_rate)
         table = Table(title="Accuracy on the held-out half of the test images (paper: 94, 42, 56%)")
         for heading in ("run", "upright", "rotated by 45°", "n and s retrained"):
             table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")

@@ -67,6 +67,7 @@ SCALES: dict[str, Scale] = {
         tasks=("psmnist",),
         seeds=(0, 1, 2),
         strengths=Strengths(test_subset=1_000),
+        retraining=Retraining(epochs=15),
     ),
     "paper": Scale(
         description="The paper's size: H = 400, G = 50, one pixel a step, 100 epochs of Adam at 1e-4, batch 100.",
@@ -80,6 +81,6 @@ SCALES: dict[str, Scale] = {
         ),
         tasks=("psmnist", "scifar10", "scifar10-conv"),
         seeds=(0, 1, 2),
-        retraining=Retraining(epochs=100, learning_rate=1e-3),
+        retraining=Retraining(epochs=100),
     ),
 }

@@ -31,7 +31,10 @@ class Retraining:
     """Passes through the rotated training images."""
 
     learning_rate: float = 1e-2
-    """n and s alone bear a larger one than all weights together."""
+    """Of n and s themselves, which alone bear a larger one than all weights together."""
+
+    controller_learning_rate: float = 1e-3
+    """Of the ARUN's controller, whose recurrence amplifies a step as n and s do not."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
         controller_from=None,
         freeze=("recurrent", "readout"),
         epochs=retraining.epochs,
-        learning_rate=retraining.learning_rate,
+        learning_rate=(retraining.controller_learning_rate if config.model == "arun" else retraining.learning_rate),
         schedule="cosine",
         early_stop=None,
         perturb=(),

@@ -29,7 +29,7 @@ def trained(folder: Path, model: str, task: str = "psdigits") -> Path:
 @pytest.mark.parametrize("model", ADAPTABLE)
 def test_n_and_s_alone_are_trained_again(tmp_path: Path, model: str) -> None:
     run = trained(tmp_path, model)
-    result = transfer(run, Retraining(epochs=2, learning_rate=0.01))
+    result = transfer(run, Retraining(epochs=2))
     before, _ = load_classifier(run)
     after, config = load_classifier(run / "transfer")
     for part, parameters in parts(before).items():
@@ -41,11 +41,11 @@ def test_n_and_s_alone_are_trained_again(tmp_path: Path, model: str) -> None:
     assert result.before == score(before, upright)
     assert result.rotated == score(before, rotated)
     assert result.retrained == score(after, rotated)
-    assert transfer(run, Retraining(epochs=2, learning_rate=0.01)) == result
+    assert transfer(run, Retraining(epochs=2)) == result
 
 
 def test_retraining_lowers_the_loss_on_rotated_images(tmp_path: Path) -> None:
-    result = transfer(trained(tmp_path, "gamma-heterogeneous"), Retraining(epochs=10, learning_rate=0.01))
+    result = transfer(trained(tmp_path, "gamma-heterogeneous"), Retraining(epochs=10))
     assert result.retrained.loss < result.rotated.loss
 
 

@@ -8,11 +8,13 @@ best.pt        the weights of the epoch with the best validation accuracy
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
 import pickle
 import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,11 @@ import torch
 
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one run folder are not told apart there
+    fcntl = None
 
 TEMPORARY_SUFFIX = ".partial"
 
@@ -63,17 +70,49 @@ class RunFolder:
                 "folder with --output."
             )
 
-    def create(self, config: TrainConfig, environment: dict[str, Any]) -> None:
-        """Make the folder and write config.json.
+    def make(self) -> None:
+        """Make the folder where it is not there yet.
 
         Raises:
-            RunError: the folder holds a run already, or can't be made.
+            RunError: it can't be made.
         """
-        self.check_free()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RunError(f"{self.path}: the run folder can't be made ({error}); choose another --output.") from error
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from training in the folder; the lock goes with the process, however that ends.
+
+        Raises:
+            RunError: the folder is not there, or another process trains in it.
+        """
+        if fcntl is None:
+            yield
+            return
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise RunError(f"{self.path}: the run folder can't be opened ({error}).") from error
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise RunError(
+                    f"{self.path}: another process is training in this folder; wait until it ends, or end it."
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def create(self, config: TrainConfig, environment: dict[str, Any]) -> None:
+        """Write config.json, with which a run begins, into the folder.
+
+        Raises:
+            RunError: the folder holds a run already.
+        """
+        self.check_free()
         save_json({"config": config.to_json(), "environment": environment}, self.config_file)
 
     def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
@@ -103,10 +142,37 @@ class RunFolder:
             file.write(metrics_line(entry))
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The entries of metrics.jsonl; none where it is not there yet."""
-        if not self.metrics_file.exists():
-            return []
-        return [json.loads(line) for line in self.metrics_file.read_text(encoding="utf-8").splitlines()]
+        """The entries of metrics.jsonl; none where it is not there yet.
+
+        A last line without its end, which a kill can leave, is passed over. Resuming the run writes it again.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        return read_lines(self.metrics_file)
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The JSON objects in a file of one a line, but for an unfinished last line; none where there is no such file.
+
+    Raises:
+        RunError: the file is damaged.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        return [json.loads(line) for line in lines if line.endswith("\n")]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is damaged and can't be read ({error}); delete it, and it is made again.") from error
+
+
+def mend_lines(path: Path) -> None:
+    """Take an unfinished last line away, so that what is appended begins a line."""
+    content = path.read_bytes() if path.exists() else b""
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        save_atomically(whole, path)
 
 
 def metrics_line(entry: dict[str, Any]) -> str:

@@ -11,12 +11,17 @@ from typing import Annotated, Any
 import tyro
 
 from aru_lab.errors import ConfigError
-from aru_lab.tasks import TASKS
+from aru_lab.tasks import TASKS, is_data_file
 
 # Named here and built in models.py, so that the command line lists them without importing torch.
 MODELS = ("arun", "gamma-homogeneous", "gamma-heterogeneous", "relu", "lstm", "gru")
+PARTS = ("activation", "recurrent", "readout", "encoder")
 SCHEDULES = ("constant", "cosine", "plateau")
+OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
+
+# What a run may change without becoming another experiment: where things lie and how they are computed.
+INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
 
 
 def _one_of(names: tuple[str, ...] | list[str]) -> Any:
@@ -32,8 +37,8 @@ class TrainConfig:
             was expected.
     """
 
-    task: Annotated[tyro.conf.Positional[str], _one_of(sorted(TASKS))] = "psdigits"
-    """What to learn."""
+    task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz"))] = "psdigits"
+    """What to learn: a task of the list, or a file of sequences x (N, T, I) with one label each, y (N,)."""
 
     model: Annotated[str, _one_of(MODELS)] = "arun"
     """The recurrent network in front of the linear read-out."""
@@ -44,14 +49,26 @@ class TrainConfig:
     controller_size: int = 16
     """G, hidden units of the controller that all neurons share (arun only)."""
 
+    pixels_per_step: int = 1
+    """Consecutive pixels (after the permutation) that make one step; I is so many times larger and T shorter."""
+
     epochs: int = 20
-    """Passes through the training examples."""
+    """Passes through the training examples, at most."""
+
+    early_stop: int | None = None
+    """Stop after so many epochs without a better validation accuracy; None trains all epochs."""
 
     batch_size: int = 50
-    """B, sequences a step."""
+    """B, sequences a step of the optimiser, over all processes together."""
+
+    accumulate: int = 1
+    """Parts into which a process splits its share of a batch; their gradients are summed, for less memory."""
+
+    optimizer: Annotated[str, _one_of(OPTIMIZERS)] = "adam"
+    """Adam or RMSprop, with torch's defaults beside the learning rate."""
 
     learning_rate: float = 2e-3
-    """Adam's learning rate at its highest."""
+    """The optimiser's learning rate at its highest."""
 
     schedule: Annotated[str, _one_of(SCHEDULES)] = "cosine"
     """Course of the learning rate: constant; cosine (5% of the steps rising, then a half cosine to 0); plateau
@@ -62,6 +79,26 @@ class TrainConfig:
 
     input_noise: float = 0.0
     """Standard deviation of the normal noise added to every input of the training examples (pixels are in [0, 1])."""
+
+    perturb: tuple[str, ...] = ()
+    """Perturbations of the training, such as step:amplitude=0.5 or random-contrast:amplitude=0.2 (the authors'
+    augmentation): a perturbed batch gets one of them, drawn at random."""
+
+    perturb_share: float = 0.5
+    """Probability that a training batch is perturbed, where `perturb` names any perturbation."""
+
+    freeze: tuple[str, ...] = ()
+    """Parts that keep their initial values: activation (n and s of the gamma networks, the controller of the ARUN),
+    recurrent (the other weights of the recurrent network), readout, encoder."""
+
+    initial_from: Path | None = None
+    """Run whose best weights are the initial ones."""
+
+    controller_from: Path | None = None
+    """Run of an ARUN whose best controller is the initial one."""
+
+    mixed_precision: bool = False
+    """Train under torch.autocast in bfloat16 (which has the range of float32, so that losses need no scaling)."""
 
     seed: int = 0
     """Seed of the weights, the order of the examples and the noise; the data split and the pixel permutation are
@@ -74,7 +111,8 @@ class TrainConfig:
     """Number of validation examples; None takes all."""
 
     data_dir: Path | None = None
-    """Folder with MNIST's IDX files; None takes $ARU_DATA_DIR, and without it MNIST is downloaded."""
+    """Folder with MNIST's IDX files and CIFAR-10's binary files; None takes $ARU_DATA_DIR, and without it they are
+    downloaded."""
 
     output: Path | None = None
     """Run folder; None means runs/TASK-MODEL-seedSEED."""
@@ -94,15 +132,27 @@ class TrainConfig:
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints inside an epoch; there is always one at an epoch's end. 0 saves every step."""
 
+    tensorboard: bool = False
+    """Write the metrics for TensorBoard too, into the run folder's tensorboard/."""
+
     def __post_init__(self) -> None:
-        _check_choice("task", self.task, sorted(TASKS))
+        if not (isinstance(self.task, str) and is_data_file(self.task)):
+            _check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
         _check_choice("model", self.model, MODELS)
         _check_choice("schedule", self.schedule, SCHEDULES)
+        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("dtype", self.dtype, DTYPES)
-        for name in ("hidden_size", "controller_size", "epochs", "batch_size"):
+        for name in ("hidden_size", "controller_size", "pixels_per_step", "epochs", "batch_size", "accumulate"):
             _check_int(name, getattr(self, name), lowest=1)
-        for name in ("subset", "validation_subset", "threads"):
+        for name in ("subset", "validation_subset", "threads", "early_stop"):
             _check_int(name, getattr(self, name), lowest=1, optional=True)
+        for name in ("perturb", "freeze"):
+            object.__setattr__(self, name, _as_names(name, getattr(self, name)))
+        for part in self.freeze:
+            _check_choice("freeze", part, PARTS)
+        for name in ("mixed_precision", "tensorboard"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         _check_int("seed", self.seed, lowest=0, highest=2**63 - 1)
         _check_positive("learning_rate", self.learning_rate)
         _check_positive("input_noise", self.input_noise, or_zero=True)
@@ -111,15 +161,28 @@ class TrainConfig:
         for name, kind in (("device", "a torch device such as cpu or cuda:0"), ("backend", "a backend of aru_kernels")):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected auto or the name of {kind}.")
-        for name in ("data_dir", "output"):
+        if not isinstance(self.perturb_share, (int, float)) or not 0 <= self.perturb_share <= 1:
+            raise ConfigError(f"perturb_share: got {self.perturb_share!r}, expected a probability from 0 to 1.")
+        for name in ("data_dir", "output", "initial_from", "controller_from"):
             value = getattr(self, name)
             if value is not None and not isinstance(value, Path):
                 object.__setattr__(self, name, _as_path(name, value))
+        if self.controller_from is not None and self.model != "arun":
+            raise ConfigError(
+                f"controller_from: got {self.controller_from} with the model {self.model}, expected the model arun, "
+                "which alone has a controller."
+            )
 
     @property
     def run_folder(self) -> Path:
         """The run folder: `output` where it is given, else runs/TASK-MODEL-seedSEED."""
-        return self.output or Path("runs") / f"{self.task}-{self.model}-seed{self.seed}"
+        task = Path(self.task).stem if is_data_file(self.task) else self.task
+        return self.output or Path("runs") / f"{task}-{self.model}-seed{self.seed}"
+
+    def same_experiment(self, other: TrainConfig) -> bool:
+        """Whether both are equal but for what does not belong to the experiment (INCIDENTAL)."""
+        neutral = dict.fromkeys(INCIDENTAL)
+        return {**dataclasses.asdict(self), **neutral} == {**dataclasses.asdict(other), **neutral}
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a dictionary that json can write."""
@@ -143,9 +206,16 @@ class TrainConfig:
         return cls(**values)
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...] | list[str]) -> None:
+def _check_choice(name: str, value: object, choices: tuple[str, ...] | list[str], otherwise: str = "") -> None:
     if value not in choices:
-        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}.")
+        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}{otherwise}.")
+
+
+def _as_names(name: str, value: object) -> tuple[str, ...]:
+    # JSON knows lists alone.
+    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
+        raise ConfigError(f"{name}: got {value!r}, expected a list of names.")
+    return tuple(value)
 
 
 def _check_int(name: str, value: object, lowest: int, highest: int | None = None, optional: bool = False) -> None:

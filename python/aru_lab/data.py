@@ -1,4 +1,4 @@
-"""Images to read: the embedded 8x8 digits and MNIST, with fixed splits and checksums.
+"""Images to read: the embedded 8x8 digits, MNIST and CIFAR-10, with fixed splits and checksums.
 
 numpy only; nothing here knows torch or recurrent networks.
 """
@@ -13,10 +13,11 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from aru_lab.cifar import read_cifar10
+from aru_lab.download import fetch
 from aru_lab.errors import DataError
 
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
@@ -35,7 +36,7 @@ SPLIT_SEED = 2022
 
 @dataclass(frozen=True)
 class Images:
-    """Images of shape (N, rows, columns), uint8, and their labels of shape (N,), int64."""
+    """Images of shape (N, rows, columns) or, in colour, (N, rows, columns, 3), uint8; labels of shape (N,), int64."""
 
     pixels: np.ndarray
     labels: np.ndarray
@@ -111,7 +112,27 @@ def load_mnist(data_dir: Path | None = None) -> Dataset:
     return Dataset(pool.take(order[:n_train]), pool.take(order[n_train:]), test, white=255)
 
 
-DATASETS: dict[str, Callable[[Path | None], Dataset]] = {"digits": load_digits, "mnist": load_mnist}
+def load_cifar10(data_dir: Path | None = None) -> Dataset:
+    """CIFAR-10 in colour: 45,000 train and 5,000 validation images (of the original 50,000) and the 10,000 test images.
+
+    Args:
+        data_dir: see `cifar.read_cifar10`.
+
+    Raises:
+        DataError: files are missing, damaged, of unknown content, or can't be downloaded.
+    """
+    pixels, labels, test_pixels, test_labels = read_cifar10(data_dir)
+    pool = Images(pixels, labels)
+    order = fixed_permutation(len(pool), SPLIT_SEED)
+    n_train = len(pool) * 9 // 10
+    return Dataset(pool.take(order[:n_train]), pool.take(order[n_train:]), Images(test_pixels, test_labels), white=255)
+
+
+DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
+    "digits": load_digits,
+    "mnist": load_mnist,
+    "cifar10": load_cifar10,
+}
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -176,62 +197,4 @@ def _finder(data_dir: Path) -> Callable[[str], Path]:
 
 
 def _download(name: str) -> Path:
-    import pooch
-
-    pooch.get_logger().setLevel("ERROR")
-    shelf = pooch.create(
-        path=pooch.os_cache("aru_kernels") / "mnist",
-        base_url=MNIST_MIRROR,
-        registry={f"{file}.gz": f"md5:{packed}" for file, (_, packed) in MNIST_FILES.items()},
-        retry_if_failed=1,
-    )
-    try:
-        with _DownloadBar(name) as bar:
-            return Path(shelf.fetch(f"{name}.gz", downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30)))
-    except ValueError as error:
-        raise DataError(
-            f"{MNIST_MIRROR}{name}.gz: what was downloaded has not MNIST's checksum; try again, or get the file "
-            "elsewhere and point --data-dir or ARU_DATA_DIR at its folder."
-        ) from error
-    except OSError as error:
-        reason = type(error).__name__
-        raise DataError(
-            f"{MNIST_MIRROR}{name}.gz: the download failed ({reason}); connect to the network, or get MNIST's four IDX "
-            "files elsewhere and point --data-dir or ARU_DATA_DIR at their folder."
-        ) from error
-
-
-class _DownloadBar:
-    """rich's progress bar behind the four names that pooch calls: total, update, reset, close."""
-
-    def __init__(self, name: str) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-        columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
-        self._task = self._progress.add_task(f"downloading {name}", total=None, visible=False)
-
-    def __enter__(self) -> _DownloadBar:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._progress.stop()
-
-    @property
-    def total(self) -> float | None:
-        return self._progress.tasks[0].total
-
-    @total.setter
-    def total(self, size: float) -> None:
-        self._progress.update(self._task, total=size, visible=True)
-
-    def update(self, n_bytes: int) -> None:
-        self._progress.advance(self._task, n_bytes)
-
-    def reset(self) -> None:
-        self._progress.update(self._task, completed=0)
-
-    def close(self) -> None:
-        self._progress.refresh()
+    return fetch(f"{MNIST_MIRROR}{name}.gz", MNIST_FILES[name][1], "mnist", "MNIST's four IDX files")

@@ -14,15 +14,12 @@ from aru_kernels.functional import gamma
 from aru_lab.checkpoint import RunFolder
 from aru_lab.config import TrainConfig
 from aru_lab.errors import RunError
-from aru_lab.evaluation import Score, evaluate, load_classifier, to_tensors
-from aru_lab.figures import NeuronCurves, demo_figure
-from aru_lab.models import build_classifier, count_parameters, match_hidden_size
+from aru_lab.evaluation import Score, build_for, evaluate, load_classifier, task_of, to_tensors
+from aru_lab.figures import NAMES, NeuronCurves, demo_figure
+from aru_lab.models import count_parameters, match_hidden_size
 from aru_lab.perturbations import StepDrive
 from aru_lab.runtime import run_on
-from aru_lab.tasks import TASKS
 from aru_lab.training import TrainResult, resume, train
-
-NAMES = {"arun": "ARUN", "relu": "RNN+ReLU"}
 
 
 def _default_training() -> TrainConfig:
@@ -104,18 +101,13 @@ def demo(output: Path, settings: DemoSettings | None = None, console: Console | 
 
 def _configurations(training: TrainConfig, output: Path) -> dict[str, TrainConfig]:
     arun = dataclasses.replace(training, output=output / "arun")
-    hidden_size = match_hidden_size("relu", _count(arun), input_size=TASKS[arun.task].input_size)
+    hidden_size = match_hidden_size("relu", _count(arun), input_size=task_of(arun).input_size)
     relu = dataclasses.replace(training, model="relu", hidden_size=hidden_size, output=output / "relu")
     return {"arun": arun, "relu": relu}
 
 
 def _count(config: TrainConfig) -> int:
-    task = TASKS[config.task]
-    return count_parameters(
-        build_classifier(
-            config.model, config.hidden_size, config.controller_size, task.input_size, task.n_classes, device="meta"
-        )
-    )
+    return count_parameters(build_for(config, task_of(config), torch.device("meta")))
 
 
 def _train_or_continue(config: TrainConfig, console: Console) -> TrainResult:
@@ -134,11 +126,11 @@ def _draw(runs: dict[str, TrainResult], step: StepDrive, path: Path) -> None:
     """Learning curves, and γ of four neurons of the ARUN while it reads one test sequence under the step drive."""
     model, config = load_classifier(runs["arun"].run)
     parameter = next(model.parameters())
-    test = TASKS[config.task].load(config.data_dir).test
+    test = task_of(config).load(config.data_dir).test
     x, _ = to_tensors(test, slice(1), parameter.device, parameter.dtype)
     n_steps = x.shape[1]
     onset, end = step.bounds(n_steps)
-    with torch.no_grad(), run_on(config.backend, model, x.shape[2]):
+    with torch.no_grad(), run_on(config.backend, model):
         _, _, trace = model.recurrent(x.transpose(0, 1), drive=step.drive(n_steps), return_trace=True)
     a, n, s = (tensor[:, 0].double().cpu() for tensor in trace)
 

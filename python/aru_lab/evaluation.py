@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,10 @@ from aru_lab.errors import ConfigError, RunError
 from aru_lab.models import SequenceClassifier, build_classifier
 from aru_lab.perturbations import Perturbation
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
-from aru_lab.tasks import TASKS, Sequences, Task
+from aru_lab.sequences import Sequences
+from aru_lab.tasks import Task, find_task
+
+TEST_SEED = 1_000_003  # test sequence k draws its perturbation from the seed TEST_SEED + k
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ def score(
     model: SequenceClassifier,
     sequences: Sequences,
     batch_size: int = 250,
-    drive: float | Tensor | None = None,
+    perturbation: Perturbation | None = None,
     between_batches: Callable[[], None] | None = None,
 ) -> Score:
     """Score the model on all sequences, in evaluation mode and without gradients.
@@ -40,7 +44,7 @@ def score(
         model: the classifier.
         sequences: what it reads.
         batch_size: sequences at once; the score does not depend on it beyond rounding.
-        drive: external drive, as in SequenceClassifier.forward.
+        perturbation: what is done to the network; its random numbers are the same at every call.
         between_batches: called after every batch; it may raise to stop.
     """
     parameter = next(model.parameters())
@@ -50,13 +54,26 @@ def score(
     with torch.no_grad():
         for start in range(0, len(sequences), batch_size):
             x, y = to_tensors(sequences, slice(start, start + batch_size), parameter.device, parameter.dtype)
-            logits = model(x, drive=drive)
+            seeds = range(TEST_SEED + start, TEST_SEED + start + len(y))
+            logits = model(x, **perturbed(model, x, perturbation, seeds))
             loss += nn.functional.cross_entropy(logits, y, reduction="sum").item()
             n_correct += (logits.argmax(dim=1) == y).sum().item()
             if between_batches is not None:
                 between_batches()
     model.train(was_training)
     return Score(loss / len(sequences), n_correct / len(sequences), len(sequences))
+
+
+def perturbed(
+    model: SequenceClassifier, x: Tensor, perturbation: Perturbation | None, seeds: Sequence[int]
+) -> dict[str, Any]:
+    """The arguments of SequenceClassifier.forward that perturb it on the batch x, one seed a sequence."""
+    if perturbation is None:
+        return {}
+    n_steps = model.n_steps(x.shape[1])
+    drive = perturbation.drive(n_steps, model.recurrent.hidden_size, seeds)
+    contrast = perturbation.contrast(n_steps, seeds)
+    return {"drive": None if drive is None else drive.to(x), "contrast": contrast}
 
 
 def to_tensors(
@@ -87,8 +104,8 @@ def load_classifier(
         raise ConfigError(f"checkpoint: got {which!r}, expected best or last.")
     place = resolve_device(device or config.device)
     content = load_checkpoint(folder.best_file if which == "best" else folder.last_file, place)
-    model = build_for(config, TASKS[config.task], place)
     try:
+        model = build_for(config, task_of(config), place)
         model.load_state_dict(content["model"])
     except (KeyError, RuntimeError) as error:
         raise RunError(
@@ -96,6 +113,11 @@ def load_classifier(
             "restore both from a copy, or train anew."
         ) from error
     return model.eval(), config
+
+
+def task_of(config: TrainConfig, name: str | None = None) -> Task:
+    """The task of a configuration, or another by name, with the pixels grouped as the configuration says."""
+    return find_task(name or config.task, config.pixels_per_step)
 
 
 def build_for(config: TrainConfig, task: Task, device: torch.device) -> SequenceClassifier:
@@ -106,6 +128,7 @@ def build_for(config: TrainConfig, task: Task, device: torch.device) -> Sequence
         config.controller_size,
         task.input_size,
         task.n_classes,
+        task.encoder,
         device=device,
         dtype=resolve_dtype(config.dtype),
     )
@@ -135,8 +158,9 @@ def evaluate(
         RunError, ConfigError, DataError: with a sentence that says what to do.
     """
     model, config = load_classifier(run, which, device)
-    test = TASKS[config.task].load(data_dir or config.data_dir).test
-    drives = [perturbation.drive(test.x.shape[1]) for perturbation in perturbations]
-    with run_on(backend or config.backend, model, TASKS[config.task].input_size):
+    test = task_of(config).load(data_dir or config.data_dir).test
+    for perturbation in perturbations:  # one that does not fit is refused before the work begins
+        perturbation.drive(model.n_steps(test.x.shape[1]))
+    with run_on(backend or config.backend, model):
         clean = score(model, test, batch_size)
-        return clean, [score(model, test, batch_size, drive) for drive in drives]
+        return clean, [score(model, test, batch_size, perturbation) for perturbation in perturbations]

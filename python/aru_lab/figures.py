@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
+SKY, GREEN = "#56B4E9", "#009E73"
 
 
 @dataclass(frozen=True)
@@ -70,3 +71,69 @@ def _neurons(figure: Any, neurons: list[NeuronCurves], title: str) -> None:
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     figure.suptitle(title, fontsize="large")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One model under one sweep: by strength, the (accuracy, loss) of each seed."""
+
+    model: str
+    sweep: str
+    points: dict[float, list[tuple[float, float]]]
+
+
+# One look a model, whatever models a figure shows: colour, marker and dash, so that print in grey tells them apart too.
+LOOKS = {
+    "arun": (VERMILION, "o", "-"),
+    "gamma-heterogeneous": (BLUE, "s", "-"),
+    "gamma-homogeneous": (SKY, "D", "--"),
+    "relu": (BLACK, "^", "-"),
+    "lstm": (ORANGE, "v", "--"),
+    "gru": (GREEN, "P", ":"),
+}
+NAMES = {
+    "arun": "ARUN",
+    "gamma-heterogeneous": "RNN+γ heterogeneous",
+    "gamma-homogeneous": "RNN+γ homogeneous",
+    "relu": "RNN+ReLU",
+    "lstm": "LSTM",
+    "gru": "GRU",
+}
+
+
+def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, path: Path) -> None:
+    """Accuracy (above) and loss (below) against strength, a panel a sweep, a line a model, ± one deviation over seeds.
+
+    Args:
+        curves: what to draw.
+        labels: by name of a sweep, the label of its horizontal axis; in the order of the panels.
+        title: of the figure.
+        path: file to write; its suffix names the format.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.1 * len(labels), 6.2), layout="constrained", dpi=130)
+    panels = figure.subplots(2, len(labels), sharex="col", sharey="row", squeeze=False)
+    for column, (sweep, label) in enumerate(labels.items()):
+        for curve in (c for c in curves if c.sweep == sweep):
+            colour, marker, dash = LOOKS[curve.model]
+            strengths = sorted(curve.points)
+            for row, scale in ((0, 100), (1, 1)):
+                values = [scale * np.array(curve.points[x])[:, row] for x in strengths]
+                mean = np.array([v.mean() for v in values])
+                spread = np.array([v.std(ddof=1) if len(v) > 1 else 0.0 for v in values])
+                axes = panels[row, column]
+                axes.plot(strengths, mean, dash, color=colour, marker=marker, markersize=4, label=NAMES[curve.model])
+                low = np.maximum(mean - spread, 1e-3)  # the loss's axis is logarithmic
+                axes.fill_between(strengths, low, mean + spread, color=colour, alpha=0.15, linewidth=0)
+        panels[1, column].set_xlabel(label)
+    panels[0, 0].set(ylabel="accuracy (%)", ylim=(0, 102))
+    panels[1, 0].set(ylabel="cross-entropy (nats)", yscale="log")
+    for axes in panels.flat:
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
+    figure.suptitle(title)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)

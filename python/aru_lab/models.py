@@ -1,4 +1,4 @@
-"""One classifier around every recurrent network: a recurrent part and a linear read-out of its last state h_T.
+"""One classifier around every recurrent network: an encoder or none, a recurrent part, and a linear read-out of h_T.
 
 B sequences, T steps, I input features, H neurons, G controller units. A model is one entry of BUILDERS, named in
 config.MODELS.
@@ -14,8 +14,13 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
 from aru_kernels.init import henaff_orthogonal_
-from aru_lab.config import MODELS
+from aru_lab.config import MODELS, PARTS
+from aru_lab.encoders import ConvEncoder
 from aru_lab.errors import ConfigError
+
+# Parameters of the recurrent networks that make n and s: those of the gamma networks themselves, and the controller.
+STATIC = ("gain_l0", "saturation_l0")
+CONTROLLER = ("weight_ag_l0", "weight_gg_l0", "bias_g_l0", "weight_gc_l0", "bias_c_l0")
 
 
 class SequenceClassifier(nn.Module):
@@ -24,23 +29,47 @@ class SequenceClassifier(nn.Module):
     Args:
         recurrent: a time-major ARUN, GammaRNN, torch.nn.RNN, LSTM or GRU of one layer and one direction.
         n_classes: number of logits.
+        encoder: makes the recurrent part's sequences out of the input; None: they are the input.
     """
 
-    def __init__(self, recurrent: nn.Module, n_classes: int, device: Any = None, dtype: Any = None) -> None:
+    def __init__(
+        self,
+        recurrent: nn.Module,
+        n_classes: int,
+        encoder: ConvEncoder | None = None,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
         super().__init__()
+        self.encoder = encoder
         self.recurrent = recurrent
         self.readout = nn.Linear(recurrent.hidden_size, n_classes, device=device, dtype=dtype)
 
-    def forward(self, x: Tensor, drive: float | Tensor | None = None) -> Tensor:
-        """The logits (B, n_classes) of the sequences x (B, T, I).
+    @property
+    def trial_shape(self) -> tuple[int, int]:
+        """A shape (T, I) of input that the classifier can read, as small as can be."""
+        return (1, self.recurrent.input_size) if self.encoder is None else self.encoder.trial_shape
+
+    def n_steps(self, length: int) -> int:
+        """T of the recurrent part for inputs of so many steps."""
+        return length if self.encoder is None else self.encoder.n_steps(length)
+
+    def forward(self, x: Tensor, drive: float | Tensor | None = None, contrast: Tensor | None = None) -> Tensor:
+        """The logits (B, n_classes) of the inputs x.
 
         Args:
-            x: input, (B, T, I).
+            x: input, (B, T, I); with an encoder, what that reads. T below is what the recurrent part reads.
             drive: ξ, added to the pre-activation of every neuron: a number, a tensor (T,), or a 3-D tensor that
                 broadcasts to (T, B, H), time first. For an LSTM or a GRU it is added to the pre-activation of the
                 candidate (the tanh) alone and not to those of the gates.
+            contrast: factor of what the recurrent part reads, where that is above 0: (T,) or (T, B).
         """
+        if self.encoder is not None:
+            x = self.encoder(x)
         x = x.transpose(0, 1)
+        if contrast is not None:
+            factor = contrast.to(x).reshape(len(x), -1, 1)
+            x = torch.where(x > 0, x * factor, x)
         if isinstance(self.recurrent, nn.RNNBase):
             output = driven_rnn(self.recurrent, x, drive)
         else:
@@ -135,6 +164,7 @@ def build_classifier(
     controller_size: int = 50,
     input_size: int = 1,
     n_classes: int = 10,
+    encoder: str = "linear",
     device: Any = None,
     dtype: torch.dtype | None = None,
 ) -> SequenceClassifier:
@@ -146,6 +176,7 @@ def build_classifier(
         controller_size: G; only the ARUN has a controller.
         input_size: I.
         n_classes: number of logits.
+        encoder: "linear" or "conv"; for "conv", I must be 256.
         device: where the parameters live.
         dtype: their floating-point type.
 
@@ -155,7 +186,37 @@ def build_classifier(
     if model not in BUILDERS:
         raise ConfigError(f"model: got {model!r}, expected one of {', '.join(MODELS)}.")
     recurrent = BUILDERS[model](input_size, hidden_size, controller_size, device=device, dtype=dtype)
-    return SequenceClassifier(recurrent, n_classes, device=device, dtype=dtype)
+    front = ConvEncoder(device=device, dtype=dtype) if encoder == "conv" else None
+    return SequenceClassifier(recurrent, n_classes, front, device=device, dtype=dtype)
+
+
+def parts(classifier: SequenceClassifier) -> dict[str, list[nn.Parameter]]:
+    """The parameters by part, one list for each of config.PARTS; a part that the classifier has not is empty."""
+    named = dict(classifier.recurrent.named_parameters())
+    of_activation = set(named) & {*STATIC, *CONTROLLER}
+    return {
+        "activation": [named[name] for name in named if name in of_activation],
+        "recurrent": [named[name] for name in named if name not in of_activation],
+        "readout": list(classifier.readout.parameters()),
+        "encoder": [] if classifier.encoder is None else list(classifier.encoder.parameters()),
+    }
+
+
+def freeze(classifier: SequenceClassifier, frozen: tuple[str, ...]) -> None:
+    """Keep the parameters of the named parts (config.PARTS) as they are; batch normalisation still learns its averages.
+
+    Raises:
+        ConfigError: the classifier has no such part, or nothing is left to train.
+    """
+    of_part = parts(classifier)
+    for part in frozen:
+        if not of_part[part]:
+            have = ", ".join(name for name in PARTS if of_part[name])
+            raise ConfigError(f"freeze: got {part}, which this model has not; expected parts of {have}.")
+        for parameter in of_part[part]:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in classifier.parameters()):
+        raise ConfigError(f"freeze: got {' '.join(frozen)}, expected to leave something to train.")
 
 
 def count_parameters(module: nn.Module) -> int:
@@ -171,7 +232,7 @@ def match_hidden_size(
     n_classes: int = 10,
     tolerance: float = 0.02,
 ) -> int:
-    """The hidden size H whose classifier has as nearly as possible `n_parameters` parameters, read-out included.
+    """The hidden size H whose classifier (read-out included, no encoder) has as nearly as possible `n_parameters`.
 
     Raises:
         ConfigError: an unknown model, or no H comes within `tolerance` (a fraction) of `n_parameters`.

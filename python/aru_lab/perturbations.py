@@ -1,11 +1,17 @@
-"""Perturbations of a trained network at test time; each gives the external drive ξ that is added to the pre-activation.
+"""Perturbations of a network at test time, and of training where asked: external drives and changes of contrast.
 
-A perturbation is a frozen dataclass with a method `drive` and one entry of PERTURBATIONS.
+A perturbation is a frozen dataclass with the methods of `Perturbation` and one entry of PERTURBATIONS. On the command
+line it is written NAME:PARAMETER=VALUE,..., for example step:amplitude=0.5,onset=100.
+
+T steps of the recurrent network, B sequences, H neurons. Random perturbations draw each sequence's numbers from a seed
+of its own, so that they do not depend on how the sequences are put into batches.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,13 +24,53 @@ from aru_lab.errors import ConfigError
 class Perturbation(Protocol):
     """What every perturbation offers."""
 
-    def drive(self, n_steps: int) -> Tensor:
-        """The drive of a sequence of T = n_steps steps: shape (T,), or 3-D and broadcastable to (T, B, H)."""
+    def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor | None:
+        """The external drive ξ: (T,), or 3-D and broadcastable to (T, B, H); None where there is none.
+
+        Args:
+            n_steps: T.
+            n_neurons: H.
+            seeds: one for each of the B sequences.
+        """
+        ...
+
+    def contrast(self, n_steps: int, seeds: Sequence[int] = ()) -> Tensor | None:
+        """The factor of the inputs that are above 0: (T,) or (T, B); None where they stay as they are."""
         ...
 
 
 @dataclass(frozen=True)
-class StepDrive:
+class _Drive:
+    """What drives have in common: they last `length` τ steps from step `onset`; None takes T // 2 and T // 4."""
+
+    def _check(self) -> None:
+        for name in ("onset", "length"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or value < 0):
+                raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least 0 or None.")
+
+    def bounds(self, n_steps: int) -> tuple[int, int]:
+        """First driven step and the step after the last one, in a sequence of `n_steps`.
+
+        Raises:
+            ConfigError: the drive does not end within the sequence.
+        """
+        onset = n_steps // 4 if self.onset is None else self.onset
+        length = n_steps // 2 if self.length is None else self.length
+        if onset + length > n_steps:
+            raise ConfigError(
+                f"length: got a drive from step {onset} of length {length}, expected it to end within the sequence of "
+                f"{n_steps} steps."
+            )
+        return onset, onset + length
+
+    def contrast(self, n_steps: int, seeds: Sequence[int] = ()) -> Tensor | None:
+        """None: the inputs stay as they are."""
+        return None
+
+
+@dataclass(frozen=True)
+class StepDrive(_Drive):
     """A drive of `amplitude` ξ on every neuron during `length` τ steps from step `onset`, and 0 at the other steps.
 
     Args:
@@ -38,29 +84,10 @@ class StepDrive:
     length: int | None = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.amplitude):
-            raise ConfigError(f"amplitude: got {self.amplitude!r}, expected a finite number.")
-        for name in ("onset", "length"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least 0 or None.")
+        _check_finite(self, "amplitude")
+        self._check()
 
-    def bounds(self, n_steps: int) -> tuple[int, int]:
-        """First driven step and the step after the last one, in a sequence of `n_steps`.
-
-        Raises:
-            ConfigError: the step does not lie within the sequence.
-        """
-        onset = n_steps // 4 if self.onset is None else self.onset
-        length = n_steps // 2 if self.length is None else self.length
-        if onset + length > n_steps:
-            raise ConfigError(
-                f"length: got a drive from step {onset} of length {length}, expected it to end within the sequence of "
-                f"{n_steps} steps."
-            )
-        return onset, onset + length
-
-    def drive(self, n_steps: int) -> Tensor:
+    def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor:
         """The drive of shape (T,), float32."""
         onset, end = self.bounds(n_steps)
         drive = torch.zeros(n_steps)
@@ -68,4 +95,147 @@ class StepDrive:
         return drive
 
 
-PERTURBATIONS: dict[str, type[Perturbation]] = {"step": StepDrive}
+@dataclass(frozen=True)
+class NoisyDrive(_Drive):
+    """A drive that is drawn anew for every neuron and step, normal with mean μ_ξ and deviation σ_ξ, during τ steps.
+
+    Args:
+        deviation: σ_ξ, in units of the pre-activation.
+        mean: μ_ξ.
+        onset: first driven step, counted from 0; None takes T // 4.
+        length: τ, number of driven steps; None takes T // 2.
+    """
+
+    deviation: float
+    mean: float = 0.0
+    onset: int | None = None
+    length: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_finite(self, "mean", "deviation")
+        if self.deviation < 0:
+            raise ConfigError(f"deviation: got {self.deviation!r}, expected a number of at least 0.")
+        self._check()
+
+    def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor:
+        """The drive of shape (T, B, H), float32, sequence b from seeds[b]."""
+        onset, end = self.bounds(n_steps)
+        drive = torch.zeros(n_steps, len(seeds), n_neurons)
+        for b, seed in enumerate(seeds):
+            noise = torch.randn(end - onset, n_neurons, generator=torch.Generator().manual_seed(seed))
+            drive[onset:end, b] = self.mean + self.deviation * noise
+        return drive
+
+
+@dataclass(frozen=True)
+class VariableContrast:
+    """Inputs above 0 times 1 + A sin(2π f t/T + φ), t = 0 ... T-1.
+
+    Args:
+        amplitude: A.
+        frequency: f, periods in a sequence.
+        phase: φ, in radians.
+    """
+
+    amplitude: float
+    frequency: float = 1.0
+    phase: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check_finite(self, "amplitude", "frequency", "phase")
+
+    def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor | None:
+        """None: there is no drive."""
+        return None
+
+    def contrast(self, n_steps: int, seeds: Sequence[int] = ()) -> Tensor:
+        """The factor of shape (T,), float32."""
+        t = torch.arange(n_steps, dtype=torch.float64)
+        return (1 + self.amplitude * torch.sin(2 * math.pi * self.frequency * t / n_steps + self.phase)).float()
+
+
+@dataclass(frozen=True)
+class RandomContrast:
+    """Variable contrast of phase 0 and a frequency that each sequence draws from U(0, highest_frequency).
+
+    The augmentation in the authors' code, which draws one frequency a batch; its values are the defaults.
+
+    Args:
+        amplitude: A.
+        highest_frequency: in periods a sequence.
+    """
+
+    amplitude: float = 0.2
+    highest_frequency: float = 2.0
+
+    def __post_init__(self) -> None:
+        _check_finite(self, "amplitude", "highest_frequency")
+
+    def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor | None:
+        """None: there is no drive."""
+        return None
+
+    def contrast(self, n_steps: int, seeds: Sequence[int] = ()) -> Tensor:
+        """The factor of shape (T, B), float32, sequence b from seeds[b]."""
+        draws = [torch.rand((), generator=torch.Generator().manual_seed(seed)).item() for seed in seeds]
+        waves = [VariableContrast(self.amplitude, self.highest_frequency * draw).contrast(n_steps) for draw in draws]
+        return torch.stack(waves, dim=1) if waves else torch.ones(n_steps, 0)
+
+
+PERTURBATIONS: dict[str, type[Perturbation]] = {
+    "step": StepDrive,
+    "noisy": NoisyDrive,
+    "contrast": VariableContrast,
+    "random-contrast": RandomContrast,
+}
+
+
+def parse(text: str) -> Perturbation:
+    """The perturbation written as NAME or NAME:PARAMETER=VALUE,...
+
+    Raises:
+        ConfigError: an unknown name or parameter, a missing one, or a value that is no number.
+    """
+    name, _, rest = text.partition(":")
+    if name not in PERTURBATIONS:
+        raise ConfigError(f"perturb: got {text!r}, expected one of {', '.join(map(usage, PERTURBATIONS))}.")
+    fields = {field.name: field for field in dataclasses.fields(PERTURBATIONS[name])}
+    values: dict[str, float | int] = {}
+    for item in filter(None, rest.split(",")):
+        key, _, value = item.partition("=")
+        if key not in fields or key in values:
+            raise ConfigError(f"perturb: got {item!r} in {text!r}, expected {usage(name)}, each parameter once.")
+        try:
+            values[key] = int(value) if "int" in str(fields[key].type) else float(value)
+        except ValueError as error:
+            raise ConfigError(f"perturb: got {item!r} in {text!r}, expected a number after the sign =.") from error
+    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
+    if missing:
+        raise ConfigError(f"perturb: got {text!r} without {', '.join(missing)}, expected {usage(name)}.")
+    try:
+        return PERTURBATIONS[name](**values)
+    except ConfigError as error:
+        raise ConfigError(f"perturb: {text!r}: {error}") from error
+
+
+def usage(name: str) -> str:
+    """How the perturbation called `name` is written, optional parameters in brackets."""
+    parameters = [
+        f"{field.name}=..." if field.default is dataclasses.MISSING else f"[{field.name}=...]"
+        for field in dataclasses.fields(PERTURBATIONS[name])
+    ]
+    return f"{name}:{','.join(parameters)}"
+
+
+def describe(perturbation: Perturbation) -> str:
+    """The perturbation as `parse` reads it; parameters that are None are left out."""
+    name = next(name for name, kind in PERTURBATIONS.items() if kind is type(perturbation))
+    values = {key: value for key, value in vars(perturbation).items() if value is not None}
+    return f"{name}:" + ",".join(f"{key}={value:.12g}" for key, value in values.items())
+
+
+def _check_finite(perturbation: object, *names: str) -> None:
+    for name in names:
+        value = getattr(perturbation, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ConfigError(f"{name}: got {value!r}, expected a finite number.")

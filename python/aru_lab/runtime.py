@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 import torch
-from torch import nn
 
 import aru_kernels
 from aru_lab.errors import ConfigError
+from aru_lab.models import SequenceClassifier
 
 
 def resolve_device(name: str) -> torch.device:
@@ -37,13 +37,12 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 @contextmanager
-def run_on(backend: str, model: nn.Module, input_size: int) -> Iterator[None]:
+def run_on(backend: str, model: SequenceClassifier) -> Iterator[None]:
     """Run everything inside on one backend of aru_kernels, after the model has taken one step on it for trial.
 
     Args:
         backend: "auto" or the name of a backend.
-        model: a SequenceClassifier.
-        input_size: I, input features of a step.
+        model: the classifier.
 
     Raises:
         ConfigError: the backend can't serve here; the reason is that of aru_kernels.
@@ -53,8 +52,11 @@ def run_on(backend: str, model: nn.Module, input_size: int) -> Iterator[None]:
         try:
             if backend != "auto":  # "auto" leaves the choice to ARU_KERNELS_BACKEND too
                 stack.enter_context(aru_kernels.use_backend(backend))
+            was_training = model.training
+            model.eval()  # so that batch normalisation learns nothing from the trial
             with torch.no_grad():
-                model(parameter.new_zeros(1, 1, input_size))
+                model(parameter.new_zeros(1, *model.trial_shape))
+            model.train(was_training)
         except (ValueError, RuntimeError) as error:
             raise ConfigError(f"backend: {error}") from error
         yield

@@ -1,53 +1,48 @@
-"""Tasks: labelled images read one pixel a step, in natural or in one fixed random order.
+"""Tasks: labelled sequences to classify. Images are read step by step; a file of sequences is taken as it is.
 
 A task is one entry of TASKS. Nothing here imports torch, so that the command line can list the tasks at once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
-from aru_lab.data import DATASETS, Images, fixed_permutation
+from aru_lab.data import DATASETS, SPLIT_SEED, Images, fixed_permutation
 from aru_lab.errors import ConfigError
+from aru_lab.sequences import Sequences, TaskData, read_sequences, split
 
 PERMUTATION_SEED = 0
+VALIDATION_SHARE = 10  # one in so many
+GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as torchvision and Pillow turn colour into grey
+
+Examples = TypeVar("Examples", Images, Sequences)
 
 
-@dataclass(frozen=True)
-class Sequences:
-    """Sequences x of shape (N, T, I), float32, and one label each, y of shape (N,), int64."""
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """The three parts of a task's data."""
-
-    train: Sequences
-    validation: Sequences
-    test: Sequences
-
-
-@dataclass(frozen=True)
-class Task:
-    """Classify an image read one pixel a step: T = rows x columns, I = 1, pixel values in [0, 1].
-
-    `permuted` puts the pixels of every image in the same random order, that of `permutation(T)`.
-    """
+class Task(Protocol):
+    """What training and evaluation ask of a task."""
 
     name: str
-    dataset: str
-    permuted: bool
-    n_classes: int = 10
-    input_size: int = 1
+
+    @property
+    def input_size(self) -> int:
+        """I of the recurrent network."""
+
+    @property
+    def n_steps(self) -> int:
+        """T of the recurrent network."""
+
+    @property
+    def n_classes(self) -> int:
+        """Number of logits."""
+
+    @property
+    def encoder(self) -> str:
+        """What stands in front of the recurrent network: "linear" (its own input weights) or "conv"."""
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
@@ -63,18 +58,113 @@ class Task:
             DataError: the data is missing or damaged.
             ConfigError: more examples were asked for than there are.
         """
+        ...
+
+
+@dataclass(frozen=True)
+class ImageTask:
+    """Classify an image read row by row, some pixels a step, pixel values in [0, 1].
+
+    With the encoder "linear", a step is `pixels_per_step` grey pixels: T = pixels / pixels_per_step, I =
+    pixels_per_step. With "conv", x holds the pixels of the colour image (T = pixels, I = 3) and the recurrent network
+    reads the 256 features of the encoder in 64 steps (`encoders.ConvEncoder`).
+
+    `permuted` puts the pixels of every image in the same random order, that of `permutation(n_pixels)`.
+    `held_out` takes the test images alone, in a fixed random order: one half for training (a tenth of it for
+    validation), the other half for testing; none of them was seen by a network trained on the other tasks.
+    `rotation` turns the images counter-clockwise by so many degrees, about the middle, edges filled with black.
+    """
+
+    name: str
+    dataset: str
+    n_pixels: int
+    permuted: bool = False
+    held_out: bool = False
+    rotation: float = 0.0
+    encoder: str = "linear"
+    pixels_per_step: int = 1
+    n_classes: int = 10
+
+    @property
+    def input_size(self) -> int:
+        """I of the recurrent network."""
+        return 256 if self.encoder == "conv" else self.pixels_per_step
+
+    @property
+    def n_steps(self) -> int:
+        """T of the recurrent network."""
+        return self.n_pixels // (16 if self.encoder == "conv" else self.pixels_per_step)
+
+    def load(
+        self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
+    ) -> TaskData:
+        """Read the data; see `Task.load`."""
         images = DATASETS[self.dataset](data_dir)
+        parts = (images.train, images.validation, images.test)
+        if self.held_out:
+            test = images.test.take(fixed_permutation(len(images.test), SPLIT_SEED))
+            half = len(test) // 2
+            fit = half - half // VALIDATION_SHARE
+            parts = (test.take(slice(fit)), test.take(slice(fit, half)), test.take(slice(half, None)))
         return TaskData(
-            train=self._sequences(_first(images.train, subset, "subset"), images.white),
-            validation=self._sequences(_first(images.validation, validation_subset, "validation_subset"), images.white),
-            test=self._sequences(images.test, images.white),
+            train=self._sequences(_first(parts[0], subset, "subset"), images.white),
+            validation=self._sequences(_first(parts[1], validation_subset, "validation_subset"), images.white),
+            test=self._sequences(parts[2], images.white),
         )
 
     def _sequences(self, images: Images, white: int) -> Sequences:
-        pixels = images.pixels.reshape(len(images), -1)
+        pixels = images.pixels
+        if self.rotation:
+            from scipy.ndimage import rotate
+
+            pixels = rotate(pixels, self.rotation, axes=(2, 1), reshape=False, order=1)
+        x = pixels.astype(np.float32) / white
+        if self.encoder == "conv":
+            return Sequences(x.reshape(len(images), self.n_pixels, 3), images.labels)
+        if x.ndim == 4:
+            x = x @ GREY
+        x = x.reshape(len(images), -1)
         if self.permuted:
-            pixels = pixels[:, permutation(pixels.shape[1])]
-        return Sequences((pixels.astype(np.float32) / white)[:, :, None], images.labels)
+            x = x[:, permutation(self.n_pixels)]
+        return Sequences(x.reshape(len(images), -1, self.pixels_per_step), images.labels)
+
+
+@dataclass(frozen=True)
+class FileTask:
+    """Classify the sequences of a file; see `sequences.read_sequences`. `name` is its path."""
+
+    name: str
+
+    @property
+    def encoder(self) -> str:
+        """A file's sequences are read by the recurrent network itself."""
+        return "linear"
+
+    @property
+    def input_size(self) -> int:
+        """I, the features of a step."""
+        return read_sequences(Path(self.name)).x.shape[2]
+
+    @property
+    def n_steps(self) -> int:
+        """T, the steps of a sequence."""
+        return read_sequences(Path(self.name)).x.shape[1]
+
+    @property
+    def n_classes(self) -> int:
+        """One more than the largest label."""
+        return int(read_sequences(Path(self.name)).y.max()) + 1
+
+    def load(
+        self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
+    ) -> TaskData:
+        """Read the data and split it into 70% train, 10% validation and 20% test; see `Task.load`."""
+        parts = split(read_sequences(Path(self.name)), SPLIT_SEED)
+        return TaskData(
+            train=_first(parts.train, subset, "subset"),
+            validation=_first(parts.validation, validation_subset, "validation_subset"),
+            test=parts.test,
+        )
 
 
 def permutation(n_steps: int) -> np.ndarray:
@@ -82,18 +172,51 @@ def permutation(n_steps: int) -> np.ndarray:
     return fixed_permutation(n_steps, PERMUTATION_SEED)
 
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, ImageTask] = {
     task.name: task
     for task in (
-        Task("sdigits", dataset="digits", permuted=False),
-        Task("psdigits", dataset="digits", permuted=True),
-        Task("smnist", dataset="mnist", permuted=False),
-        Task("psmnist", dataset="mnist", permuted=True),
+        ImageTask("sdigits", "digits", 64),
+        ImageTask("psdigits", "digits", 64, permuted=True),
+        ImageTask("upright-psdigits", "digits", 64, permuted=True, held_out=True),
+        ImageTask("rotated-psdigits", "digits", 64, permuted=True, held_out=True, rotation=45.0),
+        ImageTask("smnist", "mnist", 784),
+        ImageTask("psmnist", "mnist", 784, permuted=True),
+        ImageTask("upright-psmnist", "mnist", 784, permuted=True, held_out=True),
+        ImageTask("rotated-psmnist", "mnist", 784, permuted=True, held_out=True, rotation=45.0),
+        ImageTask("scifar10", "cifar10", 1024),
+        ImageTask("scifar10-conv", "cifar10", 1024, encoder="conv"),
     )
 }
 
 
-def _first(images: Images, n: int | None, argument: str) -> Images:
-    if n is not None and n > len(images):
-        raise ConfigError(f"{argument}: got {n}, expected at most the {len(images)} examples that there are.")
-    return images.take(slice(n))
+def is_data_file(task: str) -> bool:
+    """Whether a task's name is the path of a file of sequences."""
+    return task.endswith(".npz")
+
+
+def find_task(name: str, pixels_per_step: int = 1) -> Task:
+    """The task called `name`, with so many pixels a step.
+
+    Raises:
+        ConfigError: there is none, or its pixels can't be grouped like that.
+    """
+    if is_data_file(name):
+        if pixels_per_step != 1:
+            raise ConfigError(f"pixels_per_step: got {pixels_per_step} for the file {name}, expected 1.")
+        return FileTask(name)
+    if name not in TASKS:
+        names = ", ".join(sorted(TASKS))
+        raise ConfigError(f"task: got {name!r}, expected one of {names} or the path of an .npz file.")
+    task = TASKS[name]
+    if pixels_per_step != 1 and (task.encoder == "conv" or task.n_pixels % pixels_per_step):
+        raise ConfigError(
+            f"pixels_per_step: got {pixels_per_step}, expected "
+            + ("1 with a convolutional encoder." if task.encoder == "conv" else f"a divisor of {task.n_pixels}.")
+        )
+    return dataclasses.replace(task, pixels_per_step=pixels_per_step)
+
+
+def _first(examples: Examples, n: int | None, argument: str) -> Examples:
+    if n is not None and n > len(examples):
+        raise ConfigError(f"{argument}: got {n}, expected at most the {len(examples)} examples that there are.")
+    return examples.take(slice(n))

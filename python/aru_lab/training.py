@@ -1,45 +1,53 @@
 """Training that can be killed at any moment and resumed to the bit-identical result.
 
 All that the next step depends on is in last.pt: weights, optimiser, scheduler, random state, position and the sums of
-the epoch under way. The order of the examples is a function of the seed and the epoch. metrics.jsonl is written anew
-from last.pt when a run is resumed, so that a line too many or half a line does not survive.
+the epoch under way. The order of the examples and the perturbation of a batch are functions of the seed and the
+position. metrics.jsonl is written anew from last.pt when a run is resumed, so that a line too many or half a line does
+not survive.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from aru_lab.checkpoint import RunFolder, load_checkpoint, save_checkpoint
 from aru_lab.config import TrainConfig
-from aru_lab.errors import Interrupted, NonFiniteError, RunError
-from aru_lab.evaluation import Score, build_for, score, to_tensors
-from aru_lab.models import count_parameters
+from aru_lab.display import NO_NUMBERS, epoch_line, training_bar
+from aru_lab.distributed import World, joined
+from aru_lab.errors import ConfigError, Interrupted, NonFiniteError, RunError
+from aru_lab.evaluation import Score, build_for, load_classifier, perturbed, score, task_of, to_tensors
+from aru_lab.models import CONTROLLER, count_parameters, freeze
+from aru_lab.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
-from aru_lab.tasks import TASKS, TaskData
+from aru_lab.schedules import epoch_order, is_finished, quality, scheduled_rate
+from aru_lab.sequences import TaskData
+from aru_lab.signals import StopRequest
 
-WARMUP_FRACTION = 0.05
 PLATEAU_PATIENCE = 5
 PLATEAU_FACTOR = 0.5
+OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
+
+OnEpoch = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a finished run is, its metrics (one dictionary an epoch) and its number of parameters."""
+    """Where a finished run is, its metrics (one dictionary an epoch) and its number of trained parameters."""
 
     run: Path
     history: list[dict[str, Any]]
@@ -62,101 +70,192 @@ class Position:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
-def train(config: TrainConfig, console: Console | None = None) -> TrainResult:
+def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch | None = None) -> TrainResult:
     """Start a run in a new folder and train to the end.
+
+    Under torchrun all processes call this; they share each batch, and the first of them writes.
 
     Args:
         config: what to train and how.
         console: where the progress bar and one line an epoch go; None prints to standard output.
+        on_epoch: called with the metrics after every epoch.
 
     Raises:
-        RunError: the folder already holds a run.
+        RunError: the folder already holds a run, or a run whose weights are asked for does not fit.
         ConfigError, DataError: an argument or the data does not fit.
         NonFiniteError: the loss, a gradient or a weight is not finite; the last good checkpoint stays.
         Interrupted: Ctrl-C or a termination signal; a checkpoint was saved.
     """
-    console = console or Console()
     folder = RunFolder(config.run_folder)
-    folder.check_free()
-    if config.threads is not None:
-        torch.set_num_threads(config.threads)
-    # Made before the folder, so that an argument that does not fit leaves none behind.
-    trainer = _Trainer(config, folder, console)
-    folder.create(config, environment(trainer.device))
-    console.print(f"Run folder: [bold]{folder.path}[/bold]", highlight=False)
-    return trainer.run()
+    with joined(resolve_device(config.device)) as world:
+        folder.check_free()
+        world.wait()
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        # Made before the folder, so that an argument that does not fit leaves none behind.
+        trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
+        trainer.initialise()
+        if not world.is_first:
+            world.wait()
+            return trainer.run()
+        folder.make()
+        with folder.locked():
+            folder.create(config, environment(trainer.device) | {"processes": world.size})
+            world.wait()
+            trainer.console.print(f"Run folder: [bold]{folder.path}[/bold]", highlight=False)
+            return trainer.run()
 
 
-def resume(run: Path, console: Console | None = None) -> TrainResult:
+def resume(run: Path, console: Console | None = None, on_epoch: OnEpoch | None = None) -> TrainResult:
     """Continue a run that was stopped or killed, from its last checkpoint to the end.
 
     On the CPU the final weights and metrics (timings aside) are bit for bit those of a run that was never stopped.
 
     Args:
         run: the run folder.
-        console: as in `train`.
+        console, on_epoch: as in `train`.
 
     Raises:
-        RunError: the folder holds no run or is damaged.
+        RunError: the folder holds no run, is damaged, or is in use; or the run was started on another number of
+            processes.
         ConfigError, DataError, NonFiniteError, Interrupted: as in `train`.
     """
-    console = console or Console()
     folder = RunFolder(Path(run))
     config, started_on = folder.read_config()
-    # The number of threads decides the order of some sums, and so their last bits.
-    torch.set_num_threads(started_on.get("threads", torch.get_num_threads()))
-    trainer = _Trainer(config, folder, console)
-    trainer.restore()
-    position = trainer.position
-    console.print(
-        f"Run folder: [bold]{folder.path}[/bold], resumed after {position.epoch} of {config.epochs} epochs and "
-        f"{position.batch} batches",
-        highlight=False,
-    )
-    return trainer.run()
+    with joined(resolve_device(config.device)) as world, contextlib.ExitStack() as stack:
+        n_processes = started_on.get("processes", 1)
+        if n_processes != world.size:
+            raise RunError(
+                f"{folder.path} was started on {n_processes} processes and would be resumed on {world.size}; use "
+                f"`torchrun --nproc-per-node {n_processes} -m aru_lab train --resume {folder.path}`."
+            )
+        if world.is_first:
+            stack.enter_context(folder.locked())
+        # The number of threads decides the order of some sums, and so their last bits.
+        torch.set_num_threads(started_on.get("threads", torch.get_num_threads()))
+        trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
+        trainer.restore()
+        position = trainer.position
+        trainer.console.print(
+            f"Run folder: [bold]{folder.path}[/bold], resumed after {position.epoch} of {config.epochs} epochs and "
+            f"{position.batch} batches",
+            highlight=False,
+        )
+        return trainer.run()
+
+
+def _summary_writer() -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "tensorboard: TensorBoard is not installed; `pip install tensorboard`, or leave --tensorboard away."
+        ) from error
+    return SummaryWriter
 
 
 class _Trainer:
-    def __init__(self, config: TrainConfig, folder: RunFolder, console: Console) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        console: Console,
+        world: World | None = None,
+        on_epoch: OnEpoch | None = None,
+    ) -> None:
         self.config = config
         self.folder = folder
-        self.console = console
-        self.device = resolve_device(config.device)
+        self.world = world or World()
+        self.console = console if self.world.is_first else Console(quiet=True)
+        self.on_epoch = on_epoch
+        self.device = self.world.device(resolve_device(config.device))
         self.dtype = resolve_dtype(config.dtype)
-        task = TASKS[config.task]
+        self.perturbations = [parse(text) for text in config.perturb]
+        task = task_of(config)
         torch.manual_seed(config.seed)
         self.model = build_for(config, task, self.device)
+        freeze(self.model, config.freeze)
         self.data: TaskData = task.load(config.data_dir, config.subset, config.validation_subset)
-        self.input_size = task.input_size
+        for perturbation in self.perturbations:
+            perturbation.drive(self.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
-        with run_on(config.backend, self.model, self.input_size):
-            pass
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.learning_rate)
+        with run_on(config.backend, self.model):
+            self.try_mixed_precision()
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self.optimizer = OPTIMIZERS[config.optimizer](trained, lr=config.learning_rate)
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
             self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
         )
+        if self.world.rank:  # noise of its own for each process
+            torch.manual_seed((config.seed + self.world.rank * 1_000_003) % 2**63)
         self.position = Position()
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
         self.saved_at = time.monotonic()
-        self.stop = _StopRequest()
+        self.stop = StopRequest()
+        self.writer_class = _summary_writer() if config.tensorboard and self.world.is_first else None
+        self.logs: Any = None
+
+    def try_mixed_precision(self) -> None:
+        """Refuse mixed precision where the device has no kernel for the network in bfloat16."""
+        if not self.config.mixed_precision:
+            return
+        trial = torch.zeros(2, *self.model.trial_shape, device=self.device, dtype=self.dtype)
+        self.model.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                self.model(trial)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"mixed_precision: this device can't run the model {self.config.model} in bfloat16 "
+                f"({str(error).splitlines()[0].split('. ')[0]}); leave --mixed-precision away."
+            ) from error
+        self.model.train()
+
+    def initialise(self) -> None:
+        """Take the initial weights from the runs that the configuration names.
+
+        Raises:
+            RunError: there is no such run, or its weights do not fit.
+        """
+        for argument, names in (("initial_from", None), ("controller_from", CONTROLLER)):
+            source = getattr(self.config, argument)
+            if source is None:
+                continue
+            other, other_config = load_classifier(source, device=str(self.device))
+            weights = other.state_dict() if names is None else other.recurrent.state_dict()
+            into = self.model if names is None else self.model.recurrent
+            try:
+                into.load_state_dict(
+                    weights if names is None else into.state_dict() | {name: weights[name] for name in names}
+                )
+            except (KeyError, RuntimeError) as error:
+                raise RunError(
+                    f"{argument}: {source} holds a {other_config.model} of hidden size {other_config.hidden_size} and "
+                    f"controller size {other_config.controller_size}, whose weights do not fit this "
+                    f"{self.config.model} of {self.config.hidden_size} and {self.config.controller_size}."
+                ) from error
 
     def run(self) -> TrainResult:
         """Train from the present position to the end."""
-        with run_on(self.config.backend, self.model, self.input_size):
+        with run_on(self.config.backend, self.model):
             return self._run()
 
     def _run(self) -> TrainResult:
+        config, position = self.config, self.position
+        self.parallel: Any = self.model if self.world.size == 1 else DistributedDataParallel(self.model)
         if not self.folder.last_file.exists():
             # From here on there is always a good checkpoint to go back to.
             self.save()
-        with self.stop, _progress_bar(self.console) as progress:
-            bar = progress.add_task(
-                "", total=self.config.epochs * self.n_batches, completed=self.position.step, **_NO_NUMBERS
-            )
-            while self.position.epoch < self.config.epochs:
+        if self.writer_class is not None:
+            self.logs = self.writer_class(str(self.folder.path / "tensorboard"), purge_step=position.epoch + 1)
+        with self.stop, training_bar(self.console) as progress:
+            bar = progress.add_task("", total=config.epochs * self.n_batches, completed=position.step, **NO_NUMBERS)
+            while not is_finished(config, position.history):
                 self.train_epoch(progress, bar)
                 self.finish_epoch(progress)
-        return TrainResult(self.folder.path, self.position.history, count_parameters(self.model))
+        if self.logs is not None:
+            self.logs.close()
+        return TrainResult(self.folder.path, position.history, count_parameters(self.model))
 
     def train_epoch(self, progress: Progress, bar: Any) -> None:
         """Take the remaining steps of the present epoch."""
@@ -182,7 +281,9 @@ class _Trainer:
                 speed=f"{position.n_seen / position.seconds:,.0f}",
             )
             self.obey_stop()
-            if time.monotonic() - self.saved_at >= config.checkpoint_seconds:
+            # The first process's clock decides for all.
+            due = self.world.is_first and time.monotonic() - self.saved_at >= config.checkpoint_seconds
+            if self.world.max(due)[0]:
                 self.save()
 
     def step(self, index: Tensor) -> tuple[float, int]:
@@ -190,28 +291,74 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             if self.config.schedule != "plateau":
                 group["lr"] = scheduled_rate(self.config, self.position.step, self.config.epochs * self.n_batches)
-        x, y = to_tensors(self.data.train, index, self.device, self.dtype)
-        if self.config.input_noise > 0:
-            x = x + self.config.input_noise * torch.randn_like(x)
-        self.optimizer.zero_grad()
-        logits = self.model(x)
-        loss = nn.functional.cross_entropy(logits, y)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise self.non_finite("loss", value)
-        loss.backward()
+        loss, n_correct = self.gradients(index)
+        if not math.isfinite(loss):
+            raise self.non_finite("loss", loss)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf).item()
         if not math.isfinite(norm):
             raise self.non_finite("norm of the gradient", norm)
         self.optimizer.step()
-        return value, int((logits.detach().argmax(dim=1) == y).sum().item())
+        return loss, n_correct
+
+    def gradients(self, index: Tensor) -> tuple[float, int]:
+        """Put the gradient of the mean loss of the examples at `index` into the parameters; loss, right answers."""
+        n = len(index)
+        perturbation, seeds = self.draw_perturbation(n)
+        mine = self.world.share(torch.arange(n))
+        counts = len(mine) > 0
+        if not counts:  # fewer examples than processes: take part with an example that does not count
+            mine = torch.zeros(1, dtype=torch.long)
+        self.optimizer.zero_grad()
+        loss_sum, n_correct = 0.0, 0
+        chunks = mine.chunk(self.config.accumulate)
+        for k, chunk in enumerate(chunks):
+            alone = self.world.size > 1 and k < len(chunks) - 1
+            with self.parallel.no_sync() if alone else contextlib.nullcontext():
+                loss, logits, y = self.forward(index[chunk], perturbation, [seeds[place] for place in chunk.tolist()])
+                # DistributedDataParallel takes the mean over the processes.
+                (loss * (counts * self.world.size * len(chunk) / n)).backward()
+            loss_sum += counts * loss.item() * len(chunk)
+            n_correct += counts * int((logits.detach().argmax(dim=1) == y).sum().item())
+        loss_sum, n_right = self.world.sum(loss_sum, n_correct)
+        return loss_sum / n, int(n_right)
+
+    def forward(
+        self, index: Tensor, perturbation: Perturbation | None, seeds: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss, logits and labels of the examples at `index`."""
+        x, y = to_tensors(self.data.train, index, self.device, self.dtype)
+        if self.config.input_noise > 0:
+            x = x + self.config.input_noise * torch.randn_like(x)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
+            logits = self.parallel(x, **perturbed(self.model, x, perturbation, seeds))
+        logits = logits.to(self.dtype)
+        return nn.functional.cross_entropy(logits, y), logits, y
+
+    def draw_perturbation(self, n: int) -> tuple[Perturbation | None, list[int]]:
+        """The perturbation of this step's batch, or none, and a seed for each of its n examples."""
+        if not self.perturbations:
+            return None, [0] * n
+        generator = torch.Generator().manual_seed((self.config.seed * 1_000_003 + self.position.step) % 2**63)
+        share, which = torch.rand(2, generator=generator).tolist()
+        first = int(torch.randint(2**62, (), generator=generator))
+        chosen = self.perturbations[int(which * len(self.perturbations))] if share < self.config.perturb_share else None
+        return chosen, list(range(first, first + n))
+
+    def validate(self) -> Score:
+        """Score all validation examples, each process its share."""
+        batch_size = max(self.config.batch_size, 250)
+        if self.world.size == 1:
+            return score(self.model, self.data.validation, batch_size, between_batches=self.obey_stop)
+        mine = self.data.validation.take(slice(self.world.rank, None, self.world.size))
+        part = score(self.model, mine, batch_size) if len(mine) else Score(0.0, 0.0, 0)
+        loss, n_correct, n = self.world.sum(part.loss * part.n, round(part.accuracy * part.n), part.n)
+        self.obey_stop()
+        return Score(loss / n, n_correct / n, int(n))
 
     def finish_epoch(self, progress: Progress) -> None:
         """Validate, then save the epoch: best.pt, last.pt, the line in metrics.jsonl, in this order."""
         config, position = self.config, self.position
-        validation = score(
-            self.model, self.data.validation, max(config.batch_size, 250), between_batches=self.obey_stop
-        )
+        validation = self.validate()
         if not math.isfinite(validation.loss):
             raise self.non_finite("validation loss", validation.loss)
         self.check_weights()
@@ -228,7 +375,7 @@ class _Trainer:
         }
         if config.schedule == "plateau":
             self.plateau.step(validation.loss)
-        is_best = self.is_best(validation)
+        is_best = quality(entry) > (position.best_accuracy, -position.best_loss)
         if is_best:
             position.best_accuracy, position.best_loss = validation.accuracy, validation.loss
         position.history.append(entry)
@@ -236,35 +383,39 @@ class _Trainer:
         position.batch = position.n_correct = position.n_seen = 0
         position.loss_sum = position.seconds = 0.0
         # A kill between these leaves last.pt of before, and the epoch is finished again in the same way.
-        if is_best:
+        if is_best and self.world.is_first:
             best = {"model": self.model.state_dict(), "epoch": entry["epoch"], "validation": entry}
             save_checkpoint(best, self.folder.best_file)
         self.save()
-        self.folder.append_metrics(entry)
+        if self.world.is_first:
+            self.folder.append_metrics(entry)
+        if self.logs is not None:
+            for name in entry.keys() - {"epoch", "step"}:
+                self.logs.add_scalar(name, entry[name], entry["epoch"])
         progress.console.print(epoch_line(entry, config.epochs), highlight=False)
-
-    def is_best(self, validation: Score) -> bool:
-        """Whether this validation accuracy is the best so far; the loss decides between equals."""
-        best = (self.position.best_accuracy, -self.position.best_loss)
-        return (validation.accuracy, -validation.loss) > best
+        if self.on_epoch is not None:
+            self.on_epoch(entry)
 
     def save(self) -> None:
         """Write last.pt."""
         self.check_weights()
+        on_gpu = self.device.type == "cuda"
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "plateau": self.plateau.state_dict(),
             "position": dataclasses.asdict(self.position),
-            "rng": torch.get_rng_state(),
-            "rng_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "rng": self.world.gather(torch.get_rng_state()),
+            "rng_cuda": self.world.gather(torch.cuda.get_rng_state(self.device)) if on_gpu else None,
         }
-        save_checkpoint(content, self.folder.last_file)
+        if self.world.is_first:
+            save_checkpoint(content, self.folder.last_file)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go back to last.pt; a run killed before its first checkpoint starts over."""
         if not self.folder.last_file.exists():
+            self.initialise()
             return
         content = load_checkpoint(self.folder.last_file)
         try:
@@ -272,15 +423,16 @@ class _Trainer:
             self.optimizer.load_state_dict(content["optimizer"])
             self.plateau.load_state_dict(content["plateau"])
             self.position = Position(**content["position"])
-            torch.set_rng_state(content["rng"])
+            torch.set_rng_state(content["rng"][self.world.rank])
             if self.device.type == "cuda" and content["rng_cuda"] is not None:
-                torch.cuda.set_rng_state(content["rng_cuda"], self.device)
-        except (KeyError, TypeError, RuntimeError, ValueError) as error:
+                torch.cuda.set_rng_state(content["rng_cuda"][self.world.rank], self.device)
+        except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
             raise RunError(
                 f"{self.folder.last_file} does not belong to the configuration in {self.folder.config_file} ({error}); "
                 "restore both from a copy, or start a new run."
             ) from error
-        self.folder.write_metrics(self.position.history)
+        if self.world.is_first:
+            self.folder.write_metrics(self.position.history)
 
     def check_weights(self) -> None:
         """Refuse to save weights that are not finite."""
@@ -298,84 +450,11 @@ class _Trainer:
         )
 
     def obey_stop(self) -> None:
-        """Save and raise Interrupted where a signal asked to stop."""
-        if self.stop.received is not None:
+        """Save and raise Interrupted where a signal asked to stop; one process asked is all asked."""
+        received = int(self.world.max(self.stop.received or 0)[0])
+        if received:
             self.save()
             raise Interrupted(
-                f"Stopped by {signal.Signals(self.stop.received).name} after step {self.position.step}; continue with "
+                f"Stopped by {signal.Signals(received).name} after step {self.position.step}; continue with "
                 f"`aru train --resume {self.folder.path}`."
             )
-
-
-class _StopRequest:
-    """Within the block, the first SIGINT or SIGTERM is only noted; the second acts as it would have without."""
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._handlers: dict[int, Any] = {}
-
-    def __enter__(self) -> None:
-        # Python lets only the main thread set handlers.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note)
-
-    def __exit__(self, *_: Any) -> None:
-        self._restore()
-
-    def _note(self, number: int, _frame: Any) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-        self._handlers.clear()
-
-
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of the n training examples in an epoch, a permutation of 0 ... n-1.
-
-    It depends on the seed and the epoch alone, so that a run can be resumed anywhere.
-    """
-    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
-    return torch.randperm(n, generator=generator)
-
-
-def scheduled_rate(config: TrainConfig, step: int, n_steps: int) -> float:
-    """The learning rate of step `step` (from 0) of `n_steps` under the schedules constant and cosine."""
-    if config.schedule == "constant":
-        return config.learning_rate
-    warmup = max(1, round(WARMUP_FRACTION * n_steps))
-    if step < warmup:
-        return config.learning_rate * (step + 1) / warmup
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
-
-
-def epoch_line(entry: dict[str, Any], n_epochs: int) -> str:
-    """One line that tells how an epoch went."""
-    return (
-        f"epoch {entry['epoch']:>{len(str(n_epochs))}}/{n_epochs}  "
-        f"train loss {entry['train_loss']:.4f} ({entry['train_accuracy']:.1%})  "
-        f"validation {entry['validation_loss']:.4f} ({entry['validation_accuracy']:.1%})  "
-        f"{entry['sequences_per_second']:,.0f} seq/s"
-    )
-
-
-_NO_NUMBERS = {"loss": "-", "accuracy": "-", "speed": "-"}
-
-
-@contextmanager
-def _progress_bar(console: Console) -> Iterator[Progress]:
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),
-        MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]} ({task.fields[accuracy]})"),
-        TextColumn("{task.fields[speed]} seq/s"),
-        TimeRemainingColumn(compact=True),
-        TextColumn("left"),
-    )
-    # The bar goes away at the end: what stays is one line an epoch. A file or a pipe gets only those.
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        yield progress

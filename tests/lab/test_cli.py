@@ -38,9 +38,14 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert f"Run folder: {folder}" in printed.replace("\n", "")
     assert printed.count("train loss") == 2
     assert f"aru evaluate {folder}" in printed
-    assert main(["evaluate", folder, "--drive-amplitude", "-1", "0.5", "--drive-onset", "5"]) == 0
+    assert main(["evaluate", folder, "--perturb", "step:amplitude=-1,onset=5", "contrast:amplitude=0.5"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    for row in ("359 test sequences", "clean", "step drive ξ = -1", "step drive ξ = 0.5"):
+    for row in (
+        "359 test sequences",
+        "clean",
+        "step:amplitude=-1,onset=5",
+        "contrast:amplitude=0.5,frequency=1,phase=0",
+    ):
         assert row in printed
 
 
@@ -53,7 +58,8 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("train fly", r"task: got 'fly', expected one of psdigits, psmnist, sdigits, smnist\."),
+        ("train fly", r"task: got 'fly', expected one of psdigits, psmnist, .* or the path of an \.npz file\."),
+        ("train fly.npz", r"fly\.npz: there is no such file; expected an \.npz file with x of shape \(N, T, I\)"),
         ("train --model rnn", r"model: got 'rnn', expected one of arun"),
         ("train --epochs 0", r"epochs: got 0, expected a whole number of at least 1"),
         ("train --epochs many", r"--epochs: .*'many'; `aru train --help` lists what is expected\."),
@@ -62,12 +68,35 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("train --device cuda:99", r"device: got 'cuda:99', .* expected auto, cpu, or a GPU that is present"),
         ("train --backend fast", r"backend: .*'fast'"),
         ("train smnist --data-dir nowhere", r"nowhere: MNIST's file .* is neither there nor"),
+        ("train scifar10 --data-dir nowhere", r"nowhere: neither cifar-10-binary\.tar\.gz nor .* is there"),
+        ("train --pixels-per-step 7", r"pixels_per_step: got 7, expected a divisor of 64\."),
+        ("train --perturb wind", r"perturb: got 'wind', expected one of step:amplitude=\.\.\.,\[onset=\.\.\.\]"),
+        ("train --freeze head", r"freeze: got 'head', expected one of activation, recurrent, readout, encoder\."),
+        ("train --freeze encoder", r"freeze: got encoder, which this model has not; expected parts of activation, rec"),
+        ("train --freeze activation recurrent readout", r"freeze: got .*, expected to leave something to train"),
+        ("train --model gru --freeze-controller", r"freeze_controller: got the model gru, expected arun"),
+        ("train --model gru --controller-from x", r"controller_from: got x with the model gru, expected .* arun"),
+        ("train --controller-from nowhere", r"nowhere holds no run"),
+        ("train --initial-from nowhere", r"nowhere holds no run"),
         ("train --resume nowhere", r"nowhere holds no run .*; start one with"),
         ("train --resume nowhere --epochs 3", r"resume: got further arguments beside --resume nowhere"),
         ("evaluate nowhere", r"nowhere holds no run"),
         ("evaluate", r"Missing from aru evaluate: RUN.*; `aru evaluate --help` lists what is expected\."),
         ("evaluate nowhere --batch-size 0", r"batch_size: got 0"),
-        ("evaluate nowhere --drive-amplitude nan", r"amplitude: got nan"),
+        ("evaluate nowhere --perturb step:amplitude=nan", r"perturb: 'step:amplitude=nan': amplitude: got nan"),
+        ("evaluate nowhere --perturb flood", r"perturb: got 'flood', expected one of step:"),
+        ("sweep --vary size=1,2", r"vary: got 'size=1,2', expected FIELD=VALUE,VALUE,... with a field of task, hidden"),
+        ("sweep --vary seed=1,2", r"vary: got 'seed=1,2', expected another field; for seed there is --seeds"),
+        ("sweep --vary epochs=0,2", r"epochs: got 0, expected a whole number of at least 1"),
+        ("sweep --models rnn", r"model: got 'rnn', expected one of arun"),
+        ("sweep --jobs 0", r"jobs: got 0, expected a whole number of at least 1"),
+        ("robustness nowhere", r"nowhere holds no run"),
+        ("robustness", r"run: got runs of no run, expected runs of one task"),
+        ("robustness nowhere --step-lengths 0.9", r"step_lengths: got 0\.9, expected fractions of T from 0 to 0\.75"),
+        ("transfer nowhere", r"nowhere holds no run"),
+        ("transfer", r"run: got no run, expected the folder of at least one"),
+        ("reproduce table2", r"result: got 'table2', expected one of table1, fig2, transfer, transplant"),
+        ("reproduce table1 --scale huge", r"scale: got 'huge', expected one of tiny, small, paper"),
         ("fly", r".*fly; `aru --help` lists what is expected\."),
     ],
 )

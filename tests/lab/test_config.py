@@ -17,8 +17,16 @@ from aru_lab.errors import ConfigError
     ("name", "value", "expected"),
     [
         ("task", "mnist", "psdigits"),
+        ("task", 3, "psdigits"),
         ("model", "rnn", "arun"),
         ("schedule", "step", "plateau"),
+        ("optimizer", "sgd", "rmsprop"),
+        ("perturb", "step", "a list of names"),
+        ("perturb_share", 1.5, "from 0 to 1"),
+        ("accumulate", 0, "at least 1"),
+        ("early_stop", 0, "or None"),
+        ("pixels_per_step", 0, "at least 1"),
+        ("mixed_precision", "yes", "True or False"),
         ("dtype", "float16", "float64"),
         ("hidden_size", 0, "at least 1"),
         ("hidden_size", 2.5, "a whole number"),
@@ -42,7 +50,17 @@ def test_refusal_names_argument_value_and_expectation(name: str, value: Any, exp
 
 
 def test_survives_json() -> None:
-    config = TrainConfig(task="smnist", model="lstm", clip=None, data_dir=Path("a/b"), subset=5, learning_rate=0.1)
+    config = TrainConfig(
+        task="smnist",
+        model="arun",
+        clip=None,
+        data_dir=Path("a/b"),
+        controller_from=Path("c"),
+        subset=5,
+        learning_rate=0.1,
+        perturb=("step:amplitude=1", "random-contrast"),
+        freeze=("activation",),
+    )
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
@@ -54,3 +72,14 @@ def test_unknown_name_is_refused() -> None:
 def test_default_run_folder_names_task_model_and_seed() -> None:
     assert TrainConfig(task="smnist", model=MODELS[-1], seed=3).run_folder == Path("runs/smnist-gru-seed3")
     assert TrainConfig(output=Path("here")).run_folder == Path("here")
+
+
+def test_file_of_sequences_names_the_run_folder() -> None:
+    assert TrainConfig(task="a/b.npz").run_folder == Path("runs/b-arun-seed0")
+
+
+def test_same_experiment_passes_over_place_and_machine() -> None:
+    config = TrainConfig()
+    assert config.same_experiment(TrainConfig(output=Path("x"), threads=3, device="cpu", data_dir=Path("y")))
+    assert not config.same_experiment(TrainConfig(seed=1))
+    assert not config.same_experiment(TrainConfig(perturb=("random-contrast",)))

@@ -15,7 +15,8 @@ from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import evaluate, load_classifier, score
 from aru_lab.models import build_classifier
 from aru_lab.perturbations import StepDrive
-from aru_lab.tasks import TASKS, Sequences
+from aru_lab.sequences import Sequences
+from aru_lab.tasks import TASKS
 from aru_lab.training import train
 
 
@@ -52,7 +53,8 @@ def test_score_does_not_depend_on_the_batch(batch_size: int) -> None:
     torch.manual_seed(0)
     model = build_classifier("arun", 6, 4, dtype=torch.float64)
     data = sequences(30)
-    whole, parts = score(model, data, drive=0.2), score(model, data, batch_size, drive=0.2)
+    step = StepDrive(0.2)
+    whole, parts = score(model, data, perturbation=step), score(model, data, batch_size, step)
     assert parts.accuracy == whole.accuracy
     assert parts.loss == pytest.approx(whole.loss, rel=1e-12)
 
@@ -70,7 +72,7 @@ def test_evaluation_of_a_run_equals_scoring_its_best_weights(run: Path) -> None:
     model, config = load_classifier(run)
     test = TASKS[config.task].load().test
     assert clean == score(model, test)
-    assert driven == score(model, test, drive=StepDrive(2.0, 10, 40).drive(64))
+    assert driven == score(model, test, perturbation=StepDrive(2.0, 10, 40))
     assert driven != clean
     assert none.loss == pytest.approx(clean.loss, rel=1e-5)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import aru_kernels
 from aru_lab import config
 from aru_lab.errors import ConfigError
-from aru_lab.models import BUILDERS, build_classifier, count_parameters, driven_rnn, match_hidden_size
+from aru_lab.models import BUILDERS, build_classifier, count_parameters, driven_rnn, freeze, match_hidden_size, parts
 
 T, B, H = 7, 3, 5
 
@@ -133,3 +133,44 @@ def test_adaptive_networks_run_on_the_chosen_backend() -> None:
     with aru_kernels.use_backend("reference"):
         reference = classifier(x, drive=0.3)
     torch.testing.assert_close(classifier(x, drive=0.3), reference)
+
+
+@pytest.mark.parametrize("model", config.MODELS)
+def test_parts_are_all_parameters_and_each_once(model: str) -> None:
+    classifier = build_classifier(model, H, controller_size=4, input_size=256, encoder="conv")
+    of_part = parts(classifier)
+    assert tuple(of_part) == config.PARTS
+    found = [id(parameter) for parameters in of_part.values() for parameter in parameters]
+    assert sorted(found) == sorted(id(parameter) for parameter in classifier.parameters())
+    expected = {"arun": 5, "gamma-homogeneous": 2, "gamma-heterogeneous": 2}
+    assert len(of_part["activation"]) == expected.get(model, 0)
+
+
+def test_frozen_parts_get_no_gradient() -> None:
+    classifier = build_classifier("gamma-heterogeneous", H)
+    freeze(classifier, ("activation", "readout"))
+    classifier(torch.rand(B, T, 1)).sum().backward()
+    assert {name for name, parameter in classifier.named_parameters() if parameter.grad is None} == {
+        "recurrent.gain_l0",
+        "recurrent.saturation_l0",
+        "readout.weight",
+        "readout.bias",
+    }
+    assert count_parameters(classifier) == H + H * H + H
+
+
+@pytest.mark.parametrize(
+    ("model", "frozen", "sentence"),
+    [
+        (
+            "lstm",
+            ("activation",),
+            "freeze: got activation, which this model has not; expected parts of recurrent, read",
+        ),
+        ("arun", ("encoder",), "freeze: got encoder, which this model has not"),
+        ("relu", ("recurrent", "readout"), "freeze: got recurrent readout, expected to leave something to train"),
+    ],
+)
+def test_freezing_nothing_or_everything_is_refused(model: str, frozen: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        freeze(build_classifier(model, H, 4), frozen)

@@ -1,12 +1,24 @@
-"""The step drive."""
+"""Perturbations: each against values computed by hand, how they are written, and what is refused."""
 
 from __future__ import annotations
+
+import math
+from typing import Any
 
 import pytest
 import torch
 
 from aru_lab.errors import ConfigError
-from aru_lab.perturbations import PERTURBATIONS, StepDrive
+from aru_lab.models import build_classifier
+from aru_lab.perturbations import (
+    PERTURBATIONS,
+    NoisyDrive,
+    RandomContrast,
+    StepDrive,
+    VariableContrast,
+    describe,
+    parse,
+)
 
 
 def test_step_is_on_during_its_length_only() -> None:
@@ -16,13 +28,107 @@ def test_step_is_on_during_its_length_only() -> None:
 
 
 def test_defaults_drive_the_middle_half() -> None:
-    assert StepDrive(1.0).bounds(64) == (16, 48)
+    assert StepDrive(1.0).bounds(64) == NoisyDrive(1.0).bounds(64) == (16, 48)
     assert PERTURBATIONS["step"](amplitude=1.0).drive(64).sum() == 32
 
 
 @pytest.mark.parametrize(("onset", "length"), [(0, 0), (0, 10), (10, 0)])
 def test_extremes(onset: int, length: int) -> None:
     assert StepDrive(1.0, onset, length).drive(10).sum() == length
+
+
+def test_noise_is_the_seeds_own_normal_numbers_during_its_length() -> None:
+    drive = NoisyDrive(deviation=2.0, mean=0.5, onset=1, length=2).drive(4, n_neurons=3, seeds=[7, 8])
+    assert drive.shape == (4, 2, 3)
+    assert not drive[[0, 3]].any()
+    for b, seed in enumerate((7, 8)):
+        normal = torch.randn(2, 3, generator=torch.Generator().manual_seed(seed))
+        torch.testing.assert_close(drive[1:3, b], 0.5 + 2 * normal)
+
+
+def test_noise_has_the_mean_and_the_deviation_asked_for() -> None:
+    drive = NoisyDrive(deviation=0.7, mean=-1.2, onset=0, length=100).drive(100, 50, seeds=range(20))
+    assert drive.mean().item() == pytest.approx(-1.2, abs=0.01)  # 0.7 / sqrt(100,000) = 0.0022
+    assert drive.std().item() == pytest.approx(0.7, abs=0.01)
+    # Independent over neurons and time: neighbours do not correlate.
+    centred = (drive + 1.2) / 0.7
+    assert abs((centred[1:] * centred[:-1]).mean().item()) < 0.02
+    assert abs((centred[:, :, 1:] * centred[:, :, :-1]).mean().item()) < 0.02
+
+
+def test_a_sequence_has_its_noise_in_any_batch() -> None:
+    noise = NoisyDrive(1.0)
+    torch.testing.assert_close(noise.drive(8, 3, [5, 6, 7])[:, 1:], noise.drive(8, 3, [6, 7]))
+    contrast = RandomContrast()
+    torch.testing.assert_close(contrast.contrast(8, [5, 6, 7])[:, 1:], contrast.contrast(8, [6, 7]))
+
+
+def test_contrast_is_a_sine_about_one() -> None:
+    # T = 4, f = 1, φ = 0: sin of 0, π/2, π, 3π/2; φ = π/2 begins a quarter later; f = 2 alternates at φ = π/2.
+    torch.testing.assert_close(VariableContrast(0.5).contrast(4), torch.tensor([1.0, 1.5, 1.0, 0.5]))
+    shifted = VariableContrast(0.5, frequency=1, phase=math.pi / 2).contrast(4)
+    torch.testing.assert_close(shifted, torch.tensor([1.5, 1.0, 0.5, 1.0]))
+    fast = VariableContrast(0.25, frequency=2, phase=math.pi / 2).contrast(4)
+    torch.testing.assert_close(fast, torch.tensor([1.25, 0.75, 1.25, 0.75]))
+
+
+def test_random_contrast_draws_the_frequency() -> None:
+    factor = RandomContrast(amplitude=0.2, highest_frequency=2.0).contrast(16, seeds=[3, 4])
+    assert factor.shape == (16, 2)
+    for b, seed in enumerate((3, 4)):
+        frequency = 2.0 * torch.rand((), generator=torch.Generator().manual_seed(seed)).item()
+        torch.testing.assert_close(factor[:, b], VariableContrast(0.2, frequency).contrast(16))
+
+
+def test_contrast_scales_what_is_above_zero_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    classifier = build_classifier("gru", 5, dtype=torch.float64)
+    x = torch.tensor([[-0.5, 0.0, 0.5, 1.0], [1.0, 0.2, -1.0, 0.0]], dtype=torch.float64)[:, :, None]
+    factor = VariableContrast(0.5).contrast(4)
+    expected = torch.tensor([[-0.5, 0.0, 0.5, 0.5], [1.0, 0.3, -1.0, 0.0]], dtype=torch.float64)[:, :, None]
+    torch.testing.assert_close(classifier(x, contrast=factor), classifier(expected))
+    both = torch.stack([factor, torch.ones(4)], dim=1)  # (T, B): the second sequence stays as it is
+    mixed = torch.stack([expected[0], x[1]])
+    torch.testing.assert_close(classifier(x, contrast=both), classifier(mixed))
+
+
+def test_drives_leave_the_contrast_and_contrasts_the_drive() -> None:
+    assert StepDrive(1.0).contrast(8) is None
+    assert NoisyDrive(1.0).contrast(8) is None
+    assert VariableContrast(1.0).drive(8) is None
+    assert RandomContrast().drive(8) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "perturbation"),
+    [
+        ("step:amplitude=0.5", StepDrive(0.5)),
+        ("step:length=7,amplitude=-2,onset=3", StepDrive(-2.0, 3, 7)),
+        ("noisy:deviation=1e-2,mean=0.5", NoisyDrive(0.01, 0.5)),
+        ("contrast:amplitude=0.5,phase=3.14", VariableContrast(0.5, 1.0, 3.14)),
+        ("random-contrast", RandomContrast()),
+    ],
+)
+def test_what_is_written_is_read_and_written_again(text: str, perturbation: Any) -> None:
+    assert parse(text) == perturbation
+    assert parse(describe(perturbation)) == perturbation
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("wind", r"got 'wind', expected one of step:amplitude=\.\.\.,\[onset=\.\.\.\],\[length=\.\.\.\], noisy:"),
+        ("step", "got 'step' without amplitude, expected step:amplitude="),
+        ("step:force=1", "got 'force=1' in 'step:force=1', expected step:amplitude="),
+        ("step:amplitude=1,amplitude=2", "each parameter once"),
+        ("step:amplitude=strong", "got 'amplitude=strong' .* expected a number"),
+        ("step:amplitude=1,onset=0.5", "got 'onset=0.5' .* expected a number"),
+        ("noisy:deviation=-1", "deviation: got -1.0, expected a number of at least 0"),
+    ],
+)
+def test_what_can_not_be_read_is_told(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse(text)
 
 
 @pytest.mark.parametrize(

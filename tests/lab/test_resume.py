@@ -27,7 +27,8 @@ from .conftest import with_sources
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs POSIX processes")
 
-# Three epochs of three steps, saved at every step; noise draws from the random state, plateau has a state of its own.
+# Three epochs of three steps, saved at every step; noise draws from the random state, plateau has a state of its own,
+# perturbations are drawn for every step.
 CONFIG = TrainConfig(
     task="sdigits",
     model="arun",
@@ -38,9 +39,11 @@ CONFIG = TrainConfig(
     subset=50,
     validation_subset=20,
     learning_rate=0.15,
-    seed=1,
+    seed=2,
     schedule="plateau",
     input_noise=0.2,
+    perturb=("noisy:deviation=0.3", "random-contrast"),
+    accumulate=2,
     device="cpu",
     checkpoint_seconds=0.0,
 )

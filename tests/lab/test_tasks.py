@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aru_lab.data import load_digits
+from aru_lab.data import DATASETS, Dataset, Images, load_digits
 from aru_lab.errors import ConfigError
-from aru_lab.tasks import TASKS, permutation
+from aru_lab.tasks import TASKS, ImageTask, find_task, permutation
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,59 @@ def test_psmnist(mnist_dir: Path) -> None:
     assert sequences.validation.x.shape == (50, 784, 1)
     assert sequences.test.x.shape == (10_000, 784, 1)
     assert (sequences.train.x.min(), sequences.train.x.max()) == (0, 1)
+
+
+def test_grouped_pixels_are_the_same_in_larger_steps() -> None:
+    single, grouped = find_task("psdigits"), find_task("psdigits", 8)
+    assert (single.n_steps, single.input_size) == (64, 1)
+    assert (grouped.n_steps, grouped.input_size) == (8, 8)
+    x = grouped.load().train.x
+    assert x.shape[1:] == (8, 8)
+    np.testing.assert_array_equal(x.reshape(len(x), 64), single.load().train.x[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("name", "pixels", "sentence"),
+    [
+        ("psmnist", 5, "pixels_per_step: got 5, expected a divisor of 784"),
+        ("scifar10-conv", 2, "pixels_per_step: got 2, expected 1 with a convolutional encoder"),
+        ("mnist", 1, "task: got 'mnist', expected one of"),
+    ],
+)
+def test_groups_and_names_that_there_are_not_are_refused(name: str, pixels: int, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        find_task(name, pixels)
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> Images:
+    """A data set of 40 test images of 4x4 pixels."""
+    images = Images(np.random.RandomState(0).randint(0, 256, (40, 4, 4)).astype(np.uint8), np.arange(40) % 10)
+    none = images.take(slice(0))
+    monkeypatch.setitem(DATASETS, "made", lambda data_dir: Dataset(none, none, images, white=255))
+    return images
+
+
+def test_rotation_is_counter_clockwise_and_about_the_middle(made: Images) -> None:
+    upright = ImageTask("upright", "made", 16, held_out=True).load().test
+    quarter = ImageTask("quarter", "made", 16, held_out=True, rotation=90.0).load().test
+    expected = np.rot90(upright.x.reshape(-1, 4, 4), axes=(1, 2))
+    np.testing.assert_allclose(quarter.x.reshape(-1, 4, 4), expected, atol=1 / 255)
+    np.testing.assert_array_equal(quarter.y, upright.y)
+
+
+def test_rotation_by_45_degrees_leaves_the_corners_black() -> None:
+    upright, rotated = (TASKS[name].load().test for name in ("upright-psdigits", "rotated-psdigits"))
+    image = rotated.x[:, np.argsort(permutation(64)), 0].reshape(-1, 8, 8)
+    assert not image[:, [0, 0, -1, -1], [0, -1, 0, -1]].any()
+    assert 0.7 < image.mean() / upright.x.mean() < 1  # what turns out of the picture is cut off
+    np.testing.assert_array_equal(upright.y, rotated.y)
+
+
+def test_held_out_tasks_split_the_test_images_alone() -> None:
+    parts = TASKS["rotated-psdigits"].load()
+    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [162, 17, 180]
+    upright = TASKS["upright-psdigits"].load()
+    found = np.concatenate([part.x for part in (upright.train, upright.validation, upright.test)])
+    whole = TASKS["psdigits"].load().test.x
+    np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(whole, axis=0))

@@ -1,0 +1,50 @@
+"""What a run does when: the order of its examples, its learning rate, its end; all functions of the position."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aru_lab.config import TrainConfig
+
+WARMUP_FRACTION = 0.05
+
+
+def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
+    """The order of the n training examples in an epoch, a permutation of 0 ... n-1.
+
+    It depends on the seed and the epoch alone, so that a run can be resumed anywhere.
+    """
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
+    return torch.randperm(n, generator=generator)
+
+
+def scheduled_rate(config: TrainConfig, step: int, n_steps: int) -> float:
+    """The learning rate of step `step` (from 0) of `n_steps` under the schedules constant and cosine."""
+    if config.schedule == "constant":
+        return config.learning_rate
+    warmup = max(1, round(WARMUP_FRACTION * n_steps))
+    if step < warmup:
+        return config.learning_rate * (step + 1) / warmup
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, n_steps - warmup)))
+
+
+def quality(entry: dict[str, Any]) -> tuple[float, float]:
+    """What makes an epoch better than another: the validation accuracy; the loss decides between equals."""
+    return entry["validation_accuracy"], -entry["validation_loss"]
+
+
+def best_epoch(history: list[dict[str, Any]]) -> int:
+    """Index of the first of the best epochs of a history that is not empty."""
+    return max(range(len(history)), key=lambda k: quality(history[k]))
+
+
+def is_finished(config: TrainConfig, history: list[dict[str, Any]]) -> bool:
+    """Whether a run with this history (one dictionary an epoch) is at its end: all epochs, or no progress for long."""
+    if len(history) >= config.epochs:
+        return True
+    waited = len(history) - 1 - best_epoch(history) if history else 0
+    return config.early_stop is not None and waited >= config.early_stop

@@ -1,0 +1,217 @@
+"""Many runs of one configuration: models times seeds times the values of any field. Nothing is done twice."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from aru_lab.checkpoint import RunFolder, save_atomically
+from aru_lab.config import MODELS, TrainConfig
+from aru_lab.errors import ConfigError, LabError, RunError
+from aru_lab.evaluation import Score, build_for, task_of
+from aru_lab.jobs import Report, run_jobs
+from aru_lab.models import build_classifier, count_parameters, match_hidden_size
+from aru_lab.schedules import best_epoch, is_finished
+from aru_lab.scores import known_scores
+from aru_lab.training import resume, train
+
+OWN_OPTIONS = {
+    "model": "--models",
+    "seed": "--seeds",
+    "output": "--output",
+    "perturb": "--perturb",
+    "freeze": "--freeze",
+}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A finished run: its configuration, metrics (one dictionary an epoch), trained parameters and clean test score."""
+
+    config: TrainConfig
+    history: list[dict[str, Any]]
+    n_parameters: int
+    clean: Score
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.config.run_folder
+
+
+def plan(
+    base: TrainConfig,
+    models: Sequence[str],
+    seeds: Sequence[int],
+    vary: Sequence[str],
+    root: Path,
+    match_parameters: bool = True,
+) -> list[TrainConfig]:
+    """The configurations of a sweep; each has a run folder below `root`.
+
+    Args:
+        base: everything that does not vary.
+        models: of config.MODELS.
+        seeds: one run each.
+        vary: FIELD=VALUE,VALUE,... for any further field of TrainConfig.
+        root: folder of the sweep.
+        match_parameters: solve the hidden size of each model so that it has as many parameters, within 2%, as an ARUN
+            of base's hidden and controller size.
+
+    Raises:
+        ConfigError: an unknown field or value, or sizes that can't be matched.
+    """
+    axes = [_axis(text) for text in vary]
+    configs = []
+    for values in itertools.product(*([(name, value) for value in choices] for name, choices in axes)):
+        changes = dict(values)
+        label = "".join(f"-{name}={str(value).replace(os.sep, '_')}" for name, value in values)
+        for model in models:
+            config = dataclasses.replace(base, **changes, model=model)
+            if match_parameters and model != "arun":
+                config = dataclasses.replace(config, hidden_size=_matched_size(config))
+            configs += [
+                dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
+            ]
+    return configs
+
+
+def _matched_size(config: TrainConfig) -> int:
+    task = task_of(config)
+    sizes = {"controller_size": config.controller_size, "input_size": task.input_size, "n_classes": task.n_classes}
+    target = count_parameters(build_classifier("arun", config.hidden_size, **sizes, device="meta"))
+    return match_hidden_size(config.model, target, **sizes)
+
+
+def _axis(text: str) -> tuple[str, list[Any]]:
+    name, sign, values = text.partition("=")
+    names = [field.name for field in dataclasses.fields(TrainConfig) if field.name not in OWN_OPTIONS]
+    if name in OWN_OPTIONS:
+        raise ConfigError(f"vary: got {text!r}, expected another field; for {name} there is {OWN_OPTIONS[name]}.")
+    if name not in names or not sign or not values:
+        raise ConfigError(f"vary: got {text!r}, expected FIELD=VALUE,VALUE,... with a field of {', '.join(names)}.")
+    return name, [_value(item) for item in values.split(",")]
+
+
+def _value(text: str) -> Any:
+    named = {"None": None, "True": True, "False": False}
+    if text in named:
+        return named[text]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def complete(config: TrainConfig, report: Report = lambda fraction: None) -> Finished:
+    """Train the run of a configuration, or what is left of it, and score it; a finished one is read.
+
+    Raises:
+        RunError: the run folder holds another experiment.
+        LabError: training failed.
+    """
+    folder = RunFolder(config.run_folder)
+    if folder.holds_run():
+        saved, _ = folder.read_config()
+        if not saved.same_experiment(config):
+            changed = [
+                field.name
+                for field in dataclasses.fields(config)
+                if getattr(saved, field.name) != getattr(config, field.name)
+            ]
+            raise RunError(
+                f"{folder.path} holds a run with other settings ({', '.join(changed)}); name another --output, or "
+                "delete the folder."
+            )
+    quiet = Console(quiet=True)
+
+    def on_epoch(entry: dict[str, Any]) -> None:
+        report(0.99 * entry["epoch"] / config.epochs)
+
+    if not folder.holds_run():
+        train(config, quiet, on_epoch)
+    elif not is_finished(config, folder.read_metrics()):
+        resume(folder.path, quiet, on_epoch)
+    (clean,) = known_scores(folder.path, [None])
+    return Finished(config, folder.read_metrics(), n_parameters(config), clean)
+
+
+def n_parameters(config: TrainConfig) -> int:
+    """Parameters of the configuration's model, encoder and frozen parts included."""
+    return count_parameters(build_for(config, task_of(config), torch.device("meta")))
+
+
+def run_sweep(
+    configs: Sequence[TrainConfig], jobs: int = 1, console: Console | None = None, label: str = "training"
+) -> list[Finished | LabError]:
+    """Complete all runs, `jobs` at a time; a run that failed gives its error and does not keep the others.
+
+    With several jobs and no number of threads in a configuration, each job takes its share of the cores.
+    """
+    if jobs > 1:
+        share = max(1, (os.cpu_count() or 1) // jobs)
+        configs = [dataclasses.replace(config, threads=config.threads or share) for config in configs]
+    return run_jobs(complete, configs, jobs, label, console)
+
+
+def print_sizes(configs: Sequence[TrainConfig], console: Console) -> None:
+    """A table of the models' sizes and numbers of parameters; the difference is that to the first model."""
+    counts = {(config.model, config.hidden_size): n_parameters(config) for config in configs}
+    table = Table(title="Sizes")
+    for heading in ("model", "hidden size", "parameters", "difference"):
+        table.add_column(heading, justify="left" if heading == "model" else "right")
+    first = next(iter(counts.values()))
+    for (model, size), count in sorted(counts.items(), key=lambda item: MODELS.index(item[0][0])):
+        table.add_row(model, str(size), f"{count:,}", f"{count / first - 1:.1%}")
+    console.print(table)
+
+
+def write_summary(
+    configs: Sequence[TrainConfig], results: Sequence[Finished | LabError], path: Path
+) -> list[dict[str, Any]]:
+    """Write one line a run, as CSV: what was varied, sizes, accuracies, or why it failed."""
+    values = [config.to_json() for config in configs]
+    varied = [name for name in values[0] if name != "output" and len({str(value[name]) for value in values}) > 1]
+    rows = []
+    for config, result in zip(configs, results, strict=True):
+        row: dict[str, Any] = {"run": str(config.run_folder), "model": config.model, "seed": config.seed}
+        row |= {name: getattr(config, name) for name in varied} | {"hidden_size": config.hidden_size}
+        if isinstance(result, LabError):
+            row["failure"] = str(result)
+        else:
+            best = result.history[best_epoch(result.history)]
+            row |= {
+                "parameters": result.n_parameters,
+                "epochs": len(result.history),
+                "best_epoch": best["epoch"],
+                "validation_accuracy": best["validation_accuracy"],
+                "test_accuracy": result.clean.accuracy,
+                "test_loss": result.clean.loss,
+            }
+        rows.append(row)
+    write_csv(rows, path)
+    return rows
+
+
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as CSV, atomically; the columns are all names in the order in which they come up."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_atomically(text.getvalue().encode(), path)

@@ -1,0 +1,104 @@
+"""Transfer: images rotated by 45°, and only what makes n and s is trained again.
+
+Half of the test images, which the network never saw, are rotated and trained on (the last tenth of them validates);
+the other half tests. n and s of the static networks are parameters themselves; those of the ARUN are made by its
+controller, so that there the whole controller is what is trained again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from aru_lab.checkpoint import RunFolder
+from aru_lab.config import TrainConfig
+from aru_lab.errors import ConfigError
+from aru_lab.evaluation import Score
+from aru_lab.jobs import Report
+from aru_lab.scores import known_scores
+from aru_lab.sweep import complete
+from aru_lab.tasks import TASKS
+
+ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """How n and s are trained again on the rotated images; all else is as in the run."""
+
+    epochs: int = 30
+    """Passes through the rotated training images."""
+
+    learning_rate: float = 1e-2
+    """Of n and s themselves, which alone bear a larger one than all weights together."""
+
+    controller_learning_rate: float = 1e-3
+    """Of the ARUN's controller, whose recurrence amplifies a step as n and s do not."""
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """Scores on the held-out half of the test images: upright, rotated, and rotated after retraining n and s."""
+
+    run: Path
+    model: str
+    before: Score
+    rotated: Score
+    retrained: Score
+
+
+def transfer(run: Path, retraining: Retraining | None = None, report: Report = lambda fraction: None) -> TransferResult:
+    """Retrain n and s of a run on rotated images; the new run is in RUN/transfer, and resumes where it was killed.
+
+    Args:
+        run: a run of an adaptive or gamma network on a task that has a rotated twin.
+        retraining: epochs and learning rate.
+        report: called with the fraction that is done.
+
+    Raises:
+        ConfigError: the run's model has no n and s, or its task has no rotated twin.
+        RunError, DataError, NonFiniteError: as in `training.train`.
+    """
+    run, retraining = Path(run), retraining or Retraining()
+    config, _ = RunFolder(run).read_config()
+    retrained = retraining_config(config, run, retraining)
+    upright = f"upright-{config.task}"
+    (before,) = known_scores(run, [None], task=upright)
+    (rotated,) = known_scores(run, [None], task=retrained.task)
+    finished = complete(retrained, report)
+    return TransferResult(run, config.model, before, rotated, finished.clean)
+
+
+def transfer_item(item: tuple[Path, Retraining], report: Report) -> TransferResult:
+    """`transfer` of one (run, retraining), as `jobs.run_jobs` calls it."""
+    return transfer(*item, report)
+
+
+def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) -> TrainConfig:
+    """The configuration that retrains n and s of the run `run` of configuration `config` on rotated images.
+
+    Raises:
+        ConfigError: as in `transfer`.
+    """
+    if config.model not in ADAPTABLE:
+        raise ConfigError(f"run: got a {config.model} in {run}, which has no n and s; expected {', '.join(ADAPTABLE)}.")
+    rotated = f"rotated-{config.task}"
+    if rotated not in TASKS:
+        have = ", ".join(name.removeprefix("rotated-") for name in TASKS if name.startswith("rotated-"))
+        raise ConfigError(f"run: got a run of {config.task} in {run}, expected one of {have}.")
+    return dataclasses.replace(
+        config,
+        task=rotated,
+        initial_from=run,
+        controller_from=None,
+        freeze=("recurrent", "readout"),
+        epochs=retraining.epochs,
+        learning_rate=(retraining.controller_learning_rate if config.model == "arun" else retraining.learning_rate),
+        schedule="cosine",
+        early_stop=None,
+        perturb=(),
+        subset=None,
+        validation_subset=None,
+        output=run / "transfer",
+    )

@@ -1,0 +1,136 @@
+"""Reports: when a claim holds, what is written, and one small result of each kind from nothing to its table."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from aru_lab import reproduce, sweep
+from aru_lab.errors import NonFiniteError
+from aru_lab.reports import FAILS, HOLDS, UNTESTED, Report, Row, above, above_in_pairs, write_report
+from aru_lab.scales import SCALES
+
+QUIET = Console(quiet=True)
+
+
+def test_a_mean_is_above_another_beyond_twice_the_standard_error() -> None:
+    assert above((3.0, 4.0, 5.0), (0.0, 1.0, 2.0)) == HOLDS
+    assert above((0.0, 1.0, 2.0), (3.0, 4.0, 5.0)) == FAILS
+    assert above((1.0, 2.0, 3.0), (0.5, 1.5, 2.5)) == FAILS  # 0.5 with a standard error of 0.82
+    assert above((1.0,), (0.0, 0.1)) == UNTESTED
+    assert above((0.5, 0.5), (0.5, 0.5)) == FAILS
+
+
+def test_differences_within_a_run_are_told_from_the_spread_over_runs() -> None:
+    assert above((0.1, 0.5, 0.9), (0.0, 0.4, 0.79)) == FAILS
+    assert above_in_pairs((0.1, 0.5, 0.9), (0.0, 0.4, 0.79)) == HOLDS
+    assert above_in_pairs((0.1, 0.5, 0.9), (0.0, 0.6, 0.7)) == FAILS
+    assert above_in_pairs((), ()) == UNTESTED
+
+
+def test_row_shows_mean_and_deviation_in_percent() -> None:
+    row = Row("psmnist", "arun", "clean", (0.5, 0.6, 0.7))
+    assert str(row) == "60.0 ± 10.0"
+    assert str(dataclasses.replace(row, values=(0.5,))) == "50.0"
+    assert str(dataclasses.replace(row, values=())) == "-"
+
+
+def test_report_as_markdown_and_csv(tmp_path: Path) -> None:
+    rows = [
+        Row("psmnist", "relu", "clean", (0.5, 0.6)),
+        Row("psmnist", "relu", "step", (0.1, 0.3)),
+        Row("psmnist", "arun", "step", (0.4, 0.5), "more robust", HOLDS),
+        Row("scifar10", "arun", "step", (), "more robust", UNTESTED),
+    ]
+    sizes = {("psmnist", "relu"): (66, 5620), ("psmnist", "arun"): (64, 5580)}
+    markdown, table = write_report(Report("A title", "What was done.", rows, sizes), tmp_path / "t", "aru reproduce t")
+    text = markdown.read_text()
+    for line in (
+        "# A title",
+        "| RNN+ReLU | 66 | 5,620 | 55.0 ± 7.1 | 20.0 ± 14.1 |",
+        "| ARUN | 64 | 5,580 | - | 45.0 ± 7.1 |",
+        "| psmnist | ARUN | step | more robust | 45.0 ± 7.1 | **holds** |",
+        "| scifar10 | ARUN | step | more robust | - | **not tested at this scale** |",
+    ):
+        assert line in text.splitlines()
+    assert "`aru reproduce t`" in text
+    with table.open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [row["verdict"] for row in read] == ["", "", HOLDS, UNTESTED]
+    assert read[0]["values"] == "0.5 0.6"
+    assert float(read[1]["mean"]) == 0.2
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs, shared by the tests as by the commands."""
+    return tmp_path_factory.mktemp("reproduce")
+
+
+@pytest.fixture(autouse=True)
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scale tiny with three models of one epoch."""
+    scale = SCALES["tiny"]
+    training = dataclasses.replace(scale.training, epochs=1, subset=100, validation_subset=30)
+    models = ("arun", "gamma-heterogeneous", "relu")
+    retraining = dataclasses.replace(scale.retraining, epochs=1)
+    smaller = dataclasses.replace(scale, training=training, models=models, retraining=retraining)
+    monkeypatch.setitem(SCALES, "tiny", smaller)
+
+
+@pytest.mark.parametrize(
+    ("result", "n_rows", "n_claims"),
+    [("table1", 12 + 12, 6 + 12), ("fig2", 15, 10), ("transfer", 9, 6), ("transplant", 3, 2)],
+)
+def test_result_from_nothing_to_its_table(root: Path, result: str, n_rows: int, n_claims: int) -> None:
+    report, markdown = reproduce.reproduce(result, "tiny", root, device="cpu", console=QUIET)
+    assert markdown == root / "results" / f"{result}.md"
+    assert len(report.rows) == n_rows
+    claims = [row for row in report.rows if row.claim]
+    assert len(claims) == n_claims
+    assert {row.verdict for row in claims} == {UNTESTED}  # tiny judges nothing
+    measured = [row for row in report.rows if row.task == "psdigits"]
+    assert all(len(row.values) == 2 and all(0 <= value <= 1 for value in row.values) for row in measured)
+    text = markdown.read_text()
+    assert f"`aru reproduce {result} --scale tiny`" in text
+    with (root / "results" / f"{result}.csv").open(newline="") as file:
+        read = list(csv.DictReader(file))
+    assert [float(row["mean"]) for row in read if row["n_seeds"] != "0"] == pytest.approx(
+        [row.mean for row in measured]
+    )
+    for figure in report.figures:
+        assert figure.read_bytes().startswith(b"\x89PNG")
+        assert f"({figure.name})" in text
+
+
+def test_second_call_trains_nothing_and_says_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, _ = reproduce.reproduce("table1", "tiny", root, device="cpu", console=QUIET)
+    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("trained again"))
+    assert reproduce.reproduce("table1", "tiny", root, device="cpu", console=QUIET)[0] == first
+
+
+def test_run_that_diverges_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = sweep.train
+
+    def train(config: sweep.TrainConfig, *rest: object) -> object:
+        if config.model == "relu" and config.seed == 1:
+            raise NonFiniteError("The loss became inf in epoch 1, step 2; training has stopped.")
+        return original(config, *rest)
+
+    monkeypatch.setattr(sweep, "train", train)
+    report, markdown = reproduce.reproduce("table1", "tiny", tmp_path, device="cpu", console=QUIET)
+    counts = {row.model: len(row.values) for row in report.rows if row.task == "psdigits"}
+    assert counts == {"arun": 2, "gamma-heterogeneous": 2, "relu": 1}
+    assert "diverged: relu-seed1 (The loss became inf in epoch 1, step 2)" in markdown.read_text()
+
+
+def test_matched_sizes_exist_at_every_scale() -> None:
+    for scale in SCALES.values():
+        for task in scale.tasks:
+            configs = sweep.plan(scale.base(task), scale.models, (0,), (), Path())
+            counts = [sweep.n_parameters(config) for config in configs]
+            assert max(counts) / min(counts) < 1.04

@@ -1,0 +1,105 @@
+"""A user's file of sequences: what is read, how it is split, and what is wrong with a file that is refused."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from aru_lab.config import TrainConfig
+from aru_lab.errors import ConfigError, DataError
+from aru_lab.evaluation import evaluate
+from aru_lab.perturbations import parse
+from aru_lab.sequences import read_sequences
+from aru_lab.tasks import find_task
+from aru_lab.training import train
+
+RNG = np.random.RandomState(0)
+
+
+def save(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+def test_sequences_are_read_and_split(tmp_path: Path) -> None:
+    x, y = RNG.rand(50, 6, 2), np.arange(50) % 3
+    path = save(tmp_path / "data.npz", x=x, y=y)
+    task = find_task(str(path))
+    assert (task.n_steps, task.input_size, task.n_classes) == (6, 2, 3)
+    parts = task.load()
+    assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [35, 5, 10]
+    found = np.concatenate([part.x for part in (parts.train, parts.validation, parts.test)])
+    np.testing.assert_array_equal(np.sort(found.ravel()), np.sort(x.astype(np.float32).ravel()))
+    np.testing.assert_array_equal(task.load().train.y, parts.train.y)
+
+
+def test_network_learns_and_is_tested_on_a_file(tmp_path: Path) -> None:
+    # The class is the sign of the mean of the first feature.
+    y = RNG.randint(0, 2, 300)
+    x = RNG.randn(300, 5, 2) * 0.3
+    x[:, :, 0] += np.where(y, 0.5, -0.5)[:, None]
+    path = save(tmp_path / "signs.npz", x=x, y=y)
+    sizes = {"hidden_size": 8, "controller_size": 4, "epochs": 15, "batch_size": 20, "learning_rate": 1e-2}
+    config = TrainConfig(str(path), **sizes, device="cpu", output=tmp_path / "run")
+    result = train(config, Console(file=io.StringIO()))
+    assert result.history[-1]["validation_accuracy"] > 0.9
+    clean, (driven,) = evaluate(tmp_path / "run", [parse("step:amplitude=3,onset=1,length=2")])
+    assert clean.n == 60
+    assert clean.accuracy > 0.9
+    assert driven.loss != clean.loss
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [
+        ({"a": np.ones(3)}, "it holds a and no x and no y; expected an .npz file with x"),
+        ({"x": np.ones((20, 5, 1))}, "it holds x and no y"),
+        ({"x": np.ones((20, 5)), "y": np.zeros(20, int)}, r"x has the shape \(20, 5\)"),
+        ({"x": np.ones((20, 0, 1)), "y": np.zeros(20, int)}, r"x has the shape \(20, 0, 1\)"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros(19, int)}, r"y has the shape \(19,\) beside x of shape \(20, 5, 1\)"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros((20, 1), int)}, r"y has the shape \(20, 1\)"),
+        ({"x": np.full((20, 5, 1), "a"), "y": np.zeros(20, int)}, "x has the type <U1"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros(20)}, "y has the type float64"),
+        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) - 1}, "y has the label -1"),
+        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) + 1}, "y has the label 20, so more classes than the 20 sequen"),
+        ({"x": np.full((20, 5, 1), np.nan), "y": np.zeros(20, int)}, "x holds numbers that are not finite"),
+        ({"x": np.ones((9, 5, 1)), "y": np.zeros(9, int)}, "it holds 9 sequences, too few"),
+        ({"x": np.full((20, 5, 1), None), "y": np.zeros(20, int)}, "the file can't be read"),
+    ],
+    ids=[
+        "names",
+        "no y",
+        "2-D",
+        "empty",
+        "length",
+        "2-D y",
+        "text",
+        "floats",
+        "negative",
+        "gap",
+        "nan",
+        "few",
+        "objects",
+    ],
+)
+def test_file_of_the_wrong_content_is_told(tmp_path: Path, arrays: dict[str, np.ndarray], sentence: str) -> None:
+    path = save(tmp_path / "data.npz", **arrays)
+    with pytest.raises(DataError, match=sentence):
+        read_sequences(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 damaged"])
+def test_what_is_no_npz_is_told(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "data.npz").write_bytes(content)
+    with pytest.raises(DataError, match=r"data\.npz: the file can't be read .* expected an \.npz file with x"):
+        read_sequences(tmp_path / "data.npz")
+
+
+def test_pixels_of_a_file_can_not_be_grouped() -> None:
+    with pytest.raises(ConfigError, match=r"pixels_per_step: got 2 for the file a.npz, expected 1"):
+        find_task("a.npz", 2)

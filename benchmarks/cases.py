@@ -92,7 +92,7 @@ def adaptive_variants(
         )
         if device.type == "cuda":
             variants["reference, CUDA graph"] = Variant(
-                peers.GraphedNetwork(on("reference", lambda: pass_over(layer, x, backward)))
+                peers.GraphedWork(on("reference", lambda: pass_over(layer, x, backward)))
             )
     if compiled:
         network, seconds = peers.compiled_step(layer, x, backward)

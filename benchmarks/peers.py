@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import aru_kernels
 from aru_kernels import reference
-from aru_lab.models import count_parameters, match_hidden_size
 
 CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
 
@@ -58,7 +57,7 @@ class AuthorsNetwork(nn.Module):
         return torch.stack(outputs)
 
 
-def _step(a: Tensor, h: Tensor, g: Tensor, weight_hh: Tensor, controller: list[Tensor]) -> tuple[Tensor, Tensor]:
+def step(a: Tensor, h: Tensor, g: Tensor, weight_hh: Tensor, controller: list[Tensor]) -> tuple[Tensor, Tensor]:
     a = a + h @ weight_hh.T
     n, s, g = reference.controller_step(a, g, *controller)
     return reference.gamma(a, n, s, 1e-3), g
@@ -88,7 +87,7 @@ class SteppedNetwork(nn.Module):
 def compiled_step(layer: aru_kernels.ARUN, x: Tensor, backward: bool) -> tuple[SteppedNetwork, float]:
     """torch.compile of the step, in a loop over time, and the seconds that compiling took."""
     torch._dynamo.reset()
-    network = SteppedNetwork(layer, torch.compile(_step, fullgraph=True))
+    network = SteppedNetwork(layer, torch.compile(step, fullgraph=True))
     start = time.perf_counter()
     # the first step has states without gradient, the later ones have not: three steps compile all there is
     with torch.set_grad_enabled(backward):
@@ -98,28 +97,31 @@ def compiled_step(layer: aru_kernels.ARUN, x: Tensor, backward: bool) -> tuple[S
     return network, time.perf_counter() - start
 
 
-class GraphedNetwork:
-    """A CUDA graph of an eager pass over the sequence, forward or with the backward pass: no launch costs are left."""
+class GraphedWork:
+    """`work`, such as an eager pass over a sequence, as a CUDA graph, recorded at the first call: no launch costs."""
 
     def __init__(self, work: Callable[[], list[Tensor]]) -> None:
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                work()
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.results = work()
+        self.work, self.graph = work, None
 
     def __call__(self) -> list[Tensor]:
-        """Replays the graph."""
+        """Replays the graph; its results are overwritten by the next call."""
+        if self.graph is None:
+            side = torch.cuda.Stream()
+            side.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side):
+                self.work()
+            torch.cuda.current_stream().wait_stream(side)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.results = self.work()
         self.graph.replay()
         return self.results
 
 
 def other_networks(layer: nn.Module, input_size: int, device: torch.device) -> dict[str, nn.Module]:
     """torch's own networks at the layer's H, and at its number of parameters: not the same function."""
+    from aru_lab.models import count_parameters, match_hidden_size  # needs what the laboratory needs
+
     H, parameters = layer.hidden_size, count_parameters(layer)
     # match_hidden_size counts a read-out too: one class keeps it small on both sides
     networks: dict[str, nn.Module] = {}

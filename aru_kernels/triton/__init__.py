@@ -87,6 +87,11 @@ def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype) -> int:
     return 0
 
 
+def release_graphs() -> None:
+    """Frees the CUDA graphs of time steps that are held for the next call, and their buffers."""
+    importlib.import_module("aru_kernels.triton._graphs").GRAPHS.clear()
+
+
 def _kernel(module: str, name: str) -> Callable[..., Any]:
     @functools.cache
     def load() -> Callable[..., Any]:

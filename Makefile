@@ -1,15 +1,17 @@
 # make demo   install into .venv and watch an adaptive network learn to read digits
-# make test   install into .venv, lint, run every test
+# make test   install into .venv, lint, run every test, compile the Triton kernels for GPUs that are not there
+# make gpu-check   on a machine with a GPU: check every kernel, then time it (GPU_PYTHON: a Python with torch and Triton)
 PYTHON ?= python3
 VENV ?= .venv
 # The package accepts a range of torch versions; pinning one here keeps these two commands repeatable.
 TORCH ?= torch==2.13.0
 JOBS ?= auto
+GPU_PYTHON ?= $(PYTHON)
 
 BIN := $(VENV)/bin
 SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint clean gpu-check
 
 demo: $(VENV)/lab.installed
 	$(BIN)/aru demo --output demo
@@ -17,6 +19,10 @@ demo: $(VENV)/lab.installed
 test: $(VENV)/test.installed lint
 	$(BIN)/python -m aru_kernels
 	$(BIN)/python -m pytest -n $(JOBS)
+	PYTHONPATH=.:tests $(BIN)/python tests/compile_table.py
+
+gpu-check:
+	$(GPU_PYTHON) benchmarks/gpu_check.py
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

@@ -28,7 +28,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from aru_kernels.triton import _graphs, _launch, controller, gamma, sequence
+from aru_kernels.triton import _graphs, _launch, controller, gamma, persistent, sequence
 
 # Bytes of shared memory that a program can have.
 SHARED = {"75": 65536, "80": 166912, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -79,7 +79,7 @@ def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launc
 
 
 @contextmanager
-def recorded_launches(*products: str) -> Iterator[list[Launch]]:
+def recorded_launches(*products: str, warp_size: int = 32) -> Iterator[list[Launch]]:
     """Launches are noted, not made; products: of the forward and the backward kernels."""
     launches: list[Launch] = []
 
@@ -91,6 +91,7 @@ def recorded_launches(*products: str) -> Iterator[list[Launch]]:
     with (
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(controller, "products", return_value=products),
+        mock.patch.object(controller, "warp_size", return_value=warp_size),
         mock.patch.object(_graphs, "usable", return_value=False),
     ):
         yield launches
@@ -124,9 +125,9 @@ def step_calls(G: int, dtype: torch.dtype) -> None:
     controller.controller_step_bwd(h, g_next, n, s, a, g, *weights, n, s, kept, 1e-3, "highest")
 
 
-def sequence_calls(G: int) -> None:
+def sequence_calls(G: int, H: int = 400) -> None:
     """Forward and backward of the operation aru_sequence, with checkpoints and without, with and without a trace."""
-    T, B, H = 4, 100, 400
+    T, B = 4, 100
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
     arguments = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
     for segment, trace in ((0, False), (2, False), (2, True)):
@@ -137,11 +138,12 @@ def sequence_calls(G: int) -> None:
 
 
 def static_calls() -> None:
-    """Forward and backward of the operation gamma_rnn_sequence."""
-    xp, h0, weight_hh, n = empty(4, 100, 400), empty(100, 400), empty(400, 400), empty(400)
-    h, a = sequence.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
-    for d_a in (None, a):
-        sequence.gamma_rnn_sequence_bwd(h, d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
+    """Forward and backward of the operation gamma_rnn_sequence, step by step and in one launch."""
+    for H in (400, persistent.MAX_STATIC):
+        xp, h0, weight_hh, n = empty(4, 100, H), empty(100, H), empty(H, H), empty(H)
+        h, a = sequence.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
+        for d_a in (None, a):
+            sequence.gamma_rnn_sequence_bwd(h, d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
 
 
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
@@ -161,12 +163,13 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
         work.append((products[0], lambda dtype=dtype: gamma_calls(dtype)))
     for product in products:
         work += [(product, lambda G=G: sequence_calls(G)) for G in sizes]
+        work.append((product, lambda: sequence_calls(persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)))
         if everything:
             # rows of g as they come, 50 units and no whole vectors; narrow tensors
             work += [(product, lambda dtype=dtype: step_calls(50, dtype)) for dtype in TYPES]
     launches: dict[Launch, None] = {}
     for product, calls in work:
-        with recorded_launches(*product) as found:
+        with recorded_launches(*product, warp_size=64 if backend == "hip" else 32) as found:
             calls()
         launches |= dict.fromkeys(found)
     return list(launches)
@@ -177,7 +180,7 @@ class Usage:
     """What a program of a compiled kernel needs."""
 
     registers: int
-    spilled: int  # bytes of stack (NVIDIA), registers and bytes of scratch memory (AMD)
+    spilled: int  # bytes of stack (NVIDIA); vector registers and bytes of scratch memory (AMD)
     shared: int
 
 
@@ -196,7 +199,7 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
         def number(key: str) -> int:
             return int(re.search(rf"\.{key}:\s+(\d+)", assembly)[1])
 
-        spilled = sum(map(number, ("vgpr_spill_count", "sgpr_spill_count", "private_segment_fixed_size")))
+        spilled = sum(map(number, ("vgpr_spill_count", "private_segment_fixed_size")))
         return Usage(number("vgpr_count"), spilled, compiled.metadata.shared)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:

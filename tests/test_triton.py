@@ -91,7 +91,7 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
     import compile_table as table
     from aru_kernels.triton import controller
 
-    monkeypatch.setattr(controller, "tile", lambda *args: controller.Tile(64, 1))
+    monkeypatch.setattr(controller, "tile", lambda *args: controller.Tile(64, 32))
     with table.recorded_launches("tf32x3", "tf32x3") as launches:
         table.step_calls(50, torch.float32)
     forward = next(launch for launch in launches if launch.kernel == "controller_fwd_kernel")
@@ -105,11 +105,11 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
 @needs_triton
 def test_the_table_has_every_kernel():
     import compile_table as table
-    from aru_kernels.triton import controller, gamma, sequence
+    from aru_kernels.triton import controller, gamma, persistent, sequence
 
     kernels = {
         name
-        for module in (controller, gamma, sequence)
+        for module in (controller, gamma, persistent, sequence)
         for name, value in vars(module).items()
         if name.endswith("_kernel") and value.__module__ == module.__name__
     }

@@ -95,6 +95,11 @@ def refuses(H: int, G: int) -> str | None:
     return f"its controller has at most {MAX_CONTROLLER} units, got {G}" if G > MAX_CONTROLLER else None
 
 
+def release_graphs() -> None:
+    """Frees the CUDA graphs of time steps that are held for the next call, and their buffers."""
+    importlib.import_module("aru_kernels.triton._graphs").GRAPHS.clear()
+
+
 def _kernel(module: str, name: str) -> Callable[..., Any]:
     @functools.cache
     def load() -> Callable[..., Any]:

@@ -24,6 +24,9 @@ MAX_GRAPHS = 8
 class Network(Protocol):
     """What launches time steps: it has weights that a graph needs copies of."""
 
+    def at_once(self, B: int) -> bool:
+        """Whether it takes any number of steps in one launch, so that a graph has nothing to offer."""
+
     def copied(self) -> Network:
         """The same network on weights of its own."""
 

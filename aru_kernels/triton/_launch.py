@@ -63,6 +63,11 @@ def product_of_architecture(backend: str, architecture: int | str, wanted: str, 
     return "tf32" if wanted == "high" and architecture == "gfx942" else "ieee"
 
 
+def warp_size(device: torch.device) -> int:
+    """Threads of a warp."""
+    return torch.cuda.get_device_properties(device).warp_size if torch.version.hip else 32
+
+
 def padded(G: int) -> int:
     """Units of the controller in a kernel: a power of two that tl.dot takes."""
     return max(16, triton.next_power_of_2(G))

@@ -18,17 +18,18 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels.triton import _math as math
-from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, products
+from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, products, warp_size
+from aru_kernels.triton._mode import INTERPRETED
 
 # Width of the smallest tl.dot: the columns that the gradients of the controller's vectors share.
 _X = tl.constexpr(16)
 
 
 class Tile(NamedTuple):
-    """Rows that a program takes at a time, and its warps."""
+    """Rows that a program takes at a time, and its threads."""
 
     BLOCK_R: int
-    num_warps: int
+    threads: int
 
 
 def tile(GP: int, PRODUCT: str, backward: bool) -> Tile:
@@ -38,14 +39,14 @@ def tile(GP: int, PRODUCT: str, backward: bool) -> Tile:
     chosen from its reports alone, not by timing.
     """
     if PRODUCT == "ieee":
-        return Tile(16, 8)
+        return Tile(16, 256)
     if GP == 128:
-        return Tile(16 if backward or PRODUCT == "tf32x3" else 32, 8)
+        return Tile(16 if backward or PRODUCT == "tf32x3" else 32, 256)
     if not backward:
-        return Tile(64, 4)
+        return Tile(64, 128)
     if GP == 64:
-        return Tile(32 if PRODUCT == "tf32x3" else 64, 8)
-    return Tile(16 if PRODUCT == "tf32x3" and GP == 32 else 32, 4)
+        return Tile(32, 256 if PRODUCT == "tf32x3" else 128)
+    return Tile(16 if PRODUCT == "tf32x3" and GP == 32 else 32, 128)
 
 
 def sums_square(GP: int) -> bool:
@@ -71,19 +72,21 @@ def pack_kernel(
     w_ptr,  # (2 GP + 5, GP): W_gg^T, W_gg, w_ag, b_g, W_gc[0], W_gc[1], b_c; padded with zeros
     G: tl.constexpr,
     GP: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """All of the controller's weights in one aligned buffer.  Grid: a program per row."""
-    j = tl.arange(0, GP)
-    p = tl.program_id(0) + tl.zeros_like(j)
-    value = tl.load(w_gg_ptr + j * G + p, (p < G) & (j < G), 0.0).to(w_ptr.dtype.element_ty)
+    """All of the controller's weights in one aligned buffer.  Grid: one program per BLOCK rows."""
+    ACC: tl.constexpr = w_ptr.dtype.element_ty
+    p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    j = tl.arange(0, GP)[None, :]
+    value = tl.load(w_gg_ptr + j * G + p, (p < G) & (j < G), 0.0).to(ACC)
     i = p - GP
-    value += tl.load(w_gg_ptr + i * G + j, (i >= 0) & (i < G) & (j < G), 0.0).to(w_ptr.dtype.element_ty)
+    value += tl.load(w_gg_ptr + i * G + j, (i >= 0) & (i < G) & (j < G), 0.0).to(ACC)
     i = p - 2 * GP
-    value += tl.load(w_ag_ptr + j, (i == 0) & (j < G), 0.0).to(w_ptr.dtype.element_ty)
-    value += tl.load(b_g_ptr + j, (i == 1) & (j < G), 0.0).to(w_ptr.dtype.element_ty)
-    value += tl.load(w_gc_ptr + (i - 2) * G + j, (i >= 2) & (i < 4) & (j < G), 0.0).to(w_ptr.dtype.element_ty)
-    value += tl.load(b_c_ptr + j, (i == 4) & (j < 2), 0.0).to(w_ptr.dtype.element_ty)
-    tl.store(w_ptr + p * GP + j, value)
+    value += tl.load(w_ag_ptr + j + 0 * i, (i == 0) & (j < G), 0.0).to(ACC)
+    value += tl.load(b_g_ptr + j + 0 * i, (i == 1) & (j < G), 0.0).to(ACC)
+    value += tl.load(w_gc_ptr + (i - 2) * G + j, (i >= 2) & (i < 4) & (j < G), 0.0).to(ACC)
+    value += tl.load(b_c_ptr + j + 0 * i, (i == 4) & (j < 2), 0.0).to(ACC)
+    tl.store(w_ptr + p * GP + j, value, p < 2 * GP + 5)
 
 
 @triton.jit
@@ -186,11 +189,53 @@ def controller_states_kernel(
 
 
 @triton.jit
-def _add(ptr, offset, value, row, ACC: tl.constexpr, PRESENT: tl.constexpr):
+def add_from(ptr, offset, value, row, ACC: tl.constexpr, PRESENT: tl.constexpr):
     """value plus what stands at ptr + offset, if there is anything."""
     if PRESENT:
         value += tl.load(ptr + offset, row, 0.0).to(ACC)
     return value
+
+
+@triton.jit
+def through_gamma(
+    a,  # (R,)
+    g,  # (R, GP), g_{t-1}
+    d_h,  # (R,)
+    d_n_ptr,  # gradients of the trace, with HAS_*
+    d_s_ptr,
+    offset,
+    row,
+    d_x,  # (GP, 16), sums over rows, with those of dW_gc in columns 2 and 3
+    w_ptr,
+    HAS_N: tl.constexpr,
+    HAS_S: tl.constexpr,
+    GP: tl.constexpr,
+    N_FLOOR: tl.constexpr,
+    PRODUCT: tl.constexpr,
+    ACC: tl.constexpr,
+):
+    """Back through γ and the read-out: g_t, its d_g, the share of γ in d_a, d_n, d_s, and d_x with these rows."""
+    x = tl.arange(0, _X)[None, :]
+    g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
+    n, s = read_out(g, w_ptr, GP)
+    by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
+    d_n = add_from(d_n_ptr, offset, d_h * by_n, row, ACC, HAS_N)
+    d_s = add_from(d_s_ptr, offset, d_h * by_s, row, ACC, HAS_S)
+    # sums over rows as products: far fewer registers than vectors that are summed up
+    gains = tl.where(x == 2, d_n[:, None], tl.where(x == 3, d_s[:, None], 0.0))
+    d_x += math.product(tl.trans(g), gains, PRODUCT)
+    d_g = d_n[:, None] * _vector(w_ptr, 2, GP) + d_s[:, None] * _vector(w_ptr, 3, GP)
+    return g, d_g, d_h * by_a, d_n, d_s, d_x
+
+
+@triton.jit
+def through_tanh(a, g, d_g, d_a, d_x, w_ptr, GP: tl.constexpr, PRODUCT: tl.constexpr, ACC: tl.constexpr):
+    """Back through tanh, from d_g in full: d_u, d_a, and d_x with the sums of dw_ag and db_g in columns 0 and 1."""
+    x = tl.arange(0, _X)[None, :]
+    d_u = d_g * (1 - g * g)
+    inputs = tl.where(x == 0, a[:, None], tl.where(x == 1, 1.0, 0.0).to(ACC))
+    d_x += math.product(tl.trans(d_u), inputs, PRODUCT)
+    return d_u, d_a + tl.sum(d_u * _vector(w_ptr, 0, GP), 1), d_x
 
 
 @triton.jit
@@ -241,31 +286,21 @@ def controller_bwd_kernel(
         mask = row[:, None] & (j < GS)[None, :]
         a = tl.load(a_ptr + start + i, row, 0.0).to(ACC)
         g = tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC)
-        g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
-        n, s = read_out(g, w_ptr, GP)
-        by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
-        d_h = _add(d_rec_ptr, start + i, tl.zeros((BLOCK_R,), ACC), row, ACC, HAS_REC)
-        d_h = _add(d_h_ptr, start + i, d_h, row, ACC, HAS_H)
-        d_n = _add(d_n_ptr, start + i, d_h * by_n, row, ACC, HAS_N)
-        d_s = _add(d_s_ptr, start + i, d_h * by_s, row, ACC, HAS_S)
-        # sums over rows as products: far fewer registers than vectors that are summed up
-        gains = tl.where(x == 2, d_n[:, None], tl.where(x == 3, d_s[:, None], 0.0))
-        d_x += math.product(tl.trans(g), gains, PRODUCT)
-        d_g = d_n[:, None] * _vector(w_ptr, 2, GP) + d_s[:, None] * _vector(w_ptr, 3, GP)
+        d_h = add_from(d_rec_ptr, start + i, tl.zeros((BLOCK_R,), ACC), row, ACC, HAS_REC)
+        d_h = add_from(d_h_ptr, start + i, d_h, row, ACC, HAS_H)
+        g, d_g, d_a, d_n, d_s, d_x = through_gamma(
+            a, g, d_h, d_n_ptr, d_s_ptr, start + i, row, d_x, w_ptr, HAS_N, HAS_S, GP, N_FLOOR, PRODUCT, ACC
+        )
         if HAS_G:
             d_g += tl.load(d_g_ptr + start * GS + state, mask, 0.0).to(ACC)
-        d_u = d_g * (1 - g * g)
-        d_a = d_h * by_a + tl.sum(d_u * _vector(w_ptr, 0, GP), 1)
-        tl.store(da_ptr + start + i, _add(d_a_ptr, start + i, d_a, row, ACC, HAS_A), row)
+        d_u, d_a, d_x = through_tanh(a, g, d_g, d_a, d_x, w_ptr, GP, PRODUCT, ACC)
+        tl.store(da_ptr + start + i, add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A), row)
         tl.store(dg_ptr + start * GS + state, math.product(d_u, _square(w_ptr, GP, False), PRODUCT), mask)
         if not SQUARE:
             tl.store(du_ptr + start * GS + state, d_u, mask)
-        d_u = tl.trans(d_u)
-        inputs = tl.where(x == 0, a[:, None], tl.where(x == 1, 1.0, 0.0).to(ACC))
-        d_x += math.product(d_u, inputs, PRODUCT)
         if SQUARE:
             # g_{t-1} is read again rather than held in registers all the while
-            d_w_gg += math.product(d_u, tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC), PRODUCT)
+            d_w_gg += math.product(tl.trans(d_u), tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC), PRODUCT)
         d_b_n += d_n
         d_b_s += d_s
         tile += tl.num_programs(0)
@@ -296,10 +331,17 @@ class Controller:
         self.G = G = weights[0].shape[0]
         self.GP = GP = padded(G)
         self.n_floor = n_floor
-        self.products = products(weights[0].device, precision)  # forward, backward
+        self.warp_size = warp_size(weights[0].device)
+        forward, backward = products(weights[0].device, precision)
+        # the backward kernel of the largest controllers spills with three products
+        self.products = forward, "ieee" if GP == 128 and backward == "tf32x3" else backward
         self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
         self.constants = {"GP": GP, "ACC": accumulator(weights[0].dtype), **OPTIONS}
-        pack_kernel[(2 * GP + 5,)](*(x.contiguous() for x in weights), self.w, G, GP, num_warps=1, **OPTIONS)
+        # the interpreter takes its time for every program, whatever its size
+        BLOCK = triton.next_power_of_2(len(self.w)) if INTERPRETED else 8
+        pack_kernel[(triton.cdiv(len(self.w), BLOCK),)](
+            *(x.contiguous() for x in weights), self.w, G, GP, BLOCK, num_warps=4, **OPTIONS
+        )
 
     def copied(self) -> Controller:
         """The same controller on weights of its own."""
@@ -310,8 +352,8 @@ class Controller:
     def _launch(self, g: Tensor, backward: bool) -> dict[str, object]:
         product = self.products[backward]
         tiles = tile(self.GP, product, backward)
-        chosen = {"GS": g.shape[-1], "PRODUCT": product, "BLOCK_R": tiles.BLOCK_R, "num_warps": tiles.num_warps}
-        return self.constants | chosen
+        chosen = {"GS": g.shape[-1], "PRODUCT": product, "BLOCK_R": tiles.BLOCK_R}
+        return self.constants | chosen | {"num_warps": tiles.threads // self.warp_size}
 
     def step(self, a: Tensor, g: Tensor, h: Tensor, g_next: Tensor, n: Tensor | None, s: Tensor | None) -> None:
         """Fills h, g_next and, if given, n and s; g_next may be g."""
@@ -329,18 +371,16 @@ class Controller:
     def _programs(self, R: int) -> int:
         return min(max_programs(self.GP), triton.cdiv(R, tile(self.GP, self.products[1], True).BLOCK_R))
 
-    def new_sums(self, R: int, GS: int) -> Tensor:
-        """The buffer that `step_backward` adds the weights' gradients to; see `_split`."""
-        programs, GP = self._programs(R), self.GP
-        size = programs * partial_size(GP) + (0 if sums_square(GP) else GS * (GS + R))
-        return self.w.new_zeros(size)
+    def new_sums(self, R: int, GS: int, programs: int | None = None) -> Tensor:
+        """The buffer that backward kernels add the weights' gradients to; see `_split`."""
+        size = (programs or self._programs(R)) * partial_size(self.GP)
+        return self.w.new_zeros(size if sums_square(self.GP) else size + GS * (GS + R))
 
     def _split(self, sums: Tensor, R: int, GS: int) -> tuple[Tensor, Tensor, Tensor]:
         """Partial sums by program and, where dW_gg is not among them, dW_gg (GS, GS) and room for du (R, GS)."""
-        programs = self._programs(R)
-        size = programs * partial_size(self.GP)
-        partials, square, du = sums.split([size, *((0, 0) if sums_square(self.GP) else (GS * GS, GS * R))])
-        return partials.view(programs, -1), square.view(-1, GS), du.view(-1, GS)
+        end = len(sums) - (0 if sums_square(self.GP) else GS * (GS + R))
+        middle = len(sums) if sums_square(self.GP) else end + GS * GS
+        return sums[:end].view(-1, partial_size(self.GP)), sums[end:middle].view(-1, GS), sums[middle:].view(-1, GS)
 
     def step_backward(
         self,

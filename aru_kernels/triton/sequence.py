@@ -1,7 +1,8 @@
 """The sequence operations: all T steps, forward and backward.
 
 A step is one matrix product, h_{t-1} W_hh^T, and one launch for everything after it.  Steps run in chunks: as a loop of
-launches, or as a CUDA graph of the loop (`_graphs.py`).  The gradient of W_hh is one product after the loop.
+launches, or as a CUDA graph of the loop (`_graphs.py`); of a small network, as a single launch (`persistent.py`).  The
+gradient of W_hh is one product after the loop.
 
 Memory (T, B, H, G of a call; float32): the forward pass keeps a and h, and g before every K-th step; the backward pass
 holds K states g at a time, computed again from a by one launch.
@@ -21,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aru_kernels.triton import _math as math
-from aru_kernels.triton import kept_slots
+from aru_kernels.triton import kept_slots, persistent
 from aru_kernels.triton._graphs import GRAPHS, Network, Recorded
 from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on
 from aru_kernels.triton.controller import Controller, row_length
@@ -31,8 +32,8 @@ from aru_kernels.triton.controller import Controller, row_length
 CHUNK = 32
 
 
-def _chunks(T: int, segment: int) -> list[slice]:
-    steps = segment if segment > 1 else CHUNK
+def _chunks(T: int, segment: int, at_once: bool) -> list[slice]:
+    steps = segment if segment > 1 else T if at_once else CHUNK
     return [slice(t, min(t + steps, T)) for t in range(0, T, steps)]
 
 
@@ -60,6 +61,10 @@ class Adaptive:
     def __init__(self, weight_hh: Tensor, controller: tuple[Tensor, ...], n_floor: float, precision: str) -> None:
         self.weight_hh = weight_hh.contiguous()
         self.controller = Controller(controller, n_floor, precision)
+
+    def at_once(self, B: int) -> bool:
+        """Whether a chunk is a single launch."""
+        return persistent.fits(B, len(self.weight_hh), self.controller.GP)
 
     def copied(self) -> Adaptive:
         """The same network on weights of its own."""
@@ -90,6 +95,9 @@ class Adaptive:
         s: Tensor | None,
     ) -> None:
         """Steps from xp (S, B, H): fills h and, with a slot per step or one for all, a, g, n and s."""
+        if self.at_once(xp.shape[1]):
+            persistent.adaptive_forward(self.weight_hh, self.controller, xp, h_before, g_before, a, h, g, n, s)
+            return
         for j in range(len(xp)):
             torch.addmm(xp[j], h_before, self.weight_hh.t(), out=_at(a, j))
             self.controller.step(_at(a, j), g_before, h[j], _at(g, j), _at(n, j), _at(s, j))
@@ -109,6 +117,11 @@ class Adaptive:
         sums: Tensor,
     ) -> None:
         """Steps backwards, with g (S, B, H, G) before each: fills d_xp, updates d_rec, dg and the sums."""
+        if self.at_once(a.shape[1]):
+            persistent.adaptive_backward(
+                self.weight_hh, self.controller, d_h, d_a, d_n, d_s, a, g, d_xp, d_rec, dg, sums
+            )
+            return
         for j in reversed(range(len(a))):
             upstream = (_at(d_h, j), d_rec, _at(d_a, j), _at(d_n, j), _at(d_s, j), dg)
             self.controller.step_backward(*upstream, a[j], g[j], d_xp[j], dg, sums)
@@ -153,7 +166,7 @@ def aru_sequence_fwd(
             g = kept[1:][part] if segment == 1 else state[None]
             return xp[part], h_before, g_before, own_a, h[part], g, *(_cut(x, part) for x in gains)
 
-        parts = _chunks(T, segment)
+        parts = _chunks(T, segment, net.at_once(B))
         with _graph(net, "forward", arguments(parts[0]), written=(3, 4, 5, 6, 7)) as steps:
             for index, part in enumerate(parts):
                 if segment > 1:
@@ -198,11 +211,11 @@ def aru_sequence_bwd(
         net = Adaptive(weight_hh, controller, n_floor, precision)
         upstream = tuple(_contiguous(d_h, d_a, d_n, d_s))
         kept = kept.view(-1, B, H, row_length(g0.shape[-1]))
-        parts = _chunks(T, segment)
+        parts = _chunks(T, segment, net.at_once(B))
         # K states before the steps of a chunk
         states = kept[:T] if segment == 1 else a.new_empty(parts[0].stop, *kept.shape[1:])
         d_rec, dg = a.new_empty(B, H), a.new_empty(kept.shape[1:])
-        sums = net.controller.new_sums(B * H, kept.shape[-1])
+        sums = net.controller.new_sums(B * H, kept.shape[-1], B if net.at_once(B) else None)
         example = (*(_cut(x, parts[0]) for x in upstream), a[parts[0]], states[parts[0]], d_xp[parts[0]])
         example += (d_rec, dg, sums)
         with _graph(net, "backward", example, written=(6, 7, 8, 9), updated=(7, 8, 9)) as steps:
@@ -257,7 +270,10 @@ def _graph(
     """What runs chunks like the example, which is a whole one."""
     shapes = tuple(None if x is None else x.shape for x in example)
     device = next(x.device for x in example if x is not None)
-    length = next(x for x in example if x is not None and x.ndim > 2).shape[0]
+    length, B = next(x for x in example if x is not None and x.ndim > 2).shape[:2]
+    if network.at_once(B):
+        yield _Steps(network, method, length, None)
+        return
     record = functools.partial(Recorded, network, method, example, written, updated)
     with GRAPHS.use((method, network.key, shapes), network, device, record) as recorded:
         yield _Steps(network, method, length, recorded)
@@ -331,6 +347,10 @@ class Static:
         self.weights = tuple(_contiguous(weight_hh, n.expand(H), s.expand(H)))
         self.n_floor = n_floor
 
+    def at_once(self, B: int) -> bool:
+        """Whether a chunk is a single launch."""
+        return persistent.fits(B, len(self.weights[0]))
+
     def copied(self) -> Static:
         """The same network on weights of its own."""
         return Static(*(w.clone() for w in self.weights), self.n_floor)
@@ -357,6 +377,9 @@ class Static:
 
     def forward(self, xp: Tensor, h_before: Tensor, a: Tensor, h: Tensor) -> None:
         """Steps from xp (S, B, H) and h_before: fills h and, with a slot per step or one for all, a."""
+        if self.at_once(xp.shape[1]):
+            persistent.static_forward(self.weights, self.n_floor, xp, h_before, a, h)
+            return
         weight_hh, n, s = self.weights
         grid, options = self._launch(h_before)
         for j in range(len(xp)):
@@ -368,6 +391,9 @@ class Static:
         self, d_h: Tensor | None, d_a: Tensor | None, a: Tensor, d_xp: Tensor, d_rec: Tensor, dn: Tensor, ds: Tensor
     ) -> None:
         """Steps backwards: fills d_xp, updates d_rec and the sums dn and ds over all steps so far, (B, H) each."""
+        if self.at_once(a.shape[1]):
+            persistent.static_backward(self.weights, self.n_floor, d_h, d_a, a, d_xp, d_rec, dn, ds)
+            return
         weight_hh, n, s = self.weights
         grid, options = self._launch(d_rec)
         for j in reversed(range(len(a))):
@@ -395,7 +421,7 @@ def gamma_rnn_sequence_fwd(
         def arguments(part: slice) -> tuple[Tensor, ...]:
             return xp[part], h_before, per_step_a[part] if keep else per_step_a, h[part]
 
-        parts = _chunks(T, 0)
+        parts = _chunks(T, 0, net.at_once(B))
         with _graph(net, "forward", arguments(parts[0]), written=(2, 3)) as steps:
             for part in parts:
                 steps(part, arguments(part))
@@ -424,7 +450,7 @@ def gamma_rnn_sequence_bwd(
         net = Static(weight_hh, n, s, n_floor)
         upstream = tuple(_contiguous(d_h, d_a))
         sums = d_rec, dn, ds = tuple(a.new_empty(B, H) for _ in range(3))
-        parts = _chunks(T, 0)
+        parts = _chunks(T, 0, net.at_once(B))
         example = (*(_cut(x, parts[0]) for x in upstream), a[parts[0]], d_xp[parts[0]], *sums)
         with _graph(net, "backward", example, written=(3, 4, 5, 6), updated=(4, 5, 6)) as steps:
             if steps.recorded is not None:

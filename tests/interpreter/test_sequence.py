@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import chain
 
 import pytest
@@ -13,7 +14,8 @@ from torch import Tensor
 import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import ops, triton
-from aru_kernels.triton import _graphs, sequence
+from aru_kernels.triton import _graphs, persistent, sequence
+from aru_kernels.triton.controller import controller_fwd_kernel
 from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
 from tolerances import assert_all_close, assert_close
 
@@ -21,6 +23,19 @@ from tolerances import assert_all_close, assert_close
 @pytest.fixture(params=["1T", "1"], ids=["all kept", "checkpoints"])
 def budget(request, monkeypatch):
     monkeypatch.setenv("ARU_STATE_BUDGET", request.param)
+
+
+@pytest.fixture
+def step_by_step(monkeypatch):
+    """No network is small enough for a single launch."""
+    monkeypatch.setattr(persistent, "MAX_BATCH", 0)
+
+
+@pytest.fixture(params=["at once", "step by step"])
+def way(request):
+    """Small networks in one launch, and as large ones run."""
+    if request.param == "step by step":
+        request.getfixturevalue("step_by_step")
 
 
 def check_adaptive(arguments: list[Tensor], trace: bool = False) -> None:
@@ -39,32 +54,55 @@ def check_static(arguments: list[Tensor], trace: bool = False) -> None:
 
 @settings(max_examples=8)
 @given(
-    T=st.integers(1, 11),
-    B=st.integers(1, 5),
-    H=st.integers(1, 30),
-    G=st.integers(1, 60),
+    T=st.integers(1, 9),
+    B=st.integers(1, 4),
+    H=st.integers(1, 20),
+    G=st.one_of(st.integers(1, 16), st.integers(17, 70)),
     trace=st.booleans(),
     budget=st.sampled_from(["1T", "1"]),
+    largest=st.sampled_from([0, 1024]),
 )
-def test_adaptive(T, B, H, G, trace, budget):
+def test_adaptive(T, B, H, G, trace, budget, largest):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARU_STATE_BUDGET", budget)
+        patch.setattr(persistent, "MAX_BATCH", largest)
         check_adaptive(adaptive_arguments(T, B, H, G), trace)
 
 
-def test_adaptive_over_several_chunks(budget):
-    check_adaptive(adaptive_arguments(35, 2, 4, 3, torch.float32), trace=True)
+@pytest.mark.parametrize("trace", [False, True])
+def test_adaptive_over_several_chunks(budget, way, trace):
+    check_adaptive(adaptive_arguments(10, 2, 4, 3, torch.float32), trace)
 
 
 @pytest.mark.parametrize("sizes", [(), (1,), (7,)], ids=str)
 @pytest.mark.parametrize("trace", [False, True])
-def test_static(sizes, trace):
-    check_static(static_arguments(35, 3, 7, sizes), trace)
+def test_static(sizes, trace, way, monkeypatch):
+    monkeypatch.setattr(sequence, "CHUNK", 4)
+    check_static(static_arguments(7, 3, 7, sizes), trace)
     check_static(static_arguments(2, 50, 7, sizes, torch.float32), trace)
 
 
-def test_gradcheck(budget):
-    assert torch.get_default_dtype() == torch.float32
+def test_small_networks_are_one_launch(monkeypatch):
+    """Of every kernel, however many steps; a large network takes a launch a step."""
+    counts: Counter[str] = Counter()
+
+    def counting(true, name):
+        def run(*arguments, **keywords):
+            counts[name] += 1
+            return true(*arguments, **keywords)
+
+        return run
+
+    for kernel in (persistent.adaptive_fwd_kernel, persistent.adaptive_bwd_kernel, controller_fwd_kernel):
+        monkeypatch.setattr(kernel, "run", counting(kernel.run, kernel.fn.__name__))
+    monkeypatch.setenv("ARU_STATE_BUDGET", "1T")
+    run("triton", F.aru_sequence, adaptive_arguments(9, 2, 5, 3))
+    assert counts == {"adaptive_fwd_kernel": 1, "adaptive_bwd_kernel": 1}
+    run("triton", F.aru_sequence, adaptive_arguments(3, 1, 65, 3))
+    assert counts["controller_fwd_kernel"] == 3
+
+
+def test_gradcheck(budget, way):
     with aru_kernels.use_backend("triton"):
         assert torch.autograd.gradcheck(
             lambda *x: F.aru_sequence(*x)[:2], adaptive_arguments(5, 1, 3, 2), fast_mode=True
@@ -74,8 +112,8 @@ def test_gradcheck(budget):
         )
 
 
-def test_bits_do_not_depend_on_runs_or_budget(monkeypatch):
-    arguments = adaptive_arguments(9, 3, 20, 5, torch.float32)
+def test_bits_do_not_depend_on_runs_or_budget(way, monkeypatch):
+    arguments = adaptive_arguments(9, 2, 10, 5, torch.float32)
     results = []
     for budget in ("1T", "1T", "1"):
         monkeypatch.setenv("ARU_STATE_BUDGET", budget)
@@ -109,7 +147,7 @@ def test_empty_batch():
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_one_bad_sequence_does_not_touch_the_others(bad):
+def test_one_bad_sequence_does_not_touch_the_others(bad, way):
     arguments = adaptive_arguments(4, 5, 7, 4, torch.float32)
     clean, _ = run("triton", F.aru_sequence, arguments)
     with torch.no_grad():
@@ -124,7 +162,7 @@ def test_one_bad_sequence_does_not_touch_the_others(bad):
     assert d_xp[:, others].isfinite().all()
 
 
-def test_only_the_last_state_is_used():
+def test_only_the_last_state_is_used(way):
     arguments = adaptive_arguments(5, 2, 4, 3)
     gradients = []
     for backend in ("triton", "reference"):
@@ -141,12 +179,12 @@ def test_inference_keeps_nothing():
 
 
 def test_saturated_controller_passes_no_gradient():
-    """The network of a fresh start over 200 steps: gradients of float32 as good as the reference's own."""
+    """The network of a fresh start over 100 steps: gradients of float32 as good as the reference's own."""
     torch.manual_seed(0)
     single = aru_kernels.ARUN(1, 16, 6)
     exact = aru_kernels.ARUN(1, 16, 6, dtype=torch.float64)
     exact.load_state_dict(single.state_dict())
-    x = torch.rand(200, 2, 1)
+    x = torch.rand(100, 2, 1)
     errors = {}
     for backend in ("triton", "reference"):
         with aru_kernels.use_backend(backend):
@@ -199,7 +237,7 @@ class FakeGraph:
 
 
 @pytest.fixture
-def fake_graphs(monkeypatch):
+def fake_graphs(step_by_step, monkeypatch):
     monkeypatch.setattr(_graphs, "capture", FakeGraph)
     monkeypatch.setattr(_graphs, "usable", lambda device: True)
     monkeypatch.setattr(sequence, "GRAPHS", _graphs.Graphs())

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
+from aru_kernels._compile import constant_when_compiled
 from aru_kernels._memory import parse_bytes
 from aru_kernels._version import __version__
 
@@ -63,6 +64,7 @@ def refuses(H: int, G: int) -> str | None:
     return None
 
 
+@constant_when_compiled
 def parts() -> int:
     """bfloat16 parts that a number is split into for products."""
     return PARTS[torch.get_float32_matmul_precision()]
@@ -107,6 +109,12 @@ SMALL_STATE = 256 * 2**20
 SEGMENT = 8
 
 
+@constant_when_compiled
+def _budget() -> int | None:
+    text = os.environ.get("ARU_STATE_BUDGET")
+    return None if text is None else parse_bytes(text)
+
+
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: int) -> int:
     """Elements of the state that a forward pass keeps: slots of rows of G padded to 16, as float16 in "medium"."""
     if segment == 0 or B == 0:
@@ -119,8 +127,8 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, segment: i
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it is small or fits ARU_STATE_BUDGET."""
     everything = 4 * kept_elements(T, B, H, G, dtype, 1)
-    budget = os.environ.get("ARU_STATE_BUDGET")
-    limit = SMALL_STATE if budget is None else parse_bytes(budget)
+    budget = _budget()
+    limit = SMALL_STATE if budget is None else budget
     if everything <= limit:
         return 1
     if budget is None:

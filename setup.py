@@ -77,8 +77,11 @@ def cuda_architectures(nvcc: str) -> list[str]:
     """Those of TORCH_CUDA_ARCH_LIST, else the default ones that this nvcc knows; with "+PTX" kept."""
     wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
     if wanted is None:
-        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True, check=True).stdout
-        return [a for a in CUDA_ARCHITECTURES if f"compute_{a.rstrip('a')}\n" in known]
+        known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
+        usable = [a for a in CUDA_ARCHITECTURES if f"compute_{a.rstrip('a')}\n" in known.stdout]
+        if not usable:
+            raise BuildError(f"`{nvcc} --list-gpu-arch` names no architecture from 80 on: {known.stderr.strip()[:200]}")
+        return usable
     found = [re.fullmatch(r"(\d+)\.(\d)([a-z]?)(\+PTX)?", item) for item in re.split(r"[;\s]+", wanted.strip())]
     if not all(found):
         raise BuildError(f"TORCH_CUDA_ARCH_LIST is {wanted!r}, expected a list such as '8.0;9.0a;10.0+PTX'")

@@ -60,8 +60,22 @@ def _compile(source: Path, target: Path, include: Path, *flags: str) -> Path:
     return target
 
 
-def build_bindings(folder: Path) -> Path:
-    """The object of csrc/bindings_cuda.cpp."""
+# Column tiles that are emulated, a bit for each choice in csrc/cuda/sequence.h: all of them in "medium".
+TILES = {1: 0b1111, 2: 0b0101, 3: 0b1001}
+
+
+def build_kernels(folder: Path, include: Path, parts: int, tiles: int) -> Path:
+    """The object of the kernels of one number of parts, with the sources in `include`."""
+    macros = [f"-DARU_PARTS={parts}", f"-DARU_TILES={tiles}"]
+    source = ROOT / "tests" / "csrc" / "emulated_kernels.cpp"
+    return _compile(source, folder / f"kernels_{parts}.o", include, "-O1", *macros)
+
+
+def _build_launch(folder: Path) -> Path:
+    return _compile(ROOT / "tests" / "csrc" / "emulated_launch.cpp", folder / "launch.o", ROOT / "csrc", "-O1")
+
+
+def _build_bindings(folder: Path) -> Path:
     import pybind11
 
     flags = ["-O1", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
@@ -70,30 +84,13 @@ def build_bindings(folder: Path) -> Path:
     return _compile(ROOT / "csrc" / "bindings_cuda.cpp", folder / "bindings.o", ROOT / "csrc", *flags)
 
 
-# Column tiles that are emulated, a bit for each choice in csrc/cuda/sequence.h: all of them in "medium".
-TILES = {1: 0b1111, 2: 0b0101, 3: 0b1001}
-
-
-def build_kernels(folder: Path, include: Path, tiles: dict[int, int] = TILES) -> list[Path]:
-    """The objects of the kernels; tiles: as TILES, the number of parts first."""
-    jobs = [("emulated_kernels", f"kernels_{p}", [f"-DARU_PARTS={p}", f"-DARU_TILES={tiles[p]}"]) for p in tiles]
-    jobs.append(("emulated_launch", "launch", [f"-DARU_PARTS={p}" for p in tiles] if len(tiles) == 1 else []))
-
-    def compile_one(job: tuple[str, str, list[str]]) -> Path:
-        source, name, macros = job
-        return _compile(ROOT / "tests" / "csrc" / f"{source}.cpp", folder / f"{name}.o", include, "-O1", *macros)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(compile_one, jobs))
-
-
 def link(objects: list[Path], target: Path) -> None:
     """A module of the objects."""
     subprocess.run([CXX, "-shared", *map(str, objects), "-o", str(target)], check=True)
 
 
 def built() -> Path:
-    """The folder with the module and the bindings' object; compiled by the first process that asks."""
+    """The folder with the module, bindings.o and launch.o; compiled by the first process that asks."""
     sources = [*(ROOT / "csrc").rglob("*.[ch]*"), *(ROOT / "tests" / "csrc").glob("*emulated*"), Path(__file__)]
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(sources)) + sys.version.encode()).hexdigest()
     folder = ROOT / "build" / "emulation" / digest[:16]
@@ -102,7 +99,10 @@ def built() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         module = folder / "_cuda_emulated.so"
         if not module.exists():
-            objects = [*build_kernels(folder, ROOT / "csrc"), build_bindings(folder)]
+            jobs = [lambda p=p: build_kernels(folder, ROOT / "csrc", p, TILES[p]) for p in TILES]
+            jobs += [lambda: _build_launch(folder), lambda: _build_bindings(folder)]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = list(pool.map(lambda job: job(), jobs))
             link(objects, folder / "unfinished")
             (folder / "unfinished").rename(module)
     return folder

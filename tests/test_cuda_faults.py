@@ -1,14 +1,17 @@
 """Faults planted in the text of the CUDA kernels, each of which the emulation must notice.
 
 A fault is one replacement in one file.  The kernels with it are built for few sizes and run through checks that the
-kernels without it pass; a wrong value, an error of the emulation or a crash counts as noticed.
+kernels without it pass; a wrong value, an error of the emulation or a crash counts as noticed.  All of them in one
+test: one process imports torch and forks for each build.
 """
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,86 +32,155 @@ class Fault:
 
 FAULTS = {
     # Synchronisation
-    "no wait for the exchanged vector": Fault("exchange.cuh", "mbarrier_wait(barriers + (v & 1), ((v - 1) >> 1) & 1);", ""),
+    "no wait for the exchanged vector": Fault(
+        "exchange.cuh", "mbarrier_wait(barriers + (v & 1), ((v - 1) >> 1) & 1);", ""
+    ),
     "a wait for the wrong phase": Fault("exchange.cuh", "((v - 1) >> 1) & 1", "(v >> 1) & 1"),
-    "an mbarrier that is not made ready again": Fault("exchange.cuh", "if (tiling.cluster && thread_index() == 0) mbarrier", "if (false) mbarrier"),
+    "an mbarrier that is not made ready again": Fault(
+        "exchange.cuh", "if (tiling.cluster && thread_index() == 0) mbarrier", "if (false) mbarrier"
+    ),
     "one buffer for the exchange": Fault("exchange.cuh", "(tiling.cluster ? (v & 1) * buffer_words() : 0)", "0"),
-    "blocks that begin before the cluster is ready": Fault("exchange.cuh", "      cluster_sync();\n", "      sync_block();\n"),
-    "a counted byte too many": Fault("sequence.h", "t.slice * t.batch * 2 * parts;", "t.slice * t.batch * 2 * parts + 8;"),
-    "no barrier between partial sums and their sum, forward": Fault("forward.cuh", "exchange.buffer(v), sums);\n      sync_block();", "exchange.buffer(v), sums);"),
-    "no barrier between partial sums and their sum, backward": Fault("backward.cuh", "exchange.buffer(v), partial);\n      sync_block();", "exchange.buffer(v), partial);"),
-    "no barrier after the first vector is filled in": Fault("forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"),
-    "a counter that stops one block early": Fault("exchange.cuh", "unsigned(v) * unsigned(tiling.blocks)", "unsigned(v) * unsigned(tiling.blocks) - 1"),
-    "no barrier before the counter": Fault("exchange.cuh", "    sync_block();\n    if (thread_index() == 0) {\n      add_release", "    if (thread_index() == 0) {\n      add_release"),
-    "no barrier after the counter": Fault("exchange.cuh", "unsigned(tiling.blocks));\n    }\n    sync_block();", "unsigned(tiling.blocks));\n    }"),
-    "no barrier after the vector is copied": Fault("exchange.cuh", "load_device(from + e);\n    sync_block();", "load_device(from + e);"),
-    "a block that ends while others store to it": Fault("forward.cuh", "if (v > 0) exchange.receive(v);  // no block", "// no block"),
+    "blocks that begin before the cluster is ready": Fault(
+        "exchange.cuh", "      cluster_sync();\n", "      sync_block();\n"
+    ),
+    "counted bytes that nobody sends": Fault(
+        "exchange.cuh",
+        "mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes);",
+        "mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes + 8);",
+    ),
+    "no barrier between partial sums and their sum, forward": Fault(
+        "forward.cuh", "exchange.buffer(v), sums);\n      sync_block();", "exchange.buffer(v), sums);"
+    ),
+    "no barrier between partial sums and their sum, backward": Fault(
+        "backward.cuh", "exchange.buffer(v), partial);\n      sync_block();", "exchange.buffer(v), partial);"
+    ),
+    "no barrier after the first vector is filled in": Fault(
+        "forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"
+    ),
+    "a counter that stops one block early": Fault(
+        "exchange.cuh", "unsigned(v) * unsigned(tiling.blocks)", "unsigned(v) * unsigned(tiling.blocks) - 1"
+    ),
+    "no barrier before the counter": Fault(
+        "exchange.cuh",
+        "    sync_block();\n    if (thread_index() == 0) {\n      add_release",
+        "    if (thread_index() == 0) {\n      add_release",
+    ),
+    "no barrier after the counter": Fault(
+        "exchange.cuh", "unsigned(tiling.blocks));\n    }\n    sync_block();", "unsigned(tiling.blocks));\n    }"
+    ),
+    "no barrier after the vector is copied": Fault(
+        "exchange.cuh", "load_device(from + e);\n    sync_block();", "load_device(from + e);"
+    ),
+    "a block that ends while others store to it": Fault(
+        "forward.cuh", "if (v > 0) exchange.receive(v);  // no block", "// no block"
+    ),
     # Fragments and indices
-    "fragments of W_gg with their halves exchanged": Fault("split.cuh", "make_uint2(low[p], high[p])", "make_uint2(high[p], low[p])"),
-    "rows of the recurrent fragment exchanged": Fault("recurrent.cuh", "make_uint4(a[0][q], a[1][q], a[2][q], a[3][q])", "make_uint4(a[0][q], a[2][q], a[1][q], a[3][q])"),
-    "a transposed fragment in the wrong place": Fault("backward.cuh", "vt[i][p][2] = high_left;", "vt[i][p][2] = vt[i][p][1];"),
+    "fragments of W_gg with their halves exchanged": Fault(
+        "split.cuh", "make_uint2(low[p], high[p])", "make_uint2(high[p], low[p])"
+    ),
+    "rows of the recurrent fragment exchanged": Fault(
+        "recurrent.cuh",
+        "make_uint4(a[0][q], a[1][q], a[2][q], a[3][q])",
+        "make_uint4(a[0][q], a[2][q], a[1][q], a[3][q])",
+    ),
+    "a transposed fragment in the wrong place": Fault(
+        "backward.cuh", "vt[i][p][2] = high_left;", "vt[i][p][2] = vt[i][p][1];"
+    ),
     "n and s of the wrong row": Fault("forward.cuh", "(q & 1 ? ns[0][2] : ns[0][0])", "(q & 1 ? ns[0][0] : ns[0][2])"),
-    "W_hh not transposed in the backward pass": Fault("backward.cuh", "pack_recurrent<parts, true>", "pack_recurrent<parts, false>"),
+    "W_hh not transposed in the backward pass": Fault(
+        "backward.cuh", "pack_recurrent<parts, true>", "pack_recurrent<parts, false>"
+    ),
     "a product of parts left out": Fault("split.cuh", "p <= order; ++p) mma", "p < order + (order == 0); ++p) mma"),
-    "a quad's values in the wrong order": Fault("exchange.cuh", "split<parts>(four[2], four[3], right);", "split<parts>(four[3], four[2], right);"),
-    "the partial sums of one k split left out": Fault("recurrent.cuh", "part < s.k_splits; ++part) sum", "part < 1; ++part) sum"),
+    "a quad's values in the wrong order": Fault(
+        "exchange.cuh", "split<parts>(four[2], four[3], right);", "split<parts>(four[3], four[2], right);"
+    ),
+    "the partial sums of one k split left out": Fault(
+        "recurrent.cuh", "part < s.k_splits; ++part) sum", "part < 1; ++part) sum"
+    ),
     # The backward pass's bookkeeping
     "a of the same step beside du of the next": Fault("backward.cuh", "a_next = p.a[at + BH]", "a_next = p.a[at]"),
-    "state of the step before": Fault("backward.cuh", "p.segment > 1 ? in_segment : step + 1", "p.segment > 1 ? in_segment : step"),
+    "state of the step before": Fault(
+        "backward.cuh", "p.segment > 1 ? in_segment : step + 1", "p.segment > 1 ? in_segment : step"
+    ),
     "du that is not multiplied by 1 - g²": Fault("backward.cuh", "c[j] *= 1.f - g[n][j] * g[n][j];", "c[j] *= 1.f;"),
-    "a checkpoint one step late": Fault("forward.cuh", "until_kept = p.segment, slot = 1;", "until_kept = p.segment + 1, slot = 1;"),
-    "state of the last batch tile carried on": Fault("backward.cuh", "carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);", "if (tile == block_index() / t.blocks) carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);"),
+    "a checkpoint one step late": Fault(
+        "forward.cuh", "until_kept = p.segment, slot = 1;", "until_kept = p.segment + 1, slot = 1;"
+    ),
+    "state of the last batch tile carried on": Fault(
+        "backward.cuh",
+        "carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);",
+        "if (tile == block_index() / t.blocks) carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);",
+    ),
     "rows beyond the batch that are counted": Fault("controller.cuh", "first_b + r.b < z.B &&", ""),
-}  # fmt: skip
+}
 
 CHECKS = """
-import sys
-from pathlib import Path
+import os, signal, sys
 import pytest
 import torch
-from aru_kernels import ops
-from cuda_emulation import SCHEDULES, Emulation
+from cuda_emulation import Emulation
 import test_cuda_emulated as checks
 
+torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
-emulation = Emulation(Path(sys.argv[1]))
-with emulation.in_place_of_a_gpu(), pytest.MonkeyPatch.context() as patch:
-    def tilings(*both):
-        patch.setattr(checks.cuda, "_plan", lambda index, parts, backward, B, H, G: both[backward])
-    for schedule in SCHEDULES:
-        emulation.schedule(schedule)
-        for cluster, segment in ((1, 1), (1, 2), (0, 3)):
+CASES = (  # cluster, steps of a segment, schedule
+    (1, 1, "random, late stores"),
+    (0, 3, "starving in order"),
+    (1, 2, "reversed"),
+    (0, 2, "random, late stores"),
+    (1, 2, "starving, late stores"),
+)
+
+def check(path):
+    emulation = Emulation(path)
+    with emulation.in_place_of_a_gpu(), pytest.MonkeyPatch.context() as patch:
+        for cluster, segment, schedule in CASES:
+            both = (cluster, 2, 12, 5, 2, 1), (cluster, 2, 12, 3, 2, 1)
+            patch.setattr(checks.cuda, "_plan", lambda index, parts, backward, B, H, G: both[backward])
+            emulation.schedule(schedule)
             torch.manual_seed(0)
-            tilings((cluster, 2, 20, 5, 4, 1), (cluster, 2, 20, 3, 2, 1))
-            checks.check_adaptive(checks.adaptive_arguments(5, 7, 37, 11), "high", segment)
+            checks.check_adaptive(checks.adaptive_arguments(4, 7, 23, 11), "high", segment)
+
+for path in sys.argv[1:]:
+    child = os.fork()
+    if child == 0:
+        signal.alarm(100)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        outcome = 1
+        try:
+            check(path)
+            outcome = 0
+        finally:
+            os._exit(outcome)
+    print("passed" if os.waitpid(child, 0)[1] == 0 else "noticed", path, flush=True)
 """
 
 
-def notices(module: Path) -> str:
-    """What the checks say about a module of kernels; empty if they find nothing."""
-    paths = [str(ROOT / folder) for folder in ("", "python", "tests")]
-    program = f"import sys; sys.path[:0] = {paths!r}\n{CHECKS}"
-    done = subprocess.run([sys.executable, "-c", program, str(module)], capture_output=True, text=True, timeout=120)
-    return (done.stderr.strip() or f"exit {done.returncode}") if done.returncode else ""
-
-
 def build(folder: Path, fault: Fault | None) -> Path:
-    shutil.copytree(ROOT / "csrc", folder / "csrc")
+    shutil.copytree(ROOT / "csrc" / "cuda", folder / "csrc" / "cuda")
+    shutil.copy(ROOT / "csrc" / "aru_math.h", folder / "csrc")
     if fault is not None:
         path = folder / "csrc" / "cuda" / fault.file
         text = path.read_text()
         assert text.count(fault.right) == 1, f"{fault.file} has {text.count(fault.right)} of {fault.right!r}"
         path.write_text(text.replace(fault.right, fault.wrong))
     # Small controllers in "high": the second number of parts, the first of column tiles.
-    objects = build_kernels(folder, folder / "csrc", {2: 0b1})
-    link([*objects, built() / "bindings.o"], folder / "_cuda_emulated.so")
+    kernels = build_kernels(folder, folder / "csrc", 2, 0b1)
+    link([kernels, built() / "launch.o", built() / "bindings.o"], folder / "_cuda_emulated.so")
     return folder / "_cuda_emulated.so"
 
 
-def test_kernels_without_a_fault_pass(tmp_path):
-    assert notices(build(tmp_path, None)) == ""
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_a_planted_fault_is_noticed(name, tmp_path):
-    assert notices(build(tmp_path, FAULTS[name])) != ""
+@pytest.mark.timeout(900)
+def test_every_planted_fault_is_noticed(tmp_path):
+    names = ["no fault", *FAULTS]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        jobs = [(tmp_path / str(i), FAULTS.get(name)) for i, name in enumerate(names)]
+        modules = list(pool.map(lambda job: str(build(*job)), jobs))
+    paths = [str(ROOT / folder) for folder in ("", "python", "tests")]
+    program = f"import sys; sys.path[:0] = {paths!r}\n{CHECKS}"
+    done = subprocess.run([sys.executable, "-c", program, *modules], capture_output=True, text=True)
+    outcomes = dict(reversed(line.split(" ", 1)) for line in done.stdout.splitlines())
+    assert list(outcomes) == modules, done.stderr
+    assert outcomes.pop(modules[0]) == "passed", "the kernels without a fault do not pass the checks"
+    missed = [name for name, outcome in zip(FAULTS, outcomes.values(), strict=True) if outcome == "passed"]
+    assert missed == []

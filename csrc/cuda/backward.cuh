@@ -51,47 +51,59 @@ ARU_DEVICE void add_outer_products(const float (&v)[tiles][4], const float (&a)[
 template <int parts, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, tiles>& controller, int segment, int first_b,
                           int first_i) {
+  constexpr int at_once = parts == 1 ? 2 : 1;  // row tiles: what the registers hold beside the weight gradients
   const Sizes z = p.sizes;
   const size_t BH = size_t(z.B) * z.H;
   const int lane = thread_index() & 31, first = segment * p.segment;
   const int steps = z.T - first < p.segment ? z.T - first : p.segment;
   ARU_ROLLED
-  for (int m = thread_index() / 32 * 2; m < 2 * p.shape.pairs; m += (m & 1) ? 2 * p.tiling.warps - 1 : 1) {
-    int rows[2];
-    ARU_UNROLL
-    for (int high = 0; high < 2; ++high) {
-      const int e = m / 2 * 32 + (lane & 28) + 2 * (m & 1) + high;
-      rows[high] = Row::of(e, z, p.tiling, p.shape.rows, first_b, first_i).index;
-    }
-    ControllerState<parts, tiles> state[1];
-    ARU_UNROLL
-    for (int k = 0; k < (tiles + 1) / 2; ++k) {
-      float4 g[2] = {};
-      float left[4], right[4];
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (rows[high] >= 0) g[high] = load_state(p.kept, p.half, segment * BH + rows[high], z.G, k);
-      from_rows(g[0], g[1], left, right);
-      state[0].set(k, left, right);
-    }
+  for (int pair = thread_index() / 32; pair < p.shape.pairs; pair += p.tiling.warps) {
     ARU_ROLLED
-    for (int step = 0; step < steps; ++step) {
-      float a[1][2], ns[1][4];
+    for (int tile = 0; tile < 2; tile += at_once) {
+      int rows[at_once][2];
+      ControllerState<parts, tiles> state[at_once];
       ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        a[0][high] = rows[high] >= 0 ? p.a[(first + step) * BH + rows[high]] : 0.f;
-      controller_step<parts, tiles, 1>(
-          controller, a, state, ns, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
-            ARU_UNROLL
-            for (int high = 0; high < 2; ++high)
-              if (rows[high] >= 0)
-                store_state(p.recomputed, p.half, step * BH + rows[high], z.G, k, high, left, right);
-          });
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high) {
-        if (rows[high] >= 0 && (lane & 3) == 0) {
-          p.recomputed_ns[step * 2 * BH + rows[high]] = ns[0][2 * high];
-          p.recomputed_ns[(step * 2 + 1) * BH + rows[high]] = ns[0][2 * high + 1];
+      for (int m = 0; m < at_once; ++m) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high) {
+          const int e = pair * 32 + (lane & 28) + 2 * (tile + m) + high;
+          rows[m][high] = Row::of(e, z, p.tiling, p.shape.rows, first_b, first_i).index;
+        }
+        ARU_UNROLL
+        for (int k = 0; k < (tiles + 1) / 2; ++k) {
+          float4 g[2] = {};
+          float left[4], right[4];
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high)
+            if (rows[m][high] >= 0) g[high] = load_state(p.kept, p.half, segment * BH + rows[m][high], z.G, k);
+          from_rows(g[0], g[1], left, right);
+          state[m].set(k, left, right);
+        }
+      }
+      ARU_ROLLED
+      for (int step = 0; step < steps; ++step) {
+        float a[at_once][2], ns[at_once][4];
+        ARU_UNROLL
+        for (int m = 0; m < at_once; ++m) {
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high)
+            a[m][high] = rows[m][high] >= 0 ? p.a[(first + step) * BH + rows[m][high]] : 0.f;
+        }
+        controller_step<parts, tiles, at_once>(
+            controller, a, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
+              ARU_UNROLL
+              for (int high = 0; high < 2; ++high)
+                if (rows[m][high] >= 0)
+                  store_state(p.recomputed, p.half, step * BH + rows[m][high], z.G, k, high, left, right);
+            });
+        ARU_UNROLL
+        for (int m = 0; m < at_once; ++m) {
+          ARU_UNROLL
+          for (int high = 0; high < 2; ++high) {
+            if (rows[m][high] < 0 || (lane & 3) != 0) continue;
+            p.recomputed_ns[step * 2 * BH + rows[m][high]] = ns[m][2 * high];
+            p.recomputed_ns[(step * 2 + 1) * BH + rows[m][high]] = ns[m][2 * high + 1];
+          }
         }
       }
     }

@@ -47,6 +47,7 @@ template <int parts> struct Exchange {
         mbarrier_init(barriers + thread_index(), 1);
         mbarrier_expect(barriers + thread_index(), shape.exchanged_bytes);
       }
+      sync_warp();
       cluster_sync();
     } else {
       sync_block();

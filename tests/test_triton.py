@@ -53,8 +53,9 @@ def test_what_the_backend_serves():
     backend = backends.BACKENDS["triton"]
     gpu = torch.device("cuda")
     assert backend.refuses("gamma", gpu, torch.float64) == "it computes in float32, got torch.float64"
-    sentence = "its controller has at most 128 units, got 129"
-    assert backend.refuses("aru_sequence", gpu, torch.float32, 129) == sentence
+    assert backend.limited
+    assert triton.refuses(400, 128) is None
+    assert triton.refuses(400, 129) == "its controller has at most 128 units, got 129"
     for dtype in (torch.float16, torch.bfloat16):
         assert backend.takes("gamma", dtype)
         assert backend.takes("controller_step", dtype)

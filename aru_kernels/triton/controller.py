@@ -332,9 +332,7 @@ class Controller:
         self.GP = GP = padded(G)
         self.n_floor = n_floor
         self.warp_size = warp_size(weights[0].device)
-        forward, backward = products(weights[0].device)
-        # the backward kernel of the largest controllers spills with three products
-        self.products = forward, "ieee" if GP == 128 and backward == "tf32x3" else backward
+        self.products = products(weights[0].device)  # forward, backward
         self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
         self.constants = {"GP": GP, "ACC": accumulator(weights[0].dtype), **OPTIONS}
         # the interpreter takes its time for every program, whatever its size

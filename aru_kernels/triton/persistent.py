@@ -24,6 +24,7 @@ from aru_kernels.triton.controller import (
     read_out,
     through_gamma,
     through_tanh,
+    with_inputs,
 )
 
 # What fits into registers without spilling, by the compiler's report: neurons, neurons with a controller, its units.
@@ -158,11 +159,13 @@ def adaptive_bwd_kernel(
         g_now, d_g_now, d_a, d_n, d_s, d_x = through_gamma(
             a, g, d_h, d_n_ptr, d_s_ptr, start + i, row, d_x, w_ptr, HAS_N, HAS_S, GP, N_FLOOR, PRODUCT, ACC
         )
-        d_u, d_a, d_x = through_tanh(a, g_now, d_g + d_g_now, d_a, d_x, w_ptr, GP, PRODUCT, ACC)
+        d_u, d_a = through_tanh(g_now, d_g + d_g_now, d_a, w_ptr, GP)
         d_a = add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A)
         tl.store(da_ptr + start + i, d_a, row)
         d_g = math.product(d_u, _square(w_ptr, GP, False), PRODUCT)
-        d_w_gg += math.product(tl.trans(d_u), g, PRODUCT)
+        d_u = tl.trans(d_u)
+        d_x = with_inputs(d_x, d_u, a, PRODUCT, ACC)
+        d_w_gg += math.product(d_u, g, PRODUCT)
         # rows of padding have a gradient, too
         d_rec = tl.sum(w_hh * tl.where(row, d_a, 0)[:, None], 0)
         d_b_n += d_n

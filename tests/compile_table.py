@@ -4,19 +4,21 @@
 
 The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
 recorded and compiled instead.  Fails if a kernel spills registers or needs more shared memory than the GPU has.
-Without --all, dtypes and controller sizes vary on sm_90 alone, and the others compile what the paper's size launches.
+Without --all: the paper's size and a small network at every precision on every architecture, with every option that
+takes registers; dtypes of γ on sm_90 alone.  --all adds other controller sizes and every combination of options.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,6 +94,7 @@ def recorded_launches(*products: str, warp_size: int = 32) -> Iterator[list[Laun
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(controller, "products", return_value=products),
         mock.patch.object(controller, "warp_size", return_value=warp_size),
+        mock.patch.object(persistent, "warp_size", return_value=warp_size),
         mock.patch.object(_graphs, "usable", return_value=False),
     ):
         yield launches
@@ -125,12 +128,12 @@ def step_calls(G: int, dtype: torch.dtype) -> None:
     controller.controller_step_bwd(h, g_next, n, s, a, g, *weights, n, s, kept, 1e-3, "highest")
 
 
-def sequence_calls(G: int, H: int = 400) -> None:
-    """Forward and backward of the operation aru_sequence, with checkpoints and without, with and without a trace."""
+def sequence_calls(G: int, H: int = 400, kinds: tuple[tuple[int, bool], ...] = ((2, True),)) -> None:
+    """Forward and backward of the operation aru_sequence; kinds: (segment, trace), the widest by default."""
     T, B = 4, 100
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
     arguments = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
-    for segment, trace in ((0, False), (2, False), (2, True)):
+    for segment, trace in kinds:
         h, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, "highest", segment, trace)
         if segment:
             d_trace = (a, n, s) if trace else (None, None, None)
@@ -155,18 +158,24 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
         for wanted in PRECISIONS
     }
     products = list(products)
-    sizes = (16, 32, 50, 128) if everything else (50,)
-    if architecture == 75:
-        sizes = tuple(G for G in sizes if G <= 64)  # beyond, W_gg alone fills its shared memory
-    work: list[tuple[tuple[str, ...], Callable[[], None]]] = [(products[0], static_calls)]
-    for dtype in TYPES if everything else (torch.float32,):
-        work.append((products[0], lambda dtype=dtype: gamma_calls(dtype)))
-    for product in products:
-        work += [(product, lambda G=G: sequence_calls(G)) for G in sizes]
-        work.append((product, lambda: sequence_calls(persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)))
-        if everything:
+    small = functools.partial(sequence_calls, persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)
+    if not everything:
+        work = [(product, functools.partial(sequence_calls, 50)) for product in products]
+        work += [(products[0], small), (products[0], static_calls)]
+        # element-wise kernels hardly differ between architectures
+        dtypes = {90: tuple(TYPES), "gfx942": (torch.float32,)}.get(architecture, ())
+        work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in dtypes]
+    else:
+        # with 7.5's shared memory, W_gg of more than 64 units leaves room for nothing else
+        sizes = tuple(G for G in (16, 32, 50, 128) if G <= 64 or architecture != 75)
+        kinds = ((0, False), (1, False), (2, False), (2, True))
+        work = [(products[0], static_calls)]
+        work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in TYPES]
+        for product in products:
+            work += [(product, functools.partial(sequence_calls, G, kinds=kinds)) for G in sizes]
+            work.append((product, functools.partial(small, kinds=kinds)))
             # rows of g as they come, 50 units and no whole vectors; narrow tensors
-            work += [(product, lambda dtype=dtype: step_calls(50, dtype)) for dtype in TYPES]
+            work += [(product, functools.partial(step_calls, 50, dtype)) for dtype in TYPES]
     launches: dict[Launch, None] = {}
     for product, calls in work:
         with recorded_launches(*product, warp_size=64 if backend == "hip" else 32) as found:
@@ -234,12 +243,12 @@ def _row(job: tuple[Launch, str, int | str]) -> tuple[Launch, str, Usage | str]:
 def main() -> int:
     """Prints the table; 1 if a kernel does not fit."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--all", action="store_true", help="every dtype and controller size on every architecture")
+    parser.add_argument("--all", action="store_true", help="every controller size, dtype and option")
     everything = parser.parse_args().all
     jobs = [
         (launch, backend, architecture)
         for backend, architecture in ARCHITECTURES
-        for launch in launches_for(backend, architecture, everything or architecture == 90)
+        for launch in launches_for(backend, architecture, everything)
     ]
     failed = 0
     print(f"Triton {triton.__version__}, {len(jobs)} kernels: registers a thread, spilled, shared memory a program")

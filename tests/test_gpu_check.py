@@ -24,6 +24,7 @@ def keep_settings():
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_dry_run(tmp_path, capsys):
     path = tmp_path / "results.json"
     assert gpu_check.main(["--dry-run", "--backend", "cpu", "--output", str(path)]) == 0

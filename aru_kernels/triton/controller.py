@@ -229,13 +229,17 @@ def through_gamma(
 
 
 @triton.jit
-def through_tanh(a, g, d_g, d_a, d_x, w_ptr, GP: tl.constexpr, PRODUCT: tl.constexpr, ACC: tl.constexpr):
-    """Back through tanh, from d_g in full: d_u, d_a, and d_x with the sums of dw_ag and db_g in columns 0 and 1."""
-    x = tl.arange(0, _X)[None, :]
+def through_tanh(g, d_g, d_a, w_ptr, GP: tl.constexpr):
+    """Back through tanh, from d_g in full: d_u, and d_a with the controller's share."""
     d_u = d_g * (1 - g * g)
-    inputs = tl.where(x == 0, a[:, None], tl.where(x == 1, 1.0, 0.0).to(ACC))
-    d_x += math.product(tl.trans(d_u), inputs, PRODUCT)
-    return d_u, d_a + tl.sum(d_u * _vector(w_ptr, 0, GP), 1), d_x
+    return d_u, d_a + tl.sum(d_u * _vector(w_ptr, 0, GP), 1)
+
+
+@triton.jit
+def with_inputs(d_x, d_u_t, a, PRODUCT: tl.constexpr, ACC: tl.constexpr):
+    """d_x with the sums of dw_ag and db_g in columns 0 and 1; d_u_t: (GP, R)."""
+    x = tl.arange(0, _X)[None, :]
+    return d_x + math.product(d_u_t, tl.where(x == 0, a[:, None], tl.where(x == 1, 1.0, 0.0).to(ACC)), PRODUCT)
 
 
 @triton.jit
@@ -293,14 +297,16 @@ def controller_bwd_kernel(
         )
         if HAS_G:
             d_g += tl.load(d_g_ptr + start * GS + state, mask, 0.0).to(ACC)
-        d_u, d_a, d_x = through_tanh(a, g, d_g, d_a, d_x, w_ptr, GP, PRODUCT, ACC)
+        d_u, d_a = through_tanh(g, d_g, d_a, w_ptr, GP)
         tl.store(da_ptr + start + i, add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A), row)
         tl.store(dg_ptr + start * GS + state, math.product(d_u, _square(w_ptr, GP, False), PRODUCT), mask)
         if not SQUARE:
             tl.store(du_ptr + start * GS + state, d_u, mask)
+        d_u = tl.trans(d_u)
+        d_x = with_inputs(d_x, d_u, a, PRODUCT, ACC)
         if SQUARE:
             # g_{t-1} is read again rather than held in registers all the while
-            d_w_gg += math.product(tl.trans(d_u), tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC), PRODUCT)
+            d_w_gg += math.product(d_u, tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC), PRODUCT)
         d_b_n += d_n
         d_b_s += d_s
         tile += tl.num_programs(0)
@@ -333,7 +339,7 @@ class Controller:
         self.n_floor = n_floor
         self.warp_size = warp_size(weights[0].device)
         forward, backward = products(weights[0].device, precision)
-        # the backward kernel of the largest controllers spills with three products
+        # with three products the backward kernel of the largest controllers spills
         self.products = forward, "ieee" if GP == 128 and backward == "tf32x3" else backward
         self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
         self.constants = {"GP": GP, "ACC": accumulator(weights[0].dtype), **OPTIONS}

@@ -9,13 +9,12 @@ graph.  There, and where the batch fills a GPU anyway, `sequence.py` goes step b
 
 from __future__ import annotations
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from aru_kernels.triton import _math as math
-from aru_kernels.triton._launch import OPTIONS, accumulator
+from aru_kernels.triton._launch import OPTIONS, accumulator, warp_size
 from aru_kernels.triton.controller import (
     _X,
     Controller,
@@ -25,13 +24,17 @@ from aru_kernels.triton.controller import (
     read_out,
     through_gamma,
     through_tanh,
+    with_inputs,
 )
 
 # What fits into registers without spilling, by the compiler's report: neurons, neurons with a controller, its units.
 MAX_STATIC, MAX_ADAPTIVE, MAX_UNITS = 64, 64, 16
 # Beyond, the batch alone fills the largest GPUs, and one matrix product a step uses them better.
 MAX_BATCH = 1024
-_WARPS = 4
+# Enough that W_hh and what is carried from step to step fit into their registers.
+_THREADS = 256
+# tl.dot of so few units costs nothing beside the rest; three products would spill.
+_PRODUCT = {"tf32x3": "ieee"}
 
 
 def fits(B: int, H: int, GP: int = 0) -> bool:
@@ -156,11 +159,13 @@ def adaptive_bwd_kernel(
         g_now, d_g_now, d_a, d_n, d_s, d_x = through_gamma(
             a, g, d_h, d_n_ptr, d_s_ptr, start + i, row, d_x, w_ptr, HAS_N, HAS_S, GP, N_FLOOR, PRODUCT, ACC
         )
-        d_u, d_a, d_x = through_tanh(a, g_now, d_g + d_g_now, d_a, d_x, w_ptr, GP, PRODUCT, ACC)
+        d_u, d_a = through_tanh(g_now, d_g + d_g_now, d_a, w_ptr, GP)
         d_a = add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A)
         tl.store(da_ptr + start + i, d_a, row)
         d_g = math.product(d_u, _square(w_ptr, GP, False), PRODUCT)
-        d_w_gg += math.product(tl.trans(d_u), g, PRODUCT)
+        d_u = tl.trans(d_u)
+        d_x = with_inputs(d_x, d_u, a, PRODUCT, ACC)
+        d_w_gg += math.product(d_u, g, PRODUCT)
         # rows of padding have a gradient, too
         d_rec = tl.sum(w_hh * tl.where(row, d_a, 0)[:, None], 0)
         d_b_n += d_n
@@ -257,9 +262,10 @@ def static_steps_bwd_kernel(
     tl.store(ds_ptr + own + i, ds, row)
 
 
-def _constants(H: int, n_floor: float, dtype: torch.dtype) -> dict[str, object]:
+def _constants(H: int, n_floor: float, like: Tensor) -> dict[str, object]:
     sizes = {"H": H, "HP": max(16, triton.next_power_of_2(H))}
-    return {**sizes, "N_FLOOR": n_floor, "ACC": accumulator(dtype), "num_warps": _WARPS, **OPTIONS}
+    warps = _THREADS // warp_size(like.device)
+    return {**sizes, "N_FLOOR": n_floor, "ACC": accumulator(like.dtype), "num_warps": warps, **OPTIONS}
 
 
 def adaptive_forward(
@@ -281,8 +287,8 @@ def adaptive_forward(
         *(len(a) == S, len(g) == S, n is not None),
         GS=g.shape[-1],
         GP=controller.GP,
-        PRODUCT=controller.products[0],
-        **_constants(H, controller.n_floor, xp.dtype),
+        PRODUCT=_PRODUCT.get(controller.products[0], controller.products[0]),
+        **_constants(H, controller.n_floor, xp),
     )
 
 
@@ -307,8 +313,8 @@ def adaptive_backward(
         *(x is not None for x in (d_h, d_a, d_n, d_s)),
         GS=g.shape[-1],
         GP=controller.GP,
-        PRODUCT=controller.products[1],
-        **_constants(H, controller.n_floor, a.dtype),
+        PRODUCT=_PRODUCT.get(controller.products[1], controller.products[1]),
+        **_constants(H, controller.n_floor, a),
     )
 
 
@@ -317,9 +323,7 @@ def static_forward(
 ) -> None:
     """`Static.forward` in one launch."""
     S, B, H = xp.shape
-    static_steps_fwd_kernel[(B,)](
-        *(xp, h_before, *weights, a, h, B, S), len(a) == S, **_constants(H, n_floor, xp.dtype)
-    )
+    static_steps_fwd_kernel[(B,)](*(xp, h_before, *weights, a, h, B, S), len(a) == S, **_constants(H, n_floor, xp))
 
 
 def static_backward(
@@ -338,5 +342,5 @@ def static_backward(
     static_steps_bwd_kernel[(B,)](
         *(d_h, d_a, a, *weights, d_xp, d_rec, dn, ds, B, S),
         *(d_h is not None, d_a is not None),
-        **_constants(H, n_floor, a.dtype),
+        **_constants(H, n_floor, a),
     )

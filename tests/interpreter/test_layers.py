@@ -36,6 +36,7 @@ def test_layers(name):
     assert_all_close(names, *([g for g in gs if g is not None] for gs in (gradients, expected_gradients)), "sequence")
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")  # the compiler's own
 @pytest.mark.parametrize("kind", ["ARUN", "GammaRNN"])
 def test_compiled_layer_serves_other_lengths_and_batches(kind):
     """In one graph, with one compilation for all T and B."""
@@ -43,11 +44,11 @@ def test_compiled_layer_serves_other_lengths_and_batches(kind):
     layer = getattr(aru_kernels, kind)(2, 5)
     compiled = torch.compile(layer, fullgraph=True, dynamic=True, backend="aot_eager")
     with use_backend("triton"), torch._dynamo.config.patch(error_on_recompile=True):
-        for T, B in ((3, 2), (5, 4), (4, 3)):
+        for T, B in ((3, 6), (4, 9), (7, 8)):
             x = torch.randn(T, B, 2)
             output, _ = compiled(x)
             output.sum().backward()
-            assert torch.equal(output, layer(x)[0])
+            assert_close("output", output, layer(x)[0], "sequence")
     torch.compiler.reset()
 
 

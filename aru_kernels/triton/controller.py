@@ -45,7 +45,7 @@ def tile(GP: int, PRODUCT: str, backward: bool) -> Tile:
     if not backward:
         return Tile(64, 128)
     if GP == 64:
-        return Tile(32, 256 if PRODUCT == "tf32x3" else 128)
+        return Tile(32, 128 if PRODUCT == "tf32" else 256)
     return Tile(16 if PRODUCT == "tf32x3" and GP == 32 else 32, 128)
 
 

@@ -14,9 +14,7 @@ from helpers import ROOT
 SPILLS = {
     # 9 column tiles are 180 accumulators of weight gradients a thread, of 255 registers in all: G above 54.
     **{("backward", parts, 9): 1200 for parts in (1, 2, 3)},
-    # 112 accumulators (7 column tiles) beside two row tiles that are computed again at once,
-    ("backward", 1, 7): 80,
-    # or beside operands in two or three parts.
+    # 112 accumulators (7 column tiles), or 60, beside operands in two or three parts.
     ("backward", 2, 7): 120,
     ("backward", 3, 7): 260,
     ("backward", 3, 5): 80,

@@ -75,8 +75,8 @@ def find_nvcc() -> str | None:
 
 def cuda_architectures(nvcc: str) -> list[str]:
     """Those of TORCH_CUDA_ARCH_LIST, else the default ones that this nvcc knows; with "+PTX" kept."""
-    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST")
-    if wanted is None:
+    wanted = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if not wanted.strip():
         known = subprocess.run([nvcc, "--list-gpu-arch"], capture_output=True, text=True)
         usable = [a for a in CUDA_ARCHITECTURES if f"compute_{a.rstrip('a')}\n" in known.stdout]
         if not usable:

@@ -91,7 +91,12 @@ def link(objects: list[Path], target: Path) -> None:
 
 def built() -> Path:
     """The folder with the module, bindings.o and launch.o; compiled by the first process that asks."""
-    sources = [*(ROOT / "csrc").rglob("*.[ch]*"), *(ROOT / "tests" / "csrc").glob("*emulated*"), Path(__file__)]
+    sources = [
+        *(ROOT / "csrc" / "cuda").glob("*.*h"),
+        ROOT / "csrc" / "aru_math.h",
+        ROOT / "csrc" / "bindings_cuda.cpp",
+    ]
+    sources += [*(ROOT / "tests" / "csrc").glob("*emulated*"), Path(__file__)]
     digest = hashlib.sha256(b"".join(p.read_bytes() for p in sorted(sources)) + sys.version.encode()).hexdigest()
     folder = ROOT / "build" / "emulation" / digest[:16]
     folder.mkdir(parents=True, exist_ok=True)

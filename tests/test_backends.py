@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 
 import pytest
@@ -23,6 +24,32 @@ def test_auto_takes_the_first_that_can_serve():
     assert selected() == "cpu"
     assert selected(dtype=torch.float16) == "reference"
     assert selected(device=torch.device("meta")) == "reference"
+
+
+@needs_cpu_kernels
+def test_a_backend_that_refuses_a_size_is_passed_over(monkeypatch):
+    monkeypatch.setitem(backends.BACKENDS, "cpu", dataclasses.replace(backends.BACKENDS["cpu"], limited=True))
+    monkeypatch.setattr(backends, "_refuses", lambda module, H, G: f"H = {H} is odd" if H % 2 else None)
+
+    def for_size(H: int) -> str:
+        return backends.select("aru_sequence", CPU, torch.float32, 3, H)
+
+    assert [for_size(H) for H in (4, 5)] == ["cpu", "reference"]
+    assert selected("gamma") == "cpu"
+    with (
+        use_backend("cpu"),
+        pytest.raises(RuntimeError, match=r"^backend 'cpu' cannot run aru_sequence: H = 5 is odd\."),
+    ):
+        for_size(5)
+
+
+def test_cuda_says_what_is_missing():
+    """On a machine without a GPU."""
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    (row,) = (row for row in backends_info() if row.name == "cuda")
+    assert not row.available
+    assert row.why_not == "no CUDA device" or row.why_not.startswith("the CUDA extension is not built: "), row.why_not
 
 
 @needs_cpu_kernels

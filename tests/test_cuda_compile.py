@@ -13,12 +13,13 @@ from helpers import ROOT
 # Bytes that a kernel may store to spilled registers (direction, parts, column tiles), and why.
 SPILLS = {
     # 9 column tiles are 180 accumulators of weight gradients a thread, of 255 registers in all: G above 54.
-    **{("backward", parts, 9): 1400 for parts in (1, 2, 3)},
-    # Split operands beside 112 accumulators.
-    ("backward", 1, 7): 16,
+    **{("backward", parts, 9): 1200 for parts in (1, 2, 3)},
+    # 112 accumulators (7 column tiles), or 60, beside operands in two or three parts.
     ("backward", 2, 7): 120,
-    ("backward", 3, 7): 400,
-    ("backward", 3, 5): 120,
+    ("backward", 3, 7): 260,
+    ("backward", 3, 5): 80,
+    # Two words on sm_100, of 168 registers.
+    ("forward", 1, 7): 16,
 }
 
 

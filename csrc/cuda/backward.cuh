@@ -51,7 +51,7 @@ ARU_DEVICE void add_outer_products(const float (&v)[tiles][4], const float (&a)[
 template <int parts, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, tiles>& controller, int segment, int first_b,
                           int first_i) {
-  constexpr int at_once = parts == 1 ? 2 : 1;  // row tiles: what the registers hold beside the weight gradients
+  constexpr int at_once = 1;  // row tiles; two would spill the weight gradients
   const Sizes z = p.sizes;
   const size_t BH = size_t(z.B) * z.H;
   const int lane = thread_index() & 31, first = segment * p.segment;

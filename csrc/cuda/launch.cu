@@ -43,8 +43,11 @@ const void* kernel(int parts, bool backward, int tiles) {
 
 constexpr int portable_cluster = 8;  // larger ones the kernel must ask for
 
-cudaError_t prepare(const void* f, const Tiling& t, int shared_bytes) {
-  cudaError_t error = cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
+// Allows the kernel all that the device has, whatever it takes: threads may launch it with several tilings at a time.
+cudaError_t prepare(const void* f, int device, const Tiling& t) {
+  int most = 0;
+  cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error == cudaSuccess) error = cudaFuncSetAttribute(f, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
   if (error == cudaSuccess && t.cluster && t.blocks > portable_cluster)
     error = cudaFuncSetAttribute(f, cudaFuncAttributeNonPortableClusterSizeAllowed, 1);
   return error;
@@ -73,7 +76,7 @@ int launch(int device, int parts, bool backward, const Arguments& p, uintptr_t s
   const OnDevice on(device);
   if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
   const void* f = kernel(parts, backward, column_tiles(backward, p.sizes.G));
-  cudaError_t error = prepare(f, p.tiling, p.shape.total);
+  cudaError_t error = prepare(f, device, p.tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
   if (!p.tiling.cluster) {  // the counters; the rest is written before it is read
     error = cudaMemsetAsync(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)),
@@ -125,7 +128,7 @@ int aru_cuda_device(int device, Device* result, const char** text) {
     cudaLaunchAttribute attribute = {};
     const Tiling large{1, 2 * portable_cluster, 4, 1, 1, 1};
     int clusters = 0;
-    if (prepare(kernel(1, false, 0), large, 1024) == cudaSuccess) {
+    if (prepare(kernel(1, false, 0), device, large) == cudaSuccess) {
       configure(config, attribute, large, 1, 1024, 0);
       if (cudaOccupancyMaxActiveClusters(&clusters, kernel(1, false, 0), &config) == cudaSuccess && clusters > 0)
         result->clusters = 2 * portable_cluster;
@@ -140,7 +143,7 @@ int aru_cuda_most_groups(int device, int parts, int backward, int tiles, const T
   const OnDevice on(device);
   if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
   const void* f = kernel(parts, backward != 0, tiles);
-  cudaError_t error = prepare(f, *tiling, shared_bytes);
+  cudaError_t error = prepare(f, device, *tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
   cudaLaunchConfig_t config = {};
   cudaLaunchAttribute attribute = {};

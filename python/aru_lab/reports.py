@@ -122,9 +122,9 @@ def _pivot(report: Report, rows: Sequence[Row]) -> list[str]:
     cells = {(row.model, row.quantity): str(row) for row in rows}
     lines = [_markdown("model", "H", "parameters", *quantities), _markdown("---", *["---:"] * (2 + len(quantities)))]
     for model in dict.fromkeys(row.model for row in rows):
-        hidden_size, parameters = report.sizes[(rows[0].task, model)]
+        hidden_size, parameters = report.sizes.get((rows[0].task, model), ("-", "-"))
         values = [cells.get((model, quantity), "-") for quantity in quantities]
-        lines.append(_markdown(NAMES[model], hidden_size, f"{parameters:,}", *values))
+        lines.append(_markdown(NAMES[model], hidden_size, _thousands(parameters), *values))
     return lines
 
 
@@ -136,6 +136,10 @@ def _claims(rows: Sequence[Row]) -> list[str]:
         if row.claim
     ]
     return lines
+
+
+def _thousands(number: int | str) -> str:
+    return f"{number:,}" if isinstance(number, int) else number
 
 
 def _markdown(*cells: object) -> str:

@@ -84,7 +84,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("result", "n_rows", "n_claims"),
-    [("table1", 12 + 12, 6 + 12), ("fig2", 15, 10), ("transfer", 9, 6), ("transplant", 3, 2)],
+    [("table1", 12 + 12, 6 + 12), ("fig2", 15, 10), ("transfer", 9, 6), ("transplant", 6, 4)],
 )
 def test_result_from_nothing_to_its_table(root: Path, result: str, n_rows: int, n_claims: int) -> None:
     report, markdown = reproduce.reproduce(result, "tiny", root, device="cpu", console=QUIET)

@@ -1,7 +1,8 @@
 """Training on several processes, started by torchrun; one process is a world of its own.
 
 Every process takes its share of each batch; DistributedDataParallel averages the gradients. All processes hold the same
-weights and take the same decisions; the first one writes.
+weights and take the same decisions; the first one writes. Batch normalisation (of the convolutional encoder) takes its
+statistics from a process's share, so that with it several processes do not take exactly the steps of one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class World:
         everyones: list[Any] = [None] * self.size
         dist.all_gather_object(everyones, tensor)
         return everyones
+
+    def share_buffers(self, module: nn.Module) -> None:
+        """Give every process the first one's buffers (averages of batch normalisation)."""
+        if self.size > 1:
+            for buffer in module.buffers():
+                dist.broadcast(buffer, 0)
 
     def wait(self) -> None:
         """Wait until all processes are here."""

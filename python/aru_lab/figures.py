@@ -102,7 +102,7 @@ NAMES = {
 
 
 def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, path: Path) -> None:
-    """Accuracy (above) and loss (below) against strength, a panel a sweep, a line a model, ± one deviation over seeds.
+    """Accuracy (above) and loss (below) against strength, a panel a sweep, a line a model with the range of its seeds.
 
     Args:
         curves: what to draw.
@@ -121,11 +121,10 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
             for row, scale in ((0, 100), (1, 1)):
                 values = [scale * np.array(curve.points[x])[:, row] for x in strengths]
                 mean = np.array([v.mean() for v in values])
-                spread = np.array([v.std(ddof=1) if len(v) > 1 else 0.0 for v in values])
+                lowest, highest = (np.array([end(v) for v in values]) for end in (np.min, np.max))
                 axes = panels[row, column]
                 axes.plot(strengths, mean, dash, color=colour, marker=marker, markersize=4, label=NAMES[curve.model])
-                low = np.maximum(mean - spread, 1e-3)  # the loss's axis is logarithmic
-                axes.fill_between(strengths, low, mean + spread, color=colour, alpha=0.15, linewidth=0)
+                axes.fill_between(strengths, lowest, highest, color=colour, alpha=0.12, linewidth=0)
         panels[1, column].set_xlabel(label)
     panels[0, 0].set(ylabel="accuracy (%)", ylim=(0, 102))
     panels[1, 0].set(ylabel="cross-entropy (nats)", yscale="log")
@@ -134,6 +133,6 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    figure.suptitle(title)
+    figure.suptitle(f"{title}: mean and range over the seeds")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

@@ -123,11 +123,12 @@ def _read(queue: Any, report: Callable[[int, float], None]) -> None:
 
 
 _queue: Any = None
+_stop: Any = None
 
 
 def _begin(queue: Any, stop: Any) -> None:
-    global _queue
-    _queue = queue
+    global _queue, _stop
+    _queue, _stop = queue, stop
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 
@@ -144,4 +145,6 @@ def _watch(stop: Any) -> None:
 
 
 def _work(function: Callable[[Item, Report], Result], item: Item, k: int) -> Result | LabError:
+    if _stop.is_set():
+        return Interrupted("Stopped.")
     return _attempt(function, item, lambda fraction: _queue.put((k, fraction)))

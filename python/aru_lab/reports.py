@@ -14,15 +14,20 @@ from aru_lab.provenance import commit, version
 from aru_lab.sweep import write_csv
 
 HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested at this scale"
+UNDECIDED = "undecided: within the spread of the seeds"
 RULE = (
-    "A mean over the seeds counts as above another where the difference is more than twice its standard error; for "
-    "differences within one run, twice that of the mean difference."
+    "A claim that one mean over the seeds is above another holds where it is above by more than twice the standard "
+    "error of the difference, and does not hold where it is below by as much. Accuracies of the same runs are compared "
+    "run by run."
 )
 
 
 @dataclass(frozen=True)
 class Row:
-    """One measured accuracy: its values over the seeds, and the paper's claim about it, if there is one."""
+    """One measured accuracy: its values over the seeds, and the paper's claim about it, if there is one.
+
+    `against` are the values that the claim compares them with.
+    """
 
     task: str
     model: str
@@ -30,6 +35,7 @@ class Row:
     values: tuple[float, ...]
     claim: str = ""
     verdict: str = ""
+    against: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -42,10 +48,7 @@ class Row:
         return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
 
     def __str__(self) -> str:
-        if not self.values:
-            return "-"
-        spread = f" ± {100 * self.deviation:.1f}" if len(self.values) > 1 else ""
-        return f"{100 * self.mean:.1f}{spread}"
+        return percent(self.values)
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,20 @@ class Report:
     remarks: tuple[str, ...] = ()
 
 
+def percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in percent."""
+    if not values:
+        return "-"
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.fmean(values):.1f}{spread}"
+
+
 def above(first: Sequence[float], second: Sequence[float]) -> str:
     """Whether the claim holds that `first` has the larger mean, each with its own runs."""
     if min(len(first), len(second)) < 2:
         return UNTESTED
     difference = statistics.fmean(first) - statistics.fmean(second)
-    error = math.sqrt(sum(statistics.variance(part) / len(part) for part in (first, second)))
-    return HOLDS if difference > 2 * error else FAILS
+    return _verdict(difference, math.sqrt(sum(statistics.variance(part) / len(part) for part in (first, second))))
 
 
 def above_in_pairs(first: Sequence[float], second: Sequence[float]) -> str:
@@ -74,8 +84,13 @@ def above_in_pairs(first: Sequence[float], second: Sequence[float]) -> str:
     differences = [a - b for a, b in zip(first, second, strict=True)]
     if len(differences) < 2:
         return UNTESTED
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return HOLDS if statistics.fmean(differences) > 2 * error else FAILS
+    return _verdict(statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences)))
+
+
+def _verdict(difference: float, error: float) -> str:
+    if abs(difference) <= 2 * error:
+        return UNDECIDED
+    return HOLDS if difference > 0 else FAILS
 
 
 def write_report(report: Report, stem: Path, command: str) -> tuple[Path, Path]:
@@ -113,6 +128,7 @@ def _line(report: Report, row: Row) -> dict[str, object]:
         "deviation": row.deviation,
         "values": " ".join(f"{value:.6g}" for value in row.values),
         "claim": row.claim,
+        "against": " ".join(f"{value:.6g}" for value in row.against),
         "verdict": row.verdict,
     }
 
@@ -122,20 +138,25 @@ def _pivot(report: Report, rows: Sequence[Row]) -> list[str]:
     cells = {(row.model, row.quantity): str(row) for row in rows}
     lines = [_markdown("model", "H", "parameters", *quantities), _markdown("---", *["---:"] * (2 + len(quantities)))]
     for model in dict.fromkeys(row.model for row in rows):
-        hidden_size, parameters = report.sizes[(rows[0].task, model)]
+        hidden_size, parameters = report.sizes.get((rows[0].task, model), ("-", "-"))
         values = [cells.get((model, quantity), "-") for quantity in quantities]
-        lines.append(_markdown(NAMES[model], hidden_size, f"{parameters:,}", *values))
+        lines.append(_markdown(NAMES[model], hidden_size, _thousands(parameters), *values))
     return lines
 
 
 def _claims(rows: Sequence[Row]) -> list[str]:
-    lines = [_markdown("task", "network", "quantity", "the paper", "here (%)", "verdict"), _markdown(*["---"] * 6)]
+    headings = ("task", "network", "quantity", "the paper", "here (%)", "compared with (%)", "verdict")
+    lines = [_markdown(*headings), _markdown(*["---"] * len(headings))]
     lines += [
-        _markdown(row.task, NAMES[row.model], row.quantity, row.claim, row, f"**{row.verdict}**")
+        _markdown(row.task, NAMES[row.model], row.quantity, row.claim, row, percent(row.against), f"**{row.verdict}**")
         for row in rows
         if row.claim
     ]
     return lines
+
+
+def _thousands(number: int | str) -> str:
+    return f"{number:,}" if isinstance(number, int) else number
 
 
 def _markdown(*cells: object) -> str:

@@ -73,25 +73,43 @@ def plan(
         ConfigError: an unknown field or value, or sizes that can't be matched.
     """
     axes = [_axis(text) for text in vary]
-    configs = []
+    configs: list[TrainConfig] = []
     for values in itertools.product(*([(name, value) for value in choices] for name, choices in axes)):
         changes = dict(values)
         label = "".join(f"-{name}={str(value).replace(os.sep, '_')}" for name, value in values)
         for model in models:
             config = dataclasses.replace(base, **changes, model=model)
             if match_parameters and model != "arun":
-                config = dataclasses.replace(config, hidden_size=_matched_size(config))
+                config = dataclasses.replace(config, hidden_size=_matched_size(config, models))
             configs += [
                 dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
             ]
     return configs
 
 
-def _matched_size(config: TrainConfig) -> int:
+def _matched_size(config: TrainConfig, models: Sequence[str]) -> int:
     task = task_of(config)
     sizes = {"controller_size": config.controller_size, "input_size": task.input_size, "n_classes": task.n_classes}
-    target = count_parameters(build_classifier("arun", config.hidden_size, **sizes, device="meta"))
-    return match_hidden_size(config.model, target, **sizes)
+
+    def match(model: str, hidden_size: int) -> int:
+        target = count_parameters(build_classifier("arun", hidden_size, **sizes, device="meta"))
+        return match_hidden_size(model, target, **sizes)
+
+    def all_match(hidden_size: int) -> bool:
+        try:
+            return all(match(model, hidden_size) for model in models if model != "arun")
+        except ConfigError:
+            return False
+
+    try:
+        return match(config.model, config.hidden_size)
+    except ConfigError as error:
+        # Small networks can't have any number of parameters; the next size at which all of them can is soon found.
+        larger = next(
+            (size for size in range(config.hidden_size, 2 * config.hidden_size + 50) if all_match(size)), None
+        )
+        advice = "" if larger is None else f"--hidden-size {larger}, at which all models match, or "
+        raise ConfigError(f"{error} Take {advice}--no-match-parameters.") from error
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

@@ -349,6 +349,7 @@ class _Trainer:
         batch_size = max(self.config.batch_size, 250)
         if self.world.size == 1:
             return score(self.model, self.data.validation, batch_size, between_batches=self.obey_stop)
+        self.world.share_buffers(self.model)
         mine = self.data.validation.take(slice(self.world.rank, None, self.world.size))
         part = score(self.model, mine, batch_size) if len(mine) else Score(0.0, 0.0, 0)
         loss, n_correct, n = self.world.sum(part.loss * part.n, round(part.accuracy * part.n), part.n)

@@ -66,6 +66,14 @@ def test_matched_models_have_as_many_parameters(tmp_path: Path, hidden_size: int
         assert abs(count / counts["arun"] - 1) <= 0.02
 
 
+def test_size_at_which_models_can_not_match_is_told_with_one_at_which_they_can(tmp_path: Path) -> None:
+    sentence = r"the nearest that lstm can have .* Take --hidden-size \d+, at which all models match, or --no-match"
+    with pytest.raises(ConfigError, match=sentence) as told:
+        plan(TrainConfig(hidden_size=64, controller_size=16), MODELS, (0,), (), tmp_path)
+    size = int(str(told.value).partition("--hidden-size ")[2].partition(",")[0])
+    assert len(plan(TrainConfig(hidden_size=size, controller_size=16), MODELS, (0,), (), tmp_path)) == 6
+
+
 def test_lists_are_no_values_to_vary() -> None:
     with pytest.raises(ConfigError, match="for perturb there is --perturb"):
         plan(BASE, ("gru",), (0,), ("perturb=a,b",), Path(), match_parameters=False)

@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Console
 
 from aru_lab.checkpoint import RunFolder
-from aru_lab.errors import ConfigError, LabError
-from aru_lab.evaluation import task_of
+from aru_lab.errors import ConfigError, LabError, RunError
+from aru_lab.evaluation import Score, task_of
 from aru_lab.figures import Curve, sensitivity_figure
 from aru_lab.jobs import Report, run_jobs
-from aru_lab.perturbations import NoisyDrive, Perturbation, StepDrive, VariableContrast, describe
-from aru_lab.scores import known_scores
+from aru_lab.perturbations import NoisyDrive, Perturbation, StepDrive, VariableContrast, describe, parse
+from aru_lab.scores import CLEAN, kept_scores, known_scores
 from aru_lab.sweep import write_csv
 
 
@@ -68,6 +68,16 @@ class Strengths:
             raise ConfigError(f"test_subset: got {self.test_subset!r}, expected a whole number of at least 1 or None.")
 
 
+# What the figures call the strength that varies; in braces the one that is held.
+LABELS = {
+    "step-amplitude": "step drive: amplitude ξ",
+    "step-length": "step drive ξ = {:g}: length τ / T",
+    "noise-deviation": "noisy drive: deviation σ_ξ",
+    "contrast-amplitude": "variable contrast: amplitude A",
+    "contrast-phase": "variable contrast A = {:g}: phase φ / π",
+}
+
+
 @dataclass(frozen=True)
 class Axis:
     """One strength that is swept: its name, what the figure calls it, and the perturbation at each value."""
@@ -81,36 +91,88 @@ def axes_of(strengths: Strengths, n_steps: int) -> list[Axis]:
     """The five sweeps on sequences of T = n_steps."""
     step, contrast, frequency = strengths.step_amplitude, strengths.contrast_amplitude, strengths.contrast_frequency
 
-    def axis(name: str, label: str, values: Sequence[float], make: Callable[[float], Perturbation]) -> Axis:
-        return Axis(name, label, {value: make(value) for value in values})
+    def axis(name: str, values: Sequence[float], make: Callable[[float], Perturbation], held: float = 0.0) -> Axis:
+        return Axis(name, LABELS[name].format(held), {value: make(value) for value in values})
 
     return [
-        axis("step-amplitude", "step drive: amplitude ξ", strengths.step_amplitudes, StepDrive),
+        axis("step-amplitude", strengths.step_amplitudes, StepDrive),
         axis(
             "step-length",
-            f"step drive ξ = {step:g}: length τ / T",
             strengths.step_lengths,
             lambda fraction: StepDrive(step, n_steps // 4, int(fraction * n_steps)),
+            step,
         ),
         axis(
             "noise-deviation",
-            "noisy drive: deviation σ_ξ",
             strengths.noise_deviations,
             lambda deviation: NoisyDrive(deviation, strengths.noise_mean),
         ),
         axis(
             "contrast-amplitude",
-            "variable contrast: amplitude A",
             strengths.contrast_amplitudes,
             lambda amplitude: VariableContrast(amplitude, frequency),
         ),
         axis(
             "contrast-phase",
-            f"variable contrast A = {contrast:g}: phase φ / π",
             strengths.contrast_phases,
             lambda phase: VariableContrast(contrast, frequency, phase * math.pi),
+            contrast,
         ),
     ]
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A sweep that a run folder keeps: the label of its axis and, by strength, rising, the score of the network."""
+
+    label: str
+    scores: dict[float, Score]
+
+
+def kept_sweeps(run: Path) -> dict[str, Kept]:
+    """What `robustness` measured of a run, by the name of the sweep, without its weights or data.
+
+    Where a sweep was measured at several standards (of an amplitude that is held, or of the number of test examples),
+    the one with the most strengths is taken.
+
+    Args:
+        run: the run folder.
+
+    Raises:
+        RunError: nothing was measured.
+    """
+    run = Path(run)
+    config, _ = RunFolder(run).read_config()
+    found: dict[str, dict[tuple[float | None, ...], dict[float, Score]]] = {}
+    n_steps = None
+    for line in kept_scores(run):
+        if line["perturbation"] == CLEAN:
+            continue
+        score = Score(line["loss"], line["accuracy"], line["n"])
+        match parse(line["perturbation"]):
+            case StepDrive(amplitude, None, None):
+                places = [("step-amplitude", amplitude, (0.0,))]
+            case StepDrive(amplitude, onset, length) if onset is not None and length is not None:
+                n_steps = n_steps or task_of(config).n_steps
+                places = [("step-length", length / n_steps, (amplitude, onset))]
+            case NoisyDrive(deviation, mean, None, None):
+                places = [("noise-deviation", deviation, (mean,))]
+            case VariableContrast(amplitude, frequency, phase):
+                places = [("contrast-phase", phase / math.pi, (amplitude, frequency))]
+                if phase == 0:
+                    places.append(("contrast-amplitude", amplitude, (0.0, frequency)))
+            case _:
+                places = []
+        for sweep, strength, held in places:
+            found.setdefault(sweep, {}).setdefault((*held, score.n), {})[strength] = score
+    kept = {}
+    for sweep, label in LABELS.items():
+        held, scores = max(found.get(sweep, {}).items(), key=lambda item: len(item[1]), default=((), {}))
+        if len(scores) > 1:
+            kept[sweep] = Kept(label.format(held[0]), dict(sorted(scores.items())))
+    if not kept:
+        raise RunError(f"{run}: its sensitivity is not measured yet; measure it with `aru robustness {run}`.")
+    return kept
 
 
 def measure(item: tuple[Path, Strengths], report: Report) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from aru_lab.checkpoint import RunFolder, mend_lines, read_lines
 from aru_lab.errors import RunError
@@ -18,6 +19,7 @@ from aru_lab.runtime import run_on
 from aru_lab.sequences import Sequences
 
 CLEAN = "clean"
+FILE = "scores.jsonl"
 
 
 def known_scores(
@@ -41,7 +43,7 @@ def known_scores(
     """
     folder = RunFolder(Path(run))
     config, _ = folder.read_config()
-    path = folder.path / "scores.jsonl"
+    path = folder.path / FILE
     try:
         weights = hashlib.sha256(folder.best_file.read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -68,6 +70,13 @@ def known_scores(
                     file.write(json.dumps({**line, "n": result.n}) + "\n")
                 report((k + 1) / len(missing))
     return [known[name] for name in names]
+
+
+def kept_scores(run: Path) -> list[dict[str, Any]]:
+    """The lines of a run's own task and of the weights that were scored last, in the order in which they came."""
+    config, _ = RunFolder(Path(run)).read_config()
+    lines = [line for line in read_lines(Path(run) / FILE) if line.get("task") == config.task]
+    return [line for line in lines if line.get("weights") == lines[-1]["weights"]]
 
 
 def _first(sequences: Sequences, n: int) -> Sequences:

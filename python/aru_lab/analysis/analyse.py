@@ -14,7 +14,6 @@ from aru_lab.analysis.runs import Run
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runtime import run_on
-from aru_lab.tasks import TASKS
 
 
 def analyse(
@@ -41,7 +40,7 @@ def analyse(
         The parts that were computed; the others were finished already.
 
     Raises:
-        ConfigError: an unknown part, or one that does not suit the run's network.
+        ConfigError: an unknown part, one that does not suit the run's network, or a network that none suits.
         RunError: the folder holds no run, or no such checkpoint.
         AnalysisError: parts that the numbers do not permit, told when all others are done.
     """
@@ -58,7 +57,7 @@ def analyse(
         else:
             console.print(f"{name}: finished already", highlight=False)
     failures: list[str] = []
-    with run_on(opened.config.backend, opened.model, TASKS[opened.config.task].input_size), _progress(console) as bars:
+    with run_on(opened.config.backend, opened.model), _progress(console) as bars:
         for name in todo:
             if lacking := [need for need in PARTS[name].needs if not opened.files.holds(need)]:
                 failures.append(f"{name} (it needs {' and '.join(lacking)})")
@@ -91,6 +90,11 @@ def _plan(run: Run, what: tuple[str, ...], console: Console) -> list[str]:
         wanted = set(what) | {need for name in what for need in PARTS[name].needs}
         return [name for name in PARTS if name in wanted]
     suitable = [name for name in PARTS if refusal(name, run) is None]
+    if not suitable:
+        raise ConfigError(
+            f"run: {run.path} is a run of {run.config.model}, expected a network with γ or with a single matrix W_hh; "
+            f"its sensitivity is measured by `aru robustness {run.path}`."
+        )
     if len(suitable) < len(PARTS):
         left_out = ", ".join(name for name in PARTS if name not in suitable)
         console.print(f"Not for a network of {run.config.model}: {left_out}", highlight=False, soft_wrap=True)

@@ -24,8 +24,8 @@ class Analyse:
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WHAT ...]")] = ()
-    """robustness, responses, fractional, gain-scaling, controller, stability, lyapunov, spectrum, gradients,
-    heterogeneity; none means all that suit the network. Finished parts are skipped."""
+    """responses, fractional, gain-scaling, controller, stability, lyapunov, spectrum, gradients, heterogeneity; none
+    means all that suit the network. Finished parts are skipped."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
@@ -55,7 +55,8 @@ class Figure:
     the appendix: gradients, spectra, heterogeneity."""
 
     run_folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]")] = ()
-    """Folders of analysed runs of one task; runs of one model are its seeds and are averaged. Figure 1 needs none."""
+    """Folders of analysed runs of one task (figure 2: after `aru robustness`); runs of one model are its seeds and are
+    averaged. Figure 1 needs none."""
 
     output: Path = Path("figures")
     """Folder for figure-N.png and figure-N.pdf."""

@@ -16,21 +16,21 @@ import numpy as np
 
 from aru_lab.analysis.store import write
 from aru_lab.errors import RunError
-from aru_lab.figures import BLACK, BLUE, GREY, VERMILION
+from aru_lab.figures import GREY, LOOKS
 
 WIDTH = 5.2  # inches: the text column of PLOS
-SKY, GREEN, PURPLE = "#56B4E9", "#009E73", "#CC79A7"
 DPI = 300
 
-# name in a legend, colour, marker
-MODELS = {
-    "arun": ("ARUN", VERMILION, "o"),
-    "gamma-heterogeneous": ("RNN+γ het.", BLUE, "s"),
-    "gamma-homogeneous": ("RNN+γ hom.", SKY, "D"),
-    "relu": ("RNN+ReLU", BLACK, "^"),
-    "lstm": ("LSTM", GREEN, "v"),
-    "gru": ("GRU", PURPLE, "P"),
+_SHORT = {
+    "arun": "ARUN",
+    "gamma-heterogeneous": "RNN+γ het.",
+    "gamma-homogeneous": "RNN+γ hom.",
+    "relu": "RNN+ReLU",
+    "lstm": "LSTM",
+    "gru": "GRU",
 }
+# name in a legend, colour, marker
+MODELS = {model: (name, *LOOKS[model][:2]) for model, name in _SHORT.items()}
 
 _STYLE = {
     "font.size": 8,

@@ -20,8 +20,6 @@ from aru_lab.analysis.responses import drive_network, noise_responses, step_resp
 from aru_lab.analysis.runs import Run
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.store import Result, Table
-from aru_lab.evaluation import score
-from aru_lab.perturbations import StepDrive
 
 Report = Callable[[int, int], None]
 CONNECTIVITY = ("network", "isolated")
@@ -35,8 +33,8 @@ class Part:
     compute: Callable[[Run, Settings, Report], Result]
     settings: tuple[str, ...]
     needs: tuple[str, ...] = ()
-    suits: str = "any"
-    """any; gated: all but LSTM and GRU; gamma: ARUN or RNN+γ; adaptive: ARUN."""
+    suits: str = "gamma"
+    """single: all but LSTM and GRU; gamma: ARUN or RNN+γ; adaptive: ARUN."""
 
 
 def refusal(part: str, run: Run) -> str | None:
@@ -46,27 +44,11 @@ def refusal(part: str, run: Run) -> str | None:
         return f"{part}: {run.path} is a run of {model}, expected one of arun: it has no controller to analyse."
     if suits == "gamma" and not run.has_gamma:
         return f"{part}: {run.path} is a run of {model}, expected one of arun or an RNN+γ: it has no γ to analyse."
-    if suits == "gated" and model in ("lstm", "gru"):
+    if suits == "single" and model in ("lstm", "gru"):
         return (
             f"{part}: {run.path} is a run of {model}, expected one with a single matrix W_hh, not one for every gate."
         )
     return None
-
-
-def _robustness(run: Run, settings: Settings, report: Report) -> Result:
-    """Accuracy and loss on all test examples against the amplitude of a step drive of the middle half."""
-    n_steps = run.test.x.shape[1]
-    scores = []
-    for done, xi in enumerate(settings.amplitudes):
-        scores.append(score(run.model, run.test, drive=StepDrive(xi).drive(n_steps)))
-        report(done + 1, len(settings.amplitudes))
-    accuracy, loss = (np.array([getattr(s, name) for s in scores]) for name in ("accuracy", "loss"))
-    rows = list(zip(settings.amplitudes, accuracy, loss, strict=True))
-    return Result(
-        {"amplitudes": np.array(settings.amplitudes), "accuracy": accuracy, "loss": loss, "n": np.array(scores[0].n)},
-        {"robustness": Table(("amplitude", "accuracy", "loss"), rows)},
-        f"accuracy {accuracy[0]:.1%} clean, {accuracy[-1]:.1%} under a step of {settings.amplitudes[-1]:g}",
-    )
 
 
 def _responses(run: Run, settings: Settings, report: Report) -> Result:
@@ -342,10 +324,10 @@ def _spectrum(run: Run, settings: Settings, report: Report) -> Result:
 
 def _gradients(run: Run, settings: Settings, report: Report) -> Result:
     """Norm of W_hh's gradient against the position from which it is accumulated, before and after training."""
-    x, y = run.sequences(settings.sequences)
     arrays, rows = {}, []
     for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
-        found = gradient_norms(model.recurrent, x, lambda h, model=model: F.cross_entropy(model.readout(h[-1]), y))
+        x, y = run.sequences(settings.sequences, model)
+        found = gradient_norms(model.recurrent, x, lambda h, model=model, y=y: F.cross_entropy(model.readout(h[-1]), y))
         arrays |= {f"{name}_{when}": getattr(found, name) for name in ("accumulated", "each", "state")}
         rows += [
             (when, t, *values) for t, values in enumerate(zip(found.accumulated, found.each, found.state, strict=True))
@@ -362,9 +344,9 @@ def _gradients(run: Run, settings: Settings, report: Report) -> Result:
 
 def _heterogeneity(run: Run, settings: Settings, report: Report) -> Result:
     """n and s over neurons before and after training, and after retraining."""
-    x, _ = run.sequences(settings.sequences)
     moments = {}
     for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
+        x, _ = run.sequences(settings.sequences, model)
         moments[when] = heterogeneity.neuron_shapes(model.recurrent, x)
         report(done + 1, 2)
     if run.retrained is not None:
@@ -405,14 +387,13 @@ def heterogeneity_result(moments: dict[str, heterogeneity.Neurons]) -> Result:
 
 
 PARTS: dict[str, Part] = {
-    "robustness": Part(_robustness, ("amplitudes",)),
-    "responses": Part(_responses, ("amplitudes", "repeats", "seed"), suits="gamma"),
-    "fractional": Part(_fractional, ("amplitudes", "repeats", "seed"), ("responses",), "gamma"),
+    "responses": Part(_responses, ("amplitudes", "repeats", "seed")),
+    "fractional": Part(_fractional, ("amplitudes", "repeats", "seed"), ("responses",)),
     "gain-scaling": Part(_gain_scaling, ("amplitudes", "repeats", "seed"), suits="adaptive"),
     "controller": Part(_controller, ("amplitudes", "repeats", "seed"), suits="adaptive"),
-    "stability": Part(_stability, ("amplitudes", "repeats", "seed", "grid"), ("responses",), "gamma"),
-    "lyapunov": Part(_lyapunov, ("amplitudes", "steps", "exponents", "seed"), suits="gamma"),
-    "spectrum": Part(_spectrum, (), suits="gated"),
-    "gradients": Part(_gradients, ("sequences",), suits="gated"),
-    "heterogeneity": Part(_heterogeneity, ("sequences", "retrained"), suits="gamma"),
+    "stability": Part(_stability, ("amplitudes", "repeats", "seed", "grid"), ("responses",)),
+    "lyapunov": Part(_lyapunov, ("amplitudes", "steps", "exponents", "seed")),
+    "spectrum": Part(_spectrum, (), suits="single"),
+    "gradients": Part(_gradients, ("sequences",), suits="single"),
+    "heterogeneity": Part(_heterogeneity, ("sequences", "retrained")),
 }

@@ -1,4 +1,4 @@
-"""The figures: each draws from the files of `aru analyse` alone, but for figure 1, which draws γ itself.
+"""The figures: each draws from the files of `aru analyse` alone; 1 draws γ itself, 2 what `aru robustness` has kept.
 
 A figure is one entry of FIGURES. Runs of one model are its seeds: curves against an amplitude are means with a band of
 one standard deviation; panels of single neurons or trajectories show the first run that has them.
@@ -6,6 +6,7 @@ one standard deviation; panels of single neurons or trajectories show the first 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,7 @@ import torch
 
 from aru_kernels.functional import gamma
 from aru_lab.analysis.drawing import (
-    BLACK,
-    BLUE,
-    GREY,
     MODELS,
-    VERMILION,
     amplitude_bar,
     amplitude_colours,
     drive_scale,
@@ -35,7 +32,8 @@ from aru_lab.analysis.gain_scaling import CURVES
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.checkpoint import RunFolder
 from aru_lab.errors import ConfigError
-from aru_lab.figures import ORANGE
+from aru_lab.figures import BLACK, BLUE, GREY, ORANGE, VERMILION
+from aru_lab.robustness import LABELS, kept_sweeps
 
 
 @dataclass(frozen=True)
@@ -104,22 +102,39 @@ def _activations(_: list[Analysed]) -> Any:
 
 
 def _robustness(runs: list[Analysed]) -> Any:
-    figure = new_figure(2.4)
-    axes = figure.subplots(1, 2)
-    loaded = {model: [run.load("robustness") for run in group] for model, group in _by_model(runs).items()}
-    for panel, name, factor, label in ((axes[0], "accuracy", 100, "accuracy (%)"), (axes[1], "loss", 1, "loss (nats)")):
-        for model, files in loaded.items():
-            xi = _common("amplitudes", files)
+    figure = new_figure(3.9)
+    axes = figure.subplots(2, 3, sharey=True)
+    loaded = {model: [kept_sweeps(run.files.run) for run in group] for model, group in _by_model(runs).items()}
+    panels = iter(axes.flat)
+    for name in LABELS:
+        panel, label = next(panels), None
+        for model, kept in loaded.items():
+            sweeps = [sweeps[name] for sweeps in kept if name in sweeps]
+            if not sweeps:
+                continue
+            label = label or sweeps[0].label
+            points = {(sweep.label, tuple((x, score.n) for x, score in sweep.scores.items())) for sweep in sweeps}
+            if len(sweeps) < len(kept) or len(points) > 1 or sweeps[0].label != label:
+                raise ConfigError(
+                    f"runs: got sensitivities to other strengths or on other numbers of test examples ({name}), "
+                    "expected the same; give all runs to one `aru robustness`."
+                )
             text, colour, marker = MODELS[model]
-            curves = [factor * f[name] for f in files]
-            line_with_spread(panel, xi, curves, color=colour, marker=marker, label=text)
-        drive_scale(panel, xi)
-        panel.set(xlabel="amplitude ξ of the step", ylabel=label)
-    axes[0].set_ylim(0, 102)
-    axes[1].set_yscale("log")
-    letter(axes[0], "a")
-    letter(axes[1], "b")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(loaded))
+            curves = [100 * np.array([score.accuracy for score in sweep.scores.values()]) for sweep in sweeps]
+            line_with_spread(panel, list(sweeps[0].scores), curves, color=colour, marker=marker, label=text)
+        if label is None:
+            panel.text(0.5, 0.5, "not measured", ha="center", va="center", transform=panel.transAxes)
+        head, _, tail = (label or LABELS[name].format(math.nan)).rpartition(": ")
+        panel.set_xlabel(tail)
+        panel.set_title(head, fontsize=7, loc="right")
+    last = next(panels)
+    last.axis("off")
+    last.legend(*axes[0, 0].get_legend_handles_labels(), loc="center")
+    axes[0, 0].set_ylim(0, 102)
+    for row in axes:
+        row[0].set_ylabel("accuracy (%)")
+    for panel, text in zip(axes.flat, "abcde", strict=False):
+        letter(panel, text)
     return figure
 
 

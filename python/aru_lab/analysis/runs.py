@@ -15,11 +15,11 @@ from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.store import AnalysisFolder, fingerprint
 from aru_lab.checkpoint import RunFolder
 from aru_lab.config import TrainConfig
-from aru_lab.errors import ConfigError
-from aru_lab.evaluation import build_for, load_classifier, to_tensors
-from aru_lab.models import SequenceClassifier
+from aru_lab.errors import ConfigError, RunError
+from aru_lab.evaluation import build_for, load_classifier, task_of, to_tensors
+from aru_lab.models import CONTROLLER, SequenceClassifier
 from aru_lab.runtime import resolve_device
-from aru_lab.tasks import TASKS, Sequences
+from aru_lab.sequences import Sequences
 
 
 class Run:
@@ -61,11 +61,28 @@ class Run:
 
     @cached_property
     def initial_model(self) -> SequenceClassifier:
-        """The classifier as it was before training: built again from the run's seed."""
-        device = resolve_device(self.config.device)
+        """The classifier as it was before training: built again from the run's seed and the runs it began from.
+
+        Raises:
+            RunError: a run that it took weights from is gone, or its weights no longer fit.
+        """
+        config, device = self.config, resolve_device(self.config.device)
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(self.config.seed)
-            return build_for(self.config, TASKS[self.config.task], device).eval()
+            torch.manual_seed(config.seed)
+            model = build_for(config, task_of(config), device).eval()
+        try:
+            if config.initial_from is not None:
+                model.load_state_dict(load_classifier(config.initial_from, device=str(device))[0].state_dict())
+            if config.controller_from is not None:
+                donor = load_classifier(config.controller_from, device=str(device))[0].recurrent.state_dict()
+                model.recurrent.load_state_dict({name: donor[name] for name in CONTROLLER}, strict=False)
+        except (RunError, KeyError, RuntimeError) as error:
+            sources = " and ".join(str(path) for path in (config.initial_from, config.controller_from) if path)
+            raise RunError(
+                f"{self.path}: it began with weights of {sources}, which can't be had as they were ({error}); put that "
+                "run back to compare with the weights before training."
+            ) from error
+        return model
 
     @property
     def network(self) -> nn.Module:
@@ -85,12 +102,24 @@ class Run:
     @cached_property
     def test(self) -> Sequences:
         """The test examples."""
-        return TASKS[self.config.task].load(self.config.data_dir).test
+        return task_of(self.config).load(self.config.data_dir).test
 
-    def sequences(self, n: int) -> tuple[Tensor, Tensor]:
-        """The first n test examples, or all if there are fewer: x (T, B, I) and labels (B,)."""
-        parameter = next(self.model.parameters())
+    def sequences(self, n: int, model: SequenceClassifier | None = None) -> tuple[Tensor, Tensor]:
+        """What a classifier's recurrent network reads of the first n test examples, or of all if there are fewer.
+
+        Args:
+            n: number of examples.
+            model: `model` or `initial_model`, whose encoder, if it has one, makes x; None takes the trained one.
+
+        Returns:
+            x (T, B, I) and labels (B,).
+        """
+        model = model or self.model
+        parameter = next(model.parameters())
         x, y = to_tensors(self.test, slice(n), parameter.device, parameter.dtype)
+        if model.encoder is not None:
+            with torch.no_grad():
+                x = model.encoder(x)
         return x.transpose(0, 1).contiguous(), y
 
     def key(self, settings: Settings, names: tuple[str, ...]) -> dict[str, Any]:

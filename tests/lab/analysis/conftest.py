@@ -12,9 +12,11 @@ from rich.console import Console
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.settings import Settings
 from aru_lab.config import TrainConfig
+from aru_lab.robustness import Strengths, robustness
 from aru_lab.training import train
 
 SETTINGS = Settings((0.0, 0.5, 1.0, 2.0, 4.0), repeats=2, sequences=8, steps=20, exponents=2, grid=3)
+STRENGTHS = Strengths((-4.0, 0.0, 4.0), (0.0, 0.5), (0.0, 1.0), (0.0, 0.5), (0.0, 1.0), test_subset=50)
 SIZES = "--repeats 2 --sequences 8 --steps 20 --exponents 2 --grid 3"
 OPTIONS = ["--amplitudes", "0", "0.5", "1", "2", "4", *SIZES.split()]
 
@@ -39,11 +41,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope="session")
 def analysed(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The same with all analyses, not to be written to."""
+    """The same with all analyses and their sensitivity, not to be written to."""
     folder = tmp_path_factory.mktemp("analysed")
     runs = {name: Path(shutil.copytree(path, folder / name)) for name, path in trained.items()}
-    for path in runs.values():
-        analyse(path, settings=SETTINGS, console=quiet())
+    for name, path in runs.items():
+        if name != "lstm":
+            analyse(path, settings=SETTINGS, console=quiet())
+    robustness(list(runs.values()), folder / "sensitivity", STRENGTHS, console=quiet())
     return runs
 
 

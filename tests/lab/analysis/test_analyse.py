@@ -32,8 +32,8 @@ from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decay
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.evaluation import evaluate
-from aru_lab.perturbations import StepDrive
+from aru_lab.models import CONTROLLER, build_classifier
+from aru_lab.sequences import Sequences
 
 from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
 
@@ -55,8 +55,7 @@ def table(run: Path, name: str) -> list[dict[str, str]]:
     [
         ("arun", set(PARTS)),
         ("gamma-heterogeneous", FOR_STATIC),
-        ("relu", {"robustness", "spectrum", "gradients"}),
-        ("lstm", {"robustness"}),
+        ("relu", {"spectrum", "gradients"}),
     ],
 )
 def test_without_names_all_that_suit_are_computed(analysed: dict[str, Path], name: str, expected: set[str]) -> None:
@@ -169,12 +168,57 @@ def test_initial_weights_are_those_that_training_started_from(tmp_path: Path) ->
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_robustness_is_that_of_the_evaluation(analysed: dict[str, Path]) -> None:
-    saved = Run(analysed["arun"]).files.load("robustness")
-    _, scores = evaluate(analysed["arun"], [StepDrive(xi) for xi in XI])
-    np.testing.assert_allclose(saved["accuracy"], [score.accuracy for score in scores])
-    np.testing.assert_allclose(saved["loss"], [score.loss for score in scores], rtol=1e-6)
-    assert np.ptp(saved["loss"]) > 1
+def test_run_that_began_from_others_has_their_weights_before_training(tmp_path: Path) -> None:
+    donor = train_tiny(tmp_path, "arun", seed=1)
+    frozen = {"learning_rate": 1e-30, "schedule": "constant"}
+    guest = train_tiny(tmp_path, "arun", seed=2, controller_from=donor, **frozen)
+    again = train_tiny(tmp_path, "arun", seed=4, initial_from=guest, task="psdigits", **frozen)
+    before = Run(donor).model.state_dict()
+    for path in (guest, again):
+        run = Run(path)
+        trained, initial = run.model.state_dict(), run.initial_model.state_dict()
+        for name, value in initial.items():
+            torch.testing.assert_close(value, trained[name], rtol=0, atol=1e-20, msg=name)
+        for name in CONTROLLER:
+            torch.testing.assert_close(initial[f"recurrent.{name}"], before[f"recurrent.{name}"], rtol=0, atol=1e-20)
+        assert not torch.equal(initial["recurrent.weight_hh_l0"], before["recurrent.weight_hh_l0"])
+    shutil.rmtree(donor)
+    with pytest.raises(RunError, match=r"began with weights of .*arun1, which can't be had as they were \(.*\); put"):
+        analyse(guest, ["spectrum"], SETTINGS, console=quiet())
+
+
+def test_grouped_pixels_are_read_as_in_training(tmp_path: Path) -> None:
+    run = Run(train_tiny(tmp_path, "arun", pixels_per_step=4))
+    x, y = run.sequences(3)
+    assert x.shape == (16, 3, 4)
+    torch.testing.assert_close(x, torch.from_numpy(run.test.x[:3]).transpose(0, 1))
+    assert y.tolist() == run.test.y[:3].tolist()
+    analyse(run.path, settings=SETTINGS, console=quiet())
+    assert set(times(run.path)) == set(PARTS)
+
+
+def test_encoder_makes_what_the_recurrent_network_reads(trained: dict[str, Path]) -> None:
+    run = Run(trained["arun"])
+    images = Sequences(np.random.default_rng(0).random((4, 64, 3), dtype=np.float32), np.arange(4))
+    classifiers = [build_classifier("arun", 5, 3, 256, encoder="conv").eval() for _ in range(2)]
+    run.__dict__ |= {"model": classifiers[0], "test": images}
+    for model in classifiers:
+        x, y = run.sequences(3, model)
+        assert x.shape == (4, 3, 256)
+        h, _ = model.recurrent(x)
+        torch.testing.assert_close(model.readout(h[-1]), model(torch.from_numpy(images.x[:3])))
+        assert y.tolist() == [0, 1, 2]
+    assert not torch.equal(run.sequences(3)[0], x)
+
+
+def test_file_of_sequences(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    path = tmp_path / "mine.npz"
+    np.savez(path, x=generator.normal(size=(90, 7, 2)).astype(np.float32), y=np.arange(90) % 3)
+    options = {"subset": None, "validation_subset": None}
+    run = train_tiny(tmp_path, "gamma-heterogeneous", task=str(path), **options)
+    analyse(run, settings=SETTINGS, console=quiet())
+    assert len(AnalysisFolder(run).load("gradients")["each_after"]) == 7
 
 
 def test_finished_parts_are_skipped_and_a_lost_one_is_made_again(arun: Path) -> None:
@@ -274,10 +318,11 @@ def test_exponents_of_the_other_drives_stand_where_one_fails(arun: Path, monkeyp
         ("gamma-heterogeneous", {"what": ["gain-scaling"]}, "gain-scaling: .* it has no controller to analyse"),
         ("relu", {"what": ["fractional"]}, "fractional: .* expected one of arun or an RNN.γ: it has no γ to analyse"),
         ("lstm", {"what": ["spectrum"]}, "spectrum: .* is a run of lstm, expected one with a single matrix W_hh"),
-        ("arun", {"what": ["fly"]}, "what: got 'fly', expected some of robustness, responses"),
+        ("arun", {"what": ["fly"]}, "what: got 'fly', expected some of responses, fractional"),
+        ("lstm", {}, "run: .* is a run of lstm, expected a network with γ .* measured by `aru robustness"),
         ("arun", {"checkpoint": "first"}, "checkpoint: got 'first', expected best or last"),
     ],
-    ids=["controller", "static", "no-gamma", "gates", "unknown", "checkpoint"],
+    ids=["controller", "static", "no-gamma", "gates", "unknown", "nothing", "checkpoint"],
 )
 def test_refusals(trained: dict[str, Path], name: str, arguments: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
@@ -337,7 +382,7 @@ def test_command(trained: dict[str, Path], tmp_path: Path, capsys: pytest.Captur
     assert main(["analyse", str(run), "spectrum", *OPTIONS]) == 0
     assert "spectrum: finished already" in capsys.readouterr().out
     assert main(["analyse", str(run), "fly"]) == 2
-    assert capsys.readouterr().err.startswith("aru: what: got 'fly', expected some of robustness")
+    assert capsys.readouterr().err.startswith("aru: what: got 'fly', expected some of responses")
 
 
 def test_stopped_command_says_how_to_go_on(

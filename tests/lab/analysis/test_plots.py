@@ -20,8 +20,11 @@ from aru_lab.analysis.plots import FIGURES, Analysed, draw
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
+from aru_lab.perturbations import StepDrive
+from aru_lab.robustness import axes_of
+from aru_lab.scores import known_scores
 
-from .conftest import SETTINGS, quiet
+from .conftest import SETTINGS, STRENGTHS, quiet
 
 XI = np.array(SETTINGS.amplitudes)
 
@@ -104,20 +107,22 @@ def test_activations_are_those_of_gamma(styled: None) -> None:
 
 
 def test_robustness_shows_means_over_seeds(runs: list[Path], styled: None) -> None:
-    accuracy, loss = drawn("2", runs).axes[:2]
-    saved = [AnalysisFolder(runs[i]).load("robustness") for i in (1, 3)]
-    np.testing.assert_allclose(
-        lines(accuracy, "ARUN")[0].get_ydata(), 50 * (saved[0]["accuracy"] + saved[1]["accuracy"])
-    )
-    np.testing.assert_allclose(lines(loss, "ARUN")[0].get_ydata(), (saved[0]["loss"] + saved[1]["loss"]) / 2)
-    (band,) = loss.collections  # of the one model with two seeds
-    losses = np.array([content["loss"] for content in saved])
-    edges = band.get_paths()[0].vertices[:, 1]
-    assert edges.max() == pytest.approx((losses.mean(0) + losses.std(0, ddof=1)).max())
-    assert edges.min() == pytest.approx((losses.mean(0) - losses.std(0, ddof=1)).min())
-    assert losses.std(0).min() > 0.01
-    for label in ("RNN+ReLU", "LSTM", "RNN+γ het."):
-        assert len(lines(accuracy, label)) == 1
+    panels = drawn("2", runs).axes[:5]
+    for panel, axis in zip(panels, axes_of(STRENGTHS, 64), strict=True):
+        scores = [known_scores(runs[i], list(axis.perturbations.values()), 50) for i in (1, 3)]
+        values = 100 * np.array([[score.accuracy for score in of_run] for of_run in scores])
+        (line,) = lines(panel, "ARUN")
+        np.testing.assert_allclose(line.get_xdata(), list(axis.perturbations))
+        np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+        (band,) = panel.collections  # of the one model with two seeds
+        edges = band.get_paths()[0].vertices[:, 1]
+        assert edges.max() == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
+        assert edges.min() == pytest.approx((values.mean(0) - values.std(0, ddof=1)).min())
+        head, _, tail = axis.label.rpartition(": ")
+        assert (panel.get_title(loc="right"), panel.get_xlabel()) == (head, tail)
+        for label in ("RNN+ReLU", "LSTM", "RNN+γ het."):
+            assert len(lines(panel, label)) == 1
+    assert max(np.ptp(line.get_ydata()) for line in panels[0].lines) > 1
 
 
 def test_fractional_orders_in_the_figure(runs: list[Path], styled: None) -> None:
@@ -176,8 +181,10 @@ def test_refusals(analysed: dict[str, Path], trained: dict[str, Path], tmp_path:
         draw("5", [], tmp_path)
     with pytest.raises(ConfigError, match="runs: got lstm, relu, expected at least one run of arun for figure 4"):
         draw("4", [analysed["relu"], analysed["lstm"]], tmp_path)
-    with pytest.raises(RunError, match=r"robustness.npz is missing, damaged or outdated; make it with `aru analyse"):
+    with pytest.raises(RunError, match=r"relu0: its sensitivity is not measured yet; measure it with `aru robustness"):
         draw("2", [trained["relu"]], tmp_path)
+    with pytest.raises(RunError, match=r"gradients.npz is missing, damaged or outdated; make it with `aru analyse"):
+        draw("appendix", [trained["relu"]], tmp_path)
     with pytest.raises(RunError, match="holds no run"):
         draw("2", [tmp_path], tmp_path)
     assert not list(tmp_path.iterdir())
@@ -192,8 +199,14 @@ def test_tasks_are_not_mixed(arun: Path, analysed: dict[str, Path], tmp_path: Pa
 
 def test_different_amplitudes_are_not_averaged(arun: Path, analysed: dict[str, Path], tmp_path: Path) -> None:
     other = dataclasses.replace(SETTINGS, amplitudes=(0.0, 1.0, 2.0, 3.0, 4.0))
-    analyse(arun, ["robustness"], other, console=quiet())
+    analyse(arun, ["gain-scaling"], other, console=quiet())
     with pytest.raises(ConfigError, match="runs: got analyses with different amplitudes, expected the same"):
+        draw("4", [arun, analysed["arun1"]], tmp_path)
+
+
+def test_different_strengths_are_not_averaged(arun: Path, analysed: dict[str, Path], tmp_path: Path) -> None:
+    known_scores(arun, [StepDrive(5.0)], 50)
+    with pytest.raises(ConfigError, match=r"runs: got sensitivities to other strengths .*\(step-amplitude\)"):
         draw("2", [arun, analysed["arun1"]], tmp_path)
 
 

@@ -6,7 +6,6 @@ are of CUDA events (of the clock in a dry run on a CPU), as quantiles over round
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -18,7 +17,10 @@ import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import reference, use_backend
 
+from .cases import on
 from .gpu_checks import Place, controller_weights, peak_memory, precision, random
+from .peers import GraphedWork, SteppedNetwork, step
+from .timing import seconds_of
 
 Work = Callable[[], object]
 QUANTILES = (0.2, 0.5, 0.8)
@@ -94,20 +96,6 @@ class Result:
             yield f"    {name:<34} {', '.join(extras)}"
 
 
-def seconds(work: Work, is_gpu: bool) -> float:
-    """Of one call."""
-    if not is_gpu:
-        start = time.perf_counter()
-        work()
-        return time.perf_counter() - start
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    work()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end) / 1e3
-
-
 def flush_cache(place: Place) -> None:
     """Writes more than a GPU's second-level cache holds, so that inputs come from memory."""
     if place.is_gpu:
@@ -135,7 +123,7 @@ def measure(case: Case, place: Place, budget: float, copy_rate: float | None = N
         for name in alive:
             if case.moved_bytes:
                 flush_cache(place)
-            samples[name].append(seconds(case.variants[name], place.is_gpu))
+            samples[name].append(seconds_of(case.variants[name], place.device))
         rounds += 1
     for name in alive:
         times = torch.tensor(samples[name], dtype=torch.float64)
@@ -153,16 +141,6 @@ def measured_copy_rate(place: Place, budget: float) -> float:
     target = torch.empty_like(source)
     case = Case("copy", {"copy": lambda: target.copy_(source)}, moved_bytes=2 * source.nbytes)
     return case.moved_bytes / measure(case, place, budget).timings["copy"].median
-
-
-def on(backend: str, work: Work) -> Work:
-    """`work` on this backend."""
-
-    def run() -> object:
-        with use_backend(backend):
-            return work()
-
-    return run
 
 
 def backward_of(function: Callable[..., Tensor], leaves: list[Tensor], dy: Tensor) -> Work:
@@ -238,26 +216,6 @@ def step_cases(place: Place) -> Iterator[Case]:
     )
 
 
-class Captured:
-    """`work` as a CUDA graph, captured at the first call."""
-
-    def __init__(self, work: Work) -> None:
-        self.work, self.graph = work, None
-
-    def __call__(self) -> None:
-        """Replays the graph."""
-        if self.graph is None:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                self.work()
-            torch.cuda.current_stream().wait_stream(stream)
-            self.graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self.graph):
-                self.work()
-        self.graph.replay()
-
-
 # (B, T, H, G)
 SHAPES = [(100, 784, 400, 50), (32, 784, 64, 16), (256, 784, 400, 50)]
 
@@ -273,7 +231,8 @@ def sequence_cases(place: Place) -> Iterator[Case]:
             "nn.LSTM, same H": nn.LSTM(1, H, device=place.device),
         }
         torch.compiler.reset()
-        step = torch.compile(_step, backend="aot_eager" if place.small else "inductor", dynamic=False)
+        compiled = torch.compile(step, backend="aot_eager" if place.small else "inductor", dynamic=False)
+        stepped = SteppedNetwork(layer, compiled)
         for backward in (False, True):
             passes = training if backward else inference
             variants = {
@@ -281,11 +240,11 @@ def sequence_cases(place: Place) -> Iterator[Case]:
                 f"{place.backend}, high": at_precision("high", on(place.backend, passes(layer, x))),
                 f"{place.backend}, medium": at_precision("medium", on(place.backend, passes(layer, x))),
                 "eager loop": on("reference", passes(layer, x)),
-                "torch.compile of the step": passes(functools.partial(_loop, layer, step), x, layer),
+                "torch.compile of the step": passes(lambda x, stepped=stepped: (stepped(x),), x, layer),
                 **{name: passes(peer, x) for name, peer in peers.items()},
             }
             if place.is_gpu:
-                variants["eager loop in a CUDA graph"] = Captured(on("reference", passes(layer, x)))
+                variants["eager loop in a CUDA graph"] = GraphedWork(on("reference", passes(layer, x)))
             what = "forward and backward" if backward else "forward"
             yield Case(f"ARUN (B, T, H, G) = {B, T, H, G}, {what}", variants, steps=T)
 
@@ -332,25 +291,6 @@ def at_precision(name: str, work: Work) -> Work:
             return work()
 
     return run
-
-
-def _step(xp: Tensor, h: Tensor, g: Tensor, weight_hh: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
-    a = xp + nn.functional.linear(h, weight_hh)
-    n, s, g = reference.controller_step(a, g, *weights)
-    return reference.gamma(a, n, s), g
-
-
-def _loop(layer: nn.Module, step: Callable[..., tuple[Tensor, Tensor]], x: Tensor) -> tuple[Tensor, Tensor]:
-    xp = nn.functional.linear(x, layer.weight_ih_l0, layer.bias_l0)
-    names = ("weight_hh", "weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
-    weights = [getattr(layer, f"{name}_l0") for name in names]
-    B, H, G = x.shape[1], layer.hidden_size, layer.controller_size
-    h, g = xp.new_zeros(B, H), xp.new_zeros(B, H, G)
-    outputs = []
-    for xp_t in xp.unbind(0):
-        h, g = step(xp_t, h, g, *weights)
-        outputs.append(h)
-    return torch.stack(outputs), g
 
 
 def all_cases(place: Place) -> Iterator[Case]:

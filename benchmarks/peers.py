@@ -57,7 +57,7 @@ class AuthorsNetwork(nn.Module):
         return torch.stack(outputs)
 
 
-def step(a: Tensor, h: Tensor, g: Tensor, weight_hh: Tensor, controller: list[Tensor]) -> tuple[Tensor, Tensor]:
+def step(a: Tensor, h: Tensor, g: Tensor, weight_hh: Tensor, *controller: Tensor) -> tuple[Tensor, Tensor]:
     a = a + h @ weight_hh.T
     n, s, g = reference.controller_step(a, g, *controller)
     return reference.gamma(a, n, s, 1e-3), g
@@ -78,8 +78,8 @@ class SteppedNetwork(nn.Module):
         h = x.new_zeros(x.shape[1], layer.hidden_size)
         g = x.new_zeros(*h.shape, layer.controller_size)
         outputs = []
-        for xp_t in xp:
-            h, g = self.step(xp_t, h, g, layer.weight_hh_l0, controller)
+        for xp_t in xp.unbind(0):
+            h, g = self.step(xp_t, h, g, layer.weight_hh_l0, *controller)
             outputs.append(h)
         return torch.stack(outputs)
 

@@ -24,6 +24,7 @@ from aru_lab.checkpoint import save_atomically
 from aru_lab.errors import Interrupted, LabError
 from aru_lab.figures import NAMES
 from aru_lab.jobs import Report as Progress
+from aru_lab.jobs import run_jobs
 from aru_lab.provenance import commit, version
 from aru_lab.reports import FAILS, HOLDS, UNTESTED
 from aru_lab.robustness import robustness
@@ -112,7 +113,10 @@ def reproduce_figures(workshop: _Workshop, scale: str) -> tuple[list[Section], P
     by_model: dict[str, list[Path]] = {}
     for run in runs:
         by_model.setdefault(run.config.model, []).append(run.folder)
-    sections = [_section(number, folders, by_model, output, workshop.scale.conclusive) for number in FIGURES]
+    figures = [(number, folders, by_model, output, workshop.scale.conclusive) for number in FIGURES]
+    sections = run_jobs(draw_item, figures, workshop.jobs, "drawing")
+    if failures := [section for section in sections if isinstance(section, LabError)]:
+        raise failures[0]
     page = output / "figures.html"
     save_atomically(_html(sections, runs, scale, workshop.scale.description, remarks).encode(), page)
     rows = [
@@ -148,9 +152,9 @@ def analyse_item(item: tuple[Path, Settings, Path | None, int | None], report: P
     return ""
 
 
-def _section(
-    number: str, folders: Sequence[Path], by_model: dict[str, list[Path]], output: Path, conclusive: bool
-) -> Section:
+def draw_item(item: tuple[str, list[Path], dict[str, list[Path]], Path, bool], report: Progress) -> Section:
+    """The section of one (figure, folders, folders by model, output, conclusive), as `jobs.run_jobs` calls it."""
+    number, folders, by_model, output, conclusive = item
     found = findings(number, by_model)
     if not conclusive:
         found = [finding if finding.exact else dataclasses.replace(finding, verdict=UNTESTED) for finding in found]

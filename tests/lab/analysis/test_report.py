@@ -1,4 +1,4 @@
-"""`aru reproduce figures`: one page with every picture and claim, from nothing and again without work."""
+"""`aru reproduce figures`: one page with its pictures and claims, from nothing and again without work."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from aru_lab.analysis import analyse as analyse_module
 from aru_lab.analysis import drawing, report
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.claims import Finding
-from aru_lab.analysis.commands import FIGURES
 from aru_lab.analysis.report import Section, analyse_item
 from aru_lab.errors import Interrupted
 from aru_lab.reports import FAILS, HOLDS, UNTESTED
@@ -25,6 +24,7 @@ from aru_lab.scales import SCALES
 from .conftest import SETTINGS
 
 QUIET = Console(quiet=True)
+FIGURES = ("1", "2", "6")  # the others are drawn by the tests of the figures
 
 
 class Page(HTMLParser):
@@ -60,6 +60,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setitem(SCALES, "tiny", dataclasses.replace(scale, **changes))
     monkeypatch.setattr(drawing, "DPI", 50)
+    monkeypatch.setattr(report, "FIGURES", FIGURES)
 
 
 @pytest.mark.slow
@@ -71,7 +72,7 @@ def test_page_from_nothing_and_again_without_work(
     found = [finding for section in sections for finding in section.findings]
     assert {finding.verdict for finding in found if not finding.exact} == {UNTESTED}  # tiny judges nothing
     assert all(finding.p is None or 0 <= finding.p <= 1 for finding in found)
-    assert sum(finding.p is not None for finding in found) > 10
+    assert sum(finding.p is not None for finding in found) > 5
     content = (tmp_path / "results" / "figures.html").read_text(encoding="utf-8")
     page = Page(content)
     assert (page.open, page.fetched) == ([], [])

@@ -279,9 +279,10 @@ class Transfer:
 class Reproduce:
     """Run or resume all that a result of the paper needs; write its table, the paper's claims and whether they hold."""
 
-    result: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{table1,fig2,transfer,transplant}")]
+    result: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{table1,fig2,transfer,transplant,figures}")]
     """table1: all models, clean and perturbed; fig2: sensitivity to the strength of the perturbations; transfer:
-    rotated images; transplant: another seed's controller."""
+    rotated images; transplant: another seed's controller; figures: analyses, figures 1 to 6 and the appendix, with the
+    paper's claims, in one HTML page."""
 
     scale: Annotated[str, tyro.conf.arg(metavar="{tiny,small,paper}")] = "small"
     """tiny: a minute, shows that it runs; small: psMNIST on two cores within an hour; paper: the paper's size, for a

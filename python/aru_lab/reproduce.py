@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from aru_lab import jobs as pool
+from aru_lab.analysis.report import Section, reproduce_figures
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, LabError, NonFiniteError, RunError
 from aru_lab.evaluation import task_of
@@ -36,11 +37,11 @@ def reproduce(
     data_dir: Path | None = None,
     device: str = "auto",
     console: Console | None = None,
-) -> tuple[Report, Path]:
+) -> tuple[Report | list[Section], Path]:
     """Run or resume all that a result of the paper needs, and write its table.
 
     Args:
-        result: one of RESULTS.
+        result: one of RESULTS, or "figures".
         scale: one of scales.SCALES.
         root: folder of the runs, which the results of a scale share; None takes runs/reproduce/SCALE.
         output: folder of tables and figures; None takes ROOT/results.
@@ -50,14 +51,14 @@ def reproduce(
         console: where to print.
 
     Returns:
-        The report and its Markdown file; the table as CSV lies beside it.
+        The report (for "figures", its sections) and its Markdown file; the table as CSV lies beside it.
 
     Raises:
         ConfigError: an unknown result or scale.
         LabError: a run can't be made, or was stopped; one that diverges is left out and named in the report.
     """
-    if result not in RESULTS:
-        raise ConfigError(f"result: got {result!r}, expected one of {', '.join(RESULTS)}.")
+    if result not in (*RESULTS, "figures"):
+        raise ConfigError(f"result: got {result!r}, expected one of {', '.join(RESULTS)}, figures.")
     if scale not in SCALES:
         raise ConfigError(f"scale: got {scale!r}, expected one of {', '.join(SCALES)}.")
     if jobs < 1:
@@ -66,6 +67,8 @@ def reproduce(
     output = output or root / "results"
     own = {"data_dir": data_dir, "device": device}
     workshop = _Workshop(SCALES[scale], root, output, jobs, own, console or Console())
+    if result == "figures":
+        return reproduce_figures(workshop, scale)
     report = RESULTS[result](workshop)
     description = f"Scale `{scale}`: {SCALES[scale].description} {report.description}".strip()
     remarks = (*report.remarks, *(f"Left out, for its training diverged: {line}." for line in workshop.failures))

@@ -72,7 +72,7 @@ class Strengths:
 LABELS = {
     "step-amplitude": "step drive: amplitude ξ",
     "step-length": "step drive ξ = {:g}: length τ / T",
-    "noise-deviation": "noisy drive: deviation σ_ξ",
+    "noise-deviation": "noisy drive: deviation σ$_ξ$",
     "contrast-amplitude": "variable contrast: amplitude A",
     "contrast-phase": "variable contrast A = {:g}: phase φ / π",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass, field
 
+from aru_lab.analysis.settings import Settings
 from aru_lab.config import MODELS, TrainConfig
 from aru_lab.robustness import Strengths
 from aru_lab.transfer import Retraining
@@ -23,6 +24,7 @@ class Scale:
     seeds: tuple[int, ...]
     strengths: Strengths = field(default_factory=Strengths)
     retraining: Retraining = field(default_factory=Retraining)
+    analysis: Settings = field(default_factory=Settings)
     models: tuple[str, ...] = MODELS
     conclusive: bool = True
 
@@ -47,6 +49,7 @@ SCALES: dict[str, Scale] = {
             test_subset=100,
         ),
         retraining=Retraining(epochs=2),
+        analysis=Settings((0.0, 0.5, 1.0, 5.0, 10.0), repeats=2, sequences=20, steps=30, exponents=1, grid=6),
         conclusive=False,
     ),
     "small": Scale(
@@ -68,6 +71,7 @@ SCALES: dict[str, Scale] = {
         seeds=(0, 1, 2),
         strengths=Strengths(test_subset=1_000),
         retraining=Retraining(epochs=15),
+        analysis=Settings(repeats=5, steps=400, exponents=1),
     ),
     "paper": Scale(
         description="The paper's size: H = 400, G = 50, one pixel a step, 100 epochs of Adam at 1e-4, batch 100.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rich.console import Console
@@ -24,6 +24,7 @@ def analyse(
     retrained: Path | None = None,
     again: bool = False,
     console: Console | None = None,
+    report: Callable[[float], None] = lambda fraction: None,
 ) -> list[str]:
     """Compute analyses of a run and save them in RUN/analysis.
 
@@ -35,6 +36,7 @@ def analyse(
         retrained: see `runs.Run`.
         again: whether to compute finished parts anew, too.
         console: where to print; None is standard output.
+        report: called with the fraction of the parts that is done.
 
     Returns:
         The parts that were computed; the others were finished already.
@@ -58,7 +60,8 @@ def analyse(
             console.print(f"{name}: finished already", highlight=False)
     failures: list[str] = []
     with run_on(opened.config.backend, opened.model), _progress(console) as bars:
-        for name in todo:
+        for k, name in enumerate(todo):
+            report(k / len(todo))
             if lacking := [need for need in PARTS[name].needs if not opened.files.holds(need)]:
                 failures.append(f"{name} (it needs {' and '.join(lacking)})")
                 continue

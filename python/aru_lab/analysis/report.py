@@ -1,0 +1,241 @@
+"""`aru reproduce figures`: train or resume, analyse, draw, test the paper's claims, and write one HTML report."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from rich.console import Console
+
+from aru_lab.analysis.analyse import analyse
+from aru_lab.analysis.checks import AnalysisError
+from aru_lab.analysis.claims import RULE, Finding, findings
+from aru_lab.analysis.commands import FIGURES
+from aru_lab.analysis.plots import draw
+from aru_lab.analysis.settings import Settings
+from aru_lab.checkpoint import save_atomically
+from aru_lab.errors import Interrupted, LabError
+from aru_lab.figures import NAMES
+from aru_lab.jobs import Report as Progress
+from aru_lab.jobs import run_jobs
+from aru_lab.provenance import commit, version
+from aru_lab.reports import FAILS, HOLDS, UNTESTED
+from aru_lab.robustness import robustness
+from aru_lab.sweep import Finished, write_csv
+from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
+
+if TYPE_CHECKING:
+    from aru_lab.reproduce import _Workshop
+
+TITLES = {
+    "1": "The activations γ",
+    "2": "Robustness to perturbations that were not trained on",
+    "3": "Fractional order of the responses",
+    "4": "Gain scaling",
+    "5": "The controller",
+    "6": "Stability",
+    "appendix": "Gradients, eigenspectra, heterogeneity",
+}
+CAPTIONS = {
+    "1": "γ(x; n, s) against the input current, (a) for several gains n and (b) for several saturations s.",
+    "2": "Test accuracy against (a) amplitude and (b) length of a step drive, (c) deviation of a noisy drive, (d) "
+    "amplitude and (e) phase of a variable contrast. Means over the seeds, bands of one standard deviation.",
+    "3": "(a) Mean response of isolated neurons to steps of amplitude ξ; (b) orders α of all neurons at the largest "
+    "amplitude, dashed that of the mean response; (c) order of the mean response against the amplitude; (d) squared "
+    "error against the order.",
+    "4": "(a) Gain n and (b) saturation s at steady state against the deviation σ of the noise, with fits (first seed "
+    "black, others grey); (c, d) their course, the driven steps shaded, the averaged ones marked.",
+    "5": "(a) State of the controller on its principal components and (b) n and s, from onset (triangle) to steady "
+    "state (square), under constant input; (c, d) n and s against the input.",
+    "6": "(a) Mean norm of the Jacobian over n and s; (b) n and s under steps with the boundary and the path of "
+    "Proposition 1; (c) largest Lyapunov exponent against a constant drive.",
+    "appendix": "(a) Norm of the gradient for W_hh from position t on and (b) of the term at t; (c, d) eigenvalues of "
+    "W_hh before and after training; (e, f) n and s over neurons.",
+}
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #111; }
+img { display: block; width: 100%; max-width: 44rem; margin: 1rem auto; background: #fff; }
+table { border-collapse: collapse; width: 100%; font-size: 0.9rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.35rem 0.6rem; border-bottom: 1px solid #ccc; }
+td.verdict { white-space: nowrap; font-weight: 600; }
+.holds { color: #0072B2; } .fails { color: #D55E00; } .untested { color: #666; }
+figcaption, .small { font-size: 0.9rem; color: #333; }
+"""
+_CLASS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One figure of the report: its number, the picture or why there is none, and what it says of the claims."""
+
+    number: str
+    picture: Path | None
+    findings: list[Finding]
+    reason: str = ""
+
+
+def reproduce_figures(workshop: _Workshop, scale: str) -> tuple[list[Section], Path]:
+    """Train or resume what the figures need, analyse it, draw, and write figures.html, .md and .csv.
+
+    Args:
+        workshop: where the runs are and what trains them.
+        scale: name of its scale.
+
+    Returns:
+        The sections and the Markdown file; figures.html, with every picture inside, lies beside it.
+
+    Raises:
+        LabError: a run can't be made, or was stopped; one that diverges is left out and named in the report.
+    """
+    task, output = workshop.scale.tasks[0], workshop.output
+    runs = workshop.networks(task, workshop.scale.models)
+    folders = [run.folder for run in runs]
+    robustness(folders, output / "fig2-points", workshop.scale.strengths, workshop.jobs)
+    items = [(run.folder, workshop.scale.retraining) for run in runs if run.config.model in ADAPTABLE]
+    results: list[TransferResult] = workshop.map(transfer_item, items, "retraining n and s")
+    retrained = {result.run: result.run / "transfer" for result in results}
+    share = max(1, (os.cpu_count() or 1) // workshop.jobs) if workshop.jobs > 1 else None
+    analysed = [
+        (run.folder, workshop.scale.analysis, retrained.get(run.folder), share)
+        for run in runs
+        if run.config.model not in ("lstm", "gru")
+    ]
+    remarks = [remark for remark in workshop.map(analyse_item, analysed, "analysing") if remark]
+    remarks += [f"Left out, for its training diverged: {line}." for line in workshop.failures]
+    by_model: dict[str, list[Path]] = {}
+    for run in runs:
+        by_model.setdefault(run.config.model, []).append(run.folder)
+    figures = [(number, folders, by_model, output, workshop.scale.conclusive) for number in FIGURES]
+    sections = run_jobs(draw_item, figures, workshop.jobs, "drawing")
+    if failures := [section for section in sections if isinstance(section, LabError)]:
+        raise failures[0]
+    page = output / "figures.html"
+    save_atomically(_html(sections, runs, scale, workshop.scale.description, remarks).encode(), page)
+    rows = [
+        {
+            "figure": section.number,
+            "claim": finding.claim,
+            "number": finding.number,
+            "test": finding.test,
+            "p": "" if finding.p is None else f"{finding.p:.3g}",
+            "verdict": finding.verdict,
+        }
+        for section in sections
+        for finding in section.findings
+    ]
+    write_csv(rows, output / "figures.csv")
+    markdown = output / "figures.md"
+    save_atomically(_markdown(rows, scale, workshop.scale.description, remarks).encode(), markdown)
+    workshop.console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    return sections, markdown
+
+
+def analyse_item(item: tuple[Path, Settings, Path | None, int | None], report: Progress) -> str:
+    """`analyse` of one (run, settings, retrained run, threads), as `jobs.run_jobs` calls it; what was not possible."""
+    run, settings, retrained, threads = item
+    if threads is not None:
+        torch.set_num_threads(threads)
+    try:
+        analyse(run, (), settings, retrained=retrained, console=Console(quiet=True), report=report)
+    except AnalysisError as error:
+        return str(error)
+    except KeyboardInterrupt:
+        raise Interrupted("Stopped; finished analyses are kept.") from None
+    return ""
+
+
+def draw_item(item: tuple[str, list[Path], dict[str, list[Path]], Path, bool], report: Progress) -> Section:
+    """The section of one (figure, folders, folders by model, output, conclusive), as `jobs.run_jobs` calls it."""
+    number, folders, by_model, output, conclusive = item
+    found = findings(number, by_model)
+    if not conclusive:
+        found = [finding if finding.exact else dataclasses.replace(finding, verdict=UNTESTED) for finding in found]
+    try:
+        picture, _ = draw(number, folders, output)
+    except LabError as error:
+        return Section(number, None, found, str(error))
+    return Section(number, picture, found)
+
+
+def _html(
+    sections: Sequence[Section], runs: Sequence[Finished], scale: str, description: str, remarks: Sequence[str]
+) -> str:
+    counts = {
+        verdict: sum(finding.verdict == verdict for section in sections for finding in section.findings)
+        for verdict in _CLASS
+    }
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>The paper's figures, scale {escape(scale)}</title><style>{_STYLE}</style></head><body>",
+        "<h1>The paper's figures, repeated</h1>",
+        f"<p>Scale <code>{escape(scale)}</code>: {escape(description)}</p>",
+        "<p>Geadah, Horoi, Kerg, Wolf, Lajoie, PLOS Computational Biology 2024. Of its claims, as far as the figures "
+        "show them: " + "; ".join(f"<b>{counts[verdict]}</b> {verdict}" for verdict in _CLASS) + ".</p>",
+        f'<p class="small">{escape(RULE)}</p>',
+    ]
+    for section in sections:
+        name = "Appendix" if section.number == "appendix" else f"Figure {section.number}"
+        parts.append(f'<h2 id="figure-{section.number}">{name}. {escape(TITLES[section.number])}</h2>')
+        if section.picture is None:
+            parts.append(f"<p>Not drawn: {escape(section.reason)}</p>")
+        else:
+            content = base64.b64encode(section.picture.read_bytes()).decode()
+            parts.append(
+                f'<figure><img alt="{escape(CAPTIONS[section.number])}" src="data:image/png;base64,{content}">'
+                f"<figcaption>{escape(CAPTIONS[section.number])}</figcaption></figure>"
+            )
+        parts.append("<table><tr><th>the paper's claim</th><th>here</th><th>test</th><th>p</th><th>verdict</th></tr>")
+        for finding in section.findings:
+            cells = (finding.claim, finding.number, finding.test or "-", _p(finding.p))
+            parts.append(
+                "<tr>"
+                + "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+                + f'<td class="verdict {_CLASS[finding.verdict]}">{finding.verdict}</td></tr>'
+            )
+        parts.append("</table>")
+    parts.append(
+        "<h2>Networks</h2><table><tr><th>network</th><th>H</th><th>parameters</th><th>test accuracy (%)</th></tr>"
+    )
+    for model in dict.fromkeys(run.config.model for run in runs):
+        of_model = [run for run in runs if run.config.model == model]
+        accuracy = ", ".join(f"{100 * run.clean.accuracy:.1f}" for run in of_model)
+        size, count = of_model[0].config.hidden_size, of_model[0].n_parameters
+        parts.append(f"<tr><td>{escape(NAMES[model])}</td><td>{size}</td><td>{count:,}</td><td>{accuracy}</td></tr>")
+    parts.append("</table>")
+    if remarks:
+        parts.append(f"<h2>Remarks</h2><ul>{''.join(f'<li>{escape(remark)}</li>' for remark in remarks)}</ul>")
+    parts.append(f'<p class="small">{escape(_made_by(scale))}</p></body></html>\n')
+    return "\n".join(parts)
+
+
+def _markdown(rows: Sequence[dict[str, str]], scale: str, description: str, remarks: Sequence[str]) -> str:
+    lines = ["# The paper's figures, repeated", "", f"Scale `{scale}`: {description}", ""]
+    lines += [
+        "The pictures are in figures.html.",
+        "",
+        "| figure | the paper | here | p | verdict |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = (row["figure"], row["claim"], row["number"], row["p"] or "-", f"**{row['verdict']}**")
+        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
+    lines += ["", RULE, "", *(f"* {remark}" for remark in remarks), "", _made_by(scale), ""]
+    return "\n".join(lines)
+
+
+def _p(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
+
+
+def _made_by(scale: str) -> str:
+    made_by = f"`aru reproduce figures --scale {scale}`"
+    return f"Made by {made_by} (aru_kernels {version()}, commit {commit() or 'unknown'})."

@@ -32,7 +32,7 @@ def test_a_backend_that_refuses_a_size_is_passed_over(monkeypatch):
     monkeypatch.setattr(backends, "_refuses", lambda module, H, G: f"H = {H} is odd" if H % 2 else None)
 
     def for_size(H: int) -> str:
-        return backends.select("aru_sequence", CPU, torch.float32, 3, H)
+        return backends.select("aru_sequence", CPU, torch.float32, H, 3)
 
     assert [for_size(H) for H in (4, 5)] == ["cpu", "reference"]
     assert selected("gamma") == "cpu"

@@ -171,12 +171,14 @@ def test_interleaved_takes_turns():
 def test_quick_subset_runs_and_keeps_its_results(tmp_path):
     path = tmp_path / "quick.jsonl"
     command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", "-m", "quick", "-q"]
+    # inside a worker of pytest-xdist, pytest-benchmark would believe that this run is distributed, too
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", "--results", str(path)],
+        [*command, "-p", "no:cacheprovider", "-p", "no:xdist", "--results", str(path)],
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]

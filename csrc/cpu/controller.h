@@ -13,7 +13,10 @@ namespace ARU_ISA {
 // Registers: unit_block * strip_vectors accumulators, strip_vectors operands, a broadcast (AVX-512 reads that from
 // memory): 27 of 32, or 15 of 16.
 constexpr int strip_vectors = ARU_VECTOR_BYTES == 64 ? 1 : 2;
-constexpr int unit_block = ARU_VECTOR_BYTES == 64 ? 26 : 6;
+#ifndef ARU_UNIT_BLOCK  // an even number; smaller ones compile faster
+#define ARU_UNIT_BLOCK (ARU_VECTOR_BYTES == 64 ? 26 : 6)
+#endif
+constexpr int unit_block = ARU_UNIT_BLOCK;
 
 template <class T> constexpr int strip = strip_vectors * lanes<T>;
 

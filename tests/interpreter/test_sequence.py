@@ -174,12 +174,12 @@ def test_inference_keeps_nothing():
 
 
 def test_saturated_controller_passes_no_gradient():
-    """The network of a fresh start over 100 steps: gradients of float32 as good as the reference's own."""
+    """The network of a fresh start over 50 steps: gradients of float32 as good as the reference's own."""
     torch.manual_seed(0)
     single = aru_kernels.ARUN(1, 16, 6)
     exact = aru_kernels.ARUN(1, 16, 6, dtype=torch.float64)
     exact.load_state_dict(single.state_dict())
-    x = torch.rand(100, 2, 1)
+    x = torch.rand(50, 2, 1)
     errors = {}
     for backend in ("triton", "reference"):
         with aru_kernels.use_backend(backend):
@@ -195,7 +195,7 @@ def test_saturated_controller_passes_no_gradient():
 def test_segments_above_the_budget(T, segment, monkeypatch):
     """Powers of two close to √T: a few per cent more states at a time than the best segment has."""
     monkeypatch.setenv("ARU_STATE_BUDGET", "1")
-    assert triton.choose_segment(T, 10, 10, 10, torch.float32) == segment
+    assert triton.choose_segment(T, 10, 10, 10, torch.float32, "highest") == segment
     if T >= 32:
         held = triton.kept_slots(T, segment) + segment
         best = min(triton.kept_slots(T, k) + k for k in range(2, T))
@@ -204,18 +204,18 @@ def test_segments_above_the_budget(T, segment, monkeypatch):
 
 def test_budget_decides_the_segment(monkeypatch):
     monkeypatch.delenv("ARU_STATE_BUDGET", raising=False)
-    assert triton.choose_segment(784, 100, 400, 50, torch.float32) == 32  # 6.3 GB
-    assert triton.choose_segment(64, 32, 64, 16, torch.float32) == 1  # 8 MB
+    assert triton.choose_segment(784, 100, 400, 50, torch.float32, "highest") == 32  # 6.3 GB
+    assert triton.choose_segment(64, 32, 64, 16, torch.float32, "highest") == 1  # 8 MB
     monkeypatch.setenv("ARU_STATE_BUDGET", "8GiB")
-    assert triton.choose_segment(784, 100, 400, 50, torch.float32) == 1
+    assert triton.choose_segment(784, 100, 400, 50, torch.float32, "highest") == 1
 
 
-@given(T=st.integers(1, 30), B=st.integers(0, 3), segment=st.integers(0, 31))
-@settings(max_examples=10)
+@given(T=st.integers(1, 8), B=st.integers(0, 3), segment=st.integers(0, 9))
+@settings(max_examples=6)
 def test_kept_elements_are_counted_alike(T, B, segment):
     arguments = [x.detach() for x in adaptive_arguments(T, B, 2, 3)]
     *_, kept = ops.operator("triton", "aru_sequence")(*arguments, 1e-3, "highest", segment, False)
-    assert kept.numel() == triton.kept_elements(T, B, 2, 3, torch.float64, segment)
+    assert kept.numel() == triton.kept_elements(T, B, 2, 3, torch.float64, "highest", segment)
 
 
 class FakeGraph:
@@ -249,20 +249,19 @@ def repeat(function, make, times: int, trace: bool = False) -> list[list[Tensor]
     return results
 
 
-@pytest.mark.parametrize("trace", [False, True])
 @pytest.mark.parametrize("kind", ["adaptive", "static"])
-def test_graphs_compute_the_same(kind, trace, budget, fake_graphs, monkeypatch):
+def test_graphs_compute_the_same(kind, budget, fake_graphs, monkeypatch):
     """Whole chunks are replayed, from the second call on; what remains is launched.  The same bits as without."""
     function, make = {
         "adaptive": (F.aru_sequence, lambda: adaptive_arguments(10, 2, 3, 2, torch.float32)),
         "static": (F.gamma_rnn_sequence, lambda: static_arguments(10, 2, 3, (3,), torch.float32)),
     }[kind]
     monkeypatch.setattr(sequence, "CHUNK", 4)
-    with_graphs = repeat(function, make, 3, trace)
+    with_graphs = repeat(function, make, 3, trace=True)
     assert FakeGraph.replays == 2 * 2 * 2  # calls but the first, passes, whole chunks
     assert len(fake_graphs) == 2
     monkeypatch.setattr(_graphs, "usable", lambda device: False)
-    without = repeat(function, make, 3, trace)
+    without = repeat(function, make, 3, trace=True)
     assert FakeGraph.replays == 8
     for a, b in zip(with_graphs, without, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -171,6 +171,7 @@ def test_interleaved_takes_turns():
 def test_quick_subset_runs_and_keeps_its_results(tmp_path):
     path = tmp_path / "quick.jsonl"
     command = [sys.executable, "-m", "pytest", "benchmarks", "--benchmark-only", "-m", "quick", "-q"]
+    command += ["-k", "adaptive or gamma or long_sequence"]
     # inside a worker of pytest-xdist, pytest-benchmark would believe that this run is distributed, too
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(
@@ -183,7 +184,5 @@ def test_quick_subset_runs_and_keeps_its_results(tmp_path):
     )
     assert done.returncode == 0, done.stdout[-3000:]
     rows = records.load([path])
-    assert {"aru_sequence", "gamma", "cell in a Python loop", "training step", "one long sequence"} <= {
-        r.op for r in rows
-    }
+    assert {"aru_sequence", "gamma", "one long sequence"} == {r.op for r in rows}
     assert all(r.best > 0 and r.machine["commit"] for r in rows)

@@ -191,7 +191,7 @@ def test_saturated_controller_passes_no_gradient():
         assert fused < 3 * eager + 2e-6
 
 
-@pytest.mark.parametrize(("T", "segment"), [(1, 4), (32, 4), (33, 8), (100, 8), (784, 32), (5000, 64), (10**6, 512)])
+@pytest.mark.parametrize(("T", "segment"), [(1, 4), (32, 4), (33, 8), (100, 8), (784, 32), (5000, 64), (10**6, 1024)])
 def test_segments_above_the_budget(T, segment, monkeypatch):
     """Powers of two close to √T: a few per cent more states at a time than the best segment has."""
     monkeypatch.setenv("ARU_STATE_BUDGET", "1")

@@ -147,23 +147,31 @@ class OptionalBuild(build_ext):
         folder = ROOT / "aru_kernels" if in_source else Path(self.build_lib) / "aru_kernels"
         cpu, cuda = ([e for e in self.extensions if e.name.endswith(name)] for name in ("._C", "._cuda"))
         compiler = "with a C++17 compiler (g++ or clang++) installed"
+        missing = None if find_nvcc() else "there was no nvcc when the package was installed"
         built = self._run("C++", "ARU_BUILD_CPU", cpu, folder / "_build.txt", compiler)
-        if find_nvcc() is None and os.environ.get("ARU_BUILD_CUDA", "auto") == "auto":
-            os.environ["ARU_BUILD_CUDA"] = "no nvcc"
-        built += self._run("CUDA", "ARU_BUILD_CUDA", cuda, folder / "_build_cuda.txt", "when that is mended")
+        built += self._run("CUDA", "ARU_BUILD_CUDA", cuda, folder / "_build_cuda.txt", "when that is mended", missing)
         self.extensions = built
 
-    def _run(self, title: str, switch: str, extensions: list[Extension], note: Path, cure: str) -> list[Extension]:
+    def _run(
+        self,
+        title: str,
+        switch: str,
+        extensions: list[Extension],
+        note: Path,
+        cure: str,
+        missing: str | None = None,
+    ) -> list[Extension]:
+        """missing: why `auto` does not try."""
         choice = os.environ.get(switch, "auto")
-        if choice not in ("auto", "0", "1", "no nvcc"):
+        if choice not in ("auto", "0", "1"):
             raise SystemExit(f"{switch} is {choice!r}, expected auto, 0 or 1.")
         self.extensions, self.report = extensions, ""
         compiler = self.compiler  # a name that run() replaces by the compiler
         outcome = "built"
         if choice == "0":
             outcome = f"switched off by {switch}=0 when the package was installed"
-        elif choice == "no nvcc":
-            outcome = "there was no nvcc when the package was installed"
+        elif choice == "auto" and missing is not None:
+            outcome = missing
         if outcome != "built":
             self.extensions = []
         try:

@@ -22,7 +22,11 @@ _GAMMA_RNN_SEQUENCE = ("xp", "h0", "weight_hh", "n", "s")
 
 @constant_when_compiled
 def product_precision() -> str:
-    """How accurate float32 products must be: PyTorch's own switch, "highest", "high" or "medium"."""
+    """How accurate float32 products must be: PyTorch's own switch, "highest", "high" or "medium".
+
+    torch.compile cannot trace it and watches only the TF32 that comes with "high" and "medium": a compiled program does
+    not notice a change between those two.
+    """
     return torch.get_float32_matmul_precision()
 
 

@@ -33,7 +33,14 @@ def free_bytes() -> int:
 
 
 @constant_when_compiled
-def state_budget() -> int:
-    """Bytes that one call may keep: ARU_STATE_BUDGET, else a quarter of the free memory."""
+def wanted_budget() -> int | None:
+    """ARU_STATE_BUDGET in bytes, or None where it is not set."""
     text = os.environ.get("ARU_STATE_BUDGET")
-    return free_bytes() // 4 if text is None else parse_bytes(text)
+    return None if text is None else parse_bytes(text)
+
+
+@constant_when_compiled
+def state_budget() -> int:
+    """Bytes that one call on a CPU may keep: ARU_STATE_BUDGET, else a quarter of the free memory."""
+    wanted = wanted_budget()
+    return free_bytes() // 4 if wanted is None else wanted

@@ -85,7 +85,7 @@ def _refuses(module: str, H: int, G: int) -> str | None:
     return importlib.import_module(module).refuses(H, G)
 
 
-# Fastest first; the reference serves whatever is left.
+# In the order in which `auto` asks them; the reference serves whatever is left.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
     for backend in (
@@ -217,7 +217,7 @@ class BackendInfo(NamedTuple):
 
 
 def backends_info() -> list[BackendInfo]:
-    """One row per backend, fastest first: available, why not, device, operations with a kernel of their own."""
+    """One row per backend, in the order of `auto`: available, why not, device, operations that it has a kernel for."""
     rows = []
     for backend in BACKENDS.values():
         reason = backend.unavailable()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -19,8 +18,7 @@ import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
-from aru_kernels._compile import constant_when_compiled
-from aru_kernels._memory import parse_bytes
+from aru_kernels._memory import wanted_budget
 from aru_kernels._version import __version__
 
 _C: ModuleType | None
@@ -104,12 +102,6 @@ SMALL_STATE = 256 * 2**20
 SEGMENT = 8
 
 
-@constant_when_compiled
-def _budget() -> int | None:
-    text = os.environ.get("ARU_STATE_BUDGET")
-    return None if text is None else parse_bytes(text)
-
-
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
     """Elements of the state that a forward pass keeps: slots of rows of G padded to 16, as float16 in "medium"."""
     if segment == 0 or B == 0:
@@ -127,7 +119,7 @@ def _half(precision: str) -> bool:
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it is small or fits ARU_STATE_BUDGET."""
     everything = 4 * kept_elements(T, B, H, G, dtype, precision, 1)
-    budget = _budget()
+    budget = wanted_budget()
     limit = SMALL_STATE if budget is None else budget
     if everything <= limit:
         return 1

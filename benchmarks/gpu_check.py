@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import importlib.metadata
 import json
-import platform
-import re
 import subprocess
 import sys
 import time
@@ -29,45 +26,30 @@ if str(ROOT) not in sys.path:
 import torch  # noqa: E402
 
 import aru_kernels  # noqa: E402
-from benchmarks import gpu_checks, gpu_timings  # noqa: E402
+from benchmarks import gpu_checks, gpu_timings, machine, records  # noqa: E402
 from benchmarks.gpu_checks import Place, Skip  # noqa: E402
 
 
-def machine(device: torch.device) -> dict[str, object]:
-    """What a figure must be read with."""
-
-    def output_of(*command: str) -> str:
-        try:
-            return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=True).stdout.strip()
-        except (OSError, subprocess.CalledProcessError):
-            return "unknown"
-
-    def version_of(package: str) -> str:
-        try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return "not installed"
-
-    facts: dict[str, object] = {
+def facts_of(device: torch.device) -> dict[str, object]:
+    """What a figure must be read with, and what only a GPU has."""
+    facts = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "commit": output_of("git", "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(output_of("git", "status", "--porcelain")),
-        "aru_kernels": aru_kernels.__version__,
-        "torch": torch.__version__,
+        **machine.describe(device),
         "cuda": torch.version.cuda or torch.version.hip or "none",
         "cudnn": torch.backends.cudnn.version(),
-        "triton": version_of("triton"),
-        "python": platform.python_version(),
-        "device": platform.machine(),
     }
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
+        query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+        try:
+            driver = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            driver = "unknown"
         facts |= {
-            "device": properties.name,
             "capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
             "memory_bytes": properties.total_memory,
-            "driver": output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"),
+            "driver": driver,
         }
     return facts
 
@@ -120,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     device = torch.device("cpu") if options.dry_run else torch.device("cuda", torch.cuda.current_device())
     torch.set_float32_matmul_precision("highest")
-    facts = machine(device)
+    facts = facts_of(device)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     names = options.backend or gpu_checks.fused_backends(device.type)
     if not names:
@@ -145,8 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
         report["backends"][place.backend]["timings"] = run_timings(place, 0.0 if options.dry_run else options.seconds)
     if options.dry_run and options.output is None:
         return 0
-    slug = re.sub(r"\W+", "-", str(facts["device"]).lower()).strip("-")
-    path = options.output or ROOT / "benchmarks" / "results" / f"gpu-{slug}.json"
+    path = options.output or records.FOLDER / f"gpu-{records.slug(str(facts['device']))}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
     print(f"\nwritten to {path}")

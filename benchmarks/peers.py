@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 import aru_kernels
 from aru_kernels import reference
-
-CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
+from aru_kernels._dispatch import CONTROLLER
 
 
 class AuthorsNetwork(nn.Module):

@@ -75,9 +75,15 @@ def roofline(records: list[Record], path: Path) -> None:
         axes.axhline(peak, color=BLACK, label="limit: matrix product")
     styles = {"aru_sequence": (BLUE, "o"), "gamma_rnn_sequence": (ORANGE, "s"), "controller_step": (VERMILION, "^")}
     for op, (colour, marker) in styles.items():
-        points = [(_intensity(r), r.gflops) for r in records if r.op == op and r.gflops and r.same_function]
-        if points:
-            axes.scatter(*zip(*points, strict=True), color=colour, marker=marker, label=op, s=28)
+        for ours, look in ((True, {"color": colour}), (False, {"facecolors": "none", "edgecolors": GREY})):
+            points = [
+                (_intensity(r), r.gflops)
+                for r in records
+                if r.op == op and r.gflops and r.same_function and (r.ratio == 1) is ours
+            ]
+            if points:
+                label = op if ours else f"{op}, by other means"
+                axes.scatter(*zip(*points, strict=True), marker=marker, label=label, s=28, **look)
     axes.set(xscale="log", yscale="log", xlabel="useful FLOP per byte of inputs and outputs", ylabel="useful GFLOP/s")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False, fontsize="small", loc="lower right")

@@ -2,8 +2,8 @@
 //
 // Everything is a template over V, which is float, double or a SIMD vector of them.  A translation unit sets ARU_ISA
 // (a namespace) before it includes this header, so that code built for one instruction set is never linked into
-// another's.  CUDA code takes V = float.  |error| of the elementary functions, measured in tests/test_elementary.py: exp_negative 2 ulp, log1p_unit
-// 3 ulp, tanh 2.4e-7 absolute (float) and 3 ulp (double).
+// another's.  CUDA code takes V = float.  |error| of the elementary functions, measured in tests/test_elementary.py:
+// exp_negative 2 ulp, log1p_unit 3 ulp, tanh 2.4e-7 absolute (float) and 3 ulp (double).
 #pragma once
 
 #include <cstdint>

@@ -12,14 +12,12 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from aru_kernels._compile import constant_when_compiled
-from aru_kernels._memory import parse_bytes
+from aru_kernels._memory import wanted_budget
 from aru_kernels.triton._mode import INTERPRETED
 
 
@@ -50,19 +48,14 @@ def device() -> str:
 STATE_BUDGET = 512 * 2**20
 
 
-@constant_when_compiled
-def _state_budget() -> int:
-    text = os.environ.get("ARU_STATE_BUDGET")
-    return STATE_BUDGET if text is None else parse_bytes(text)
-
-
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it fits the budget.
 
     Above the budget a power of two within a factor of √2 of √T, which makes the T/K + K states held at a time as few as
     can be, to within 6%.  Powers of two, so that a compiled program serves many T.
     """
-    if T * B * H * G * dtype.itemsize <= _state_budget():
+    budget = wanted_budget()
+    if T * B * H * G * dtype.itemsize <= (STATE_BUDGET if budget is None else budget):
         return 1
     segment = 4
     while 2 * segment * segment < T:

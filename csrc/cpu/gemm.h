@@ -90,12 +90,12 @@ template <class T> MicroKernel<T> micro_kernel_of(int64_t m, int64_t v) {
 }
 
 // c (rows, size) = initial + a (rows, size) P; all of row stride `size`; initial may be null.  Only the columns of the
-// panels [begin, end).
+// panels [begin_panel, end_panel).
 template <class T>
-void multiply(const Packed<T>& p, const T* a, const T* initial, T* c, int64_t rows, int64_t begin, int64_t end_panel) {
+void multiply(const Packed<T>& p, const T* a, const T* initial, T* c, int64_t rows, int64_t begin_panel, int64_t end_panel) {
   const int64_t size = p.size, blocks = (rows + row_block - 1) / row_block;
-  const T* panel = p.data + size * p.start(size, begin) * lanes<T>;
-  for (int64_t i = begin; i < end_panel; ++i) {
+  const T* panel = p.data + size * p.start(size, begin_panel) * lanes<T>;
+  for (int64_t i = begin_panel; i < end_panel; ++i) {
     const int64_t first = p.start(size, i), width = p.start(size, i + 1) - first, column = first * lanes<T>;
     const int64_t left = size - column - (width - 1) * lanes<T>, last = left < lanes<T> ? left : lanes<T>;
     for (int64_t b = 0; b < blocks; ++b) {

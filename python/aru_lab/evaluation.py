@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.models import SequenceClassifier, build_classifier
+from aru_lab.models import CONTROLLER, SequenceClassifier, build_classifier
 from aru_lab.perturbations import Perturbation
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
 from aru_lab.sequences import Sequences
@@ -132,6 +132,31 @@ def build_for(config: TrainConfig, task: Task, device: torch.device) -> Sequence
         device=device,
         dtype=resolve_dtype(config.dtype),
     )
+
+
+def take_initial_weights(model: SequenceClassifier, config: TrainConfig, device: torch.device) -> None:
+    """Load into a fresh classifier the weights of the runs that its training begins with, if any.
+
+    Raises:
+        RunError: there is no such run, or its weights do not fit.
+    """
+    for argument, names in (("initial_from", None), ("controller_from", CONTROLLER)):
+        source = getattr(config, argument)
+        if source is None:
+            continue
+        other, other_config = load_classifier(source, device=str(device))
+        weights = other.state_dict() if names is None else other.recurrent.state_dict()
+        into = model if names is None else model.recurrent
+        try:
+            into.load_state_dict(
+                weights if names is None else into.state_dict() | {name: weights[name] for name in names}
+            )
+        except (KeyError, RuntimeError) as error:
+            raise RunError(
+                f"{argument}: {source} holds a {other_config.model} of hidden size {other_config.hidden_size} and "
+                f"controller size {other_config.controller_size}, whose weights do not fit this "
+                f"{config.model} of {config.hidden_size} and {config.controller_size}."
+            ) from error
 
 
 def evaluate(

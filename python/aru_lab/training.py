@@ -29,8 +29,8 @@ from aru_lab.config import TrainConfig
 from aru_lab.display import NO_NUMBERS, epoch_line, training_bar
 from aru_lab.distributed import World, joined
 from aru_lab.errors import ConfigError, Interrupted, NonFiniteError, RunError
-from aru_lab.evaluation import Score, build_for, load_classifier, perturbed, score, task_of, to_tensors
-from aru_lab.models import CONTROLLER, count_parameters, freeze
+from aru_lab.evaluation import Score, build_for, perturbed, score, take_initial_weights, task_of, to_tensors
+from aru_lab.models import count_parameters, freeze
 from aru_lab.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
@@ -212,28 +212,8 @@ class _Trainer:
         self.model.train()
 
     def initialise(self) -> None:
-        """Take the initial weights from the runs that the configuration names.
-
-        Raises:
-            RunError: there is no such run, or its weights do not fit.
-        """
-        for argument, names in (("initial_from", None), ("controller_from", CONTROLLER)):
-            source = getattr(self.config, argument)
-            if source is None:
-                continue
-            other, other_config = load_classifier(source, device=str(self.device))
-            weights = other.state_dict() if names is None else other.recurrent.state_dict()
-            into = self.model if names is None else self.model.recurrent
-            try:
-                into.load_state_dict(
-                    weights if names is None else into.state_dict() | {name: weights[name] for name in names}
-                )
-            except (KeyError, RuntimeError) as error:
-                raise RunError(
-                    f"{argument}: {source} holds a {other_config.model} of hidden size {other_config.hidden_size} and "
-                    f"controller size {other_config.controller_size}, whose weights do not fit this "
-                    f"{self.config.model} of {self.config.hidden_size} and {self.config.controller_size}."
-                ) from error
+        """Take the initial weights from the runs that the configuration names; RunError if they can't be had."""
+        take_initial_weights(self.model, self.config, self.device)
 
     def run(self) -> TrainResult:
         """Train from the present position to the end."""

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN, reference
 from aru_lab.errors import ConfigError
-
-CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
+from aru_lab.models import CONTROLLER
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def layer_of(network: nn.Module) -> Layer:
     def weight(name: str) -> Tensor:
         return getattr(network, f"{name}_l0").detach().to("cpu", torch.float64, copy=True)
 
-    controller = tuple(map(weight, CONTROLLER)) if isinstance(network, ARUN) else None
+    controller = tuple(weight(name.removesuffix("_l0")) for name in CONTROLLER) if isinstance(network, ARUN) else None
     gain = saturation = None
     if controller is None:
         gain, saturation = (weight(name).expand(network.hidden_size) for name in ("gain", "saturation"))

@@ -16,8 +16,8 @@ from aru_lab.analysis.store import AnalysisFolder, fingerprint
 from aru_lab.checkpoint import RunFolder
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.evaluation import build_for, load_classifier, task_of, to_tensors
-from aru_lab.models import CONTROLLER, SequenceClassifier
+from aru_lab.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
+from aru_lab.models import SequenceClassifier
 from aru_lab.runtime import resolve_device
 from aru_lab.sequences import Sequences
 
@@ -71,12 +71,8 @@ class Run:
             torch.manual_seed(config.seed)
             model = build_for(config, task_of(config), device).eval()
         try:
-            if config.initial_from is not None:
-                model.load_state_dict(load_classifier(config.initial_from, device=str(device))[0].state_dict())
-            if config.controller_from is not None:
-                donor = load_classifier(config.controller_from, device=str(device))[0].recurrent.state_dict()
-                model.recurrent.load_state_dict({name: donor[name] for name in CONTROLLER}, strict=False)
-        except (RunError, KeyError, RuntimeError) as error:
+            take_initial_weights(model, config, device)
+        except RunError as error:
             sources = " and ".join(str(path) for path in (config.initial_from, config.controller_from) if path)
             raise RunError(
                 f"{self.path}: it began with weights of {sources}, which can't be had as they were ({error}); put that "

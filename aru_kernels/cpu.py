@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -136,6 +138,9 @@ def tile_size(B: int, H: int, G: int) -> int:
     wanted = torch.sym_min(torch.sym_max(4, -(-B // 8)), max(4, cached))
     return torch.sym_max(1, torch.sym_min(B, wanted))
 
+
+# Bytes above which the C library asks the system for fresh pages each time.
+POOLED = 128 * 1024
 
 # Bytes of kept state for which looking up the free memory is not worth its 30 µs.
 SMALL_STATE = 16 * 2**20
@@ -267,6 +272,14 @@ def controller_step_bwd(
     return d_a[0], *rest
 
 
+def _from_pool(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """An uninitialised tensor whose memory is given back for reuse: touching fresh pages can cost more than a kernel."""
+    elements = math.prod(shape)
+    if elements * like.itemsize < POOLED:
+        return like.new_empty(shape)
+    return torch.frombuffer(_C.StateBuffer(elements * like.itemsize), dtype=like.dtype, count=elements).view(shape)
+
+
 def _adaptive_fwd(
     xp: Tensor,
     h0: Tensor | None,
@@ -281,15 +294,13 @@ def _adaptive_fwd(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     (T, B, H), G = xp.shape, g0.shape[-1]
     h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
-    a, n, s = (xp.new_empty(xp.shape if wanted else (0,)) for wanted in (with_a, with_ns, with_ns))
+    a, n, s = (_from_pool(xp, xp.shape) if wanted else xp.new_empty(0) for wanted in (with_a, with_ns, with_ns))
     if xp.numel() == 0:
         return h, g, a, n, s, xp.new_empty(0)
     scalar, sizes = _scalar(xp.dtype, precision), (T, B, H, G, tile_size(B, H, G), max(1, segment))
     kept = xp.new_empty(0)
     if segment:
-        # Memory from a pool: touching fresh pages would cost more than the kernel.
-        elements = _C.kept_elements(scalar, sizes)
-        kept = torch.frombuffer(_C.StateBuffer(elements * xp.itemsize), dtype=xp.dtype, count=elements)
+        kept = _from_pool(xp, (_C.kept_elements(scalar, sizes),))
     _launch(_C.aru_fwd, scalar, sizes, n_floor, xp, h0, g0, weight_hh, *controller, h, a, n, s, g, kept)
     return h, g, a, n, s, kept
 
@@ -310,7 +321,8 @@ def _adaptive_bwd(
     a = results[1]
     (T, B, H), G = a.shape, g0.shape[-1]
     arguments = [h0, g0, weight_hh, *controller]
-    d_xp, *gradients = (None if x is None else a.new_empty(x.shape) for x in (a, *arguments))
+    d_xp = _from_pool(a, a.shape)
+    gradients = [None if x is None else a.new_empty(x.shape) for x in arguments]
     if a.numel():
         scalar, sizes = _scalar(a.dtype, precision), (T, B, H, G, tile_size(B, H, G), segment)
         operands = (h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)

@@ -99,27 +99,39 @@ template <class V> ARU_FUNCTION V negative_magnitude(V x) {
   return bit_cast<V>(bit_cast<bits_of<V>>(x) | constants<element_of<V>>::sign_bit);
 }
 
-// 2^k and exp(y) - 2^k for y <= 0, by y = k ln2 + r.  A NaN stays a NaN; below exp_floor y counts as exp_floor.
-template <class V> ARU_FUNCTION void split_exp(V y, V& scale, V& rest) {
-  using T = element_of<V>;
-  using C = constants<T>;
+// v to the nearest integer k, and 2^k for |k| below the largest exponent; simd.h has the instructions of AVX-512.
+template <class V> struct Power {
+  V shifted, k;
+  Power() = default;
+  explicit ARU_MEMBER Power(V v)
+      : shifted(v + constants<element_of<V>>::round_magic), k(shifted - constants<element_of<V>>::round_magic) {}
+  // x 2^k
+  ARU_MEMBER V times(V x) const {
+    using C = constants<element_of<V>>;
+    const bits_of<V> one = bit_cast<bits_of<V>>(splat<V>(element_of<V>(1)));
+    return x * bit_cast<V>((bit_cast<bits_of<V>>(shifted) << C::mantissa_bits) + one);
+  }
+};
+
+// exp(y) = 2^k (1 + rest) for y <= 0, by y = k ln2 + r.  A NaN stays a NaN; below exp_floor y counts as exp_floor.
+template <class V> ARU_FUNCTION Power<V> split_exp(V y, V& rest) {
+  using C = constants<element_of<V>>;
   y = extremes<V>::max(splat<V>(C::exp_floor), y);
-  const V shifted = y * C::log2_e + C::round_magic;
-  const V k = shifted - C::round_magic;
-  const V r = (y - k * C::ln2_high) - k * C::ln2_low;
+  const Power<V> power(y * C::log2_e);
+  const V r = (y - power.k * C::ln2_high) - power.k * C::ln2_low;
   V p = splat<V>(C::exp_poly(0));
   ARU_UNROLL_ALL
   for (int i = 1; i < C::exp_terms; ++i) p = p * r + C::exp_poly(i);
-  const bits_of<V> one = bit_cast<bits_of<V>>(splat<V>(T(1)));
-  scale = bit_cast<V>((bit_cast<bits_of<V>>(shifted) << C::mantissa_bits) + one);
-  rest = scale * (p * (r * r) + r);
+  rest = p * (r * r) + r;
+  return power;
 }
 
 // exp(y) for y <= 0; 0 below exp_floor.
 template <class V> ARU_FUNCTION V exp_negative(V y) {
-  V scale, rest;
-  split_exp(y, scale, rest);
-  return y < splat<V>(constants<element_of<V>>::exp_floor) ? V{} : scale + rest;
+  V rest;
+  const Power<V> power = split_exp(y, rest);
+  const V value = power.times(rest + element_of<V>(1));
+  return y < splat<V>(constants<element_of<V>>::exp_floor) ? V{} : value;
 }
 
 // log1p(e) for 0 <= e <= 1, as 2 atanh(e / (2 + e)).
@@ -139,21 +151,19 @@ template <class V> ARU_FUNCTION V log1p_unit(V e) {
 template <class V> ARU_FUNCTION V tanh_of_scaled(V v, float) {
   using C = constants<float>;
   v = extremes<V>::max(splat<V>(-C::tanh_limit), extremes<V>::min(splat<V>(C::tanh_limit), v));
-  const V shifted = v + C::round_magic;
-  const V f = v - (shifted - C::round_magic);
+  const Power<V> power(v);
+  const V f = v - power.k;
   V p = f * C::exp2_poly(0) + C::exp2_poly(1);
   ARU_UNROLL_ALL
   for (int i = 2; i < C::exp2_terms; ++i) p = p * f + C::exp2_poly(i);
-  const bits_of<V> one = bit_cast<bits_of<V>>(splat<V>(1.f));
-  const V scale = bit_cast<V>((bit_cast<bits_of<V>>(shifted) << C::mantissa_bits) + one);
-  return 1.f - 2.f / ((p * f + 1.f) * scale + 1.f);
+  return 1.f - 2.f / (power.times(p * f + 1.f) + 1.f);
 }
 
 // Double: v = x.  expm1(-2|x|) keeps the accuracy near 0.
 template <class V> ARU_FUNCTION V tanh_of_scaled(V v, double) {
-  V scale, rest;
-  split_exp(negative_magnitude(v + v), scale, rest);
-  const V expm1 = rest + (scale - 1.0);
+  V rest;
+  const Power<V> power = split_exp(negative_magnitude(v + v), rest);
+  const V scale = power.times(splat<V>(1.0)), expm1 = scale * rest + (scale - 1.0);
   const V magnitude = -expm1 / (expm1 + 2.0);
   return v < 0.0 ? -magnitude : magnitude;
 }

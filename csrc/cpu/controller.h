@@ -118,6 +118,35 @@ ARU_FUNCTION void accumulate_products(const stored_of<S>* weight, const stored_o
   }
 }
 
+// Units whose tanh is computed side by side; an even number.
+template <class T> constexpr int tanh_group = strip_vectors == 1 ? 4 : 2;
+
+// g' of J units from what tanh is applied to, and what they add to n and s: two sums each, for even and odd units, as
+// one would wait for its own additions.
+template <class S, int J>
+ARU_FUNCTION void finish_units(const vec<scalar_of<S>> (*acc)[strip_vectors], const scalar_of<S>* weight_n,
+                               const scalar_of<S>* weight_s, stored_of<S>* g_next, Strip<scalar_of<S>>& n,
+                               Strip<scalar_of<S>>& s, Strip<scalar_of<S>>& odd_n, Strip<scalar_of<S>>& odd_s) {
+  using T = scalar_of<S>;
+  const auto next = tanh_of_scaled(Pack<vec<T>, J * strip_vectors>::of(
+      [&](int i) { return acc[i / strip_vectors][i % strip_vectors]; }));
+#pragma GCC unroll 8
+  for (int j = 0; j < J; j += S::units) {
+    Strip<T> units[S::units];
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) {
+      Strip<T>&to_n = (j + u) % 2 ? odd_n : n, &to_s = (j + u) % 2 ? odd_s : s;
+#pragma GCC unroll 4
+      for (int r = 0; r < strip_vectors; ++r) {
+        units[u].v[r] = next.v[(j + u) * strip_vectors + r];
+        to_n.v[r] += units[u].v[r] * weight_n[j + u];
+        to_s.v[r] += units[u].v[r] * weight_s[j + u];
+      }
+    }
+    store_units(S{}, g_next + j / S::units * strip<T>, units);
+  }
+}
+
 // Units j0 ... j0+J-1 of one step: g' = tanh(w_ag a + W_gg g + b_g); n and s gather W_gc g'.
 // The weights inside tanh come multiplied by tanh_scale.
 template <class S, int J>
@@ -133,19 +162,18 @@ void controller_units_fwd(const stored_of<S>* weight_gg, const scalar_of<S>* wei
     for (int r = 0; r < strip_vectors; ++r) acc[j][r] = a.v[r] * weight_ag[j] + bias_g[j];
   }
   accumulate_products<S, J>(weight_gg, g, G, acc);
+  Strip<T> odd_n{}, odd_s{};
+  constexpr int grouped = J / tanh_group<T> * tanh_group<T>;
 #pragma GCC unroll 32
-  for (int j = 0; j < J; j += S::units) {
-    Strip<T> next[S::units];
-#pragma GCC unroll 2
-    for (int u = 0; u < S::units; ++u) {
+  for (int j = 0; j < grouped; j += tanh_group<T>)
+    finish_units<S, tanh_group<T>>(&acc[j], weight_n + j, weight_s + j, g_next + j / S::units * strip<T>, n, s, odd_n, odd_s);
+  if constexpr (grouped < J)
+    finish_units<S, J - grouped>(&acc[grouped], weight_n + grouped, weight_s + grouped,
+                                 g_next + grouped / S::units * strip<T>, n, s, odd_n, odd_s);
 #pragma GCC unroll 4
-      for (int r = 0; r < strip_vectors; ++r) {
-        next[u].v[r] = tanh_of_scaled(acc[j + u][r]);
-        n.v[r] += next[u].v[r] * weight_n[j + u];
-        s.v[r] += next[u].v[r] * weight_s[j + u];
-      }
-    }
-    store_units(S{}, g_next + j / S::units * strip<T>, next);
+  for (int r = 0; r < strip_vectors; ++r) {
+    n.v[r] += odd_n.v[r];
+    s.v[r] += odd_s.v[r];
   }
 }
 

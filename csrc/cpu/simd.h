@@ -42,12 +42,83 @@ template <> struct extremes<vdouble> {
 #undef ARU_EXTREME
 #endif
 
+#if defined(__AVX512F__) && ARU_VECTOR_BYTES == 64
+template <> struct Power<vfloat> {
+  vfloat k;
+  Power() = default;
+  explicit ARU_MEMBER Power(vfloat v)
+      : k((vfloat)_mm512_roundscale_ps((__m512)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)) {}
+  ARU_MEMBER vfloat times(vfloat x) const { return (vfloat)_mm512_scalef_ps((__m512)x, (__m512)k); }
+};
+template <> struct Power<vdouble> {
+  vdouble k;
+  Power() = default;
+  explicit ARU_MEMBER Power(vdouble v)
+      : k((vdouble)_mm512_roundscale_pd((__m512d)v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)) {}
+  ARU_MEMBER vdouble times(vdouble x) const { return (vdouble)_mm512_scalef_pd((__m512d)x, (__m512d)k); }
+};
+#endif
+
 template <class T> struct vector_of;
 template <> struct vector_of<float> { using type = vfloat; };
 template <> struct vector_of<double> { using type = vdouble; };
 template <> struct vector_of<int32_t> { using type = vint32; };
 template <class T> using vec = typename vector_of<T>::type;
 template <class T> constexpr int lanes = ARU_VECTOR_BYTES / int(sizeof(T));
+
+// N vectors that take each step of the element-wise mathematics together: one alone is a chain of dependent instructions
+// longer than a processor looks ahead.
+template <class V, int N> struct Pack {
+  V v[N];
+
+  template <class F> static ARU_MEMBER Pack of(const F& f) {
+    Pack p;
+#pragma GCC unroll 8
+    for (int i = 0; i < N; ++i) p.v[i] = f(i);
+    return p;
+  }
+};
+#define ARU_PACK_OPERATOR(op)                                                                                     \
+  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(const Pack<V, N>& a, const Pack<V, N>& b) {      \
+    return Pack<V, N>::of([&](int i) { return a.v[i] op b.v[i]; });                                               \
+  }                                                                                                               \
+  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(const Pack<V, N>& a, element_of<V> b) {          \
+    return Pack<V, N>::of([&](int i) { return a.v[i] op b; });                                                    \
+  }                                                                                                               \
+  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(element_of<V> a, const Pack<V, N>& b) {          \
+    return Pack<V, N>::of([&](int i) { return a op b.v[i]; });                                                    \
+  }
+ARU_PACK_OPERATOR(+)
+ARU_PACK_OPERATOR(-)
+ARU_PACK_OPERATOR(*)
+ARU_PACK_OPERATOR(/)
+#undef ARU_PACK_OPERATOR
+
+template <class V, int N> struct element<Pack<V, N>> { using type = element_of<V>; };
+template <class V, int N> struct extremes<Pack<V, N>> {
+  using P = Pack<V, N>;
+  static ARU_MEMBER P min(const P& a, const P& b) {
+    return P::of([&](int i) { return extremes<V>::min(a.v[i], b.v[i]); });
+  }
+  static ARU_MEMBER P max(const P& a, const P& b) {
+    return P::of([&](int i) { return extremes<V>::max(a.v[i], b.v[i]); });
+  }
+};
+template <class V, int N> struct Power<Pack<V, N>> {
+  using P = Pack<V, N>;
+  Pack<Power<V>, N> each;
+  P k;
+  explicit ARU_MEMBER Power(const P& v)
+      : each(Pack<Power<V>, N>::of([&](int i) { return Power<V>(v.v[i]); })), k(P::of([&](int i) { return each.v[i].k; })) {}
+  ARU_MEMBER P times(const P& x) const {
+    return P::of([&](int i) { return each.v[i].times(x.v[i]); });
+  }
+};
+
+// Double: one after the other; its formula chooses lane by lane.
+template <int N> ARU_FUNCTION Pack<vdouble, N> tanh_of_scaled(const Pack<vdouble, N>& v, double) {
+  return Pack<vdouble, N>::of([&](int i) { return tanh_of_scaled(v.v[i]); });
+}
 
 // Loads and stores at any alignment; memcpy compiles to one move.
 template <class T> ARU_FUNCTION vec<T> load(const T* p) {

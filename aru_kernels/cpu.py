@@ -6,13 +6,13 @@ Every operation is a pair (forward, backward) of functions on tensors of one dty
 from __future__ import annotations
 
 import importlib
+import itertools
+import math
 import os
 import platform
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-
-import math
 
 import torch
 from torch import Tensor
@@ -45,12 +45,18 @@ def unavailable() -> str | None:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The processor's name; with its family and model where the system tells, as a cloud's machines share a name."""
     try:
         with open("/proc/cpuinfo") as lines:
-            return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
+            first = itertools.takewhile(str.strip, lines)  # each processor's lines end with an empty one
+            known = dict(map(str.strip, line.split(":", 1)) for line in first if ":" in line)
+    except OSError:
+        known = {}
+    if "model name" not in known:
         return platform.processor() or platform.machine()
+    if "cpu family" not in known:
+        return known["model name"]
+    return f"{known['model name']} (family {known['cpu family']}, model {known['model']})"
 
 
 def device() -> str:

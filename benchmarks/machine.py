@@ -31,7 +31,7 @@ def describe(device: torch.device) -> dict[str, object]:
         "device": device_name(device),
         "device_type": device.type,
         "threads": torch.get_num_threads(),
-        "isa": cpu.device().split(",")[0] if cpu.unavailable() is None else "none",
+        "isa": cpu.device().split(" (")[0] if cpu.unavailable() is None else "none",
         "clock_mhz": _clock(device),
         "python": platform.python_version(),
         "torch": torch.__version__,

@@ -5,6 +5,7 @@ python -m benchmarks.memory BACKEND B T H G
 
 from __future__ import annotations
 
+import os
 import resource
 import subprocess
 import sys
@@ -23,7 +24,9 @@ ROOT = Path(__file__).parents[1]
 def peak_in_fresh_process(backend: str, shape: Shape) -> float:
     """MB (10⁶ bytes) that a forward and backward pass needs beyond what was there before it."""
     command = [sys.executable, "-m", "benchmarks.memory", backend, *map(str, shape)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    # what this process can import, that one can
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
     if done.returncode:
         raise RuntimeError(f"the memory of {backend!r} at {shape} could not be measured:\n{done.stderr}")
     return float(done.stdout.split()[-1])

@@ -11,30 +11,70 @@ import mpmath
 import numpy as np
 import pytest
 
+from aru_kernels import cpu
 from helpers import ROOT
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 
 SOURCE = """
-#define ARU_ISA scalar
+#define ARU_ISA tested
+#ifdef ARU_VECTOR_BYTES
+#include "cpu/simd.h"
+using namespace aru::tested;
+// As the kernels use it: four vectors side by side for tanh, a vector for the others; what is left over by itself.
+template <class T, int N, class F> void each(const T* x, T* y, long n, F f) {
+  constexpr int width = N * lanes<T>;
+  for (long i = 0; i < n; i += width) {
+    T in[width] = {}, out[width];
+    for (long k = 0; k < width && i + k < n; ++k) in[k] = x[i + k];
+    f(in, out);
+    for (long k = 0; k < width && i + k < n; ++k) y[i + k] = out[k];
+  }
+}
+#define LOOP(name, T, f) \\
+  extern "C" void name(const T* x, T* y, long n) { \\
+    each<T, 1>(x, y, n, [](const T* in, T* out) { store(out, f(load(in))); }); \\
+  }
+#define TANH(name, T) \\
+  extern "C" void name(const T* x, T* y, long n) { \\
+    each<T, 4>(x, y, n, [](const T* in, T* out) { \\
+      using P = Pack<vec<T>, 4>; \\
+      const P v = P::of([&](int i) { return load(in + i * lanes<T>) * constants<T>::tanh_scale; }); \\
+      const P result = tanh_of_scaled(v); \\
+      for (int i = 0; i < 4; ++i) store(out + i * lanes<T>, result.v[i]); \\
+    }); \\
+  }
+#else
 #include "aru_math.h"
-using namespace aru::scalar;
+using namespace aru::tested;
 #define LOOP(name, T, f) \\
   extern "C" void name(const T* x, T* y, long n) { for (long i = 0; i < n; ++i) y[i] = f(x[i]); }
-LOOP(exp_negative_float, float, exp_negative<float>)
-LOOP(exp_negative_double, double, exp_negative<double>)
-LOOP(log1p_unit_float, float, log1p_unit<float>)
-LOOP(log1p_unit_double, double, log1p_unit<double>)
-LOOP(tanh_float, float, aru::scalar::tanh<float>)
-LOOP(tanh_double, double, aru::scalar::tanh<double>)
+#define TANH(name, T) LOOP(name, T, aru::tested::tanh<T>)
+#endif
+LOOP(exp_negative_float, float, exp_negative)
+LOOP(exp_negative_double, double, exp_negative)
+LOOP(log1p_unit_float, float, log1p_unit)
+LOOP(log1p_unit_double, double, log1p_unit)
+TANH(tanh_float, float)
+TANH(tanh_double, double)
 """
 
 TYPES = {"float": np.float32, "double": np.float64}
-FLAGS = [[], ["-mavx2", "-mfma"]] if platform.machine() == "x86_64" else [[]]  # without and with fused products
+X86 = platform.machine() == "x86_64"
+AVX2 = ["-mavx2", "-mfma"]
+AVX512 = ["-mavx512f", "-mavx512dq", "-mavx512bw", "-mavx512vl", "-mfma", "-mprefer-vector-width=512", "-w"]
+# scalars without and with fused products, and the vectors of every instruction set that this machine has
+BUILDS = {"scalar": []}
+if X86:
+    BUILDS["scalar, fma"] = AVX2
+if cpu.unavailable() is None:
+    flags = {"avx512": [*AVX512, "-DARU_VECTOR_BYTES=64"], "avx2": [*AVX2, "-DARU_VECTOR_BYTES=32"]}
+    flags["generic"] = ["-DARU_VECTOR_BYTES=16"]
+    BUILDS |= {isa: flags[isa] for isa in cpu._C.usable_isas() if isa in flags}
 
 
-@pytest.fixture(scope="module", params=FLAGS, ids=lambda flags: "fma" if flags else "generic")
+@pytest.fixture(scope="module", params=BUILDS.values(), ids=BUILDS)
 def evaluate(request, tmp_path_factory):
     """evaluate("tanh", array): the C++ function at every element."""
     folder = tmp_path_factory.mktemp("elementary")
@@ -45,6 +85,8 @@ def evaluate(request, tmp_path_factory):
         "-std=c++17",
         "-O2",
         "-ffp-contract=fast",
+        "-fno-trapping-math",
+        "-Wno-psabi",
         *request.param,
         f"-I{ROOT / 'csrc'}",
         "-shared",

@@ -45,15 +45,19 @@ class Carver {
   size_t used_ = 0;
 };
 
-// The sequences b0 ... b0 + count - 1, their rows (b, i) and where they lie in a (B, H) slice.
+inline int64_t tile_count(const SequenceSizes& z) { return ceil_div(z.B, z.tile); }
+
+// The sequences b0 ... b0 + count - 1, their rows (b, i) and where they lie in a (B, H) slice.  The tiles are as equal as
+// they can be, so that two threads have the same work.
 struct Tile {
   int64_t index, b0, count, rows, offset;
 
   Tile(const SequenceSizes& z, int64_t index)
-      : index(index), b0(index * z.tile), count(at_most(z.tile, z.B - b0)), rows(count * z.H), offset(b0 * z.H) {}
-};
+      : index(index), b0(first(z, index)), count(first(z, index + 1) - b0), rows(count * z.H), offset(b0 * z.H) {}
 
-inline int64_t tile_count(const SequenceSizes& z) { return ceil_div(z.B, z.tile); }
+ private:
+  static int64_t first(const SequenceSizes& z, int64_t index) { return z.B * index / tile_count(z); }
+};
 
 // Rows (b, i) of a tile, in whole strips.
 template <class T> int64_t padded_rows(const SequenceSizes& z) {

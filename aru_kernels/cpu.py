@@ -279,7 +279,7 @@ def controller_step_bwd(
 
 
 def _from_pool(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """An uninitialised tensor whose memory is given back for reuse: touching fresh pages can cost more than a kernel."""
+    """An uninitialised tensor in memory that is given back for reuse: fresh pages can cost more than a kernel."""
     elements = math.prod(shape)
     if elements * like.itemsize < POOLED:
         return like.new_empty(shape)

@@ -295,9 +295,11 @@ template <class S>
 void strip_from_rows(const scalar_of<S>* rows, int64_t count, int64_t G, stored_of<S>* strip_out) {
   using T = scalar_of<S>;
   for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
-    Strip<T> units[S::units] = {};
+    T column[S::units][strip<T>] = {};
     for (int u = 0; u < S::units && k + u < G; ++u)
-      for (int64_t r = 0; r < strip<T> && r < count; ++r) units[u].v[r / lanes<T>][r % lanes<T>] = rows[r * G + k + u];
+      for (int64_t r = 0; r < strip<T> && r < count; ++r) column[u][r] = rows[r * G + k + u];
+    Strip<T> units[S::units];
+    for (int u = 0; u < S::units; ++u) units[u] = load_strip(column[u]);
     store_units(S{}, strip_out + k / S::units * strip<T>, units);
   }
 }
@@ -307,8 +309,11 @@ void rows_from_strip(const stored_of<S>* strip_in, int64_t count, int64_t G, sca
   for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
     Strip<T> units[S::units];
     load_units(S{}, strip_in + k / S::units * strip<T>, units);
-    for (int u = 0; u < S::units && k + u < G; ++u)
-      for (int64_t r = 0; r < strip<T> && r < count; ++r) rows[r * G + k + u] = units[u].v[r / lanes<T>][r % lanes<T>];
+    for (int u = 0; u < S::units && k + u < G; ++u) {
+      T column[strip<T>];
+      store_strip(column, units[u]);
+      for (int64_t r = 0; r < strip<T> && r < count; ++r) rows[r * G + k + u] = column[r];
+    }
   }
 }
 

@@ -36,7 +36,7 @@ def ratio_bars(groups: dict[str, list[Record]], ours: str, path: Path) -> None:
     axes = figure.subplots(len(groups), 1, squeeze=False)[:, 0]
     colours = {"reference": GREY, "authors' algorithm": ORANGE, "torch.compile of the step": VERMILION}
     for panel, (mode, records) in zip(axes, groups.items(), strict=True):
-        cases = list(dict.fromkeys(label(r) for r in records))
+        cases = list(dict.fromkeys(label(r) for r in records if r.variant in colours))
         names = [name for name in colours if any(r.variant == name for r in records)]
         for offset, name in enumerate(names):
             found = {label(r): r.ratio for r in records if r.variant == name}
@@ -64,7 +64,7 @@ def ratio_bars(groups: dict[str, list[Record]], ours: str, path: Path) -> None:
 
 def roofline(records: list[Record], path: Path) -> None:
     """Rate of useful work against operations per byte that must move, under the machine's two limits."""
-    figure = _figure(6.5, 4.2)
+    figure = _figure(6.5, 5)
     axes = figure.subplots()
     peak = max(r.limit for r in records if r.gflops)
     copy = max((r.limit for r in records if r.gbps), default=None)
@@ -86,7 +86,7 @@ def roofline(records: list[Record], path: Path) -> None:
                 axes.scatter(*zip(*points, strict=True), marker=marker, label=label, s=28, **look)
     axes.set(xscale="log", yscale="log", xlabel="useful FLOP per byte of inputs and outputs", ylabel="useful GFLOP/s")
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    figure.legend(frameon=False, fontsize="small", loc="outside lower center", ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
     _save(figure, path)
 

@@ -70,6 +70,30 @@ def _cases(records: list[Record]) -> list[str]:
     return lines
 
 
+SUMMARY_MODES = ("forward", "forward+backward", "forward+backward, checkpoints")
+
+
+def summary(records: list[Record]) -> list[str]:
+    """The sequence in one table, a row a shape: what a reader wants to know first."""
+    lines = [
+        "| B, T, H, G | forward | forward + backward | with checkpoints |",
+        "|---|---|---|---|",
+    ]
+    cases: dict[str, dict[str, dict[str, Record]]] = {}
+    for r in records:
+        if r.op == "aru_sequence" and r.precision == "highest" and r.mode in SUMMARY_MODES:
+            cases.setdefault(plots.label(r).strip("()"), {}).setdefault(r.mode, {})[r.variant] = r
+    for shape, modes in cases.items():
+        cells = []
+        for mode in SUMMARY_MODES:
+            variants = modes.get(mode, {})
+            eager, own = variants.get("reference"), next(iter(variants.values()), None)
+            times = f", {eager.ratio:.3g}x" if eager and eager is not own else ""
+            cells.append(f"{own.best * 1e3:.3g} ms{times}, {own.fraction:.2f}" if own and own.fraction else "")
+        lines.append(f"| {shape} | {' | '.join(cells)} |")
+    return lines if cases else []
+
+
 def page(records: list[Record], folder: Path) -> str:
     """The page of one device; draws its figures into `folder`."""
     machine = records[-1].machine
@@ -96,6 +120,10 @@ def page(records: list[Record], folder: Path) -> str:
     if groups:
         plots.ratio_bars(groups, ours, folder / f"{name}-ratios.png")
         lines += ["", f"![How many times as long as `{ours}` the same network takes by other means]({name}-ratios.png)"]
+    table = summary(records)
+    if table:
+        lines += ["", f"`{ours}`: time, times faster than the reference's eager loop, fraction of the matrix product:"]
+        lines += ["", *table]
     if any(r.gflops for r in records):
         plots.roofline([r for r in records if r.precision == "highest"], folder / f"{name}-roofline.png")
         lines += ["", f"![Rate of useful work under the machine's limits]({name}-roofline.png)"]

@@ -99,6 +99,14 @@ template <class V> ARU_FUNCTION V negative_magnitude(V x) {
   return bit_cast<V>(bit_cast<bits_of<V>>(x) | constants<element_of<V>>::sign_bit);
 }
 
+// |x|
+template <class V> ARU_FUNCTION V magnitude(V x) {
+  return bit_cast<V>(bit_cast<bits_of<V>>(x) & ~constants<element_of<V>>::sign_bit);
+}
+
+// a where x < bound, else b; b where x is NaN.
+template <class V> ARU_FUNCTION V where_less(V x, element_of<V> bound, V a, V b) { return x < bound ? a : b; }
+
 // v to the nearest integer k, and 2^k for |k| below the largest exponent; simd.h has the instructions of AVX-512.
 template <class V> struct Power {
   V shifted, k;
@@ -130,8 +138,7 @@ template <class V> ARU_FUNCTION Power<V> split_exp(V y, V& rest) {
 template <class V> ARU_FUNCTION V exp_negative(V y) {
   V rest;
   const Power<V> power = split_exp(y, rest);
-  const V value = power.times(rest + element_of<V>(1));
-  return y < splat<V>(constants<element_of<V>>::exp_floor) ? V{} : value;
+  return where_less(y, constants<element_of<V>>::exp_floor, V{}, power.times(rest + element_of<V>(1)));
 }
 
 // log1p(e) for 0 <= e <= 1, as 2 atanh(e / (2 + e)).
@@ -180,15 +187,15 @@ template <class V> struct GammaParts {
 template <class V> ARU_FUNCTION GammaParts<V> gamma_parts(V x, V n, element_of<V> n_floor) {
   using T = element_of<V>;
   GammaParts<V> parts;
-  const V low = splat<V>(n_floor);
-  parts.n = negative_magnitude(n) > -low ? (n < T(0) ? -low : low) : n;
+  const V signed_floor = where_less(n, T(0), splat<V>(-n_floor), splat<V>(n_floor));
+  parts.n = where_less(magnitude(n), n_floor, signed_floor, n);
   const V z = parts.n * x;
   parts.minus_abs_z = negative_magnitude(z);
   parts.e = exp_negative(parts.minus_abs_z);
   parts.reciprocal = T(1) / (parts.e + T(1));
-  parts.sigma = z < T(0) ? parts.e * parts.reciprocal : parts.reciprocal;
+  parts.sigma = where_less(z, T(0), parts.e * parts.reciprocal, parts.reciprocal);
   parts.log1p_e = log1p_unit(parts.e);
-  parts.positive_part = z < T(0) ? V{} : x;
+  parts.positive_part = where_less(z, T(0), V{}, x);
   return parts;
 }
 

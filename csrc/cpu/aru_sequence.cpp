@@ -36,12 +36,19 @@ template <class S> struct Weights {
   }
 };
 
-template <class T>
-Strip<T> gamma_strip(const Strip<T>& a, const Strip<T>& n, const Strip<T>& s, T n_floor) {
-  Strip<T> h;
+// Strips whose gamma is computed side by side.
+constexpr int gamma_strips = side_by_side / strip_vectors;
+
+// The vectors of R strips side by side.
+template <class T, int R> ARU_FUNCTION Pack<vec<T>, R * strip_vectors> pack_strips(const Strip<T>* strips) {
+  return Pack<vec<T>, R * strip_vectors>::of([&](int i) { return strips[i / strip_vectors].v[i % strip_vectors]; });
+}
+// Strip q of those.
+template <class T, int N> ARU_FUNCTION Strip<T> strip_of(const Pack<vec<T>, N>& pack, int q) {
+  Strip<T> s;
 #pragma GCC unroll 4
-  for (int r = 0; r < strip_vectors; ++r) h.v[r] = gamma_value(a.v[r], n.v[r], s.v[r], n_floor);
-  return h;
+  for (int r = 0; r < strip_vectors; ++r) s.v[r] = pack.v[q * strip_vectors + r];
+  return s;
 }
 
 // Part p of a tile: strips [first, first + count).
@@ -121,20 +128,28 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
     for (int64_t p = member.index; p < parts; p += member.size) {
       const Part part(z, strips, p);
       Ring<U>& ring = rings[p];
-      for (int64_t k = 0; k < part.count; ++k) {
-        const int64_t i = part.first + k, row = i * strip<T>, left = tile.rows - row;
-        const U* g = keep_all ? kept + t * slot + i * size : ring.slot(k);
-        U* g_next = keep_all ? kept + (t + 1) * slot + i * size : ring.next_slot(k);
-        if (checkpoint) std::memcpy(kept + t / z.segment * slot + i * size, g, sizeof(U) * size_t(size));
-        const Strip<T> a = load_strip(a_rows + row, left);
-        Strip<T> n, s;
-        w.controller.step(a, g, g_next, n, s);
-        if (f.kept) pad(g_next);
-        if (f.n) {
-          store_strip(at<T>(f.n, rows) + row, n, left);
-          store_strip(at<T>(f.s, rows) + row, s, left);
+      for (int64_t first = 0; first < part.count; first += gamma_strips) {
+        const int count = int(at_most(gamma_strips, part.count - first));
+        Strip<T> a[gamma_strips] = {}, n[gamma_strips] = {}, s[gamma_strips] = {};
+        for (int q = 0; q < count; ++q) {
+          const int64_t k = first + q, i = part.first + k, row = i * strip<T>, left = tile.rows - row;
+          const U* g = keep_all ? kept + t * slot + i * size : ring.slot(k);
+          U* g_next = keep_all ? kept + (t + 1) * slot + i * size : ring.next_slot(k);
+          if (checkpoint) std::memcpy(kept + t / z.segment * slot + i * size, g, sizeof(U) * size_t(size));
+          a[q] = load_strip(a_rows + row, left);
+          w.controller.step(a[q], g, g_next, n[q], s[q]);
+          if (f.kept) pad(g_next);
+          if (f.n) {
+            store_strip(at<T>(f.n, rows) + row, n[q], left);
+            store_strip(at<T>(f.s, rows) + row, s[q], left);
+          }
         }
-        store_strip(h + row, gamma_strip(a, n, s, T(f.n_floor)), left);
+        const auto values = gamma_value(pack_strips<T, gamma_strips>(a), pack_strips<T, gamma_strips>(n),
+                                        pack_strips<T, gamma_strips>(s), T(f.n_floor));
+        for (int q = 0; q < count; ++q) {
+          const int64_t row = (part.first + first + q) * strip<T>;
+          store_strip(h + row, strip_of<T>(values, q), tile.rows - row);
+        }
       }
       ring.advance();
     }
@@ -242,37 +257,47 @@ template <class S> Segment<S> read_kept(const AruBackward& f, const Tile& tile, 
   return {t0, before, before + slot, at<T>(f.n, rows), at<T>(f.s, rows), slot, step};
 }
 
-// What reaches a strip through h, a, n and s.
-template <class T> struct Upstream {
-  Strip<T> a, dx, dn, ds;
+// What reaches R strips through h, a, n and s.
+template <class T, int R> struct Upstream {
+  Strip<T> a[R], dx[R], dn[R], ds[R];
 };
 
-// Of the i-th strip of its part; `row` is the first of its rows in the tile, `left` how many there are.
-template <class S>
-ARU_FUNCTION Upstream<scalar_of<S>> upstream_of(const AruBackward& f, int64_t rows, int64_t row, int64_t left,
-                                                const Segment<S>& segment, int64_t t, int64_t i,
-                                                const scalar_of<S>* dh) {
+// Of the i-th strip of its part and those after it; `row` is the first of their rows in the tile, `left` how many there
+// are from there on.
+template <class S, int R>
+ARU_FUNCTION Upstream<scalar_of<S>, R> upstream_of(const AruBackward& f, int64_t rows, int64_t row, int64_t left,
+                                                   const Segment<S>& segment, int64_t t, int64_t i,
+                                                   const scalar_of<S>* dh) {
   using T = scalar_of<S>;
   const int64_t place = (t - segment.t0) * segment.step + i * strip<T>;
-  const Strip<T> d_h = load_strip(dh + row, left);
-  const Strip<T> n = load_strip(segment.n + place, left), s = load_strip(segment.s + place, left);
-  Upstream<T> up;
-  up.a = load_strip(at<T>(f.a, rows) + row, left);
+  Upstream<T, R> up;
+  Strip<T> n[R], s[R];
 #pragma GCC unroll 4
-  for (int r = 0; r < strip_vectors; ++r) {
-    const auto d = gamma_derivatives(up.a.v[r], n.v[r], s.v[r], T(f.n_floor));
-    up.dx.v[r] = d_h.v[r] * d.dx;
-    up.dn.v[r] = d_h.v[r] * d.dn;
-    up.ds.v[r] = d_h.v[r] * d.ds;
+  for (int q = 0; q < R; ++q) {
+    const int64_t next = q * strip<T>;
+    up.a[q] = load_strip(at<T>(f.a, rows) + row + next, left - next);
+    n[q] = load_strip(segment.n + place + next, left - next);
+    s[q] = load_strip(segment.s + place + next, left - next);
   }
-  const auto add = [&](Strip<T>& to, const void* more) {
-    if (!more) return;
-    const Strip<T> extra = load_strip(at<T>(more, rows) + row, left);
-    for (int r = 0; r < strip_vectors; ++r) to.v[r] += extra.v[r];
-  };
-  add(up.dx, f.d_a);
-  add(up.dn, f.d_n);
-  add(up.ds, f.d_s);
+  const auto d = gamma_derivatives(pack_strips<T, R>(up.a), pack_strips<T, R>(n), pack_strips<T, R>(s), T(f.n_floor));
+#pragma GCC unroll 4
+  for (int q = 0; q < R; ++q) {
+    const int64_t next = q * strip<T>;
+    const Strip<T> d_h = load_strip(dh + row + next, left - next);
+    const auto times = [&](const Pack<vec<T>, R * strip_vectors>& derivative, const void* more) {
+      Strip<T> result = strip_of<T>(derivative, q);
+#pragma GCC unroll 4
+      for (int r = 0; r < strip_vectors; ++r) result.v[r] *= d_h.v[r];
+      if (more) {
+        const Strip<T> extra = load_strip(at<T>(more, rows) + row + next, left - next);
+        for (int r = 0; r < strip_vectors; ++r) result.v[r] += extra.v[r];
+      }
+      return result;
+    };
+    up.dx[q] = times(d.dx, f.d_a);
+    up.dn[q] = times(d.dn, f.d_n);
+    up.ds[q] = times(d.ds, f.d_s);
+  }
   return up;
 }
 
@@ -285,9 +310,7 @@ void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& t
   using U = stored_of<S>;
   const int64_t size = strip_elements<S>(c.G), dg_size = gradient_elements<S>(c.G);
   const int64_t rows = t * f.sizes.B * f.sizes.H + tile.offset, row = (part.first + i) * strip<T>;
-  Upstream<T> up[R];
-  for (int q = 0; q < R; ++q)
-    up[q] = upstream_of<S>(f, rows, row + q * strip<T>, tile.rows - row - q * strip<T>, segment, t, i + q, dh);
+  auto up = upstream_of<S, R>(f, rows, row, tile.rows - row, segment, t, i, dh);
 
   const U* g = segment.g(t) + i * size;
   const U* g_before = segment.g_before(t) + i * size;  // read soon, by the products for dW_gg
@@ -313,14 +336,14 @@ void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& t
 #pragma GCC unroll 4
         for (int r = 0; r < strip_vectors; ++r) {
           const vec<T> gjr = gj[q][u].v[r];
-          vec<T> d = dgj.v[r] + up[q].dn.v[r] * weight_n + up[q].ds.v[r] * weight_s;
+          vec<T> d = dgj.v[r] + up.dn[q].v[r] * weight_n + up.ds[q].v[r] * weight_s;
           d = d * (T(1) - gjr * gjr);
           duj[q][u].v[r] = d;
-          up[q].dx.v[r] += d * weight_ag;
+          up.dx[q].v[r] += d * weight_ag;
           sum_du += d;
-          sum_du_a += d * up[q].a.v[r];
-          sum_dn_g += up[q].dn.v[r] * gjr;
-          sum_ds_g += up[q].ds.v[r] * gjr;
+          sum_du_a += d * up.a[q].v[r];
+          sum_dn_g += up.dn[q].v[r] * gjr;
+          sum_ds_g += up.ds[q].v[r] * gjr;
         }
       }
       to[0] = sum_du, to[1] = sum_du_a, to[2] = sum_dn_g, to[3] = sum_ds_g;
@@ -330,10 +353,10 @@ void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& t
   }
   for (int q = 0; q < R; ++q) {
     for (int r = 0; r < strip_vectors; ++r) {
-      own.sums.bias_c()[0] += up[q].dn.v[r];
-      own.sums.bias_c()[1] += up[q].ds.v[r];
+      own.sums.bias_c()[0] += up.dn[q].v[r];
+      own.sums.bias_c()[1] += up.ds[q].v[r];
     }
-    store_strip(at<T>(f.d_xp, rows) + row + q * strip<T>, up[q].dx, tile.rows - row - q * strip<T>);
+    store_strip(at<T>(f.d_xp, rows) + row + q * strip<T>, up.dx[q], tile.rows - row - q * strip<T>);
   }
   for (int q = 0; q < R; ++q) c.backward(du + q * size, own.dg + (i + q) * dg_size);
 }

@@ -1,6 +1,7 @@
 // Compiled once per instruction set: ARU_ISA and ARU_VECTOR_BYTES come from setup.py.
 #include "gamma.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
@@ -58,15 +59,28 @@ Block find_block(const GammaShape& shape, int64_t index, const int64_t* dn_strid
   return b;
 }
 
-// The elements of a strided operand as an array that can be read a whole vector past its end.
+// Elements that are computed side by side; a block is a whole number of them.
+template <class T> constexpr int64_t width = side_by_side * lanes<T>;
+template <class T> ARU_FUNCTION Pack<vec<T>, side_by_side> load_width(const T* p) {
+  return load_pack<T, side_by_side>(p);
+}
+template <class T> ARU_FUNCTION void store_width(T* p, const Pack<vec<T>, side_by_side>& pack) {
+  store_pack<T, side_by_side>(p, pack);
+}
+
+// The elements of a strided operand as an array of whole packs.
 template <class T> struct Operand {
-  T buffer[block + lanes<T>];
+  T buffer[block];
 
   const T* gather(const T* p, int64_t stride, int64_t length) {
-    if (stride == 1 && length % lanes<T> == 0) return p;
-    const int64_t padded = ceil_div(length, lanes<T>) * lanes<T>;
+    if (stride == 1 && length % width<T> == 0) return p;
+    const int64_t padded = ceil_div(length, width<T>) * width<T>;
+    if (stride == 0) {
+      std::fill_n(buffer, padded, *p);
+      return buffer;
+    }
     for (int64_t i = 0; i < length; ++i) buffer[i] = p[i * stride];
-    for (int64_t i = length; i < padded; ++i) buffer[i] = T(1);
+    std::fill(buffer + length, buffer + padded, T(1));
     return buffer;
   }
 };
@@ -79,9 +93,9 @@ template <class T> void forward_block(const GammaForward& f, const Block& b) {
   const T* n = n_operand.gather(static_cast<const T*>(f.n) + b.n, shape.n[inner], b.length);
   const T* s = s_operand.gather(static_cast<const T*>(f.s) + b.s, shape.s[inner], b.length);
   T* y = static_cast<T*>(f.y) + b.out;
-  T result[block + lanes<T>];
-  for (int64_t i = 0; i < b.length; i += lanes<T>)
-    store(result + i, gamma_value(load(x + i), load(n + i), load(s + i), T(f.n_floor)));
+  T result[block];
+  for (int64_t i = 0; i < b.length; i += width<T>)
+    store_width<T>(result + i, gamma_value(load_width(x + i), load_width(n + i), load_width(s + i), T(f.n_floor)));
   std::memcpy(y, result, sizeof(T) * size_t(b.length));
 }
 
@@ -104,13 +118,13 @@ template <class T> void backward_block(const GammaBackward& f, const Block& b, d
   const T* x = x_operand.gather(static_cast<const T*>(f.x) + b.x, shape.x[inner], b.length);
   const T* n = n_operand.gather(static_cast<const T*>(f.n) + b.n, shape.n[inner], b.length);
   const T* s = s_operand.gather(static_cast<const T*>(f.s) + b.s, shape.s[inner], b.length);
-  T dx[block + lanes<T>], dn[block + lanes<T>], ds[block + lanes<T>];
-  for (int64_t i = 0; i < b.length; i += lanes<T>) {
-    const vec<T> upstream = load(dy + i);
-    const auto d = gamma_derivatives(load(x + i), load(n + i), load(s + i), T(f.n_floor));
-    store(dx + i, upstream * d.dx);
-    store(dn + i, upstream * d.dn);
-    store(ds + i, upstream * d.ds);
+  T dx[block], dn[block], ds[block];
+  for (int64_t i = 0; i < b.length; i += width<T>) {
+    const auto upstream = load_width(dy + i);
+    const auto d = gamma_derivatives(load_width(x + i), load_width(n + i), load_width(s + i), T(f.n_floor));
+    store_width<T>(dx + i, upstream * d.dx);
+    store_width<T>(dn + i, upstream * d.dn);
+    store_width<T>(ds + i, upstream * d.ds);
   }
   std::memcpy(static_cast<T*>(f.dx) + b.out, dx, sizeof(T) * size_t(b.length));
   const auto emit = [&](const GammaParameterGradient& gradient, double* sums, int64_t offset, const T* values) {

@@ -115,6 +115,17 @@ template <class V, int N> struct Power<Pack<V, N>> {
   }
 };
 
+template <class V, int N> ARU_FUNCTION Pack<V, N> negative_magnitude(const Pack<V, N>& x) {
+  return Pack<V, N>::of([&](int i) { return negative_magnitude(x.v[i]); });
+}
+template <class V, int N> ARU_FUNCTION Pack<V, N> magnitude(const Pack<V, N>& x) {
+  return Pack<V, N>::of([&](int i) { return magnitude(x.v[i]); });
+}
+template <class V, int N>
+ARU_FUNCTION Pack<V, N> where_less(const Pack<V, N>& x, element_of<V> bound, const Pack<V, N>& a, const Pack<V, N>& b) {
+  return Pack<V, N>::of([&](int i) { return where_less(x.v[i], bound, a.v[i], b.v[i]); });
+}
+
 // Double: one after the other; its formula chooses lane by lane.
 template <int N> ARU_FUNCTION Pack<vdouble, N> tanh_of_scaled(const Pack<vdouble, N>& v, double) {
   return Pack<vdouble, N>::of([&](int i) { return tanh_of_scaled(v.v[i]); });
@@ -127,6 +138,16 @@ template <class T> ARU_FUNCTION vec<T> load(const T* p) {
   return v;
 }
 template <class T> ARU_FUNCTION void store(T* p, vec<T> v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+// Vectors of gamma side by side.
+constexpr int side_by_side = 4;
+template <class T, int N> ARU_FUNCTION Pack<vec<T>, N> load_pack(const T* p) {
+  return Pack<vec<T>, N>::of([&](int i) { return load(p + i * lanes<T>); });
+}
+template <class T, int N> ARU_FUNCTION void store_pack(T* p, const Pack<vec<T>, N>& pack) {
+#pragma GCC unroll 8
+  for (int i = 0; i < N; ++i) store(p + i * lanes<T>, pack.v[i]);
+}
 
 // The first `count` elements (all lanes if there are that many); the other lanes are 0.
 template <class T> ARU_FUNCTION vec<T> load_first(const T* p, int64_t count) {

@@ -91,7 +91,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("sweep --models rnn", r"model: got 'rnn', expected one of arun"),
         ("sweep --jobs 0", r"jobs: got 0, expected a whole number of at least 1"),
         ("robustness nowhere", r"nowhere holds no run"),
-        ("robustness", r"run: got runs of no run, expected runs of one task"),
+        ("robustness", r"run: got no run, expected the folder of at least one"),
         ("robustness nowhere --step-lengths 0.9", r"step_lengths: got 0\.9, expected fractions of T from 0 to 0\.75"),
         ("transfer nowhere", r"nowhere holds no run"),
         ("transfer", r"run: got no run, expected the folder of at least one"),

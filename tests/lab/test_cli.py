@@ -158,3 +158,13 @@ def test_help_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], env=with_sources(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--hidden-size" in done.stdout
+
+
+def test_wrong_state_budget_is_told_before_a_run_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ARU_STATE_BUDGET", "much")
+    assert main(["train", "psdigits", "--epochs", "1", "--subset", "50"]) == 2
+    assert capsys.readouterr().err.startswith("aru: the environment variable ARU_STATE_BUDGET is 'much', expected")
+    assert not (tmp_path / "runs").exists()

@@ -285,8 +285,8 @@ class Reproduce:
     paper's claims, in one HTML page."""
 
     scale: Annotated[str, tyro.conf.arg(metavar="{tiny,small,paper}")] = "small"
-    """tiny: a minute, shows that it runs; small: psMNIST on two cores within an hour; paper: the paper's size, for a
-    GPU."""
+    """tiny: some minutes, shows that it runs; small: psMNIST on two cores within an hour; paper: the paper's size, for
+    a GPU."""
 
     runs: Path | None = None
     """Folder of the runs, which the results of a scale share; None takes runs/reproduce/SCALE."""

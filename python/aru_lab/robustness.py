@@ -218,14 +218,16 @@ def robustness(
         console: for the progress bar.
 
     Raises:
-        ConfigError: the runs are of different tasks.
+        ConfigError: there are no runs, or they are of different tasks.
         RunError, DataError: a run can't be used.
     """
     strengths = strengths or Strengths()
+    if not runs:
+        raise ConfigError("run: got no run, expected the folder of at least one.")
     configs = [RunFolder(Path(run)).read_config()[0] for run in runs]
     tasks = {(config.task, config.pixels_per_step) for config in configs}
     if len(tasks) != 1:
-        named = ", ".join(f"{task} ({pixels} a step)" for task, pixels in sorted(tasks)) or "no run"
+        named = ", ".join(f"{task} ({pixels} a step)" for task, pixels in sorted(tasks))
         raise ConfigError(f"run: got runs of {named}, expected runs of one task.")
     results = run_jobs(measure, [(Path(run), strengths) for run in runs], jobs, "robustness", console)
     rows = []

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 import torch
 
 import aru_kernels
+from aru_kernels._memory import wanted_budget
 from aru_lab.errors import ConfigError
 from aru_lab.models import SequenceClassifier
 
@@ -45,8 +46,12 @@ def run_on(backend: str, model: SequenceClassifier) -> Iterator[None]:
         model: the classifier.
 
     Raises:
-        ConfigError: the backend can't serve here; the reason is that of aru_kernels.
+        ConfigError: the backend can't serve here, or ARU_STATE_BUDGET is no size; the reason is that of aru_kernels.
     """
+    try:
+        wanted_budget()  # the trial keeps no state, so that it would not ask
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
     parameter = next(model.parameters())
     with ExitStack() as stack:
         try:

@@ -55,6 +55,9 @@ def read_sequences(path: Path) -> Sequences:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, _changed: int) -> Sequences:
     try:
+        # numpy takes what is no archive for an array or a pickle, and advises to load the latter unsafely.
+        if path.is_file() and not zipfile.is_zipfile(path):
+            raise zipfile.BadZipFile("it is no archive of arrays")
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             missing = [name for name in ("x", "y") if name not in arrays]
             if missing:

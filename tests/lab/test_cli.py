@@ -91,7 +91,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("sweep --models rnn", r"model: got 'rnn', expected one of arun"),
         ("sweep --jobs 0", r"jobs: got 0, expected a whole number of at least 1"),
         ("robustness nowhere", r"nowhere holds no run"),
-        ("robustness", r"run: got runs of no run, expected runs of one task"),
+        ("robustness", r"run: got no run, expected the folder of at least one"),
         ("robustness nowhere --step-lengths 0.9", r"step_lengths: got 0\.9, expected fractions of T from 0 to 0\.75"),
         ("transfer nowhere", r"nowhere holds no run"),
         ("transfer", r"run: got no run, expected the folder of at least one"),
@@ -158,3 +158,13 @@ def test_help_does_not_import_torch() -> None:
     done = subprocess.run([sys.executable, "-c", script], env=with_sources(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "--hidden-size" in done.stdout
+
+
+def test_wrong_state_budget_is_told_before_a_run_is_begun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ARU_STATE_BUDGET", "much")
+    assert main(["train", "psdigits", "--epochs", "1", "--subset", "50"]) == 2
+    assert capsys.readouterr().err.startswith("aru: the environment variable ARU_STATE_BUDGET is 'much', expected")
+    assert not (tmp_path / "runs").exists()

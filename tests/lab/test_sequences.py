@@ -96,7 +96,15 @@ def test_file_of_the_wrong_content_is_told(tmp_path: Path, arrays: dict[str, np.
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 damaged"])
 def test_what_is_no_npz_is_told(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "data.npz").write_bytes(content)
-    with pytest.raises(DataError, match=r"data\.npz: the file can't be read .* expected an \.npz file with x"):
+    with pytest.raises(DataError, match=r"data\.npz: the file can't be read .* expected an \.npz file with x") as told:
+        read_sequences(tmp_path / "data.npz")
+    assert "pickle" not in str(told.value)
+
+
+def test_single_array_under_the_name_of_an_npz_is_told(tmp_path: Path) -> None:
+    with (tmp_path / "data.npz").open("wb") as file:
+        np.save(file, np.ones((20, 5, 1)))
+    with pytest.raises(DataError, match=r"data\.npz: the file can't be read \(it is no archive of arrays\); expected"):
         read_sequences(tmp_path / "data.npz")
 
 

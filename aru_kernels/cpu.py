@@ -10,6 +10,7 @@ import itertools
 import math
 import os
 import platform
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -40,6 +41,8 @@ def unavailable() -> str | None:
     try:
         _C.isa()
     except ValueError as error:
+        # `auto` would take the reference, some ten times slower, without a word
+        warnings.warn(f"{error} The CPU kernels are not used.", RuntimeWarning, stacklevel=2)
         return str(error)
     return None
 

@@ -321,6 +321,9 @@ def test_unknown_isa_in_the_environment(run_python):
     result = run_python("-c", code, ARU_CPU_ISA="neon2")
     assert result.returncode != 0
     assert "ARU_CPU_ISA is 'neon2', but this build on this processor has auto, " in result.stderr
+    result = run_python("-c", code.replace("'cpu'", "'auto'"), ARU_CPU_ISA="neon2")
+    assert result.returncode == 0
+    assert result.stderr.count("The CPU kernels are not used.") == 1, result.stderr
 
 
 def test_isa_in_the_environment(run_python):

@@ -309,7 +309,8 @@ def _stability(runs: list[Analysed]) -> Any:
             ("-", VERMILION, VERMILION, "Prop. 1"),
         )
     ]
-    visited.legend(handles=handles, loc="best", borderpad=0, labelspacing=0.2, handletextpad=0.5)
+    legend = visited.legend(handles=handles, loc="best", borderpad=0.2, labelspacing=0.2, handletextpad=0.5)
+    legend.get_frame().set(visible=True, facecolor="white", edgecolor="none", alpha=0.85)
 
     names = {"adaptive": ("ARUN, n and s as driven", VERMILION, "o"), "fixed": ("ARUN, n and s at rest", BLACK, "x")}
     names |= {"joint": ("ARUN, joint state", ORANGE, "d")}

@@ -23,17 +23,18 @@ from aru_lab.analysis.heterogeneity import compare
 from aru_lab.analysis.stability import noise_decays
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.errors import RunError
-from aru_lab.reports import FAILS, HOLDS, UNTESTED
+from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.robustness import LABELS, kept_sweeps
 
 ALPHA = 0.05
 GOOD_FIT = 0.9  # share of the variance that a curve must explain in every seed
 RULE = (
-    f"A claim with a test holds where p < {ALPHA:g} and the number has the sign that is claimed. Tests are over the "
-    "seeds but where they say otherwise; p-values are not corrected for the number of claims. A claim about a curve "
-    f"holds where it explains at least {GOOD_FIT:.0%} of the variance in every seed and the interval of its exponent, "
-    "if it has one, excludes 0. Claims are worded after the paper's abstract and its analyses, and the tests are ours: "
-    "the paper's own p-values are not at hand."
+    f"A claim with a test holds where p < {ALPHA:g}; it does not hold where the same test finds the opposite (p > "
+    f"{1 - ALPHA:g} of a one-sided test), and is undecided in between. Tests are over the seeds but where they say "
+    "otherwise; p-values are not corrected for the number of claims. A claim about a curve holds where it explains at "
+    f"least {GOOD_FIT:.0%} of the variance in every seed and the interval of its exponent, if it has one, excludes 0. "
+    "Claims are worded after the paper's abstract and its analyses, and the tests are ours: the paper's own p-values "
+    "are not at hand."
 )
 
 Runs = Mapping[str, Sequence[Path]]
@@ -83,8 +84,14 @@ def p_value(test: Callable[..., Any], *samples: Sequence[float], **options: Any)
     return p if math.isfinite(p) else None
 
 
-def _tested(claim: str, number: str, test: str, p: float | None, right: bool = True) -> Finding:
-    verdict = UNTESTED if p is None else HOLDS if p < ALPHA and right else FAILS
+def _tested(claim: str, number: str, test: str, p: float | None, *, right: bool = True, sided: bool = True) -> Finding:
+    """right: whether what was found is what is claimed; sided: whether the test is against the claim's opposite."""
+    if p is None:
+        verdict = UNTESTED
+    elif p < ALPHA:
+        verdict = HOLDS if right else FAILS
+    else:
+        verdict = FAILS if sided and p > 1 - ALPHA else UNDECIDED
     return Finding(claim, number, verdict, test, p)
 
 
@@ -146,7 +153,8 @@ def _fractional(claim: str, runs: Runs) -> list[Finding]:
             low, high = stats.t.interval(1 - ALPHA, len(orders) - 1, np.mean(orders), stats.sem(orders))
             number += f", {1 - ALPHA:.0%} interval [{low:.3g}, {high:.3g}]"
             inside = 0 < low <= high < 1 or -1 < low <= high < 0
-        found.append(_tested(f"ARUN {name}: {claim}", number, "t of α = 0; the interval must lie within ±1", p, inside))
+        test = "t of α = 0; the interval must lie within ±1"
+        found.append(_tested(f"ARUN {name}: {claim}", number, test, p, right=inside, sided=False))
     return found
 
 
@@ -266,11 +274,8 @@ def _retrained(claim: str, runs: Runs) -> list[Finding]:
         changes = [compare(f[f"{name}_after"], f[f"{name}_retrained"]) for f in files]
         p = float(stats.combine_pvalues([change.p_value for change in changes]).pvalue) if len(files) > 1 else None
         number = f"Kolmogorov-Smirnov distance of {name}: {_spread([change.statistic for change in changes])}"
-        found.append(
-            _tested(
-                f"RNN+γ het., {name}: {claim}", number, "Kolmogorov-Smirnov over neurons, seeds combined (Fisher)", p
-            )
-        )
+        test = "Kolmogorov-Smirnov over neurons, seeds combined (Fisher)"
+        found.append(_tested(f"RNN+γ het., {name}: {claim}", number, test, p, sided=False))
     return found
 
 

@@ -26,7 +26,7 @@ from aru_lab.figures import NAMES
 from aru_lab.jobs import Report as Progress
 from aru_lab.jobs import run_jobs
 from aru_lab.provenance import commit, version
-from aru_lab.reports import FAILS, HOLDS, UNTESTED
+from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.robustness import robustness
 from aru_lab.sweep import Finished, write_csv
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
@@ -69,7 +69,7 @@ td.verdict { white-space: nowrap; font-weight: 600; }
 .holds { color: #0072B2; } .fails { color: #D55E00; } .untested { color: #666; }
 figcaption, .small { font-size: 0.9rem; color: #333; }
 """
-_CLASS = {HOLDS: "holds", FAILS: "fails", UNTESTED: "untested"}
+_CLASS = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "untested", UNTESTED: "untested"}
 
 
 @dataclass(frozen=True)

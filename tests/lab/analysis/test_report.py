@@ -115,7 +115,8 @@ def test_page_escapes_and_says_what_is_missing(tmp_path: Path) -> None:
     assert page.open == []
     for text in ("a < b & c", "<1>", "3e-07", "0.25", "Not drawn: no <run>", "a <scale>", "left & out"):
         assert text in page.text
-    assert "1 holds; 1 does not hold; 1 not tested at this scale" in page.text
+    counts = "1 holds; 1 does not hold; 0 undecided: within the spread of the seeds; 1 not tested at this scale"
+    assert counts in page.text
     assert len(page.pictures) == 1
 
 

@@ -75,12 +75,15 @@ def measure(benchmark, device: torch.device, results_file: Path | None) -> Calla
         for name, variant in variants.items():
             if variant.same_function and name != (baseline or ours):
                 check_equal(name, variant.work(), standard, tolerance)
-        times = interleaved({name: variant.work for name, variant in variants.items()}, rounds, device)
-        limit = None
+        rate_of = None
         if gflop is not None:
-            limit = machine.matrix_product_rate(device)
+            rate_of = machine.matrix_product_rate
         elif gigabytes is not None:
-            limit = machine.copy_rate(device)
+            rate_of = machine.copy_rate
+        # before and after, as the speed of a shared machine changes from minute to minute
+        before = rate_of(device) if rate_of else None
+        times = interleaved({name: variant.work for name, variant in variants.items()}, rounds, device)
+        limit = max(before, rate_of(device)) if rate_of else None
         rows = []
         for name, variant in variants.items():
             best = times[name].best

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import platform
-from collections.abc import Callable
 
 import torch
 
@@ -64,28 +63,17 @@ def _clock(device: torch.device) -> float | None:
         return None
 
 
-# The best rates of this process: a slow moment of the machine must not raise the fractions of its limit.
-_best: dict[tuple[object, ...], float] = {}
-
-
-def _best_rate(
-    key: tuple[object, ...], amount: float, work: Callable[[], object], rounds: int, device: torch.device
-) -> float:
-    times = interleaved({"limit": work}, rounds, device)
-    _best[key] = max(_best.get(key, 0.0), amount / times["limit"].best / 1e9)
-    return _best[key]
-
-
 def matrix_product_rate(device: torch.device, dtype: torch.dtype = torch.float32, rounds: int = 5) -> float:
     """GFLOP/s of a large torch.mm (2048³ on a CPU, 8192³ on a GPU): the limit of what multiplies matrices."""
     size = 8192 if device.type == "cuda" else 2048
     a, b, c = (torch.rand(size, size, device=device, dtype=dtype) for _ in range(3))
-    key = ("mm", device, dtype, torch.get_float32_matmul_precision())
-    return _best_rate(key, 2 * size**3, lambda: torch.mm(a, b, out=c), rounds, device)
+    times = interleaved({"mm": lambda: torch.mm(a, b, out=c)}, rounds, device)
+    return 2 * size**3 / times["mm"].best / 1e9
 
 
 def copy_rate(device: torch.device, rounds: int = 5) -> float:
     """GB/s, read and written, of a copy that no cache holds: the limit of what moves memory."""
     elements = 2**27 if device.type == "cuda" else 2**25
     a, b = (torch.rand(elements, device=device) for _ in range(2))
-    return _best_rate(("copy", device), 2 * 4 * elements, lambda: b.copy_(a), rounds, device)
+    times = interleaved({"copy": lambda: b.copy_(a)}, rounds, device)
+    return 2 * 4 * elements / times["copy"].best / 1e9

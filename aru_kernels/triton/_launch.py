@@ -16,6 +16,8 @@ from aru_kernels.triton._mode import INTERPRETED
 # Triton's default is about to change and it warns of that; the kernels are tested with multiply-adds fused.
 OPTIONS = {"enable_fp_fusion": True}
 
+VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
+
 
 @contextmanager
 def launching_on(tensor: Tensor) -> Iterator[None]:

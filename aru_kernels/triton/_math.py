@@ -9,8 +9,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from aru_kernels.triton._launch import VERSION
+
 # e^-|z| is 0 beyond it, and its product with 0 is 0, where an infinite |z| would give NaN.
 _LARGE = tl.constexpr(1e30)
+
+# tl.dot takes float64, which only the interpreter is given, from Triton 3.5 on.
+_DOT_TAKES_FLOAT64 = tl.constexpr(VERSION >= (3, 5))
 
 
 @triton.jit
@@ -94,6 +99,8 @@ def product(x, y, PRODUCT: tl.constexpr):
     """x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands."""
     if PRODUCT == "bf16":
         result = tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
+    elif x.dtype == tl.float64 and not _DOT_TAKES_FLOAT64:
+        result = tl.sum(x[:, :, None] * y[None, :, :], 1)
     else:
         result = tl.dot(x, y, input_precision=PRODUCT, out_dtype=x.dtype)
     return result

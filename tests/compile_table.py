@@ -30,7 +30,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from aru_kernels.triton import _graphs, _launch, controller, gamma, persistent, sequence
+from aru_kernels.triton import (
+    MAX_CONTROLLER,
+    MAX_CONTROLLER_7_5,
+    _graphs,
+    _launch,
+    controller,
+    gamma,
+    persistent,
+    sequence,
+)
 
 # Bytes of shared memory that a program can have.
 SHARED = {"75": 65536, "80": 166912, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -166,8 +175,8 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
         dtypes = {90: tuple(TYPES), "gfx942": (torch.float32,)}.get(architecture, ())
         work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in dtypes]
     else:
-        # with 7.5's shared memory, W_gg of more than 64 units leaves room for nothing else
-        sizes = tuple(G for G in (16, 32, 50, 128) if G <= 64 or architecture != 75)
+        largest = MAX_CONTROLLER_7_5 if architecture == 75 else MAX_CONTROLLER
+        sizes = tuple(G for G in (16, 32, 50, 128) if largest >= G)
         kinds = ((0, False), (1, False), (2, False), (2, True))
         work = [(products[0], static_calls)]
         work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in TYPES]

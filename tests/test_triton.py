@@ -61,6 +61,47 @@ def test_what_the_backend_serves():
     assert not backends.BACKENDS["cpu"].takes("gamma", torch.float16)
 
 
+def test_large_controllers_need_more_than_the_shared_memory_of_7_5(monkeypatch):
+    monkeypatch.setattr(triton, "_capability", lambda: (7, 5))
+    assert triton.refuses(400, 64) is None
+    assert triton.refuses(400, 65) == (
+        "its controller has at most 64 units on a GPU of compute capability 7.5, "
+        "which has 64 KiB of shared memory, got 65"
+    )
+    assert triton.refuses(400, 129) == "its controller has at most 128 units, got 129"
+    # auto goes past it
+    monkeypatch.setattr(backends, "_unavailable", lambda module: None if module.endswith("triton") else "not built")
+    monkeypatch.setattr(backends, "_warn_slow", lambda op: None)
+    chosen = [backends.select("aru_sequence", torch.device("cuda"), torch.float32, 400, G) for G in (64, 65)]
+    assert chosen == ["triton", "reference"]
+    for other in ((7, 0), (8, 6), None):
+        monkeypatch.setattr(triton, "_capability", lambda other=other: other)
+        assert triton.refuses(400, 128) is None
+
+
+@needs_triton
+def test_the_shared_memory_of_7_5():
+    """What the limit there is for: the kernels of 65 units need more than it has."""
+    import compile_table as table
+
+    with table.recorded_launches("ieee", "ieee") as launches:
+        table.step_calls(triton.MAX_CONTROLLER_7_5 + 1, torch.float32)
+    forward = next(launch for launch in launches if launch.kernel == "controller_fwd_kernel")
+    assert table.excess(table.compile_launch(forward, "cuda", 75), 75) == "more than 65536 B of shared memory"
+
+
+@needs_triton
+def test_the_product_of_the_largest_controllers(monkeypatch):
+    from aru_kernels.triton import controller
+
+    for version, product in (((3, 6), "tf32x3"), ((3, 9), "ieee")):
+        monkeypatch.setattr(controller, "VERSION", version)
+        assert controller.large_product(128, "tf32x3") == product
+        assert controller.large_product(64, "tf32x3") == "tf32x3"
+        assert controller.large_product(128, "tf32") == "tf32"
+        assert controller.large_product(128, "ieee") == "ieee"
+
+
 def test_interpreted_kernels_serve_cpu_tensors_in_a_process_of_their_own(run_python):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("Triton is not installed")

@@ -81,11 +81,27 @@ def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision:
 
 
 MAX_CONTROLLER = 128  # above, a program's square of weights leaves the chip
+# With more, the square and the tile of states need 72 KiB of shared memory; of NVIDIA's, 7.5 alone has but 64 KiB.
+MAX_CONTROLLER_7_5 = 64
 
 
 def refuses(H: int, G: int) -> str | None:
-    """Why the kernels cannot serve these sizes, or None."""
-    return f"its controller has at most {MAX_CONTROLLER} units, got {G}" if G > MAX_CONTROLLER else None
+    """Why the kernels cannot serve these sizes on the current device, or None."""
+    if G > MAX_CONTROLLER:
+        return f"its controller has at most {MAX_CONTROLLER} units, got {G}"
+    if G > MAX_CONTROLLER_7_5 and _capability() == (7, 5):
+        return (
+            f"its controller has at most {MAX_CONTROLLER_7_5} units on a GPU of compute capability 7.5, "
+            f"which has 64 KiB of shared memory, got {G}"
+        )
+    return None
+
+
+def _capability() -> tuple[int, int] | None:
+    """The current NVIDIA GPU's, or None where there is none or the interpreter runs the kernels."""
+    if INTERPRETED or torch.version.hip or not torch.cuda.is_available():
+        return None
+    return torch.cuda.get_device_capability()
 
 
 def release_graphs() -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels.triton import _math as math
-from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, products, warp_size
+from aru_kernels.triton._launch import OPTIONS, VERSION, accumulator, launching_on, padded, products, warp_size
 from aru_kernels.triton._mode import INTERPRETED
 
 # Width of the smallest tl.dot: the columns that the gradients of the controller's vectors share.
@@ -52,6 +52,17 @@ def tile(GP: int, PRODUCT: str, backward: bool) -> Tile:
 def sums_square(GP: int) -> bool:
     """Whether the backward kernel sums dW_gg; with a larger controller the sums do not fit into its registers."""
     return GP <= 64
+
+
+def large_product(GP: int, backward: str) -> str:
+    """The backward kernel's product, for the largest controllers by what the compiler makes of it.
+
+    With three products it spills 50 to 450 bytes a thread there; on float32 units nothing, but as Triton compiled it
+    before 3.9 the assembler gave a thread 32 registers and let it spill several KiB.
+    """
+    if GP == 128 and backward == "tf32x3":
+        return "ieee" if VERSION >= (3, 9) else "tf32x3"
+    return backward
 
 
 def max_programs(GP: int) -> int:
@@ -339,8 +350,7 @@ class Controller:
         self.n_floor = n_floor
         self.warp_size = warp_size(weights[0].device)
         forward, backward = products(weights[0].device, precision)
-        # with three products the backward kernel of the largest controllers spills
-        self.products = forward, "ieee" if GP == 128 and backward == "tf32x3" else backward
+        self.products = forward, large_product(GP, backward)
         self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
         self.constants = {"GP": GP, "ACC": accumulator(weights[0].dtype), **OPTIONS}
         # the interpreter takes its time for every program, whatever its size

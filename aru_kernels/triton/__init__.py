@@ -81,7 +81,7 @@ def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision:
 
 
 MAX_CONTROLLER = 128  # above, a program's square of weights leaves the chip
-# With more, the square and the tile of states need 72 KiB of shared memory; capability 7.5 is alone in having 64 KiB.
+# With more, the square and the tile of states need 72 KiB of shared memory; of NVIDIA's, 7.5 alone has but 64 KiB.
 MAX_CONTROLLER_7_5 = 64
 
 

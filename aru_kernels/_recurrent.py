@@ -164,7 +164,7 @@ class Recurrent(nn.Module):
                 outputs = []
                 if layer < self.num_layers - 1:
                     x = F.dropout(x, self.dropout, self.training)
-        # stack copies
+        # the state of one layer is not copied, as stack would
         h_n = [
             layout.restore_state(s[0].unsqueeze(0) if len(s) == 1 else torch.stack(s)) for s in zip(*last, strict=True)
         ]

@@ -231,7 +231,7 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
 
 # The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table
 # shows that and does not mind.
-OLDER_TRITON = tuple(map(int, triton.__version__.split(".")[:2])) < (3, 9)
+OLDER_TRITON = _launch.VERSION < (3, 9)
 
 
 def excess(usage: Usage, architecture: int | str) -> str:

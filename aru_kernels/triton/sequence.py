@@ -1,8 +1,9 @@
 """The sequence operations: all T steps, forward and backward.
 
 A step is one matrix product, h_{t-1} W_hh^T, and one launch for everything after it.  Steps run in chunks: as a loop of
-launches, or as a CUDA graph of the loop (`_graphs.py`); of a small network, as a single launch (`persistent.py`).  The
-gradient of W_hh is one product after the loop.
+launches, or as a CUDA graph of the loop (`_graphs.py`); of a small network, as a single launch (`persistent.py`); of
+one that fills a GPU once, where asked for, as one cooperative launch (`cooperative.py`).  The gradient of W_hh is one
+product after the loop.
 
 Memory (T, B, H, G of a call; float32): the forward pass keeps a and h, and g before every K-th step; the backward pass
 holds K states g at a time, computed again from a by one launch.
@@ -22,9 +23,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from aru_kernels.triton import _math as math
-from aru_kernels.triton import kept_slots, persistent
+from aru_kernels.triton import cooperative, kept_slots, persistent
 from aru_kernels.triton._graphs import GRAPHS, Network, Recorded
-from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on
+from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, products
 from aru_kernels.triton.controller import Controller, row_length
 
 # Steps of a chunk where the checkpoints do not say: long enough that copying in and out of a graph's buffers is a small
@@ -62,9 +63,22 @@ class Adaptive:
         self.weight_hh = weight_hh.contiguous()
         self.controller = Controller(controller, n_floor, precision)
 
+    def _small(self, B: int) -> bool:
+        return persistent.fits(B, len(self.weight_hh), self.controller.GP)
+
+    def _tiling(self, B: int) -> cooperative.Tiling | None:
+        H, device = len(self.weight_hh), self.weight_hh.device
+        return cooperative.tiling(B, H, device, self.controller.products[0], self.controller.GP)
+
     def at_once(self, B: int) -> bool:
         """Whether a chunk is a single launch."""
-        return persistent.fits(B, len(self.weight_hh), self.controller.GP)
+        return self._small(B) or self._tiling(B) is not None
+
+    def programs(self, B: int) -> int | None:
+        """Programs of a backward launch that is a whole chunk; each has partial sums of its own."""
+        if self._small(B):
+            return B
+        return None if (cut := self._tiling(B)) is None else cut.programs
 
     def copied(self) -> Adaptive:
         """The same network on weights of its own."""
@@ -95,8 +109,12 @@ class Adaptive:
         s: Tensor | None,
     ) -> None:
         """Steps from xp (S, B, H): fills h and, with a slot per step or one for all, a, g, n and s."""
-        if self.at_once(xp.shape[1]):
-            persistent.adaptive_forward(self.weight_hh, self.controller, xp, h_before, g_before, a, h, g, n, s)
+        operands = (self.weight_hh, self.controller, xp, h_before, g_before, a, h, g, n, s)
+        if self._small(xp.shape[1]):
+            persistent.adaptive_forward(*operands)
+            return
+        if (cut := self._tiling(xp.shape[1])) is not None:
+            cooperative.adaptive_forward(cut, *operands)
             return
         for j in range(len(xp)):
             torch.addmm(xp[j], h_before, self.weight_hh.t(), out=_at(a, j))
@@ -117,10 +135,12 @@ class Adaptive:
         sums: Tensor,
     ) -> None:
         """Steps backwards, with g (S, B, H, G) before each: fills d_xp, updates d_rec, dg and the sums."""
-        if self.at_once(a.shape[1]):
-            persistent.adaptive_backward(
-                self.weight_hh, self.controller, d_h, d_a, d_n, d_s, a, g, d_xp, d_rec, dg, sums
-            )
+        operands = (self.weight_hh, self.controller, d_h, d_a, d_n, d_s, a, g, d_xp, d_rec, dg, sums)
+        if self._small(a.shape[1]):
+            persistent.adaptive_backward(*operands)
+            return
+        if (cut := self._tiling(a.shape[1])) is not None:
+            cooperative.adaptive_backward(cut, *operands)
             return
         for j in reversed(range(len(a))):
             upstream = (_at(d_h, j), d_rec, _at(d_a, j), _at(d_n, j), _at(d_s, j), dg)
@@ -215,7 +235,7 @@ def aru_sequence_bwd(
         # K states before the steps of a chunk
         states = kept[:T] if segment == 1 else a.new_empty(parts[0].stop, *kept.shape[1:])
         d_rec, dg = a.new_empty(B, H), a.new_empty(kept.shape[1:])
-        sums = net.controller.new_sums(B * H, kept.shape[-1], B if net.at_once(B) else None)
+        sums = net.controller.new_sums(B * H, kept.shape[-1], net.programs(B))
         example = (*(_cut(x, parts[0]) for x in upstream), a[parts[0]], states[parts[0]], d_xp[parts[0]])
         example += (d_rec, dg, sums)
         with _graph(net, "backward", example, written=(6, 7, 8, 9), updated=(7, 8, 9)) as steps:
@@ -342,18 +362,27 @@ class Static:
 
     BLOCK = 256  # small: a step has no more elements than a GPU has threads
 
-    def __init__(self, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float) -> None:
+    def __init__(self, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str) -> None:
         H = weight_hh.shape[0]
         self.weights = tuple(_contiguous(weight_hh, n.expand(H), s.expand(H)))
         self.n_floor = n_floor
+        self.product, _ = products(weight_hh.device, precision)
+
+    def _small(self, B: int) -> bool:
+        return persistent.fits(B, len(self.weights[0]))
+
+    def _tiling(self, B: int) -> cooperative.Tiling | None:
+        return cooperative.tiling(B, len(self.weights[0]), self.weights[0].device, self.product)
 
     def at_once(self, B: int) -> bool:
         """Whether a chunk is a single launch."""
-        return persistent.fits(B, len(self.weights[0]))
+        return self._small(B) or self._tiling(B) is not None
 
     def copied(self) -> Static:
         """The same network on weights of its own."""
-        return Static(*(w.clone() for w in self.weights), self.n_floor)
+        other = copy.copy(self)
+        other.weights = tuple(w.clone() for w in self.weights)
+        return other
 
     def assign(self, other: Static) -> None:
         """Takes over the other's weights."""
@@ -377,8 +406,11 @@ class Static:
 
     def forward(self, xp: Tensor, h_before: Tensor, a: Tensor, h: Tensor) -> None:
         """Steps from xp (S, B, H) and h_before: fills h and, with a slot per step or one for all, a."""
-        if self.at_once(xp.shape[1]):
+        if self._small(xp.shape[1]):
             persistent.static_forward(self.weights, self.n_floor, xp, h_before, a, h)
+            return
+        if (cut := self._tiling(xp.shape[1])) is not None:
+            cooperative.static_forward(cut, self.weights, self.product, self.n_floor, xp, h_before, a, h)
             return
         weight_hh, n, s = self.weights
         grid, options = self._launch(h_before)
@@ -391,8 +423,11 @@ class Static:
         self, d_h: Tensor | None, d_a: Tensor | None, a: Tensor, d_xp: Tensor, d_rec: Tensor, dn: Tensor, ds: Tensor
     ) -> None:
         """Steps backwards: fills d_xp, updates d_rec and the sums dn and ds over all steps so far, (B, H) each."""
-        if self.at_once(a.shape[1]):
+        if self._small(a.shape[1]):
             persistent.static_backward(self.weights, self.n_floor, d_h, d_a, a, d_xp, d_rec, dn, ds)
+            return
+        if (cut := self._tiling(a.shape[1])) is not None:
+            cooperative.static_backward(cut, self.weights, self.product, self.n_floor, d_h, d_a, a, d_xp, d_rec, dn, ds)
             return
         weight_hh, n, s = self.weights
         grid, options = self._launch(d_rec)
@@ -414,7 +449,7 @@ def gamma_rnn_sequence_fwd(
     if not xp.numel():
         return h, a
     with launching_on(xp):
-        net = Static(weight_hh, n, s, n_floor)
+        net = Static(weight_hh, n, s, n_floor, precision)
         xp, h_before = _contiguous(xp, h0)
         per_step_a = a if keep else xp.new_empty(1, B, H)
 
@@ -447,7 +482,7 @@ def gamma_rnn_sequence_bwd(
     if not a.numel():
         return d_xp, *(x.new_zeros(x.shape) for x in (h0, weight_hh, n, s))
     with launching_on(a):
-        net = Static(weight_hh, n, s, n_floor)
+        net = Static(weight_hh, n, s, n_floor, precision)
         upstream = tuple(_contiguous(d_h, d_a))
         sums = d_rec, dn, ds = tuple(a.new_empty(B, H) for _ in range(3))
         parts = _chunks(T, 0, net.at_once(B))

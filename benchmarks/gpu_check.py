@@ -20,14 +20,14 @@ import traceback
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
+# from a source tree: the package, and the laboratory that says where a result comes from
+sys.path[:0] = [folder for folder in (str(ROOT), str(ROOT / "python")) if folder not in sys.path]
 
 import torch  # noqa: E402
 
 import aru_kernels  # noqa: E402
 from benchmarks import gpu_checks, gpu_timings, machine, records  # noqa: E402
-from benchmarks.gpu_checks import Place, Skip  # noqa: E402
+from benchmarks.gpu_problems import Place, Skip, fused_backends  # noqa: E402
 
 
 def facts_of(device: torch.device) -> dict[str, object]:
@@ -104,7 +104,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.set_float32_matmul_precision("highest")
     facts = facts_of(device)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
-    names = options.backend or gpu_checks.fused_backends(device.type)
+    names = options.backend or fused_backends(device.type)
     if not names:
         reasons = "; ".join(f"{row.name}: {row.why_not}" for row in aru_kernels.backends_info() if row.why_not)
         print(f"No fused backend serves {device.type} tensors here ({reasons}).")

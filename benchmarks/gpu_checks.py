@@ -6,134 +6,35 @@ ones under pytest.  Each takes a `Place`, and is small enough in `Place(small=Tr
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import aru_kernels
 import aru_kernels.functional as F
-from aru_kernels import backends, ops, use_backend
+from aru_kernels import ops, use_backend
+from benchmarks.gpu_problems import (
+    ROOT,
+    Place,
+    Skip,
+    adaptive,
+    compare,
+    controller_weights,
+    environment,
+    precision,
+    random,
+    run,
+    static,
+)
+from tolerances import PRODUCTS, TOLERANCES, relative_error
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))
-from tolerances import PRODUCTS, TOLERANCES, relative_error  # noqa: E402
-
-os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
 NARROW = (torch.bfloat16, torch.float16)
-GIB = 2**30
-
-
-class Skip(Exception):
-    """A check that cannot be made here, with the reason."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where and how the checks run.  small: sizes for a dry run."""
-
-    backend: str
-    device: torch.device
-    small: bool = False
-
-    @property
-    def is_gpu(self) -> bool:
-        """Whether there is a GPU to speak of."""
-        return self.device.type == "cuda"
-
-    def gpu_only(self) -> None:
-        """Skips a check that says nothing on a CPU."""
-        if not self.is_gpu:
-            raise Skip("needs a GPU")
-
-
-def fused_backends(device_type: str) -> list[str]:
-    """Backends with kernels of their own that can run here on tensors of this device type."""
-    return [
-        name
-        for name, backend in backends.BACKENDS.items()
-        if backend.module is not None and device_type in backend.devices and backend.unavailable() is None
-    ]
-
-
-@contextmanager
-def environment(**variables: str) -> Iterator[None]:
-    """Environment variables for the length of a block."""
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
-
-
-@contextmanager
-def precision(name: str) -> Iterator[None]:
-    """torch.set_float32_matmul_precision for the length of a block."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision(name)
-    try:
-        yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def random(place: Place, *sizes: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(sizes, device=place.device).to(dtype)
-
-
-def controller_weights(place: Place, G: int) -> list[Tensor]:
-    """Weights of a controller that moves with its input and does not amplify round-off."""
-    return [
-        *(random(place, G), random(place, G, G) / (2 * G**0.5), 0.1 * random(place, G)),
-        *(0.5 * random(place, 2, G) / G**0.5, torch.tensor([4.0, 0.2], device=place.device)),
-    ]
-
-
-def adaptive(place: Place, T: int, B: int, H: int, G: int) -> list[Tensor]:
-    """Arguments of aru_sequence."""
-    state = random(place, T, B, H), random(place, B, H).abs(), random(place, B, H, G).tanh()
-    return [*state, random(place, H, H) / (2 * H**0.5), *controller_weights(place, G)]
-
-
-def static(place: Place, T: int, B: int, H: int) -> list[Tensor]:
-    """Arguments of gamma_rnn_sequence."""
-    weights = random(place, H, H) / (2 * H**0.5), 4 + random(place, H), 0.4 * random(place, H).abs()
-    return [random(place, T, B, H), random(place, B, H), *weights]
-
-
-def run(backend: str, function: Callable[..., object], arguments: list[Tensor]) -> list[Tensor]:
-    """All outputs, and the gradients of their weighted sum for all arguments."""
-    leaves = [x.detach().requires_grad_() for x in arguments]
-    with use_backend(backend):
-        outputs = function(*leaves)
-    outputs = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(x, Tensor)]
-    generator = torch.Generator().manual_seed(1)
-    # exact in every dtype, and of one sign: sums do not cancel
-    weights = [torch.randint(1, 9, x.shape, generator=generator) / 8 for x in outputs]
-    weights = [w.to(x.device, x.dtype) for w, x in zip(weights, outputs, strict=True)]
-    return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, leaves, weights)]
-
-
-def compare(
-    place: Place, function: Callable[..., object], arguments: list[Tensor], tolerance: float, what: str
-) -> None:
-    """Fails if an output or a gradient is off against the reference in float64 on the same (rounded) arguments."""
-    actual = run(place.backend, function, arguments)
-    exact = run("reference", function, [x.double() for x in arguments])
-    for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
-        assert a.isfinite().all(), f"{what}: result {index} is not finite"
-        error = relative_error(a, e)
-        assert error <= tolerance, f"{what}: result {index} is off by {error:.2g}, at most {tolerance:.2g} allowed"
 
 
 def gamma_is_accurate(place: Place) -> None:
@@ -189,6 +90,31 @@ def long_sequences_are_accurate(place: Place) -> None:
             with environment(ARU_STATE_BUDGET=budget):
                 compare(place, F.aru_sequence, adaptive(place, *shape), PRODUCTS["highest"], f"T = {shape[0]}")
         compare(place, F.gamma_rnn_sequence, static(place, *shape[:3]), PRODUCTS["highest"], f"static T = {shape[0]}")
+
+
+def cooperative_launches_are_accurate(place: Place) -> None:
+    """Where programs wait for each other: values, gradients, the same bits over 20 runs, at every precision."""
+    if place.backend != "triton":
+        raise Skip("a way of the backend triton")
+    from aru_kernels.triton import cooperative
+
+    served = 0
+    for T, B, H, G in ((5, 2, 6, 4),) if place.small else ((50, 1, 65, 16), (784, 32, 128, 16), (70, 32, 400, 50)):
+        for function, arguments, GP in (
+            (F.aru_sequence, adaptive(place, T, B, H, G), max(16, 2 ** (G - 1).bit_length())),
+            (F.gamma_rnn_sequence, static(place, T, B, H), 0),
+        ):
+            for name, tolerance in PRODUCTS.items():
+                with precision(name), environment(ARU_TRITON_COOPERATIVE="1"):
+                    product = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[name]
+                    served += cooperative.tiling(B, H, place.device, product, GP) is not None
+                    what = f"{function.__name__} {T, B, H, G}, {name}, cooperative"
+                    compare(place, function, arguments, tolerance, what)
+                    first = run(place.backend, function, arguments)
+                    for _ in range(2 if place.small else 19):
+                        assert all(map(torch.equal, first, run(place.backend, function, arguments))), f"{what}: bits"
+    if place.is_gpu and not served:
+        raise Skip("this GPU has no cooperative launches")
 
 
 def _problems(place: Place) -> list[tuple[Callable[..., object], list[Tensor]]]:
@@ -413,15 +339,19 @@ def memory_is_small(place: Place) -> None:
 SANITIZED = """
 import sys, torch
 sys.path[:0] = [{root!r}]
-from benchmarks import gpu_checks as checks
-place = checks.Place({backend!r}, torch.device("cuda"))
+import aru_kernels.functional as F
+from benchmarks import gpu_problems as problems
+place = problems.Place({backend!r}, torch.device("cuda"))
 for function, arguments in (
-    (checks.F.gamma, [checks.random(place, *sizes) for sizes in ((33, 70), (70,), ())]),
-    (checks.F.aru_sequence, checks.adaptive(place, 5, 3, 33, 50)),
-    (checks.F.gamma_rnn_sequence, checks.static(place, 5, 3, 33)),
+    (F.gamma, [problems.random(place, *sizes) for sizes in ((33, 70), (70,), ())]),
+    (F.aru_sequence, problems.adaptive(place, 5, 3, 33, 50)),
+    (F.gamma_rnn_sequence, problems.static(place, 5, 3, 33)),
 ):
     for _ in range(2):
-        checks.run({backend!r}, function, arguments)
+        problems.run({backend!r}, function, arguments)
+with problems.environment(ARU_TRITON_COOPERATIVE="1"):
+    problems.run({backend!r}, F.aru_sequence, problems.adaptive(place, 5, 18, 70, 16))
+    problems.run({backend!r}, F.gamma_rnn_sequence, problems.static(place, 5, 18, 70))
 torch.cuda.synchronize()
 """
 
@@ -472,6 +402,7 @@ CHECKS: dict[str, Callable[[Place], None]] = {
         long_sequences_are_accurate,
         bits_are_the_same_every_time,
         results_do_not_depend_on_recorded_graphs,
+        cooperative_launches_are_accurate,
         other_streams_work,
         threads_do_not_disturb_each_other,
         callers_can_capture_graphs,

@@ -18,7 +18,8 @@ import aru_kernels.functional as F
 from aru_kernels import reference, use_backend
 
 from .cases import on
-from .gpu_checks import Place, controller_weights, peak_memory, precision, random
+from .gpu_checks import peak_memory
+from .gpu_problems import Place, controller_weights, environment, precision, random
 from .peers import GraphedWork, SteppedNetwork, step
 from .timing import seconds_of
 
@@ -217,7 +218,7 @@ def step_cases(place: Place) -> Iterator[Case]:
 
 
 # (B, T, H, G)
-SHAPES = [(100, 784, 400, 50), (32, 784, 64, 16), (256, 784, 400, 50)]
+SHAPES = [(100, 784, 400, 50), (32, 784, 64, 16), (32, 784, 128, 16), (32, 784, 400, 50), (256, 784, 400, 50)]
 
 
 def sequence_cases(place: Place) -> Iterator[Case]:
@@ -243,6 +244,8 @@ def sequence_cases(place: Place) -> Iterator[Case]:
                 "torch.compile of the step": passes(lambda x, stepped=stepped: (stepped(x),), x, layer),
                 **{name: passes(peer, x) for name, peer in peers.items()},
             }
+            if place.backend == "triton":
+                variants["triton, cooperative where it fits"] = cooperatively(on("triton", passes(layer, x)))
             if place.is_gpu:
                 variants["eager loop in a CUDA graph"] = GraphedWork(on("reference", passes(layer, x)))
             what = "forward and backward" if backward else "forward"
@@ -263,6 +266,8 @@ def static_cases(place: Place) -> Iterator[Case]:
                 "eager loop": on("reference", passes(layer, x)),
                 "nn.RNN(relu), same H": passes(peer, x),
             }
+            if place.backend == "triton":
+                variants["triton, cooperative where it fits"] = cooperatively(on("triton", passes(layer, x)))
             what = "forward and backward" if backward else "forward"
             yield Case(f"GammaRNN (B, T, H) = {B, T, H}, {what}", variants, steps=T)
 
@@ -288,6 +293,16 @@ def at_precision(name: str, work: Work) -> Work:
 
     def run() -> object:
         with precision(name):
+            return work()
+
+    return run
+
+
+def cooperatively(work: Work) -> Work:
+    """`work` with one cooperative launch for all steps of networks that fill the GPU once."""
+
+    def run() -> object:
+        with environment(ARU_TRITON_COOPERATIVE="1"):
             return work()
 
     return run

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from aru_kernels import cpu
-from benchmarks import gpu_check, gpu_checks, gpu_timings
-from helpers import needs_cpu_kernels
+from benchmarks import gpu_check, gpu_checks, gpu_problems, gpu_timings
+from helpers import ROOT, needs_cpu_kernels
 
 CPU = torch.device("cpu")
 # torch.compile's own
@@ -21,6 +21,25 @@ def keep_settings():
     yield
     torch.set_float32_matmul_precision("highest")
     torch.compiler.reset()
+
+
+FROM_A_SOURCE_TREE = """
+import runpy, sys
+# an editable installation's finders, and what a machine with torch and Triton alone lacks
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
+sys.path = [folder for folder in sys.path if not folder.startswith({root!r})]
+for absent in ("matplotlib", "rich", "tyro", "pooch", "scipy", "sklearn", "psutil", "tensorboard", "hypothesis"):
+    sys.modules[absent] = None
+sys.argv = ["gpu_check.py", "--help"]
+runpy.run_path({root!r} + "/benchmarks/gpu_check.py", run_name="__main__")
+"""
+
+
+def test_runs_from_a_source_tree(run_python):
+    """With nothing installed but what a GPU machine has."""
+    done = run_python("-c", FROM_A_SOURCE_TREE.format(root=str(ROOT)), PYTHONPATH="")
+    assert done.returncode == 0, done.stderr
+    assert "--checks-only" in done.stdout
 
 
 # torch.compile looks at .grad of h, which is no leaf, when it compiles the step
@@ -84,7 +103,7 @@ def test_a_variant_that_fails_is_noted():
         raise RuntimeError("out of memory\nand more")
 
     case = gpu_timings.Case("case", {"ours": lambda: None, "broken": broken, "peer": lambda: None}, steps=10)
-    result = gpu_timings.measure(case, gpu_checks.Place("cpu", CPU, small=True), 0.0)
+    result = gpu_timings.measure(case, gpu_problems.Place("cpu", CPU, small=True), 0.0)
     assert result.timings["broken"].failure == "RuntimeError: out of memory"
     assert set(result.ratios()) == {"peer"}
     lines = list(result.lines())
@@ -100,5 +119,5 @@ def test_ratios_are_of_medians():
 def test_a_bound_of_memory_is_a_fraction_of_the_copy(monkeypatch):
     monkeypatch.setattr(gpu_timings, "seconds_of", lambda work, device: 0.5)
     case = gpu_timings.Case("case", {"ours": lambda: None}, moved_bytes=100)
-    result = gpu_timings.measure(case, gpu_checks.Place("cpu", CPU, small=True), 0.0, copy_rate=400.0)
+    result = gpu_timings.measure(case, gpu_problems.Place("cpu", CPU, small=True), 0.0, copy_rate=400.0)
     assert result.timings["ours"].fraction_of_copy == 0.5

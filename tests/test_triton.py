@@ -145,17 +145,19 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
 @needs_triton
 def test_the_table_has_every_kernel():
     import compile_table as table
-    from aru_kernels.triton import controller, gamma, persistent, sequence
+    from aru_kernels.triton import _cooperative, controller, gamma, persistent, sequence
 
     kernels = {
         name
-        for module in (controller, gamma, persistent, sequence)
+        for module in (_cooperative, controller, gamma, persistent, sequence)
         for name, value in vars(module).items()
         if name.endswith("_kernel") and value.__module__ == module.__name__
     }
     elementwise = {"gamma_fwd_kernel", "gamma_bwd_kernel"}
+    waiting = {name for name in kernels if "cooperative" in name}
     for backend, architecture in table.ARCHITECTURES:
         for everything in (False, True):
             found = {launch.kernel for launch in table.launches_for(backend, architecture, everything)}
-            assert found | elementwise == kernels
-            assert found == kernels or not (everything or architecture in (90, "gfx942"))
+            served = kernels if architecture in (80, 90, 100) else kernels - waiting
+            assert found | elementwise == served
+            assert found == served or not (everything or architecture in (90, "gfx942"))

@@ -30,7 +30,7 @@ from aru_kernels.triton._launch import OPTIONS, accumulator
 from aru_kernels.triton.controller import Controller
 
 # Neurons of a program, to be tried in this order: the fewer, the shorter a step.
-BLOCKS_H = (8, 16, 32)
+BLOCKS_H = (8, 16)
 # A program has a whole multiprocessor, and 255 registers a thread.
 _WARPS = 8
 # Parts of a sum over neurons: one for a warp; where there is no controller, two, which takes fewer registers at a time.
@@ -60,7 +60,8 @@ def multiprocessors(device: torch.device) -> int:
 
 @functools.cache
 def capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_devicecapability(device)
+    """Of an NVIDIA GPU."""
+    return torch.cuda.get_device_capability(device)
 
 
 def wanted(device: torch.device) -> bool:
@@ -78,10 +79,16 @@ def largest_block(GP: int, product: str, compute: tuple[int, int]) -> int:
     GP: padded units of the controller, 0 without one; product: of the forward kernel; compute: capability.
     """
     if not GP:
-        return 32 if product == "tf32" else 16
-    if GP > 64 or (GP == 64 and compute < (9, 0)):
+        return 8 if product == "tf32x3" else 16
+    most = 64 if compute >= (9, 0) else 16
+    if most < GP:
         return 0
-    return 8 if GP == 64 and product == "tf32x3" else 16
+    return 8 if GP >= 32 and product == "tf32x3" else 16
+
+
+def backward_product(GP: int, product: str) -> str:
+    """The backward kernel's product with the controller's weights: three TF32 products of 32 units spill."""
+    return "ieee" if GP == 32 and product == "tf32x3" else product
 
 
 def rows_at_a_time(GP: int, product: str) -> int:
@@ -153,7 +160,7 @@ def adaptive_backward(
     """`Adaptive.backward` in one launch; sums: partial sums for every program."""
     S, B, H = a.shape
     counters, keywords = _launch(cut, H, controller.n_floor, a, _SPLITS)
-    forward, backward = controller.products
+    forward, backward = controller.products[0], backward_product(controller.GP, controller.products[1])
     adaptive_cooperative_bwd_kernel[(cut.along_neurons, cut.along_sequences)](
         *(d_h, d_a, d_n, d_s, a, g, weight_hh, controller.w, d_xp, d_rec, dg, sums, counters, B, S),
         *(x is not None for x in (d_h, d_a, d_n, d_s)),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import gpu_checks
+from benchmarks import gpu_checks, gpu_problems
 
-BACKENDS = gpu_checks.fused_backends("cuda") if torch.cuda.is_available() else []
+BACKENDS = gpu_problems.fused_backends("cuda") if torch.cuda.is_available() else []
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not BACKENDS, reason="no GPU, or no backend that serves one")]
 
@@ -17,6 +17,6 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not BACKENDS, reason="no GPU, 
 @pytest.mark.parametrize("name", gpu_checks.CHECKS)
 def test_check(name, backend):
     try:
-        gpu_checks.run_check(name, gpu_checks.Place(backend, torch.device("cuda", torch.cuda.current_device())))
-    except gpu_checks.Skip as reason:
+        gpu_checks.run_check(name, gpu_problems.Place(backend, torch.device("cuda", torch.cuda.current_device())))
+    except gpu_problems.Skip as reason:
         pytest.skip(str(reason))

@@ -58,7 +58,7 @@ def check(function, arguments: list[Tensor], trace: bool = False, **schedule: in
 schedules = {"seed": st.integers(0, 10**6), "starved": st.one_of(st.none(), st.integers(0, 9))}
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(
     T=st.integers(1, 6),
     B=st.integers(1, 36),
@@ -71,13 +71,13 @@ def test_adaptive(T, B, H, G, trace, seed, starved):
     check(F.aru_sequence, adaptive_arguments(T, B, H, G), trace, seed=seed, starved=starved)
 
 
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(T=st.integers(1, 6), B=st.integers(1, 36), H=st.integers(1, 40), trace=st.booleans(), **schedules)
 def test_static(T, B, H, trace, seed, starved):
     check(F.gamma_rnn_sequence, static_arguments(T, B, H, (H,)), trace, seed=seed, starved=starved)
 
 
-@pytest.mark.parametrize("block", [8, 16, 32])
+@pytest.mark.parametrize("block", [8, 16])
 def test_blocks_of_neurons(block, monkeypatch):
     monkeypatch.setattr(cooperative, "BLOCKS_H", (block,))
     monkeypatch.setattr(cooperative, "largest_block", lambda *_: block)
@@ -117,7 +117,7 @@ def test_gradcheck():
 def test_bits_do_not_depend_on_the_schedule(function, arguments):
     arguments = arguments()
     first = results(function, arguments)
-    for seed in range(1, 4):
+    for seed in (1, 2):
         again = results(function, arguments, seed=seed, starved=seed)
         assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
 
@@ -185,8 +185,7 @@ def test_what_fits():
     assert cooperative.tiling(100, 256, device, "tf32x3", 64) is None
     assert cooperative.tiling(32, 400, device, "tf32x3", 64) == (8, 50, 2)
     assert cooperative.tiling(100, 400, device, "tf32", 64) is None
-    assert cooperative.tiling(100, 400, device, "tf32") == (32, 13, 7)
-    assert cooperative.tiling(100, 400, device, "bf16") is None
+    assert cooperative.tiling(80, 400, device, "tf32") == (16, 25, 5)
+    assert cooperative.tiling(1, 512, device, "bf16").programs == 64
     assert cooperative.tiling(1, 513, device, "bf16") is None
     assert cooperative.tiling(1, 100, device, "bf16", 128) is None
-    assert cooperative.tiling(1, 100, device, "bf16", 32).programs == 13

@@ -41,6 +41,7 @@ from aru_kernels.triton import (
     gamma,
     persistent,
     sequence,
+    static,
 )
 
 # Bytes of shared memory that a program can have.
@@ -110,7 +111,7 @@ def recorded_launches(
     with (
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(controller, "products", return_value=products),
-        mock.patch.object(sequence, "products", return_value=products),
+        mock.patch.object(static, "products", return_value=products),
         mock.patch.object(cooperative, "wanted", return_value=compute is not None),
         mock.patch.object(cooperative, "multiprocessors", return_value=10**6),
         mock.patch.object(cooperative, "capability", return_value=compute),
@@ -165,9 +166,9 @@ def static_calls(*sizes: int) -> None:
     """Forward and backward of the operation gamma_rnn_sequence; by default step by step and in one launch."""
     for H in sizes or (400, persistent.MAX_STATIC):
         xp, h0, weight_hh, n = empty(4, 100, H), empty(100, H), empty(H, H), empty(H)
-        h, a = sequence.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
+        h, a = static.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
         for d_a in (None, a):
-            sequence.gamma_rnn_sequence_bwd(h, d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
+            static.gamma_rnn_sequence_bwd(h, d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
 
 
 def cooperative_calls(compute: tuple[int, int], product: str, largest: bool) -> None:

@@ -126,6 +126,6 @@ KERNELS = {
         ("gamma", "gamma"),
         ("controller_step", "controller"),
         ("aru_sequence", "sequence"),
-        ("gamma_rnn_sequence", "sequence"),
+        ("gamma_rnn_sequence", "static"),
     )
 }

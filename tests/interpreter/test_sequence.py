@@ -14,7 +14,7 @@ from torch import Tensor
 import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import ops, triton
-from aru_kernels.triton import _graphs, persistent, sequence
+from aru_kernels.triton import _graphs, _steps, persistent
 from aru_kernels.triton.controller import controller_fwd_kernel
 from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
 from tolerances import assert_all_close, assert_close
@@ -77,7 +77,7 @@ def test_adaptive_over_several_chunks(budget, way, trace):
 @pytest.mark.parametrize("sizes", [(), (1,), (7,)], ids=str)
 @pytest.mark.parametrize("trace", [False, True])
 def test_static(sizes, trace, way, monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK", 4)
+    monkeypatch.setattr(_steps, "CHUNK", 4)
     check_static(static_arguments(7, 3, 7, sizes), trace)
     check_static(static_arguments(2, 50, 7, sizes, torch.float32), trace)
 
@@ -235,9 +235,9 @@ class FakeGraph:
 def fake_graphs(step_by_step, monkeypatch):
     monkeypatch.setattr(_graphs, "capture", FakeGraph)
     monkeypatch.setattr(_graphs, "usable", lambda device: True)
-    monkeypatch.setattr(sequence, "GRAPHS", _graphs.Graphs())
+    monkeypatch.setattr(_steps, "GRAPHS", _graphs.Graphs())
     monkeypatch.setattr(FakeGraph, "replays", 0)
-    return sequence.GRAPHS
+    return _steps.GRAPHS
 
 
 def repeat(function, make, times: int, trace: bool = False) -> list[list[Tensor]]:
@@ -256,7 +256,7 @@ def test_graphs_compute_the_same(kind, budget, fake_graphs, monkeypatch):
         "adaptive": (F.aru_sequence, lambda: adaptive_arguments(10, 2, 3, 2, torch.float32)),
         "static": (F.gamma_rnn_sequence, lambda: static_arguments(10, 2, 3, (3,), torch.float32)),
     }[kind]
-    monkeypatch.setattr(sequence, "CHUNK", 4)
+    monkeypatch.setattr(_steps, "CHUNK", 4)
     with_graphs = repeat(function, make, 3, trace=True)
     assert FakeGraph.replays == 2 * 2 * 2  # calls but the first, passes, whole chunks
     assert len(fake_graphs) == 2
@@ -268,7 +268,7 @@ def test_graphs_compute_the_same(kind, budget, fake_graphs, monkeypatch):
 
 
 def test_graphs_serve_other_lengths_and_are_bounded(fake_graphs, monkeypatch):
-    monkeypatch.setattr(sequence, "CHUNK", 2)
+    monkeypatch.setattr(_steps, "CHUNK", 2)
     for T in (4, 6, 9):
         check_static(static_arguments(T, 1, 2, (2,)))
     assert len(fake_graphs) == 2
@@ -282,7 +282,7 @@ def test_graphs_serve_other_lengths_and_are_bounded(fake_graphs, monkeypatch):
 
 def test_graphs_follow_the_weights_dtype_and_floor(fake_graphs, monkeypatch):
     """What a graph depends on is in its key; what it does not is copied."""
-    monkeypatch.setattr(sequence, "CHUNK", 2)
+    monkeypatch.setattr(_steps, "CHUNK", 2)
     for n_floor in (1e-3, 0.5):
         for dtype in (torch.float32, torch.float64):
             for _ in range(3):

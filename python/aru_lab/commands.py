@@ -115,6 +115,41 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Curves:
+    """Learning curves of runs, finished or under way: accuracy against epochs, as a figure."""
+
+    runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run folders."""
+
+    output: Path = Path("curves.png")
+    """File to write; its suffix names the format."""
+
+    def run(self) -> None:
+        """Read, draw, and say where."""
+        from matplotlib.figure import Figure
+
+        from aru_lab.checkpoint import RunFolder
+        from aru_lab.figures import learning_curves
+
+        if not self.runs:
+            raise ConfigError("run: got no run, expected the folder of at least one.")
+        formats = Figure().canvas.get_supported_filetypes()
+        if self.output.suffix[1:] not in formats:
+            raise ConfigError(
+                f"output: got {self.output}, expected a name that ends in .{', .'.join(sorted(formats))}."
+            )
+        histories = {}
+        for path in self.runs:
+            folder = RunFolder(path)
+            folder.read_config()
+            histories[path.name] = folder.read_metrics()
+            if not histories[path.name]:
+                raise ConfigError(f"run: {path} has not finished an epoch yet, expected at least one.")
+        learning_curves(histories, self.output)
+        print(f"Learning curves of {len(histories)} runs: {self.output}")
+
+
+@dataclass(frozen=True)
 class Demo:
     """Train an ARUN and an RNN+ReLU of equal size on permuted 8x8 digits, compare them, and draw a figure."""
 
@@ -322,6 +357,7 @@ def _check_jobs(jobs: int) -> None:
 COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
+    "curves": Curves,
     "sweep": Sweep,
     "robustness": Robustness,
     "transfer": Transfer,

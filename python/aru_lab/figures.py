@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,8 @@ def demo_figure(
 
 def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) -> None:
     axes = figure.subplots()
-    for (name, history), colour in zip(histories.items(), (BLUE, ORANGE), strict=False):
+    colours = itertools.cycle((BLUE, ORANGE, GREEN, VERMILION, SKY, BLACK, GREY))
+    for (name, history), colour in zip(histories.items(), colours, strict=False):
         epochs = [entry["epoch"] for entry in history]
         for part, style in (("validation", "-"), ("train", ":")):
             accuracy = [100 * entry[f"{part}_accuracy"] for entry in history]
@@ -53,6 +55,21 @@ def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) ->
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def learning_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
+    """Accuracy against epochs, on validation (solid) and training examples (dotted).
+
+    Args:
+        histories: by the name of a run, its metrics, one dictionary an epoch.
+        path: file to write; its suffix names the format.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=130)
+    _learning_curves(figure, histories)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
 
 
 def _neurons(figure: Any, neurons: list[NeuronCurves], title: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -49,6 +50,25 @@ def test_train_then_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str])
         assert row in printed
 
 
+def test_learning_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of several runs, with what their metrics say."""
+    from matplotlib.figure import Figure
+
+    folders = [str(tmp_path / f"run-{seed}") for seed in (0, 1)]
+    for seed, folder in enumerate(folders):
+        assert main(["train", "sdigits", *SMALL, "--seed", str(seed), "--output", folder]) == 0
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        save = Figure.savefig
+        patch.setattr(Figure, "savefig", lambda figure, path: (drawn.append(figure), save(figure, path)))
+        assert main(["curves", *folders, "--output", str(tmp_path / "figures" / "curves.png")]) == 0
+    assert (tmp_path / "figures" / "curves.png").stat().st_size > 1000
+    lines = {line.get_label(): line.get_xydata() for line in drawn[0].axes[0].get_lines()}
+    assert set(lines) == {f"run-{seed}, {part}" for seed in (0, 1) for part in ("validation", "train")}
+    metrics = [json.loads(line) for line in (Path(folders[1]) / "metrics.jsonl").read_text().splitlines()]
+    assert lines["run-1, validation"].tolist() == [[m["epoch"], 100 * m["validation_accuracy"]] for m in metrics]
+
+
 def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", "sdigits", *SMALL, "--seed", "4"]) == 0
@@ -85,6 +105,9 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("evaluate nowhere --batch-size 0", r"batch_size: got 0"),
         ("evaluate nowhere --perturb step:amplitude=nan", r"perturb: 'step:amplitude=nan': amplitude: got nan"),
         ("evaluate nowhere --perturb flood", r"perturb: got 'flood', expected one of step:"),
+        ("curves nowhere", r"nowhere holds no run"),
+        ("curves", r"run: got no run, expected the folder of at least one"),
+        ("curves nowhere --output curves.xyz", r"output: got curves\.xyz, expected a name that ends in .*\.png"),
         ("sweep --vary size=1,2", r"vary: got 'size=1,2', expected FIELD=VALUE,VALUE,... with a field of task, hidden"),
         ("sweep --vary seed=1,2", r"vary: got 'seed=1,2', expected another field; for seed there is --seeds"),
         ("sweep --vary epochs=0,2", r"epochs: got 0, expected a whole number of at least 1"),

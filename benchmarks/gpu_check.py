@@ -11,8 +11,10 @@ not kept.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -72,15 +74,27 @@ def run_checks(place: Place) -> tuple[dict[str, str], bool]:
 
 
 def run_timings(place: Place, budget: float) -> list[dict[str, object]]:
-    """Prints and returns the results of every case."""
-    copy_rate = gpu_timings.measured_copy_rate(place, budget)
-    print(f"    copy bandwidth {copy_rate / 1e9:.0f} GB/s, read and written")
-    results: list[dict[str, object]] = [{"name": "copy", "bytes_per_second": copy_rate}]
+    """Prints and returns the limits of the device and the results of every case."""
+    limits = gpu_timings.measured_limits(place, budget)
+    products = ", ".join(f"{rate / 1e12:.3g} ({name})" for name, rate in limits.product.items())
+    print(f"    copy {limits.copy / 1e9:.0f} GB/s, read and written; matrix product {products} TFLOP/s")
+    results: list[dict[str, object]] = [{"name": "limits", **dataclasses.asdict(limits)}]
     for case in gpu_timings.all_cases(place):
-        result = gpu_timings.measure(case, place, budget, copy_rate)
+        result = gpu_timings.measure(case, place, budget, limits)
         print("\n".join(f"    {line}" for line in result.lines()), flush=True)
         results.append(result.to_json())
     return results
+
+
+def run_meetings() -> list[dict[str, object]] | str:
+    """What blocks of a persistent kernel pay to meet (`cuda_micro.py`), or why that was not measured."""
+    if shutil.which("nvcc") is None:
+        return "nvcc is not found"
+    done = subprocess.run([sys.executable, ROOT / "benchmarks" / "cuda_micro.py"], capture_output=True, text=True)
+    if done.returncode:
+        return f"failed: {(done.stderr or done.stdout).strip()[-500:]}"
+    print("\nwhat blocks pay to meet\n" + done.stdout, end="")
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
@@ -125,6 +139,8 @@ def main(arguments: list[str] | None = None) -> int:
     for place in places:
         print(f"\ntimes of backend {place.backend}" + (" (a dry run: they mean nothing)" if options.dry_run else ""))
         report["backends"][place.backend]["timings"] = run_timings(place, 0.0 if options.dry_run else options.seconds)
+    if not options.dry_run and "cuda" in names:
+        report["meetings"] = run_meetings()
     if options.dry_run and options.output is None:
         return 0
     path = options.output or records.FOLDER / f"gpu-{records.slug(str(facts['device']))}.json"

@@ -6,6 +6,7 @@ ones under pytest.  Each takes a `Place`, and is small enough in `Place(small=Tr
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -129,10 +130,10 @@ def _problems(place: Place) -> list[tuple[Callable[..., object], list[Tensor]]]:
 
 
 def bits_are_the_same_every_time(place: Place) -> None:
-    """Over 20 runs of every operation, forward and backward."""
+    """Over 50 runs of every operation, forward and backward."""
     for function, arguments in _problems(place):
         first = run(place.backend, function, arguments)
-        for index in range(2 if place.small else 19):
+        for index in range(2 if place.small else 49):
             again = run(place.backend, function, arguments)
             assert all(map(torch.equal, first, again)), f"{function.__name__}: run {index + 2} differs from run 1"
 
@@ -184,6 +185,37 @@ def threads_do_not_disturb_each_other(place: Place) -> None:
     with ThreadPoolExecutor(2) as callers:
         same = list(callers.map(repeat, range(2)))
     assert all(same), f"callers got other bits: {same}"
+
+
+PROCESS = """
+import sys, torch
+sys.path[:0] = [{root!r}]
+import aru_kernels.functional as F
+from benchmarks import gpu_problems as problems
+place = problems.Place({backend!r}, torch.device({device!r}))
+torch.manual_seed(0)
+arguments = problems.adaptive(place, {T}, 16, {H}, 16)
+first = problems.run({backend!r}, F.aru_sequence, arguments)
+for _ in range({runs}):
+    assert all(map(torch.equal, first, problems.run({backend!r}, F.aru_sequence, arguments))), "other bits"
+print(*(x.double().norm().item() for x in first))
+"""
+
+
+def processes_share_a_device(place: Place) -> None:
+    """Four at a time, each with launches that wait for one another: the same results in all, and no end of waiting."""
+    T, H, runs = (4, 6, 2) if place.small else (200, 128, 20)
+    program = PROCESS.format(root=str(ROOT), backend=place.backend, device=str(place.device), T=T, H=H, runs=runs)
+    settings = os.environ | {"ARU_TRITON_COOPERATIVE": "1"}
+    command = [sys.executable, "-c", program]
+    with ThreadPoolExecutor(4) as callers:
+        started = [
+            callers.submit(subprocess.run, command, capture_output=True, text=True, timeout=300, env=settings)
+            for _ in range(2 if place.small else 4)
+        ]
+        done = [process.result() for process in started]
+    assert not any(process.returncode for process in done), "\n".join(process.stderr[-1000:] for process in done)
+    assert len({process.stdout for process in done}) == 1, f"processes differ: {[p.stdout for p in done]}"
 
 
 def callers_can_capture_graphs(place: Place) -> None:
@@ -401,6 +433,7 @@ CHECKS: dict[str, Callable[[Place], None]] = {
         cooperative_launches_are_accurate,
         other_streams_work,
         threads_do_not_disturb_each_other,
+        processes_share_a_device,
         callers_can_capture_graphs,
         compiled_layers_work,
         operators_are_registered_correctly,

@@ -6,6 +6,7 @@ are of CUDA events (of the clock in a dry run on a CPU), as quantiles over round
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -22,6 +23,7 @@ from .gpu_checks import peak_memory
 from .gpu_problems import Place, controller_weights, environment, precision, random
 from .peers import GraphedWork, SteppedNetwork, step
 from .timing import seconds_of
+from .work import Shape
 
 Work = Callable[[], object]
 QUANTILES = (0.2, 0.5, 0.8)
@@ -29,12 +31,17 @@ QUANTILES = (0.2, 0.5, 0.8)
 
 @dataclass
 class Timing:
-    """Seconds of one variant, and bytes at its peak; or why there are none."""
+    """Seconds of one variant, and bytes at its peak; or why there are none.
+
+    fraction_of_copy, fraction_of_product, fraction_of_special: of the rates in `Limits`, by the useful work alone.
+    """
 
     quantiles: list[float] = field(default_factory=list)
     peak_bytes: int | None = None
     us_per_step: float | None = None
     fraction_of_copy: float | None = None
+    fraction_of_product: float | None = None
+    fraction_of_special: float | None = None
     failure: str = ""
 
     @property
@@ -45,12 +52,30 @@ class Timing:
 
 @dataclass
 class Case:
-    """One task: variants by name, ours first; steps of a sequence; bytes that must move, for what memory bounds."""
+    """One task: variants by name, ours first; steps of a sequence; bytes that must move, for what memory bounds.
+
+    flop, special: useful work on the matrix and the special-function units, for what they bound; precisions: of the
+    variants that are not at "highest".
+    """
 
     name: str
     variants: dict[str, Work]
     steps: int = 0
     moved_bytes: int = 0
+    flop: float = 0
+    special: int = 0
+    precisions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the GPU can do: bytes a second of a large copy; FLOP/s of a large float32 matrix product by precision;
+    special-function instructions a second, 16 a clock on every multiprocessor, where the clock is known.
+    """
+
+    copy: float | None = None
+    product: dict[str, float] = field(default_factory=dict)
+    special: float | None = None
 
 
 @dataclass
@@ -92,6 +117,10 @@ class Result:
                 extras.append(f"{timing.us_per_step:.2f} µs a step")
             if timing.fraction_of_copy is not None:
                 extras.append(f"{timing.fraction_of_copy:.0%} of copy bandwidth")
+            if timing.fraction_of_product is not None:
+                extras.append(f"{timing.fraction_of_product:.0%} of a matrix product")
+            if timing.fraction_of_special is not None:
+                extras.append(f"{timing.fraction_of_special:.0%} of the special functions")
             if timing.peak_bytes is not None:
                 extras.append(f"peak {timing.peak_bytes / 1e9:.2f} GB")
             yield f"    {name:<34} {', '.join(extras)}"
@@ -103,7 +132,7 @@ def flush_cache(place: Place) -> None:
         torch.empty(2**28, dtype=torch.int8, device=place.device).zero_()
 
 
-def measure(case: Case, place: Place, budget: float, copy_rate: float | None = None) -> Result:
+def measure(case: Case, place: Place, budget: float, limits: Limits = Limits()) -> Result:  # noqa: B008 (frozen)
     """Times a case for about `budget` seconds; a variant that fails (out of memory, ...) is noted as such."""
     timings = {name: Timing() for name in case.variants}
     samples: dict[str, list[float]] = {name: [] for name in case.variants}
@@ -131,17 +160,44 @@ def measure(case: Case, place: Place, budget: float, copy_rate: float | None = N
         timings[name].quantiles = torch.quantile(times, torch.tensor(QUANTILES, dtype=torch.float64)).tolist()
         if case.steps:
             timings[name].us_per_step = timings[name].median / case.steps * 1e6
-        if case.moved_bytes and copy_rate:
-            timings[name].fraction_of_copy = case.moved_bytes / timings[name].median / copy_rate
+        median, product = timings[name].median, limits.product.get(case.precisions.get(name, "highest"))
+        if case.moved_bytes and limits.copy:
+            timings[name].fraction_of_copy = case.moved_bytes / median / limits.copy
+        if case.flop and product:
+            timings[name].fraction_of_product = case.flop / median / product
+        if case.special and limits.special:
+            timings[name].fraction_of_special = case.special / median / limits.special
     return Result(case.name, timings)
 
 
-def measured_copy_rate(place: Place, budget: float) -> float:
-    """Bytes a second, read and written, of a large device-to-device copy."""
+def measured_limits(place: Place, budget: float) -> Limits:
+    """The limits of this GPU, measured but for the clock, which is the highest that the driver names."""
     source = random(place, 1000 if place.small else 2**27)
     target = torch.empty_like(source)
-    case = Case("copy", {"copy": lambda: target.copy_(source)}, moved_bytes=2 * source.nbytes)
-    return case.moved_bytes / measure(case, place, budget).timings["copy"].median
+    copy = Case("copy", {"copy": lambda: target.copy_(source)})
+    n = 32 if place.small else 8192
+    x, y, z = (random(place, n, n) for _ in "xyz")
+    products = {name: at_precision(name, lambda: torch.mm(x, y, out=z)) for name in ("highest", "high", "medium")}
+    timings = measure(Case("matrix product", products), place, budget).timings
+    return Limits(
+        copy=2 * source.nbytes / measure(copy, place, budget).timings["copy"].median,
+        product={name: 2 * n**3 / timing.median for name, timing in timings.items()},
+        special=special_rate(place),
+    )
+
+
+def special_rate(place: Place) -> float | None:
+    """Special-function instructions a second of an NVIDIA GPU."""
+    if not place.is_gpu or torch.version.hip:
+        return None
+    properties = torch.cuda.get_device_properties(place.device)
+    name = f"GPU-{str(properties.uuid).removeprefix('GPU-')}"
+    query = ["nvidia-smi", f"--id={name}", "--query-gpu=clocks.max.sm", "--format=csv,noheader,nounits"]
+    try:
+        clock = float(subprocess.run(query, capture_output=True, text=True, check=True).stdout)
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return None
+    return 16 * properties.multi_processor_count * clock * 1e6
 
 
 def backward_of(function: Callable[..., Tensor], leaves: list[Tensor], dy: Tensor) -> Work:
@@ -249,7 +305,14 @@ def sequence_cases(place: Place) -> Iterator[Case]:
             if place.is_gpu:
                 variants["eager loop in a CUDA graph"] = GraphedWork(on("reference", passes(layer, x)))
             what = "forward and backward" if backward else "forward"
-            yield Case(f"ARUN (B, T, H, G) = {B, T, H, G}, {what}", variants, steps=T)
+            yield Case(
+                f"ARUN (B, T, H, G) = {B, T, H, G}, {what}",
+                variants,
+                steps=T,
+                flop=1e9 * Shape(B, T, H, G).gflop(backward),
+                special=Shape(B, T, H, G).transcendental(backward),
+                precisions={f"{place.backend}, {name}": name for name in ("high", "medium")},
+            )
 
 
 def static_cases(place: Place) -> Iterator[Case]:

@@ -21,6 +21,14 @@ class Shape(NamedTuple):
         B, T, H, G = self
         return 2 * B * T * (H * H + H * G * G + 3 * H * G) / 1e9 * (3 if backward else 1)
 
+    def transcendental(self, backward: bool) -> int:
+        """Instructions of a GPU's special-function units that the useful work takes at the least.
+
+        Two for every tanh (ex2, rcp) and two for every γ and for its derivatives; recomputation is not counted.
+        """
+        B, T, H, G = self
+        return B * T * H * (2 * G + (4 if backward else 2))
+
 
 QUICK = Shape(32, 64, 64, 16)
 ODD = Shape(13, 37, 53, 11)

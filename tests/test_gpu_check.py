@@ -58,7 +58,7 @@ def test_dry_run(tmp_path, capsys):
     assert list(results["checks"]) == list(gpu_checks.CHECKS)
     assert not [outcome for outcome in results["checks"].values() if outcome.startswith("FAILED")]
     names = [case["name"] for case in results["timings"]]
-    for part in ("copy", "γ, ", "controller step", "ARUN", "GammaRNN"):
+    for part in ("limits", "γ, ", "controller step", "ARUN", "GammaRNN"):
         assert any(name.startswith(part) for name in names), part
     for case in results["timings"][1:]:
         for name, timing in case["timings"].items():
@@ -116,8 +116,29 @@ def test_ratios_are_of_medians():
     assert gpu_timings.Result("case", timings).ratios() == {"peer": 3}
 
 
-def test_a_bound_of_memory_is_a_fraction_of_the_copy(monkeypatch):
+def test_fractions_of_limits(monkeypatch):
+    """Of the copy; of the matrix product at the variant's precision; of the special functions; all only where known."""
     monkeypatch.setattr(gpu_timings, "seconds_of", lambda work, device: 0.5)
-    case = gpu_timings.Case("case", {"ours": lambda: None}, moved_bytes=100)
-    result = gpu_timings.measure(case, gpu_problems.Place("cpu", CPU, small=True), 0.0, copy_rate=400.0)
-    assert result.timings["ours"].fraction_of_copy == 0.5
+    variants = {"ours": lambda: None, "ours, high": lambda: None}
+    work = {"moved_bytes": 100, "flop": 60.0, "special": 7, "precisions": {"ours, high": "high"}}
+    place = gpu_problems.Place("cpu", CPU, small=True)
+    limits = gpu_timings.Limits(copy=400.0, product={"highest": 240.0, "high": 480.0}, special=28.0)
+    result = gpu_timings.measure(gpu_timings.Case("case", variants, **work), place, 0.0, limits)
+    ours, high = (result.timings[name] for name in variants)
+    assert (ours.fraction_of_copy, ours.fraction_of_product, ours.fraction_of_special) == (0.5, 0.5, 0.5)
+    assert high.fraction_of_product == 0.25
+    assert "25% of a matrix product, 50% of the special functions" in list(result.lines())[2]
+    unknown = gpu_timings.measure(gpu_timings.Case("case", variants, **work), place, 0.0).timings["ours"]
+    assert unknown.fraction_of_copy is unknown.fraction_of_product is unknown.fraction_of_special is None
+
+
+def test_meetings_of_blocks_are_measured(monkeypatch, capsys):
+    """By nvcc and the program that it makes; where either is missing, the report says so."""
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: None)
+    assert gpu_check.run_meetings() == "nvcc is not found"
+    monkeypatch.setattr(gpu_check.shutil, "which", lambda name: name)
+    done = gpu_check.subprocess.CompletedProcess([], 0, '{"what": "cluster barrier", "microseconds": 1.5}\n', "")
+    monkeypatch.setattr(gpu_check.subprocess, "run", lambda *arguments, **keywords: done)
+    assert gpu_check.run_meetings() == [{"what": "cluster barrier", "microseconds": 1.5}]
+    done.returncode, done.stderr = 1, "no kernel image"
+    assert gpu_check.run_meetings() == "failed: no kernel image"

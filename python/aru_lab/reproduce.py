@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
 from aru_lab import jobs as pool
 from aru_lab.analysis.report import Section, reproduce_figures
 from aru_lab.config import TrainConfig
-from aru_lab.errors import ConfigError, LabError, NonFiniteError, RunError
+from aru_lab.errors import ConfigError
 from aru_lab.evaluation import task_of
 from aru_lab.perturbations import Perturbation, describe
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
 from aru_lab.robustness import axes_of, mean_over, robustness, standard
-from aru_lab.scales import SCALES, Scale
+from aru_lab.scales import SCALES
 from aru_lab.scores import known_scores
-from aru_lab.sweep import Finished, plan, print_sizes, run_sweep
+from aru_lab.sweep import Finished
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
+from aru_lab.workshop import Workshop
 
 BASELINE = "relu"
 ROBUST = ("gamma-heterogeneous", "arun")
@@ -66,7 +65,7 @@ def reproduce(
     root = root or Path("runs") / "reproduce" / scale
     output = output or root / "results"
     own = {"data_dir": data_dir, "device": device}
-    workshop = _Workshop(SCALES[scale], root, output, jobs, own, console or Console())
+    workshop = Workshop(SCALES[scale], root, output, jobs, own, console or Console())
     if result == "figures":
         return reproduce_figures(workshop, scale)
     report = RESULTS[result](workshop)
@@ -81,51 +80,7 @@ def reproduce(
     return report, markdown
 
 
-@dataclass
-class _Workshop:
-    """Where one result is made: the scale, folders, processes, and what diverged on the way."""
-
-    scale: Scale
-    root: Path
-    output: Path
-    jobs: int
-    own: dict[str, Any]
-    console: Console
-    failures: list[str] = field(default_factory=list)
-
-    def networks(self, task: str, models: Sequence[str]) -> list[Finished]:
-        """The trained networks that the results share: models times seeds."""
-        base = dataclasses.replace(self.scale.base(task), **self.own)
-        configs = plan(base, models, self.scale.seeds, (), self.root / task)
-        print_sizes(configs, self.console)
-        finished = self.train(configs, f"training on {task}")
-        if not finished:
-            raise RunError(f"{self.root / task}: the training of every network diverged ({'; '.join(self.failures)}).")
-        return finished
-
-    def train(self, configs: Sequence[TrainConfig], label: str) -> list[Finished]:
-        """Complete the runs; those that diverge are noted and left out."""
-        outcomes = run_sweep(configs, self.jobs, label=label)
-        return self.successes([config.run_folder.name for config in configs], outcomes)
-
-    def map(self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str) -> list[Any]:
-        """function(item, report) of all items; those that diverge are noted and left out."""
-        return self.successes([item[0].name for item in items], pool.run_jobs(function, items, self.jobs, label))
-
-    def successes(self, names: Sequence[str], outcomes: Sequence[Any]) -> list[Any]:
-        """The outcomes that are none of NonFiniteError, which are noted; another failure is raised."""
-        found = []
-        for name, outcome in zip(names, outcomes, strict=True):
-            if isinstance(outcome, NonFiniteError):
-                self.failures.append(f"{name} ({str(outcome).partition(';')[0]})")
-            elif isinstance(outcome, LabError):
-                raise outcome
-            else:
-                found.append(outcome)
-        return found
-
-
-def _table1(workshop: _Workshop) -> Report:
+def _table1(workshop: Workshop) -> Report:
     """Test accuracy of all models, clean and under the three perturbations at their standard strength."""
     perturbations: dict[str, Perturbation | None] = {"clean": None, **standard(workshop.scale.strengths)}
     rows: list[Row] = []
@@ -170,7 +125,7 @@ def _scores(item: tuple[Path, list[Perturbation | None]], report: pool.Report) -
     return [score.accuracy for score in known_scores(run, perturbations, report=report)]
 
 
-def _fig2(workshop: _Workshop) -> Report:
+def _fig2(workshop: Workshop) -> Report:
     """Sensitivity to amplitude and length of the step, deviation of the noise, amplitude and phase of the contrast."""
     task, strengths = workshop.scale.tasks[0], workshop.scale.strengths
     runs = workshop.networks(task, workshop.scale.models)
@@ -193,7 +148,7 @@ def _fig2(workshop: _Workshop) -> Report:
     )
 
 
-def _transfer(workshop: _Workshop) -> Report:
+def _transfer(workshop: Workshop) -> Report:
     """Images rotated by 45°; n and s alone are trained again."""
     task = workshop.scale.tasks[0]
     runs = workshop.networks(task, ADAPTABLE)
@@ -236,7 +191,7 @@ def _transfer(workshop: _Workshop) -> Report:
     )
 
 
-def _transplant(workshop: _Workshop) -> Report:
+def _transplant(workshop: Workshop) -> Report:
     """The controller learned with one seed, frozen in a network of another."""
     task, seeds = workshop.scale.tasks[0], workshop.scale.seeds
     runs = workshop.networks(task, ("arun",))
@@ -314,7 +269,7 @@ def _sizes(runs: Sequence[Finished]) -> dict[tuple[str, str], tuple[int, int]]:
     return {(run.config.task, run.config.model): (run.config.hidden_size, run.n_parameters) for run in runs}
 
 
-RESULTS: dict[str, Callable[[_Workshop], Report]] = {
+RESULTS: dict[str, Callable[[Workshop], Report]] = {
     "table1": _table1,
     "fig2": _fig2,
     "transfer": _transfer,

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.console import Console
@@ -30,9 +29,7 @@ from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.robustness import robustness
 from aru_lab.sweep import Finished, write_csv
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
-
-if TYPE_CHECKING:
-    from aru_lab.reproduce import _Workshop
+from aru_lab.workshop import Workshop
 
 TITLES = {
     "1": "The activations γ",
@@ -82,7 +79,7 @@ class Section:
     reason: str = ""
 
 
-def reproduce_figures(workshop: _Workshop, scale: str) -> tuple[list[Section], Path]:
+def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Path]:
     """Train or resume what the figures need, analyse it, draw, and write figures.html, .md and .csv.
 
     Args:

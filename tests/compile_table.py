@@ -215,7 +215,7 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
         with recorded_launches(*product, warp_size=64 if backend == "hip" else 32) as found:
             calls()
         launches |= dict.fromkeys(found)
-    if backend == "cuda" and architecture >= 80:
+    if backend == "cuda" and architecture >= 80 and cooperative.COMPILES:
         compute = divmod(architecture, 10)
         for product in products:
             for largest in (True, False) if everything else (True,):

@@ -26,7 +26,7 @@ from aru_kernels.triton._cooperative import (
     static_cooperative_bwd_kernel,
     static_cooperative_fwd_kernel,
 )
-from aru_kernels.triton._launch import OPTIONS, accumulator
+from aru_kernels.triton._launch import OPTIONS, VERSION, accumulator
 from aru_kernels.triton.controller import Controller
 
 # Neurons of a program, to be tried in this order: the fewer, the shorter a step.
@@ -35,6 +35,8 @@ BLOCKS_H = (8, 16)
 _WARPS = 8
 # Parts of a sum over neurons: one for a warp; where there is no controller, two, which takes fewer registers at a time.
 _SPLITS, _SPLITS_STATIC = 8, 16
+# Before Triton 3.6 a product of 8 columns does not compile.
+COMPILES = VERSION >= (3, 6)
 # A slice of W_hh for more neurons does not fit beside the states.
 MAX_NEURONS = 512
 
@@ -70,7 +72,7 @@ def wanted(device: torch.device) -> bool:
     AMD's are left out: theirs have several second-level caches.
     """
     asked = os.environ.get("ARU_TRITON_COOPERATIVE", "0") != "0"
-    return asked and device.type == "cuda" and not torch.version.hip and capability(device) >= (8, 0)
+    return asked and COMPILES and device.type == "cuda" and not torch.version.hip and capability(device) >= (8, 0)
 
 
 def largest_block(GP: int, product: str, compute: tuple[int, int]) -> int:

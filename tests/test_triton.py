@@ -137,7 +137,11 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
     forward = next(launch for launch in launches if launch.kernel == "controller_fwd_kernel")
     usage = table.compile_launch(forward, "cuda", 90)
     assert usage.spilled > 0
+    monkeypatch.setattr(table, "OLDER_TRITON", False)
     assert table.excess(usage, 90) == "spills"
+    monkeypatch.setattr(table, "OLDER_TRITON", True)
+    assert table.excess(usage, 90) == ""
+    monkeypatch.setattr(table, "OLDER_TRITON", False)
     assert table.excess(table.Usage(32, 0, 300_000), 90) == "more than 232448 B of shared memory"
     assert table.excess(table.Usage(255, 0, 232_448), 90) == ""
 

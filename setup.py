@@ -121,14 +121,14 @@ def compile_cuda(nvcc: str, architectures: list[str], folder: Path) -> tuple[lis
     entry = re.compile(
         r"Compiling entry function '\w*aru_(forward|backward)ILN\w+4FormE(\d)ELi(\d)E\w*' for 'sm_(\w+)'"
         r".*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
-        r".*?Used (\d+) registers",
+        r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
         re.DOTALL,
     )
     rows = sorted(
         f"{direction} form={CUDA_FORMS[int(form)]} tiles={tiles} sm_{sm} registers={registers} stack={stack}"
-        f" spills={stores}+{loads}"
+        f" spills={stores}+{loads} shared={shared or 0}"
         for report in reports
-        for direction, form, tiles, sm, stack, stores, loads, registers in entry.findall(report)
+        for direction, form, tiles, sm, stack, stores, loads, registers, shared in entry.findall(report)
     )
     return list(objects), "\n".join(rows)
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels as nvcc compiled them: a table of registers and spills, for every architecture."""
+"""The CUDA kernels as nvcc compiled them: a table of registers, spills and shared memory, for every architecture."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import pytest
 
+from aru_kernels import cuda
+from cuda_emulation import DEVICES, Emulation, built, needs_compiler
 from helpers import ROOT
 
 FORMS = ("bf16", "tf32", "split")  # in the order of Form
@@ -29,6 +31,8 @@ TILES = {
     direction: [0, *map(int, re.search(rf"{direction}_tiles\[\] = {{(.+)}}", HEADER)[1].split(", "))]
     for direction in ("forward", "backward")
 }
+# The GPU of an architecture, as far as a plan depends on it.
+GPUS = {"80": "A100", "90a": "H100", "100": "B200"}
 
 
 def setup_definitions() -> dict:
@@ -62,23 +66,36 @@ class Kernel:
     architecture: str
     registers: int
     spilled: int  # bytes stored
+    shared: int  # bytes, beside what a launch asks for
 
     @property
     def key(self) -> tuple[str, str, int]:
         return self.direction, self.form, self.tiles
 
+    def planned(self, emulation: Emulation) -> int | None:
+        """Bytes of shared memory that a launch at the paper's size asks for; None where another kernel serves that."""
+        backward, B, H, G = self.direction == "backward", 100, 400, 50
+        if self.tiles == 0:
+            G = 0
+        elif self.tiles != min(tiles for tiles in TILES[self.direction] if 8 * tiles >= G + 2 * backward):
+            return None
+        if self.architecture not in GPUS:
+            return None
+        emulation.device(*DEVICES[GPUS[self.architecture]])
+        form = FORMS.index(self.form)
+        return emulation.module.shared_bytes(form, backward, (1, B, H, G), cuda._plan(0, form, backward, B, H, G))
+
 
 def kernels(table: str) -> list[Kernel]:
-    line = re.compile(r"(\w+) form=(\w+) tiles=(\d) sm_(\w+) registers=(\d+) stack=\d+ spills=(\d+)\+\d+")
+    line = re.compile(r"(\w+) form=(\w+) tiles=(\d) sm_(\w+) registers=(\d+) stack=\d+ spills=(\d+)\+\d+ shared=(\d+)")
     found = [line.fullmatch(text) for text in table.splitlines()]
     assert all(found), table
-    return [Kernel(m[1], m[2], int(m[3]), m[4], int(m[5]), int(m[6])) for m in found]
+    return [Kernel(m[1], m[2], int(m[3]), m[4], int(m[5]), int(m[6]), int(m[7])) for m in found]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_kernel_is_compiled_for_every_architecture(table):
-    print(f"\n{table}")
     compiled: dict[str, set] = {}
     for kernel in kernels(table):
         compiled.setdefault(kernel.architecture, set()).add(kernel.key)
@@ -94,6 +111,21 @@ def test_every_kernel_is_compiled_for_every_architecture(table):
 def test_no_kernel_spills_that_is_not_listed(table):
     for kernel in kernels(table):
         assert kernel.spilled <= SPILLS.get(kernel.key, 0), f"{kernel} spills"
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_shared_memory_holds_the_papers_size(table):
+    """Prints the table, with what a launch at H = 400, G = 50, B = 100 asks for beside what the compiler took."""
+    emulation = Emulation(built() / "_cuda_emulated.so")
+    print()
+    with emulation.in_place_of_a_gpu():
+        for line, kernel in zip(table.splitlines(), kernels(table), strict=True):
+            planned = kernel.planned(emulation)
+            print(line if planned is None else f"{line}+{planned}")
+            if planned is not None:
+                assert kernel.shared + planned <= DEVICES[GPUS[kernel.architecture]][1]
 
 
 @pytest.mark.slow

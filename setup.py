@@ -55,8 +55,9 @@ FLAGS = [
 FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignored-attributes"]
 
 
-# CUDA: one source, compiled once per (parts of a number, direction).
-CUDA_KERNELS = [(parts, backward) for backward in (1, 0) for parts in (3, 2, 1)]
+# CUDA: one source, compiled once per (form of products, direction), the longest first.
+CUDA_FORMS = ("bf16", "tf32", "split")  # in the order of csrc/cuda/sequence.h
+CUDA_KERNELS = [(form, backward) for backward in (1, 0) for form in reversed(CUDA_FORMS)]
 CUDA_SOURCES = ["csrc/aru_math.h", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").iterdir())]
 CUDA_ARCHITECTURES = ("80", "90a", "100")
 # Divisions to 2 ulp.  ptxas reports registers and spills.
@@ -102,8 +103,8 @@ def compile_cuda(nvcc: str, architectures: list[str], folder: Path) -> tuple[lis
         targets.append(f"-gencode=arch=compute_{number},code=[{code}]")
     common = [nvcc, *CUDA_FLAGS, *targets, f'-DARU_CUDA_ARCHITECTURES="{" ".join(architectures)}"']
     jobs = [
-        (f"kernels_{parts}_{backward}", "kernels", [f"-DARU_PARTS={parts}", f"-DARU_BACKWARD={backward}"])
-        for parts, backward in CUDA_KERNELS
+        (f"kernels_{form}_{backward}", "kernels", [f"-DARU_FORM={form}", f"-DARU_BACKWARD={backward}"])
+        for form, backward in CUDA_KERNELS
     ]
     jobs.append(("launch", "launch", []))
 
@@ -119,14 +120,16 @@ def compile_cuda(nvcc: str, architectures: list[str], folder: Path) -> tuple[lis
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         objects, reports = zip(*pool.map(compile_one, jobs), strict=True)
     entry = re.compile(
-        r"Compiling entry function '\w*aru_(forward|backward)ILi(\d)ELi(\d)E\w*' for 'sm_(\w+)'"
-        r".*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads.*?Used (\d+) registers",
+        r"Compiling entry function '\w*aru_(forward|backward)ILN\w+4FormE(\d)ELi(\d)E\w*' for 'sm_(\w+)'"
+        r".*?(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads"
+        r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
         re.DOTALL,
     )
     rows = sorted(
-        f"{direction} parts={parts} tiles={tiles} sm_{sm} registers={registers} stack={stack} spills={stores}+{loads}"
+        f"{direction} form={CUDA_FORMS[int(form)]} tiles={tiles} sm_{sm} registers={registers} stack={stack}"
+        f" spills={stores}+{loads} shared={shared or 0}"
         for report in reports
-        for direction, parts, tiles, sm, stack, stores, loads, registers in entry.findall(report)
+        for direction, form, tiles, sm, stack, stores, loads, registers, shared in entry.findall(report)
     )
     return list(objects), "\n".join(rows)
 

@@ -1,8 +1,8 @@
 """The backend `cuda`: Python face of the persistent kernels in csrc/cuda (extension `aru_kernels._cuda`).
 
 One launch takes a sequence through all its steps.  The module has the sequences alone; γ and the single step are
-other backends'.  Products by the wanted precision: "medium" bfloat16, "high" numbers split in two bfloat16 parts,
-"highest" in three, which is float32 to the last bit or so; accumulation and state are float32.
+other backends'.  Products by the wanted precision: "medium" bfloat16, "high" TF32, "highest" numbers split in three
+bfloat16 parts, which is float32 to the last bit or so; accumulation and state are float32.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ try:
 except ImportError as error:
     _C, _import_error = None, str(error)
 
-# bfloat16 parts that a number is split into for products
-PARTS = {"medium": 1, "high": 2, "highest": 3}
+# Form of csrc/cuda/sequence.h: how float32 matrices are multiplied
+FORMS = {"medium": 0, "high": 1, "highest": 2}
 
 Sizes = tuple[int, int, int, int]
 """T, B, H, G; G = 0 for the static network."""
@@ -58,22 +58,22 @@ def refuses(H: int, G: int) -> str | None:
     """Why no kernel serves a sequence of these sizes on the current device, or None.  G = 0: the static network."""
     index = torch.cuda.current_device() if torch.cuda.is_available() else 0
     for backward in (False, True):
-        if isinstance(plan := _plan(index, PARTS[torch.get_float32_matmul_precision()], backward, 1, H, G), str):
+        if isinstance(plan := _plan(index, FORMS[torch.get_float32_matmul_precision()], backward, 1, H, G), str):
             return plan
     return None
 
 
 @functools.lru_cache(4096)
-def _plan(index: int, parts: int, backward: bool, B: int, H: int, G: int) -> Tiling | str:
+def _plan(index: int, form: int, backward: bool, B: int, H: int, G: int) -> Tiling | str:
     """How device `index` takes the sequence, or why it cannot."""
     try:
-        return tuple(_C.plan(index, parts, backward, (1, B, H, G)))
+        return tuple(_C.plan(index, form, backward, (1, B, H, G)))
     except ValueError as error:
         return str(error)
 
 
-def _tiling(index: int, parts: int, backward: bool, sizes: Sizes) -> Tiling:
-    plan = _plan(index, parts, backward, *sizes[1:])
+def _tiling(index: int, form: int, backward: bool, sizes: Sizes) -> Tiling:
+    plan = _plan(index, form, backward, *sizes[1:])
     if isinstance(plan, str):
         raise RuntimeError(f"backend 'cuda' cannot run the sequence: {plan}.")
     return plan
@@ -113,7 +113,7 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
 
 def _half(precision: str) -> bool:
     """Whether the kept state is float16."""
-    return PARTS[precision] == 1
+    return precision == "medium"
 
 
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
@@ -161,11 +161,11 @@ def aru_sequence_fwd(
 def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors: list[Tensor | None]) -> None:
     tensors = [None if x is None else x.contiguous() for x in tensors]
     xp = tensors[0]
-    index, p = _index(xp), PARTS[precision]
-    tiling = _tiling(index, p, False, sizes)
-    exchange = _bytes(xp, _C.exchange_bytes(p, False, sizes, tiling))
+    index, form = _index(xp), FORMS[precision]
+    tiling = _tiling(index, form, False, sizes)
+    exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
     addresses = _addresses([*tensors, exchange])
-    _C.forward(index, _stream(xp), p, sizes, tiling, n_floor, _half(precision), max(1, segment), addresses)
+    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, _half(precision), max(1, segment), addresses)
 
 
 def aru_sequence_bwd(
@@ -229,12 +229,12 @@ def _backward(sizes, n_floor, precision, segment, operands, upstream, results, s
     operands = [None if x is None else x.contiguous() for x in operands]
     upstream = [None if x is None else x.contiguous() for x in upstream]
     like = results[0]
-    index, p = _index(like), PARTS[precision]
-    tiling = _tiling(index, p, True, sizes)
+    index, form = _index(like), FORMS[precision]
+    tiling = _tiling(index, form, True, sizes)
     sums = like.new_empty(sums_shape(tiling))
-    exchange = _bytes(like, _C.exchange_bytes(p, True, sizes, tiling))
+    exchange = _bytes(like, _C.exchange_bytes(form, True, sizes, tiling))
     addresses = _addresses([*operands, *upstream, *results, sums, exchange])
-    _C.backward(index, _stream(like), p, sizes, tiling, n_floor, _half(precision), segment, addresses)
+    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, _half(precision), segment, addresses)
     return sums
 
 

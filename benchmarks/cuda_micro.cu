@@ -20,7 +20,7 @@ __global__ void cluster_barriers(int steps) {
 
 // As in the forward kernel: every lane sends its element, the block waits for all blocks' elements.
 __global__ void exchanges(const __grid_constant__ Forward p, int steps) {
-  const auto exchange = Exchange<1>::create(p, shared_memory());
+  const auto exchange = Exchange<Form::bf16>::create(p, shared_memory());
   exchange.open();
   const Row own = Row::of(thread_index(), p.sizes, p.tiling, p.shape.rows, 0, 0);
   float value = float(thread_index());
@@ -112,7 +112,7 @@ int main() {
       for (const bool full : {false, true}) {
         Tiling t{cluster, blocks, 48, 8, 12, 1};
         Forward p{};
-        p.shape = shape_of(t, 1, 0, false);
+        p.shape = shape_of(t, Form::bf16, 0, false);
         const int most =
             cluster ? clusters_at_once(exchanges, t, p.shape.total) : device.multiProcessorCount / blocks;
         if (most == 0) continue;
@@ -123,7 +123,7 @@ int main() {
           clusters_at_once(cluster_barriers, t, 1024);  // allows the large ones
           report("cluster barrier", t, time_steps(cluster_barriers, t, 1024, steps, nullptr, 0, steps));
         }
-        const size_t bytes = cluster ? 0 : size_t(exchange_bytes(p.shape, t, 1));
+        const size_t bytes = cluster ? 0 : size_t(exchange_bytes(p.shape, t, Form::bf16));
         if (bytes) check(cudaMalloc(&p.exchange, bytes));
         report(cluster ? "exchange in a cluster" : "exchange through device memory", t,
                time_steps(exchanges, t, p.shape.total, steps, p.exchange, bytes, p, steps));

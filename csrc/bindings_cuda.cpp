@@ -42,21 +42,21 @@ std::string device_problem(int index) {
   return aru_cuda_device(index, &device, &text) ? text : "";
 }
 
-TilingNumbers plan_numbers(int index, int parts, bool backward, const std::array<int, 4>& sizes) {
+TilingNumbers plan_numbers(int index, int form, bool backward, const std::array<int, 4>& sizes) {
   const Sizes z = sizes_of(sizes);
-  const Tiling t = plan(device_of(index), z, parts, backward, [&](const Tiling& candidate, int shared_bytes) {
+  const Tiling t = plan(device_of(index), z, Form(form), backward, [&](const Tiling& candidate, int shared_bytes) {
     int groups = 0;
     check([&](const char** text) {
       const int tiles = column_tiles(backward, z.G);
-      return aru_cuda_most_groups(index, parts, backward, tiles, &candidate, shared_bytes, &groups, text);
+      return aru_cuda_most_groups(index, Form(form), backward, tiles, &candidate, shared_bytes, &groups, text);
     });
     return groups;
   });
   return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups};
 }
 
-Shape shape(const Sizes& z, const Tiling& t, int parts, bool backward) {
-  return shape_of(t, parts, column_tiles(backward, z.G), backward);
+Shape shape(const Sizes& z, const Tiling& t, Form form, bool backward) {
+  return shape_of(t, form, column_tiles(backward, z.G), backward);
 }
 
 // Addresses in the order of a struct's fields; 0 is null.
@@ -76,37 +76,37 @@ class Addresses {
 };
 
 template <class Struct>
-Struct common(int parts, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling, double n_floor,
+Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling, double n_floor,
               bool half, int segment) {
   Struct p{};
   p.sizes = sizes_of(sizes);
   p.tiling = tiling_of(tiling);
-  p.shape = shape(p.sizes, p.tiling, parts, backward);
+  p.shape = shape(p.sizes, p.tiling, form, backward);
   p.n_floor = float(n_floor);
   p.half = half;
   p.segment = segment;
   return p;
 }
 
-void forward(int device, uintptr_t stream, int parts, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
+void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
              double n_floor, bool half, int segment, const std::vector<uintptr_t>& addresses) {
-  Forward p = common<Forward>(parts, false, sizes, tiling, n_floor, half, segment);
+  Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, half, segment);
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.xp, p.h0, p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c,
                             p.n_given, p.s_given, p.h, p.a, p.n, p.s, p.g_last, p.kept, p.exchange);
   const py::gil_scoped_release release;
-  check([&](const char** text) { return aru_cuda_forward(device, parts, &p, stream, text); });
+  check([&](const char** text) { return aru_cuda_forward(device, Form(form), &p, stream, text); });
 }
 
-void backward(int device, uintptr_t stream, int parts, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
+void backward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
               double n_floor, bool half, int segment, const std::vector<uintptr_t>& addresses) {
-  Backward p = common<Backward>(parts, true, sizes, tiling, n_floor, half, segment);
+  Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, half, segment);
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given,
                             p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.recomputed_ns, p.d_h, p.d_a, p.d_n, p.d_s,
                             p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
   const py::gil_scoped_release release;
-  check([&](const char** text) { return aru_cuda_backward(device, parts, &p, stream, text); });
+  check([&](const char** text) { return aru_cuda_backward(device, Form(form), &p, stream, text); });
 }
 
 }  // namespace
@@ -119,11 +119,12 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
   m.def("device_problem", &device_problem, "Why the kernels cannot run on a device; empty where they can.");
   m.def("plan", &plan_numbers, "(cluster, blocks, slice, batch, warps, groups); ValueError where nothing fits.");
   m.def("kept_row", &kept_row);
-  m.def("shared_bytes", [](int parts, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
-    return shape(sizes_of(sizes), tiling_of(tiling), parts, backward).total;
+  m.def("shared_bytes", [](int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
+    return shape(sizes_of(sizes), tiling_of(tiling), Form(form), backward).total;
   });
-  m.def("exchange_bytes", [](int parts, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
-    return exchange_bytes(shape(sizes_of(sizes), tiling_of(tiling), parts, backward), tiling_of(tiling), parts);
+  m.def("exchange_bytes", [](int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
+    const Tiling t = tiling_of(tiling);
+    return exchange_bytes(shape(sizes_of(sizes), t, Form(form), backward), t, Form(form));
   });
   m.def("gradient_shape", [](int G) {
     const int tiles = column_tiles(true, G);

@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -43,6 +44,10 @@ SCHEDULES = {
 }
 
 
+# Multiprocessors, bytes of shared memory of a block, largest cluster.
+DEVICES = {"H100": (132, 232448, 16), "B200": (148, 232448, 16), "A100": (108, 166912, 0), "RTX 4090": (128, 101376, 0)}
+
+
 def _compile(source: Path, target: Path, include: Path, *flags: str) -> Path:
     command = [
         CXX,
@@ -60,15 +65,15 @@ def _compile(source: Path, target: Path, include: Path, *flags: str) -> Path:
     return target
 
 
-# Column tiles that are emulated, a bit for each choice in csrc/cuda/sequence.h: all of them in "medium".
-TILES = {1: 0b1111, 2: 0b0101, 3: 0b1001}
+# Column tiles that are emulated in each form of products, a bit for each choice in csrc/cuda/sequence.h.
+TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}
 
 
-def build_kernels(folder: Path, include: Path, parts: int, tiles: int) -> Path:
-    """The object of the kernels of one number of parts, with the sources in `include`."""
-    macros = [f"-DARU_PARTS={parts}", f"-DARU_TILES={tiles}"]
+def build_kernels(folder: Path, include: Path, form: str, tiles: int) -> Path:
+    """The object of the kernels of one form of products, with the sources in `include`."""
+    macros = [f"-DARU_FORM={form}", f"-DARU_TILES={tiles}"]
     source = ROOT / "tests" / "csrc" / "emulated_kernels.cpp"
-    return _compile(source, folder / f"kernels_{parts}.o", include, "-O1", *macros)
+    return _compile(source, folder / f"kernels_{form}.o", include, "-O1", *macros)
 
 
 def _build_launch(folder: Path) -> Path:
@@ -104,7 +109,7 @@ def built() -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         module = folder / "_cuda_emulated.so"
         if not module.exists():
-            jobs = [lambda p=p: build_kernels(folder, ROOT / "csrc", p, TILES[p]) for p in TILES]
+            jobs = [partial(build_kernels, folder, ROOT / "csrc", form, tiles) for form, tiles in TILES.items()]
             jobs += [lambda: _build_launch(folder), lambda: _build_bindings(folder)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 objects = list(pool.map(lambda job: job(), jobs))
@@ -126,8 +131,8 @@ class Emulation:
         """One of SCHEDULES, for the launches to come."""
         self._library.aru_emulation_schedule(*SCHEDULES[name])
 
-    def device(self, multiprocessors: int = 132, shared_bytes: int = 232448, clusters: int = 16) -> None:
-        """What the device has; by default an H100."""
+    def device(self, multiprocessors: int, shared_bytes: int, clusters: int) -> None:
+        """What the device has."""
         self._library.aru_emulation_device(multiprocessors, shared_bytes, clusters)
         cuda._plan.cache_clear()
 
@@ -137,7 +142,7 @@ class Emulation:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda, "_C", self.module)
             patch.setattr(cuda, "_stream", lambda x: 0)
-            self.device()
+            self.device(*DEVICES["H100"])
             self.schedule("in order")
             yield
         cuda._plan.cache_clear()

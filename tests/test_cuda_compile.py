@@ -1,26 +1,38 @@
-"""The CUDA kernels as nvcc compiled them: a table of registers and spills, for every architecture."""
+"""The CUDA kernels as nvcc compiled them: a table of registers, spills and shared memory, for every architecture."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 
 import pytest
 
+from aru_kernels import cuda
+from cuda_emulation import DEVICES, Emulation, built, needs_compiler
 from helpers import ROOT
 
-# Bytes that a kernel may store to spilled registers (direction, parts, column tiles), and why.
+FORMS = ("bf16", "tf32", "split")  # in the order of Form
+HEADER = (ROOT / "csrc" / "cuda" / "sequence.h").read_text()
+
+# Bytes that a kernel may store to spilled registers (direction, form of products, column tiles), and why.
 SPILLS = {
     # 9 column tiles are 180 accumulators of weight gradients a thread, of 255 registers in all: G above 54.
-    **{("backward", parts, 9): 1200 for parts in (1, 2, 3)},
-    # 112 accumulators (7 column tiles), or 60, beside operands in two or three parts.
-    ("backward", 2, 7): 120,
-    ("backward", 3, 7): 260,
-    ("backward", 3, 5): 80,
-    # Two words on sm_100, of 168 registers.
-    ("forward", 1, 7): 16,
+    **{("backward", form, 9): 1200 for form in FORMS},
+    # 112 accumulators (7 column tiles), or 60, beside operands of two or three words a pair.
+    ("backward", "tf32", 7): 80,
+    ("backward", "split", 7): 260,
+    ("backward", "split", 5): 80,
 }
+
+# Column tiles that the kernels are compiled for; 0 is the static network.
+TILES = {
+    direction: [0, *map(int, re.search(rf"{direction}_tiles\[\] = {{(.+)}}", HEADER)[1].split(", "))]
+    for direction in ("forward", "backward")
+}
+# The GPU of an architecture, as far as a plan depends on it.
+GPUS = {"80": "A100", "90a": "H100", "100": "B200"}
 
 
 def setup_definitions() -> dict:
@@ -46,40 +58,74 @@ def table(tmp_path_factory) -> str:
     return setup["compile_cuda"](nvcc, architectures, tmp_path_factory.mktemp("cuda"))[1]
 
 
-def rows(table: str) -> list[tuple[str, int, int, str, int, int]]:
-    """direction, parts, column tiles, architecture, registers, bytes spilled"""
-    line = re.compile(r"(\w+) parts=(\d) tiles=(\d) sm_(\w+) registers=(\d+) stack=\d+ spills=(\d+)\+\d+")
+@dataclass(frozen=True)
+class Kernel:
+    direction: str
+    form: str
+    tiles: int
+    architecture: str
+    registers: int
+    spilled: int  # bytes stored
+    shared: int  # bytes, beside what a launch asks for
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.direction, self.form, self.tiles
+
+    def planned(self, emulation: Emulation) -> int | None:
+        """Bytes of shared memory that a launch at the paper's size asks for; None where another kernel serves that."""
+        backward, B, H, G = self.direction == "backward", 100, 400, 50
+        if self.tiles == 0:
+            G = 0
+        elif self.tiles != min(tiles for tiles in TILES[self.direction] if 8 * tiles >= G + 2 * backward):
+            return None
+        if self.architecture not in GPUS:
+            return None
+        emulation.device(*DEVICES[GPUS[self.architecture]])
+        form = FORMS.index(self.form)
+        return emulation.module.shared_bytes(form, backward, (1, B, H, G), cuda._plan(0, form, backward, B, H, G))
+
+
+def kernels(table: str) -> list[Kernel]:
+    line = re.compile(r"(\w+) form=(\w+) tiles=(\d) sm_(\w+) registers=(\d+) stack=\d+ spills=(\d+)\+\d+ shared=(\d+)")
     found = [line.fullmatch(text) for text in table.splitlines()]
     assert all(found), table
-    return [(m[1], int(m[2]), int(m[3]), m[4], int(m[5]), int(m[6])) for m in found]
+    return [Kernel(m[1], m[2], int(m[3]), m[4], int(m[5]), int(m[6]), int(m[7])) for m in found]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_every_kernel_is_compiled_for_every_architecture(table):
-    print(f"\n{table}")
-    kernels: dict[str, set] = {}
-    for direction, parts, tiles, architecture, registers, _ in rows(table):
-        kernels.setdefault(architecture, set()).add((direction, parts, tiles))
-        assert registers <= (168 if (direction, parts) == ("forward", 1) else 255)
-    header = (ROOT / "csrc" / "cuda" / "sequence.h").read_text()
-    expected = {
-        (direction, parts, int(tiles))
-        for direction in ("forward", "backward")
-        for parts in (1, 2, 3)
-        for tiles in ["0", *re.search(rf"{direction}_tiles\[\] = {{(.+)}}", header)[1].split(", ")]
-    }
-    assert kernels
-    for architecture, compiled in kernels.items():
-        assert compiled == expected, architecture
+    compiled: dict[str, set] = {}
+    for kernel in kernels(table):
+        compiled.setdefault(kernel.architecture, set()).add(kernel.key)
+        assert kernel.registers <= (168 if kernel.key[:2] == ("forward", "bf16") else 255)
+    expected = {(direction, form, tiles) for direction in TILES for form in FORMS for tiles in TILES[direction]}
+    assert compiled
+    for architecture, keys in compiled.items():
+        assert keys == expected, architecture
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_no_kernel_spills_that_is_not_listed(table):
-    for direction, parts, tiles, architecture, _, spilled in rows(table):
-        limit = SPILLS.get((direction, parts, tiles), 0)
-        assert spilled <= limit, f"{direction} parts={parts} tiles={tiles} sm_{architecture} spills {spilled} bytes"
+    for kernel in kernels(table):
+        assert kernel.spilled <= SPILLS.get(kernel.key, 0), f"{kernel} spills"
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_shared_memory_holds_the_papers_size(table):
+    """Prints the table, with what a launch at H = 400, G = 50, B = 100 asks for beside what the compiler took."""
+    emulation = Emulation(built() / "_cuda_emulated.so")
+    print()
+    with emulation.in_place_of_a_gpu():
+        for line, kernel in zip(table.splitlines(), kernels(table), strict=True):
+            planned = kernel.planned(emulation)
+            print(line if planned is None else f"{line}+{planned}")
+            if planned is not None:
+                assert kernel.shared + planned <= DEVICES[GPUS[kernel.architecture]][1]
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from aru_kernels import cuda, ops, reference
-from cuda_emulation import SCHEDULES, Emulation, built, needs_compiler
+from cuda_emulation import DEVICES, SCHEDULES, Emulation, built, needs_compiler
 from tolerances import assert_all_close
 
 pytestmark = needs_compiler
@@ -39,7 +39,7 @@ def tilings(monkeypatch):
     """tilings(forward, backward): the kernels are cut so, whatever the plan would say."""
 
     def use(*both: tuple[int, ...]) -> None:
-        monkeypatch.setattr(cuda, "_plan", lambda index, parts, backward, B, H, G: both[backward])
+        monkeypatch.setattr(cuda, "_plan", lambda index, form, backward, B, H, G: both[backward])
 
     yield use
     monkeypatch.undo()
@@ -126,7 +126,7 @@ def test_every_number_of_column_tiles(emulation, tilings, G):
 
 
 @pytest.mark.parametrize(("precision", "G"), [("high", 50), ("highest", 64)])
-def test_large_controllers_in_the_split_precisions(emulation, tilings, precision, G):
+def test_large_controllers_in_the_other_precisions(emulation, tilings, precision, G):
     tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 1, 1))
     check_adaptive(adaptive_arguments(3, 3, 13, G), precision, 1)
 
@@ -227,9 +227,6 @@ def test_empty_batch(emulation):
     assert all((x == 0).all() for x in actual)
 
 
-# Devices: multiprocessors, bytes of shared memory of a block, largest cluster.
-DEVICES = {"H100": (132, 232448, 16), "B200": (148, 232448, 16), "A100": (108, 166912, 0), "RTX 4090": (128, 101376, 0)}
-
 # Precisions in which the shared memory does not hold the largest sizes.
 SERVES_IN_PART = {"A100": ("highest",), "RTX 4090": ("high", "highest")}
 
@@ -241,10 +238,10 @@ def test_plans_fit_the_device(emulation, device, precision):
     multiprocessors, shared_bytes, clusters = DEVICES[device]
     emulation.device(*DEVICES[device])
     torch.set_float32_matmul_precision(precision)
-    parts = cuda.PARTS[precision]
+    form = cuda.FORMS[precision]
     for B, H, G in ((100, 400, 50), (32, 64, 16), (1, 1, 1), (128, 512, 64), (7, 1023, 0), (100, 1024, 64)):
         for backward in (False, True):
-            plan = cuda._plan(0, parts, backward, B, H, G)
+            plan = cuda._plan(0, form, backward, B, H, G)
             if isinstance(plan, str):
                 assert precision in SERVES_IN_PART.get(device, ()), plan
                 assert H >= 512
@@ -257,7 +254,7 @@ def test_plans_fit_the_device(emulation, device, precision):
             assert groups * batch < B + batch
             assert groups * blocks <= multiprocessors
             assert blocks <= clusters or not cluster
-            assert emulation.module.shared_bytes(parts, backward, (1, B, H, G), plan) <= shared_bytes
+            assert emulation.module.shared_bytes(form, backward, (1, B, H, G), plan) <= shared_bytes
             if not backward:
                 assert warps * 32 >= slice_ * batch
 

@@ -28,7 +28,11 @@ class Fault:
     file: str
     right: str
     wrong: str
+    precision: str = "high"
 
+
+# Those of products that faults are planted in, by torch's matmul precision.
+FORMS = {"high": "tf32", "highest": "split"}
 
 FAULTS = {
     # Synchronisation
@@ -76,23 +80,39 @@ FAULTS = {
     ),
     # Fragments and indices
     "fragments of W_gg with their halves exchanged": Fault(
-        "split.cuh", "make_uint2(low[p], high[p])", "make_uint2(high[p], low[p])"
+        "products.cuh", "make_uint2(low[p], high[p])", "make_uint2(high[p], low[p])"
     ),
     "rows of the recurrent fragment exchanged": Fault(
         "recurrent.cuh",
         "make_uint4(a[0][q], a[1][q], a[2][q], a[3][q])",
         "make_uint4(a[0][q], a[2][q], a[1][q], a[3][q])",
     ),
+    "a B operand whose k are not permuted as A's": Fault(
+        "products.cuh",
+        "pack<form>(element(k, n), element(k + 1, n), low);",
+        "pack<form>(element(k - (lane & 3), n), element(k - (lane & 3) + 4, n), low);",
+    ),
+    "a TF32 operand of rows in the place of k": Fault(
+        "products.cuh", "a[2 * half + 1][0], a[2 * half][1],", "a[2 * half][1], a[2 * half + 1][0],"
+    ),
+    "an operand that is not rounded to TF32": Fault("products.cuh", "round_to_tf32(y)", "bits_of_float(y)"),
+    "one half of the words not transposed": Fault(
+        "products.cuh",
+        "high = transpose(pair[0] >> 16 | (pair[1] & 0xffff0000u))",
+        "high = pair[0] >> 16 | (pair[1] & 0xffff0000u)",
+    ),
     "a transposed fragment in the wrong place": Fault(
-        "backward.cuh", "vt[i][p][2] = high_left;", "vt[i][p][2] = vt[i][p][1];"
+        "backward.cuh", "const int transposed = j % 2 * 2 + j / 2;", "const int transposed = j;"
     ),
     "n and s of the wrong row": Fault("forward.cuh", "(q & 1 ? ns[0][2] : ns[0][0])", "(q & 1 ? ns[0][0] : ns[0][2])"),
     "W_hh not transposed in the backward pass": Fault(
-        "backward.cuh", "pack_recurrent<parts, true>", "pack_recurrent<parts, false>"
+        "backward.cuh", "pack_recurrent<form, true>", "pack_recurrent<form, false>"
     ),
-    "a product of parts left out": Fault("split.cuh", "p <= order; ++p) mma", "p < order + (order == 0); ++p) mma"),
+    "a product of parts left out": Fault(
+        "products.cuh", "p <= order; ++p)", "p < order + (order == 0); ++p)", precision="highest"
+    ),
     "a quad's values in the wrong order": Fault(
-        "exchange.cuh", "split<parts>(four[2], four[3], right);", "split<parts>(four[3], four[2], right);"
+        "exchange.cuh", "pack<form>(four[2], four[3], right);", "pack<form>(four[3], four[2], right);"
     ),
     "the partial sums of one k split left out": Fault(
         "recurrent.cuh", "part < s.k_splits; ++part) sum", "part < 1; ++part) sum"
@@ -131,24 +151,24 @@ CASES = (  # cluster, steps of a segment, schedule
     (1, 2, "starving, late stores"),
 )
 
-def check(path):
+def check(precision, path):
     emulation = Emulation(path)
     with emulation.in_place_of_a_gpu(), pytest.MonkeyPatch.context() as patch:
         for cluster, segment, schedule in CASES:
             both = (cluster, 2, 12, 5, 2, 1), (cluster, 2, 12, 3, 2, 1)
-            patch.setattr(checks.cuda, "_plan", lambda index, parts, backward, B, H, G: both[backward])
+            patch.setattr(checks.cuda, "_plan", lambda index, form, backward, B, H, G: both[backward])
             emulation.schedule(schedule)
             torch.manual_seed(0)
-            checks.check_adaptive(checks.adaptive_arguments(4, 7, 23, 11), "high", segment)
+            checks.check_adaptive(checks.adaptive_arguments(4, 7, 23, 11), precision, segment)
 
-for path in sys.argv[1:]:
+for precision, path in zip(sys.argv[1::2], sys.argv[2::2]):
     child = os.fork()
     if child == 0:
         signal.alarm(100)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         outcome = 1
         try:
-            check(path)
+            check(precision, path)
             outcome = 0
         finally:
             os._exit(outcome)
@@ -156,7 +176,7 @@ for path in sys.argv[1:]:
 """
 
 
-def build(folder: Path, fault: Fault | None) -> Path:
+def build(folder: Path, precision: str, fault: Fault | None) -> Path:
     shutil.copytree(ROOT / "csrc" / "cuda", folder / "csrc" / "cuda")
     shutil.copy(ROOT / "csrc" / "aru_math.h", folder / "csrc")
     if fault is not None:
@@ -164,23 +184,24 @@ def build(folder: Path, fault: Fault | None) -> Path:
         text = path.read_text()
         assert text.count(fault.right) == 1, f"{fault.file} has {text.count(fault.right)} of {fault.right!r}"
         path.write_text(text.replace(fault.right, fault.wrong))
-    # Small controllers in "high": the second number of parts, the first of column tiles.
-    kernels = build_kernels(folder, folder / "csrc", 2, 0b1)
+    kernels = build_kernels(folder, folder / "csrc", FORMS[precision], 0b1)  # small controllers alone
     link([kernels, built() / "launch.o", built() / "bindings.o"], folder / "_cuda_emulated.so")
     return folder / "_cuda_emulated.so"
 
 
 @pytest.mark.timeout(900)
 def test_every_planted_fault_is_noticed(tmp_path):
-    names = ["no fault", *FAULTS]
+    runs = [(precision, None) for precision in FORMS] + [(fault.precision, fault) for fault in FAULTS.values()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        jobs = [(tmp_path / str(i), FAULTS.get(name)) for i, name in enumerate(names)]
+        jobs = [(tmp_path / str(i), *run) for i, run in enumerate(runs)]
         modules = list(pool.map(lambda job: str(build(*job)), jobs))
     paths = [str(ROOT / folder) for folder in ("", "python", "tests")]
     program = f"import sys; sys.path[:0] = {paths!r}\n{CHECKS}"
-    done = subprocess.run([sys.executable, "-c", program, *modules], capture_output=True, text=True)
-    outcomes = dict(reversed(line.split(" ", 1)) for line in done.stdout.splitlines())
-    assert list(outcomes) == modules, done.stderr
-    assert outcomes.pop(modules[0]) == "passed", "the kernels without a fault do not pass the checks"
-    missed = [name for name, outcome in zip(FAULTS, outcomes.values(), strict=True) if outcome == "passed"]
-    assert missed == []
+    arguments = [text for (precision, _), module in zip(runs, modules, strict=True) for text in (precision, module)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
+    assert [path for _, path in lines] == modules, done.stderr
+    outcomes = [outcome for outcome, _ in lines]
+    sound, faulty = outcomes[: len(FORMS)], outcomes[len(FORMS) :]
+    assert sound == ["passed"] * len(FORMS), "the kernels without a fault do not pass the checks"
+    assert [name for name, outcome in zip(FAULTS, faulty, strict=True) if outcome == "passed"] == []

@@ -39,9 +39,10 @@ TOLERANCES = {
     "bfloat16 products, gradients": {
         torch.float32: 2e-2,  # 1.0e-2
     },
-    # Sequences whose float32 matrix products are made of bfloat16 parts, by torch's matmul precision: one, two, three.
+    # Sequences whose float32 matrices are multiplied, by torch's matmul precision, in bfloat16, in TF32, or split in
+    # three bfloat16.
     "medium products": {torch.float32: 6e-2},  # 3.0e-2, a sum of few terms that cancel; values 3.2e-3
-    "high products": {torch.float32: 5e-5},  # 1.9e-5
+    "high products": {torch.float32: 3e-3},  # 1.5e-3; values 6.0e-4
     "highest products": {torch.float32: 5e-6},  # 7.7e-7
     # Vectors of the authors' code where n x passes 20: they replace softplus by the identity there, which leaves out
     # log1p(e^-20) = 2e-9 at the worst.

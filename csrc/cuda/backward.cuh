@@ -14,42 +14,40 @@
 namespace aru {
 namespace cuda {
 
-// sum[i][j] += V^T A over 16 rows.
-template <int parts, int tiles>
-ARU_DEVICE void add_outer_products(const float (&v)[tiles][4], const float (&a)[round_up(tiles, 2)][4],
+// sum[i][j] += V^T A over 16 rows; V comes as operands_of() gives it.
+template <Form form, int tiles>
+ARU_DEVICE void add_outer_products(const uint32_t (&v)[(tiles + 1) / 2][4][words_of(form)],
+                                   const float (&a)[round_up(tiles, 2)][4],
                                    float (&sum)[(tiles + 1) / 2][tiles][4]) {
-  // A transposed accumulator fragment serves as A operand (two neighbouring column tiles) and as B operand (one).
-  uint32_t vt[(tiles + 1) / 2][parts][4];
-  operands_of<parts, tiles>(v, vt);
+  // A lane's pairs of an A operand, transposed, are pairs of the transposed matrix's operand; those of an accumulator
+  // are pairs of a B operand.
+  uint32_t vt[(tiles + 1) / 2][4][words_of(form)];
   ARU_UNROLL
   for (int i = 0; i < (tiles + 1) / 2; ++i) {
     ARU_UNROLL
-    for (int p = 0; p < parts; ++p) {
-      const uint32_t high_left = transpose(vt[i][p][1]);
-      vt[i][p][0] = transpose(vt[i][p][0]);
-      vt[i][p][1] = 2 * i + 1 < tiles ? transpose(vt[i][p][2]) : 0;
-      vt[i][p][2] = high_left;
-      vt[i][p][3] = 2 * i + 1 < tiles ? transpose(vt[i][p][3]) : 0;
+    for (int j = 0; j < 4; ++j) {
+      const int transposed = j % 2 * 2 + j / 2;
+      ARU_UNROLL
+      for (int p = 0; p < words_of(form); ++p) vt[i][j][p] = v[i][transposed][p];
+      if (2 * i + j % 2 < tiles) transpose_pairs<form>(vt[i][j]);
     }
   }
   ARU_UNROLL
   for (int j = 0; j < tiles; ++j) {
-    uint32_t low[parts], high[parts], b[parts][2];
-    split<parts>(a[j][0], a[j][1], low);
-    split<parts>(a[j][2], a[j][3], high);
+    uint32_t b[2][words_of(form)];
     ARU_UNROLL
-    for (int p = 0; p < parts; ++p) {
-      b[p][0] = transpose(low[p]);
-      b[p][1] = transpose(high[p]);
+    for (int half = 0; half < 2; ++half) {
+      pack<form>(a[j][2 * half], a[j][2 * half + 1], b[half]);
+      transpose_pairs<form>(b[half]);
     }
     ARU_UNROLL
-    for (int i = 0; i < (tiles + 1) / 2; ++i) multiply<parts>(sum[i][j], vt[i], b);
+    for (int i = 0; i < (tiles + 1) / 2; ++i) multiply<form>(sum[i][j], vt[i], b);
   }
 }
 
 // g, and n and s, after each step of the segment, from the state kept before it, for this warp's rows.
-template <int parts, int tiles>
-ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, tiles>& controller, int segment, int first_b,
+template <Form form, int tiles>
+ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment, int first_b,
                           int first_i) {
   constexpr int at_once = 1;  // row tiles; two would spill the weight gradients
   const Sizes z = p.sizes;
@@ -61,7 +59,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, til
     ARU_ROLLED
     for (int tile = 0; tile < 2; tile += at_once) {
       int rows[at_once][2];
-      ControllerState<parts, tiles> state[at_once];
+      ControllerState<form, tiles> state[at_once];
       ARU_UNROLL
       for (int m = 0; m < at_once; ++m) {
         ARU_UNROLL
@@ -89,7 +87,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, til
           for (int high = 0; high < 2; ++high)
             a[m][high] = rows[m][high] >= 0 ? p.a[(first + step) * BH + rows[m][high]] : 0.f;
         }
-        controller_step<parts, tiles, at_once>(
+        controller_step<form, tiles, at_once>(
             controller, a, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
               ARU_UNROLL
               for (int high = 0; high < 2; ++high)
@@ -111,7 +109,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<parts, til
   sync_warp();  // n and s are read by other lanes
 }
 
-template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward& p) {
+template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward& p) {
   constexpr bool adaptive = tiles > 0;
   constexpr int some_tiles = adaptive ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
   const Sizes z = p.sizes;
@@ -123,13 +121,13 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
   // Adaptive: du of a row tile, [row tile][column tile][lane]; static: sums of dn and ds, [pair][lane].
   float4* carry = reinterpret_cast<float4*>(shared + p.shape.carry);
   float2* sums_ns = reinterpret_cast<float2*>(shared + p.shape.carry);
-  const auto exchange = Exchange<parts>::create(p, shared);
-  pack_recurrent<parts, true>(p, weight, exchange.rank);
-  ControllerOperands<parts, tiles> controller{};
+  const auto exchange = Exchange<form>::create(p, shared);
+  pack_recurrent<form, true>(p, weight, exchange.rank);
+  ControllerOperands<form, tiles> controller{};
   if constexpr (adaptive) {
-    controller = ControllerOperands<parts, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
+    controller = ControllerOperands<form, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
     const ControllerWeights& w = p.controller;
-    pack_fragments<parts>(step_weights, tiles, k_tiles, [&](int k, int n) {
+    pack_fragments<form>(step_weights, tiles, k_tiles, [&](int k, int n) {
       if (n >= z.G) return 0.f;
       if (k < z.G) return w.weight_gg[k * z.G + n];
       return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * z.G + n] : 0.f;
@@ -161,14 +159,14 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
       const int after_slot = p.segment > 1 ? in_segment : step + 1;
       if constexpr (adaptive) {
         if (p.segment > 1 && step >= 0 && (step == z.T - 1 || in_segment == p.segment - 1))
-          recompute<parts, tiles>(p, controller, segment, first_b, first_i);
+          recompute<form, tiles>(p, controller, segment, first_b, first_i);
       }
       if (v > 0) exchange.receive(v);
       if (step == z.T - 1) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<parts>(t, p.shape, weight, exchange.buffer(v), partial);
+      recurrent_product<form>(t, p.shape, weight, exchange.buffer(v), partial);
       sync_block();
       if (v > 0) exchange.received(v);
 
@@ -242,19 +240,18 @@ template <int parts, int tiles> ARU_DEVICE void sequence_backward(const Backward
                 g[tiles - 1][j] = extra[1][j];
               }
             }
-            add_outer_products<parts, tiles>(gradient, g, weight_sums);
-
-            uint32_t operand[k_tiles][parts][4];
-            operands_of<parts, tiles>(gradient, operand);
+            uint32_t operand[k_tiles][4][words_of(form)];
+            operands_of<form, tiles>(gradient, operand);
+            add_outer_products<form, tiles>(operand, g, weight_sums);
             float through_a[2] = {0, 0};
             ARU_UNROLL
             for (int n = 0; n < tiles; ++n) {
               float c[4] = {0, 0, 0, 0};
               ARU_UNROLL
               for (int k = 0; k < k_tiles; ++k) {
-                uint32_t b[parts][2];
-                load_fragment<parts>(step_weights + (n * k_tiles + k) * parts * 32, lane, b);
-                multiply<parts>(c, operand[k], b);
+                uint32_t b[2][words_of(form)];
+                load_fragment<form>(step_weights + (n * k_tiles + k) * words_of(form) * 32, lane, b);
+                multiply<form>(c, operand[k], b);
               }
               if (p.d_g_last && step == z.T - 1) {
                 ARU_UNROLL

@@ -10,23 +10,23 @@
 
 #define ARU_ISA cuda
 #include "../aru_math.h"
+#include "products.cuh"
 #include "sequence.h"
-#include "split.cuh"
 
 namespace aru {
 namespace cuda {
 
 // The weights in shared memory.
-template <int parts, int tiles> struct ControllerOperands {
+template <Form form, int tiles> struct ControllerOperands {
   static constexpr int k_tiles = (tiles + 1) / 2;
-  uint2* products;  // [column tile][k tile][parts][lane]: W_gg^T, then W_gc^T with n and s in alternate columns
+  uint2* products;  // fragments [column tile][k tile]: W_gg^T, then W_gc^T with n and s in alternate columns
   float4* input;    // [column tile][q]: w_ag and b_g of the columns 2q, 2q+1
   float bias_n, bias_s;
 
   ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
     uint2* products = reinterpret_cast<uint2*>(shared);
-    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * parts * 32);
-    pack_fragments<parts>(products, tiles + 1, k_tiles, [&](int k, int n) {
+    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words_of(form) * 32);
+    pack_fragments<form>(products, tiles + 1, k_tiles, [&](int k, int n) {
       if (k >= G) return 0.f;
       if (n >= 8 * tiles) return w.weight_gc[(n & 1) * G + k];
       return n < G ? w.weight_gg[n * G + k] : 0.f;
@@ -40,37 +40,40 @@ template <int parts, int tiles> struct ControllerOperands {
   }
 
   ARU_METHOD const uint2* fragment(int column_tile, int k_tile) const {
-    return products + (column_tile * k_tiles + k_tile) * parts * 32;
+    return products + (column_tile * k_tiles + k_tile) * words_of(form) * 32;
   }
 };
 
-template <int parts> ARU_DEVICE float controller_tanh(float x) {
-  if constexpr (parts == 1) return tanh_approximate(x);
+template <Form form> ARU_DEVICE float controller_tanh(float x) {
+  if constexpr (form == Form::bf16) return tanh_approximate(x);
   return aru::cuda::tanh<float>(x);
 }
 
-// The state of 16 rows between two steps: what the next product needs of it, the operand itself where that is as short
-// as it can be, else float32.
-template <int parts, int tiles> struct ControllerState {
+// The state of 16 rows between two steps: what the next product needs of it, the operand itself where that is no longer
+// than float32.
+template <Form form, int tiles> struct ControllerState {
   static constexpr int k_tiles = (tiles + 1) / 2;
-  static constexpr bool packed = parts == 1;
-  uint32_t words[packed ? k_tiles : 1][parts][4];
+  static constexpr bool packed = form != Form::split;
+  uint32_t packed_g[packed ? k_tiles : 1][4][words_of(form)];
   float g[packed ? 1 : 2 * k_tiles][4];
 
   ARU_METHOD void set(int k, const float (&left)[4], const float (&right)[4]) {
     if constexpr (packed) {
-      operand_of<parts>(left, right, words[k]);
+      operand_of<form>(left, right, packed_g[k]);
     } else {
       ARU_UNROLL
       for (int j = 0; j < 4; ++j) g[2 * k][j] = left[j], g[2 * k + 1][j] = right[j];
     }
   }
-  ARU_METHOD void operand(int k, uint32_t (&a)[parts][4]) const {
+  ARU_METHOD void operand(int k, uint32_t (&a)[4][words_of(form)]) const {
     if constexpr (packed) {
       ARU_UNROLL
-      for (int j = 0; j < 4; ++j) a[0][j] = words[k][0][j];
+      for (int j = 0; j < 4; ++j) {
+        ARU_UNROLL
+        for (int p = 0; p < words_of(form); ++p) a[j][p] = packed_g[k][j][p];
+      }
     } else {
-      operand_of<parts>(g[2 * k], g[2 * k + 1], a);
+      operand_of<form>(g[2 * k], g[2 * k + 1], a);
     }
   }
 };
@@ -78,12 +81,12 @@ template <int parts, int tiles> struct ControllerState {
 // One step of `rows` tiles of 16 rows with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state
 // in place of `state`, and ns[tile] = n and s of row r, n and s of row r + 8.  emit(tile, k, left, right) gets the next g
 // of two column tiles in float32.  A fragment of the weights is loaded once for all tiles.
-template <int parts, int tiles, int rows, class Emit>
-ARU_DEVICE void controller_step(const ControllerOperands<parts, tiles>& w, const float (&a)[rows][2],
-                                ControllerState<parts, tiles> (&state)[rows], float (&ns)[rows][4], const Emit& emit) {
-  constexpr int k_tiles = ControllerOperands<parts, tiles>::k_tiles;
+template <Form form, int tiles, int rows, class Emit>
+ARU_DEVICE void controller_step(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
+                                ControllerState<form, tiles> (&state)[rows], float (&ns)[rows][4], const Emit& emit) {
+  constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
   const int lane = thread_index() & 31, q = lane & 3;
-  uint32_t operand[rows][k_tiles][parts][4], b[parts][2];
+  uint32_t operand[rows][k_tiles][4][words_of(form)], b[2][words_of(form)];
   ARU_UNROLL
   for (int m = 0; m < rows; ++m) {
     ARU_UNROLL
@@ -105,20 +108,20 @@ ARU_DEVICE void controller_step(const ControllerOperands<parts, tiles>& w, const
       }
       ARU_UNROLL
       for (int k = 0; k < k_tiles; ++k) {
-        load_fragment<parts>(w.fragment(n, k), lane, b);
+        load_fragment<form>(w.fragment(n, k), lane, b);
         ARU_UNROLL
-        for (int m = 0; m < rows; ++m) multiply<parts>(c[m], operand[m][k], b);
+        for (int m = 0; m < rows; ++m) multiply<form>(c[m], operand[m][k], b);
       }
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL
-        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<parts>(c[m][j]);
+        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<form>(c[m][j]);
       }
     }
     ARU_UNROLL
     for (int m = 0; m < rows; ++m) {
-      emit(m, to, g[0][m], g[1][m]);
       state[m].set(to, g[0][m], g[1][m]);
+      emit(m, to, g[0][m], g[1][m]);
     }
   }
   ARU_UNROLL
@@ -128,12 +131,12 @@ ARU_DEVICE void controller_step(const ControllerOperands<parts, tiles>& w, const
   }
   ARU_UNROLL
   for (int k = 0; k < k_tiles; ++k) {
-    load_fragment<parts>(w.fragment(tiles, k), lane, b);
+    load_fragment<form>(w.fragment(tiles, k), lane, b);
     ARU_UNROLL
     for (int m = 0; m < rows; ++m) {
-      uint32_t read[parts][4];
+      uint32_t read[4][words_of(form)];
       state[m].operand(k, read);
-      multiply<parts>(ns[m], read, b);
+      multiply<form>(ns[m], read, b);
     }
   }
 }

@@ -6,18 +6,19 @@
 // is sent to the end and waited for, the last of a batch tile too, though nobody reads that one.
 #pragma once
 
+#include "products.cuh"
 #include "sequence.h"
-#include "split.cuh"
 
 namespace aru {
 namespace cuda {
 
-template <int parts> struct Exchange {
+template <Form form> struct Exchange {
+  static constexpr int words = words_of(form);  // of a pair of numbers
   const Tiling& tiling;
   const Shape& shape;
-  uint32_t* state;     // shared: [buffer][part][batch][state_words]
+  uint32_t* state;     // shared: [buffer][word][batch][state_words]
   uint64_t* barriers;  // shared, of a cluster: one a buffer
-  uint32_t* device;    // device memory: [buffer][part][batch][padded_H / 2], then the counter
+  uint32_t* device;    // device memory: [buffer][word][batch][padded_H / 2], then the counter
   int rank;            // of the block in its group
 
   template <class Arguments>
@@ -25,7 +26,7 @@ template <int parts> struct Exchange {
     const int group = block_index() / p.tiling.blocks;
     uint32_t* device = nullptr;
     if (!p.tiling.cluster)
-      device = p.exchange + group * (exchange_words(p.shape, p.tiling, parts) + counter_words);
+      device = p.exchange + group * (exchange_words(p.shape, p.tiling, form) + counter_words);
     return {p.tiling,
             p.shape,
             reinterpret_cast<uint32_t*>(shared + p.shape.state),
@@ -34,9 +35,9 @@ template <int parts> struct Exchange {
             block_index() % p.tiling.blocks};
   }
 
-  ARU_METHOD int buffer_words() const { return parts * tiling.batch * shape.state_words; }
+  ARU_METHOD int buffer_words() const { return words * tiling.batch * shape.state_words; }
   ARU_METHOD uint32_t* buffer(int v) const { return state + (tiling.cluster ? (v & 1) * buffer_words() : 0); }
-  ARU_METHOD unsigned* counter() const { return device + exchange_words(shape, tiling, parts); }
+  ARU_METHOD unsigned* counter() const { return device + exchange_words(shape, tiling, form); }
 
   // Before anything is sent; contains a barrier of the block.
   ARU_METHOD void open() const {
@@ -61,18 +62,18 @@ template <int parts> struct Exchange {
     float four[4];
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) four[j] = shuffle(value, (lane & 28) + j);
-    uint32_t left[parts], right[parts];
-    split<parts>(four[0], four[1], left);
-    split<parts>(four[2], four[3], right);
+    uint32_t left[words], right[words];
+    pack<form>(four[0], four[1], left);
+    pack<form>(four[2], four[3], right);
     if (!inside) return;
     const int word = (rank * tiling.slice + i - q) / 2;
     ARU_UNROLL
-    for (int p = 0; p < parts; ++p) {
+    for (int p = 0; p < words; ++p) {
       if (tiling.cluster) {
         const uint32_t* to = buffer(v) + (p * tiling.batch + b) * shape.state_words + word;
         for (int r = q; r < tiling.blocks; r += 4) store_async(to, r, left[p], right[p], barriers + (v & 1));
       } else if (q == 0) {
-        uint32_t* to = device + (((v & 1) * parts + p) * tiling.batch + b) * (shape.padded_H / 2) + word;
+        uint32_t* to = device + (((v & 1) * words + p) * tiling.batch + b) * (shape.padded_H / 2) + word;
         store_device(reinterpret_cast<uint2*>(to), left[p], right[p]);
       }
     }
@@ -90,7 +91,7 @@ template <int parts> struct Exchange {
       wait_acquire(counter(), unsigned(v) * unsigned(tiling.blocks));
     }
     sync_block();
-    const int row = shape.padded_H / 4, rows = parts * tiling.batch;
+    const int row = shape.padded_H / 4, rows = words * tiling.batch;
     const uint2* from = reinterpret_cast<const uint2*>(device + (v & 1) * rows * (shape.padded_H / 2));
     for (int e = thread_index(); e < rows * row; e += block_threads())
       if (e % row < tiling.blocks * tiling.slice / 4)
@@ -111,10 +112,10 @@ template <int parts> struct Exchange {
       const int b = e / row, i = e % row * 2;
       const float* from = matrix + size_t(b0 + b) * H + i;
       const bool some = matrix && b0 + b < B;
-      uint32_t words[parts];
-      split<parts>(some && i < H ? from[0] : 0.f, some && i + 1 < H ? from[1] : 0.f, words);
+      uint32_t pair[words];
+      pack<form>(some && i < H ? from[0] : 0.f, some && i + 1 < H ? from[1] : 0.f, pair);
       ARU_UNROLL
-      for (int p = 0; p < parts; ++p) to[(p * tiling.batch + b) * shape.state_words + e % row] = words[p];
+      for (int p = 0; p < words; ++p) to[(p * tiling.batch + b) * shape.state_words + e % row] = pair[p];
     }
   }
 };

@@ -9,18 +9,18 @@ namespace aru {
 namespace cuda {
 
 // tiles: column tiles of the controller's state, which stays in registers; 0 for the static network.
-template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
+template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
   constexpr int some_tiles = tiles > 0 ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
   uint4* weight = reinterpret_cast<uint4*>(shared + p.shape.weight_hh);
   float* sums = reinterpret_cast<float*>(shared + p.shape.sums);
-  const auto exchange = Exchange<parts>::create(p, shared);
-  pack_recurrent<parts, false>(p, weight, exchange.rank);
-  ControllerOperands<parts, tiles> controller{};
+  const auto exchange = Exchange<form>::create(p, shared);
+  pack_recurrent<form, false>(p, weight, exchange.rank);
+  ControllerOperands<form, tiles> controller{};
   if constexpr (tiles > 0)
-    controller = ControllerOperands<parts, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
+    controller = ControllerOperands<form, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
   exchange.open();
 
   const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3, warp = thread_index() / 32;
@@ -32,7 +32,7 @@ template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     const Row own = Row::of(warp * 32 + lane, z, t, p.shape.rows, first_b, first_i);
     const bool some = own.index >= 0;
     int rows[2][2];  // [tile of the pair][half]: Row::index
-    ControllerState<parts, some_tiles> state[2];
+    ControllerState<form, some_tiles> state[2];
     if constexpr (tiles > 0) {
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
@@ -70,7 +70,7 @@ template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         exchange.fill(v, p.h0, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<parts>(t, p.shape, weight, exchange.buffer(v), sums);
+      recurrent_product<form>(t, p.shape, weight, exchange.buffer(v), sums);
       sync_block();
       if (v > 0) exchange.received(v);
 
@@ -85,7 +85,7 @@ template <int parts, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
-        controller_step<parts, tiles, 2>(
+        controller_step<form, tiles, 2>(
             controller, both, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
               if (!keep && !last) return;
               ARU_UNROLL

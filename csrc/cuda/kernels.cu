@@ -1,4 +1,4 @@
-// The kernels of one number of parts (-DARU_PARTS=1, 2 or 3; see split.cuh) in one direction (-DARU_BACKWARD=0 or 1), so
+// The kernels of one form of products (-DARU_FORM=bf16, tf32 or split) in one direction (-DARU_BACKWARD=0 or 1), so
 // that they compile side by side.
 #include <cuda_runtime.h>
 
@@ -13,33 +13,35 @@
 namespace aru {
 namespace cuda {
 
+constexpr Form form_here = Form::ARU_FORM;
+
 #if ARU_BACKWARD
-template <int parts, int tiles>
-__global__ void __launch_bounds__(most_warps(parts, true) * 32, 1) aru_backward(const __grid_constant__ Backward p) {
-  sequence_backward<parts, tiles>(p);
+template <Form form, int tiles>
+__global__ void __launch_bounds__(most_warps(form, true) * 32, 1) aru_backward(const __grid_constant__ Backward p) {
+  sequence_backward<form, tiles>(p);
 }
-template <> const void* kernel_of<ARU_PARTS, true>(int tiles) {
+template <> const void* kernel_of<form_here, true>(int tiles) {
   switch (tiles) {
-    case 0: return reinterpret_cast<const void*>(&aru_backward<ARU_PARTS, 0>);
-    case backward_tiles[0]: return reinterpret_cast<const void*>(&aru_backward<ARU_PARTS, backward_tiles[0]>);
-    case backward_tiles[1]: return reinterpret_cast<const void*>(&aru_backward<ARU_PARTS, backward_tiles[1]>);
-    case backward_tiles[2]: return reinterpret_cast<const void*>(&aru_backward<ARU_PARTS, backward_tiles[2]>);
-    case backward_tiles[3]: return reinterpret_cast<const void*>(&aru_backward<ARU_PARTS, backward_tiles[3]>);
+    case 0: return reinterpret_cast<const void*>(&aru_backward<form_here, 0>);
+    case backward_tiles[0]: return reinterpret_cast<const void*>(&aru_backward<form_here, backward_tiles[0]>);
+    case backward_tiles[1]: return reinterpret_cast<const void*>(&aru_backward<form_here, backward_tiles[1]>);
+    case backward_tiles[2]: return reinterpret_cast<const void*>(&aru_backward<form_here, backward_tiles[2]>);
+    case backward_tiles[3]: return reinterpret_cast<const void*>(&aru_backward<form_here, backward_tiles[3]>);
     default: return nullptr;
   }
 }
 #else
-template <int parts, int tiles>
-__global__ void __launch_bounds__(most_warps(parts, false) * 32, 1) aru_forward(const __grid_constant__ Forward p) {
-  sequence_forward<parts, tiles>(p);
+template <Form form, int tiles>
+__global__ void __launch_bounds__(most_warps(form, false) * 32, 1) aru_forward(const __grid_constant__ Forward p) {
+  sequence_forward<form, tiles>(p);
 }
-template <> const void* kernel_of<ARU_PARTS, false>(int tiles) {
+template <> const void* kernel_of<form_here, false>(int tiles) {
   switch (tiles) {
-    case 0: return reinterpret_cast<const void*>(&aru_forward<ARU_PARTS, 0>);
-    case forward_tiles[0]: return reinterpret_cast<const void*>(&aru_forward<ARU_PARTS, forward_tiles[0]>);
-    case forward_tiles[1]: return reinterpret_cast<const void*>(&aru_forward<ARU_PARTS, forward_tiles[1]>);
-    case forward_tiles[2]: return reinterpret_cast<const void*>(&aru_forward<ARU_PARTS, forward_tiles[2]>);
-    case forward_tiles[3]: return reinterpret_cast<const void*>(&aru_forward<ARU_PARTS, forward_tiles[3]>);
+    case 0: return reinterpret_cast<const void*>(&aru_forward<form_here, 0>);
+    case forward_tiles[0]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[0]>);
+    case forward_tiles[1]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[1]>);
+    case forward_tiles[2]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[2]>);
+    case forward_tiles[3]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[3]>);
     default: return nullptr;
   }
 }

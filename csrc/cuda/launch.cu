@@ -33,11 +33,11 @@ int outcome(cudaError_t error, const char* what, const char** text) {
   return int(error);
 }
 
-const void* kernel(int parts, bool backward, int tiles) {
-  switch (parts) {
-    case 1: return backward ? kernel_of<1, true>(tiles) : kernel_of<1, false>(tiles);
-    case 2: return backward ? kernel_of<2, true>(tiles) : kernel_of<2, false>(tiles);
-    default: return backward ? kernel_of<3, true>(tiles) : kernel_of<3, false>(tiles);
+const void* kernel(Form form, bool backward, int tiles) {
+  switch (form) {
+    case Form::bf16: return backward ? kernel_of<Form::bf16, true>(tiles) : kernel_of<Form::bf16, false>(tiles);
+    case Form::tf32: return backward ? kernel_of<Form::tf32, true>(tiles) : kernel_of<Form::tf32, false>(tiles);
+    default: return backward ? kernel_of<Form::split, true>(tiles) : kernel_of<Form::split, false>(tiles);
   }
 }
 
@@ -72,14 +72,14 @@ void configure(cudaLaunchConfig_t& c, cudaLaunchAttribute& attribute, const Tili
 }
 
 template <class Arguments>
-int launch(int device, int parts, bool backward, const Arguments& p, uintptr_t stream, const char** text) {
+int launch(int device, Form form, bool backward, const Arguments& p, uintptr_t stream, const char** text) {
   const OnDevice on(device);
   if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
-  const void* f = kernel(parts, backward, column_tiles(backward, p.sizes.G));
+  const void* f = kernel(form, backward, column_tiles(backward, p.sizes.G));
   cudaError_t error = prepare(f, device, p.tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
   if (!p.tiling.cluster) {  // the counters; the rest is written before it is read
-    error = cudaMemsetAsync(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)),
+    error = cudaMemsetAsync(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, form)),
                             reinterpret_cast<cudaStream_t>(stream));
     if (error != cudaSuccess) return outcome(error, "clearing the exchange", text);
   }
@@ -111,8 +111,9 @@ int aru_cuda_device(int device, Device* result, const char** text) {
   result->multiprocessors = properties.multiProcessorCount;
   result->shared_bytes = int(properties.sharedMemPerBlockOptin);
   result->clusters = 0;
+  const void* small = kernel(Form::bf16, false, 0);
   cudaFuncAttributes attributes;
-  error = cudaFuncGetAttributes(&attributes, kernel(1, false, 0));
+  error = cudaFuncGetAttributes(&attributes, small);
   if (error != cudaSuccess) {
     cudaGetLastError();
     last_text = std::string("the kernels were compiled for sm_") + ARU_CUDA_ARCHITECTURES + ", and the device " +
@@ -128,9 +129,9 @@ int aru_cuda_device(int device, Device* result, const char** text) {
     cudaLaunchAttribute attribute = {};
     const Tiling large{1, 2 * portable_cluster, 4, 1, 1, 1};
     int clusters = 0;
-    if (prepare(kernel(1, false, 0), device, large) == cudaSuccess) {
+    if (prepare(small, device, large) == cudaSuccess) {
       configure(config, attribute, large, 1, 1024, 0);
-      if (cudaOccupancyMaxActiveClusters(&clusters, kernel(1, false, 0), &config) == cudaSuccess && clusters > 0)
+      if (cudaOccupancyMaxActiveClusters(&clusters, small, &config) == cudaSuccess && clusters > 0)
         result->clusters = 2 * portable_cluster;
     }
     cudaGetLastError();
@@ -138,11 +139,11 @@ int aru_cuda_device(int device, Device* result, const char** text) {
   return 0;
 }
 
-int aru_cuda_most_groups(int device, int parts, int backward, int tiles, const Tiling* tiling, int shared_bytes,
+int aru_cuda_most_groups(int device, Form form, int backward, int tiles, const Tiling* tiling, int shared_bytes,
                          int* result, const char** text) {
   const OnDevice on(device);
   if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
-  const void* f = kernel(parts, backward != 0, tiles);
+  const void* f = kernel(form, backward != 0, tiles);
   cudaError_t error = prepare(f, device, *tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
   cudaLaunchConfig_t config = {};
@@ -151,11 +152,11 @@ int aru_cuda_most_groups(int device, int parts, int backward, int tiles, const T
   return outcome(cudaOccupancyMaxActiveClusters(result, f, &config), "asking for the clusters that fit", text);
 }
 
-int aru_cuda_forward(int device, int parts, const Forward* arguments, uintptr_t stream, const char** text) {
-  return launch(device, parts, false, *arguments, stream, text);
+int aru_cuda_forward(int device, Form form, const Forward* arguments, uintptr_t stream, const char** text) {
+  return launch(device, form, false, *arguments, stream, text);
 }
-int aru_cuda_backward(int device, int parts, const Backward* arguments, uintptr_t stream, const char** text) {
-  return launch(device, parts, true, *arguments, stream, text);
+int aru_cuda_backward(int device, Form form, const Backward* arguments, uintptr_t stream, const char** text) {
+  return launch(device, form, true, *arguments, stream, text);
 }
 
 }  // extern "C"

@@ -20,22 +20,22 @@ struct Device {
 };
 
 // The address of a compiled kernel for so many column tiles, or null.
-template <int parts, bool backward> const void* kernel_of(int tiles);
-template <> const void* kernel_of<1, false>(int);
-template <> const void* kernel_of<2, false>(int);
-template <> const void* kernel_of<3, false>(int);
-template <> const void* kernel_of<1, true>(int);
-template <> const void* kernel_of<2, true>(int);
-template <> const void* kernel_of<3, true>(int);
+template <Form form, bool backward> const void* kernel_of(int tiles);
+template <> const void* kernel_of<Form::bf16, false>(int);
+template <> const void* kernel_of<Form::tf32, false>(int);
+template <> const void* kernel_of<Form::split, false>(int);
+template <> const void* kernel_of<Form::bf16, true>(int);
+template <> const void* kernel_of<Form::tf32, true>(int);
+template <> const void* kernel_of<Form::split, true>(int);
 
 extern "C" {
 // Whether the device exists and the kernels were compiled for it, and what it has.
 int aru_cuda_device(int device, Device* result, const char** text);
 // Groups that can be on the device at the same time.
-int aru_cuda_most_groups(int device, int parts, int backward, int tiles, const Tiling* tiling, int shared_bytes,
+int aru_cuda_most_groups(int device, Form form, int backward, int tiles, const Tiling* tiling, int shared_bytes,
                          int* result, const char** text);
-int aru_cuda_forward(int device, int parts, const Forward* arguments, uintptr_t stream, const char** text);
-int aru_cuda_backward(int device, int parts, const Backward* arguments, uintptr_t stream, const char** text);
+int aru_cuda_forward(int device, Form form, const Forward* arguments, uintptr_t stream, const char** text);
+int aru_cuda_backward(int device, Form form, const Backward* arguments, uintptr_t stream, const char** text);
 }
 
 }  // namespace cuda

@@ -20,16 +20,19 @@ struct StepCost {
   static constexpr double sub_cores = 4;
 };
 
-inline double step_clocks(const Tiling& t, const Shape& s, int parts, int tiles, bool backward) {
+// Matrix instructions for 16 k; one of TF32 takes 8 k in as many clocks as one of bfloat16 takes 16.
+constexpr int instructions_of(Form form) { return form == Form::bf16 ? 1 : form == Form::tf32 ? 2 : 6; }
+
+inline double step_clocks(const Tiling& t, const Shape& s, Form form, int tiles, bool backward) {
   using C = StepCost;
-  const double products = parts * (parts + 1) / 2, k = (tiles + 1) / 2;
+  const double products = instructions_of(form), k = (tiles + 1) / 2;
   const double exchange = t.cluster ? C::exchange_cluster : C::exchange_device + C::exchange_device_per_block * t.blocks;
   const double tasks = ceil_div(s.row_tiles * s.k_splits, t.warps), k_each = double(s.k_tiles) / s.k_splits;
   const double recurrent = std::max(tasks * k_each * products * C::product_latency,
                                     s.row_tiles * s.k_tiles * products * C::product / C::sub_cores);
   // A pair of row tiles: products, tanh, and what accompanies a column tile.
   const double controller_products = 2 * k * (backward ? 3 * tiles + 1 : tiles + 1) * products * C::product;
-  const double elements = 2.0 * tiles * 4 * (parts == 1 ? 16 : 24) * (backward ? 1.5 : 1);
+  const double elements = 2.0 * tiles * 4 * (form == Form::bf16 ? 16 : 24) * (backward ? 1.5 : 1);
   const double pairs_of_sub_core = std::max(double(ceil_div(s.pairs, t.warps)), s.pairs / C::sub_cores);
   return exchange + C::latency + recurrent + pairs_of_sub_core * (controller_products + elements + 200);
 }
@@ -37,7 +40,7 @@ inline double step_clocks(const Tiling& t, const Shape& s, int parts, int tiles,
 using MostGroups = std::function<int(const Tiling&, int shared_bytes)>;
 
 // Throws std::invalid_argument with the end of a sentence that says why no kernel serves the sizes on the device.
-inline Tiling plan(const Device& device, const Sizes& z, int parts, bool backward, const MostGroups& most_groups) {
+inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backward, const MostGroups& most_groups) {
   const int tiles = column_tiles(backward, z.G);
   if (tiles < 0)
     throw std::invalid_argument("its kernels take at most " + std::to_string(largest_controller) +
@@ -45,7 +48,7 @@ inline Tiling plan(const Device& device, const Sizes& z, int parts, bool backwar
   if (int64_t(z.B) * z.H > INT32_MAX)
     throw std::invalid_argument("its kernels take at most 2^31 - 1 neurons of all sequences, got B * H = " +
                                 std::to_string(int64_t(z.B) * z.H));
-  const int warps = most_warps(parts, backward);
+  const int warps = most_warps(form, backward);
   Tiling best{};
   double least = 0;
   for (int cluster = device.clusters > 0; cluster >= 0; --cluster) {
@@ -58,12 +61,12 @@ inline Tiling plan(const Device& device, const Sizes& z, int parts, bool backwar
         const int pairs = ceil_div(slice * batch, 32);
         if (!backward && pairs > warps) break;  // forward, the state is in registers: a pair a warp
         t.warps = ceil_div(pairs, ceil_div(pairs, warps));
-        const Shape s = shape_of(t, parts, tiles, backward);
+        const Shape s = shape_of(t, form, tiles, backward);
         if (s.total > device.shared_bytes) break;
         const int needed = ceil_div(z.B, batch);
         t.groups = std::min(needed, cluster ? most_groups(t, s.total) : device.multiprocessors / blocks);
         if (t.groups < 1) continue;
-        const double clocks = ceil_div(needed, t.groups) * step_clocks(t, s, parts, tiles, backward);
+        const double clocks = ceil_div(needed, t.groups) * step_clocks(t, s, form, tiles, backward);
         if (best.warps == 0 || clocks < least) {
           best = t;
           least = clocks;

@@ -52,6 +52,11 @@ ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
       : "=f"(low), "=f"(high)
       : "r"(x));
 }
+ARU_DEVICE uint32_t round_to_tf32(float x) {  // to nearest, ties away from zero
+  uint32_t r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+  return r;
+}
 ARU_DEVICE float tanh_approximate(float x) {  // relative error 2^-11; exactly 1 where saturated
   float y;
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -65,6 +70,15 @@ ARU_DEVICE float tanh_approximate(float x) {  // relative error 2^-11; exactly 1
 ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// c (16 x 8) += a (16 x 8) b (8 x 8) in TF32.  c as above, and a lane holds
+//   a[0], a[1]: rows r, r+8 and k q; a[2], a[3]: the same rows and k q+4;
+//   b[0], b[1]: column r and k q and q+4.
+ARU_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }

@@ -4,15 +4,16 @@
 // order of A's fragments.  The k of a tile are permuted, the same in A and B, so that a lane's four lie side by side.
 #pragma once
 
+#include "products.cuh"
 #include "sequence.h"
-#include "split.cuh"
 
 namespace aru {
 namespace cuda {
 
-// The slice as fragments: [row tile][k tile][parts][lane] four words.
-template <int parts, bool transposed, class Arguments>
+// The slice as fragments: [row tile][k tile][word of a pair][lane] the words of the lane's four pairs.
+template <Form form, bool transposed, class Arguments>
 ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
+  constexpr int words = words_of(form);
   const int H = p.sizes.H, first = rank * p.tiling.slice;
   for (int e = thread_index(); e < p.shape.row_tiles * p.shape.k_tiles * 32; e += block_threads()) {
     const int lane = e & 31, k = e / 32 % p.shape.k_tiles * 16 + 4 * (lane & 3);
@@ -26,21 +27,22 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
         w[half][j] = some ? p.weight_hh[transposed ? size_t(k + j) * H + row : size_t(row) * H + k + j] : 0.f;
       }
     }
-    uint32_t a[4][parts];
-    split<parts>(w[0][0], w[0][1], a[0]);
-    split<parts>(w[1][0], w[1][1], a[1]);
-    split<parts>(w[0][2], w[0][3], a[2]);
-    split<parts>(w[1][2], w[1][3], a[3]);
+    uint32_t a[4][words];
+    pack<form>(w[0][0], w[0][1], a[0]);
+    pack<form>(w[1][0], w[1][1], a[1]);
+    pack<form>(w[0][2], w[0][3], a[2]);
+    pack<form>(w[1][2], w[1][3], a[3]);
     ARU_UNROLL
-    for (int q = 0; q < parts; ++q)
-      to[(e / 32 * parts + q) * 32 + lane] = make_uint4(a[0][q], a[1][q], a[2][q], a[3][q]);
+    for (int q = 0; q < words; ++q)
+      to[(e / 32 * words + q) * 32 + lane] = make_uint4(a[0][q], a[1][q], a[2][q], a[3][q]);
   }
 }
 
 // Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.
-template <int parts>
+template <Form form>
 ARU_DEVICE void recurrent_product(const Tiling& t, const Shape& s, const uint4* weight, const uint32_t* state,
                                   float* sums) {
+  constexpr int words = words_of(form);
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
   const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
   for (int task = thread_index() / 32; task < s.row_tiles * s.k_splits; task += t.warps) {
@@ -49,15 +51,15 @@ ARU_DEVICE void recurrent_product(const Tiling& t, const Shape& s, const uint4* 
     float c[4] = {0, 0, 0, 0};
     ARU_ROLLED
     for (int k = s.k_tiles * part / s.k_splits; k < end; ++k) {
-      uint32_t a[parts][4], b[parts][2];
+      uint32_t a[4][words], b[2][words];
       ARU_UNROLL
-      for (int p = 0; p < parts; ++p) {
-        const uint4 w = weight[((tile * s.k_tiles + k) * parts + p) * 32 + lane];
-        a[p][0] = w.x, a[p][1] = w.y, a[p][2] = w.z, a[p][3] = w.w;
+      for (int p = 0; p < words; ++p) {
+        const uint4 w = weight[((tile * s.k_tiles + k) * words + p) * 32 + lane];
+        a[0][p] = w.x, a[1][p] = w.y, a[2][p] = w.z, a[3][p] = w.w;
         const uint2 h = *reinterpret_cast<const uint2*>(state + (p * t.batch + column) * s.state_words + k * 8 + 2 * q);
-        b[p][0] = h.x, b[p][1] = h.y;
+        b[0][p] = h.x, b[1][p] = h.y;
       }
-      multiply<parts>(c, a, b);
+      multiply<form>(c, a, b);
     }
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {

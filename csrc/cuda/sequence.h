@@ -29,12 +29,18 @@ struct Tiling {
   int groups;
 };
 
+// How float32 matrices are multiplied, see products.cuh.
+enum class Form { bf16, tf32, split };
+
+// Words of an operand for a pair of numbers.
+ARU_ANYWHERE constexpr int words_of(Form form) { return form == Form::bf16 ? 1 : form == Form::tf32 ? 2 : 3; }
+
 ARU_ANYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
 // Warps of a block at most; a thread may then have 168 (12 warps) or 255 registers (8).
-constexpr int most_warps(int parts, bool backward) { return parts == 1 && !backward ? 12 : 8; }
-constexpr int largest_batch = 8;   // columns of a matrix product
+constexpr int most_warps(Form form, bool backward) { return form == Form::bf16 && !backward ? 12 : 8; }
+constexpr int largest_batch = 8;  // columns of a matrix product
 
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
 constexpr int forward_tiles[] = {2, 4, 7, 8};
@@ -58,7 +64,7 @@ struct Shape {
   int k_tiles;      // of the recurrent product
   int row_tiles;    // of 16 neurons of the slice
   int k_splits;     // warps that share the k of one row tile
-  int state_words;  // words (two bfloat16) of a row of the exchanged vector: an odd multiple of 8 modulo 32
+  int state_words;  // one word of each pair of a row of the exchanged vector: an odd multiple of 8 modulo 32
   int sum_stride;   // of the partial sums, in floats
   int rows;         // of a block
   int pairs;        // of 16-row tiles
@@ -67,8 +73,8 @@ struct Shape {
   int exchanged_bytes;  // that reach a block in one step
 };
 
-// parts: see split.cuh.  tiles: column tiles of the controller; 0 for the static network.
-ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, int parts, int tiles, bool backward) {
+// tiles: column tiles of the controller; 0 for the static network.
+ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, bool backward) {
   Shape s{};
   s.padded_H = round_up(t.blocks * t.slice, 16);
   s.k_tiles = s.padded_H / 16;
@@ -78,12 +84,12 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, int parts, int tiles, boo
   s.sum_stride = s.row_tiles * 16 + 4;
   s.rows = t.batch * t.slice;
   s.pairs = ceil_div(s.rows, 32);
-  const int k = (tiles + 1) / 2, fragment = 256 * parts;
+  const int words = words_of(form), k = (tiles + 1) / 2, fragment = 256 * words;
   int at = 0;
   s.weight_hh = at;
-  at += s.row_tiles * s.k_tiles * parts * 512;
+  at += s.row_tiles * s.k_tiles * words * 512;
   s.state = at;
-  at += (t.cluster ? 2 : 1) * parts * t.batch * s.state_words * 4;
+  at += (t.cluster ? 2 : 1) * words * t.batch * s.state_words * 4;
   s.sums = at;
   at += round_up(s.k_splits * t.batch * s.sum_stride * 4, 16);
   s.controller = at;
@@ -95,7 +101,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, int parts, int tiles, boo
   s.barriers = at;
   at += 16;
   s.total = at;
-  s.exchanged_bytes = t.blocks * t.slice * t.batch * 2 * parts;
+  s.exchanged_bytes = t.blocks * t.slice * t.batch * 2 * words;
   return s;
 }
 
@@ -103,12 +109,12 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, int parts, int tiles, boo
 ARU_ANYWHERE constexpr int kept_row(int G) { return round_up(G, 16); }
 
 // Exchange through device memory: two buffers for each group, then its counter on a line of its own.
-ARU_ANYWHERE constexpr int64_t exchange_words(const Shape& s, const Tiling& t, int parts) {
-  return int64_t(2) * parts * t.batch * (s.padded_H / 2);
+ARU_ANYWHERE constexpr int64_t exchange_words(const Shape& s, const Tiling& t, Form form) {
+  return int64_t(2) * words_of(form) * t.batch * (s.padded_H / 2);
 }
 constexpr int counter_words = 32;
-inline int64_t exchange_bytes(const Shape& s, const Tiling& t, int parts) {
-  return t.cluster ? 0 : t.groups * (exchange_words(s, t, parts) + counter_words) * 4;
+inline int64_t exchange_bytes(const Shape& s, const Tiling& t, Form form) {
+  return t.cluster ? 0 : t.groups * (exchange_words(s, t, form) + counter_words) * 4;
 }
 
 // Rows and columns of a warp's sums for the controller's weight gradients.

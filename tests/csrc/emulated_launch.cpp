@@ -9,9 +9,9 @@
 namespace aru {
 namespace cuda {
 
-// emulated_kernels.cpp; weak, since a module may have one number of parts alone.
-template <int parts> __attribute__((weak)) void emulated_forward(int tiles, const Forward& p);
-template <int parts> __attribute__((weak)) void emulated_backward(int tiles, const Backward& p);
+// emulated_kernels.cpp; weak, since a module may have one form alone.
+template <Form form> __attribute__((weak)) void emulated_forward(int tiles, const Forward& p);
+template <Form form> __attribute__((weak)) void emulated_backward(int tiles, const Backward& p);
 
 namespace {
 
@@ -19,19 +19,18 @@ emulation::Schedule schedule;
 Device emulated{"emulated device", 132, 232448, 16};
 thread_local std::string last_text;
 
-template <int parts> void run(int tiles, const Forward& p) { emulated_forward<parts>(tiles, p); }
-template <int parts> void run(int tiles, const Backward& p) { emulated_backward<parts>(tiles, p); }
+template <Form form> void run(int tiles, const Forward& p) { emulated_forward<form>(tiles, p); }
+template <Form form> void run(int tiles, const Backward& p) { emulated_backward<form>(tiles, p); }
 
-template <class Arguments> int launch(int parts, bool backward, const Arguments& p, const char** text) {
+template <class Arguments> int launch(Form form, bool backward, const Arguments& p, const char** text) {
   const int tiles = column_tiles(backward, p.sizes.G);
-  if (!p.tiling.cluster) std::memset(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, parts)));
+  if (!p.tiling.cluster) std::memset(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, form)));
   try {
     emulation::launch(p.tiling.groups, p.tiling.blocks, p.tiling.warps * 32, p.shape.total, schedule, [&] {
-      switch (parts) {
-        case 1: return run<1>(tiles, p);
-        case 2: return run<2>(tiles, p);
-        case 3: return run<3>(tiles, p);
-        default: emulation::machine().fail("no kernel for so many parts");
+      switch (form) {
+        case Form::bf16: return run<Form::bf16>(tiles, p);
+        case Form::tf32: return run<Form::tf32>(tiles, p);
+        case Form::split: return run<Form::split>(tiles, p);
       }
     });
   } catch (const std::exception& error) {
@@ -50,15 +49,15 @@ int aru_cuda_device(int, Device* result, const char**) {
   *result = emulated;
   return 0;
 }
-int aru_cuda_most_groups(int, int, int, int, const Tiling* tiling, int, int* result, const char**) {
+int aru_cuda_most_groups(int, Form, int, int, const Tiling* tiling, int, int* result, const char**) {
   *result = emulated.multiprocessors / tiling->blocks;
   return 0;
 }
-int aru_cuda_forward(int, int parts, const Forward* arguments, uintptr_t, const char** text) {
-  return launch(parts, false, *arguments, text);
+int aru_cuda_forward(int, Form form, const Forward* arguments, uintptr_t, const char** text) {
+  return launch(form, false, *arguments, text);
 }
-int aru_cuda_backward(int, int parts, const Backward* arguments, uintptr_t, const char** text) {
-  return launch(parts, true, *arguments, text);
+int aru_cuda_backward(int, Form form, const Backward* arguments, uintptr_t, const char** text) {
+  return launch(form, true, *arguments, text);
 }
 
 // For the tests, through ctypes.

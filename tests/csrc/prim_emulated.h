@@ -2,9 +2,9 @@
 // together is a meeting of its fibers.
 //
 // What the emulation is strict about: shared memory starts as NaN and ends at a guard page; lanes that meet in different
-// instructions, barriers that nobody can leave and misuse of an mbarrier end the launch with a sentence; asynchronous
-// stores arrive late, where the schedule says so.  A schedule decides who runs: in order, in reverse, at random, or
-// with one block after another kept from running.
+// instructions, barriers that nobody can leave, misuse of an mbarrier and a TF32 operand with more bits than its own end
+// the launch with a sentence; asynchronous stores arrive late, where the schedule says so.  A schedule decides who runs:
+// in order, in reverse, at random, or with one block after another kept from running.
 #pragma once
 
 #include <sys/mman.h>
@@ -384,43 +384,48 @@ ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
   low = float(pair[0]);
   high = float(pair[1]);
 }
+ARU_DEVICE uint32_t round_to_tf32(float x) {
+  return x != x ? 0x7fffe000u : (bits_of_float(x) + 0x1000u) & 0xffffe000u;
+}
 // 11 bits of the mantissa, as many as the hardware's.
 ARU_DEVICE float tanh_approximate(float x) { return float_of_bits((bits_of_float(std::tanh(x)) + 0x800u) & 0xfffff000u); }
 
-ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  const uint32_t in[10] = {a[0],
-                           a[1],
-                           a[2],
-                           a[3],
-                           b[0],
-                           b[1],
-                           bits_of_float(c[0]),
-                           bits_of_float(c[1]),
-                           bits_of_float(c[2]),
-                           bits_of_float(c[3])};
-  uint32_t out[4];
-  machine().warp_operation(3, in, 10, out, 4, [](emulation::Warp& w) {
-    float left[16][16], right[8][16];  // A, and B transposed
-    for (int l = 0; l < 32; ++l) {
-      const int r = l / 4, k = 2 * (l & 3);
-      for (int j = 0; j < 4; ++j) {
-        left[r + (j & 1) * 8][k + (j >> 1) * 8] = float_of_bits(w.in[l][j] << 16);
-        left[r + (j & 1) * 8][k + (j >> 1) * 8 + 1] = float_of_bits(w.in[l][j] & 0xffff0000u);
-      }
-      for (int j = 0; j < 2; ++j) {
-        right[r][k + j * 8] = float_of_bits(w.in[l][4 + j] << 16);
-        right[r][k + j * 8 + 1] = float_of_bits(w.in[l][4 + j] & 0xffff0000u);
-      }
-    }
+// The warp's product of `ks` k.  place(words, r, q, left, right) puts a lane's words, a[0] ... b[1], into A and the
+// transpose of B.
+template <int ks, class Place>
+inline void product(int operation, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Place& place) {
+  uint32_t in[10], out[4];
+  std::memcpy(in, a, sizeof(a));
+  std::memcpy(in + 4, b, sizeof(b));
+  std::memcpy(in + 6, c, sizeof(c));
+  machine().warp_operation(operation, in, 10, out, 4, [&](emulation::Warp& w) {
+    float left[16][ks], right[8][ks];
+    for (int l = 0; l < 32; ++l) place(w.in[l], l / 4, l & 3, left, right);
     for (int l = 0; l < 32; ++l)
       for (int j = 0; j < 4; ++j) {
         const float *x = left[l / 4 + (j >> 1) * 8], *y = right[2 * (l & 3) + (j & 1)];
         float sum = 0;
-        for (int k = 0; k < 16; ++k) sum += x[k] * y[k];
+        for (int k = 0; k < ks; ++k) sum += x[k] * y[k];
         w.out[l][j] = bits_of_float(float_of_bits(w.in[l][6 + j]) + sum);
       }
   });
-  for (int j = 0; j < 4; ++j) c[j] = float_of_bits(out[j]);
+  std::memcpy(c, out, sizeof(c));
+}
+ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  product<16>(3, c, a, b, [](const uint32_t* words, int r, int q, float (&left)[16][16], float (&right)[8][16]) {
+    for (int j = 0; j < 6; ++j) {
+      float* to = j < 4 ? &left[r + (j & 1) * 8][2 * q + (j >> 1) * 8] : &right[r][2 * q + (j - 4) * 8];
+      to[0] = float_of_bits(words[j] << 16);
+      to[1] = float_of_bits(words[j] & 0xffff0000u);
+    }
+  });
+}
+ARU_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if ((a[0] | a[1] | a[2] | a[3] | b[0] | b[1]) & 0x1fff) machine().fail("an operand that is not rounded to TF32");
+  product<8>(5, c, a, b, [](const uint32_t* words, int r, int q, float (&left)[16][8], float (&right)[8][8]) {
+    for (int j = 0; j < 4; ++j) left[r + (j & 1) * 8][q + (j >> 1) * 4] = float_of_bits(words[j]);
+    for (int j = 0; j < 2; ++j) right[r][q + j * 4] = float_of_bits(words[4 + j]);
+  });
 }
 
 ARU_DEVICE uint32_t transpose(uint32_t x) {

@@ -1,0 +1,110 @@
+// Products of float32 matrices by the matrix unit, whose operands are narrower: an operand is made of pairs of
+// neighbouring numbers, a pair of words_of(form) words; sums are float32.
+//
+//   form   torch.get_float32_matmul_precision()  a pair                                     bits of a number
+//   bf16   "medium"                              two bfloat16 in a word                     8
+//   tf32   "high"                                a word for each                            11
+//   split  "highest"                             three words of two bfloat16, to be added   24
+//
+// The product of split numbers is that of all pairs of parts p + q < 3.
+#pragma once
+
+#include "prim.cuh"
+#include "sequence.h"
+
+namespace aru {
+namespace cuda {
+
+// Two numbers as the words of a pair.
+template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[words_of(form)]) {
+  if constexpr (form == Form::tf32) {
+    pair[0] = round_to_tf32(x);
+    pair[1] = round_to_tf32(y);
+  } else {
+    ARU_UNROLL
+    for (int p = 0; p < words_of(form); ++p) {  // what a part leaves over is the next part's
+      pair[p] = pack_bf16(x, y);
+      x -= float_of_bits(pair[p] << 16);
+      y -= float_of_bits(pair[p] & 0xffff0000u);
+    }
+  }
+}
+
+// c (16 x 8) += a (16 x 16) b (16 x 8), the pairs of a and b as mma() in prim.cuh wants them.
+template <Form form>
+ARU_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4][words_of(form)],
+                         const uint32_t (&b)[2][words_of(form)]) {
+  if constexpr (form == Form::tf32) {
+    // mma_tf32() wants k = q and q + 4 of a lane that has a pair, 2q and 2q + 1: a and b have them in the same order.
+    ARU_UNROLL
+    for (int half = 0; half < 2; ++half)
+      mma_tf32(c, {a[2 * half][0], a[2 * half + 1][0], a[2 * half][1], a[2 * half + 1][1]}, {b[half][0], b[half][1]});
+  } else {
+    ARU_UNROLL
+    for (int order = words_of(form) - 1; order >= 0; --order) {  // small terms first
+      ARU_UNROLL
+      for (int p = 0; p <= order; ++p)
+        mma(c, {a[0][p], a[1][p], a[2][p], a[3][p]}, {b[0][order - p], b[1][order - p]});
+    }
+  }
+}
+
+// Transposes an 8 x 8 matrix: a lane holds the pair of row r, columns 2q and 2q+1, before and after.
+template <Form form> ARU_DEVICE void transpose_pairs(uint32_t (&pair)[words_of(form)]) {
+  if constexpr (form == Form::tf32) {  // the halves of all words, each a matrix of 16-bit numbers
+    const uint32_t low = transpose((pair[0] & 0xffffu) | pair[1] << 16);
+    const uint32_t high = transpose(pair[0] >> 16 | (pair[1] & 0xffff0000u));
+    pair[0] = (low & 0xffffu) | high << 16;
+    pair[1] = low >> 16 | (high & 0xffff0000u);
+  } else {
+    ARU_UNROLL
+    for (int p = 0; p < words_of(form); ++p) pair[p] = transpose(pair[p]);
+  }
+}
+
+// The A operand of one k tile from the 16 x 8 accumulators of two neighbouring column tiles: no lane needs another's.
+template <Form form>
+ARU_DEVICE void operand_of(const float (&left)[4], const float (&right)[4], uint32_t (&a)[4][words_of(form)]) {
+  pack<form>(left[0], left[1], a[0]);
+  pack<form>(left[2], left[3], a[1]);
+  pack<form>(right[0], right[1], a[2]);
+  pack<form>(right[2], right[3], a[3]);
+}
+
+template <Form form, int tiles>
+ARU_DEVICE void operands_of(const float (&c)[tiles][4], uint32_t (&a)[(tiles + 1) / 2][4][words_of(form)]) {
+  ARU_UNROLL
+  for (int k = 0; k < (tiles + 1) / 2; ++k) {
+    const bool right = 2 * k + 1 < tiles;
+    const int n = right ? 2 * k + 1 : 0;
+    const float beside[4] = {right ? c[n][0] : 0.f, right ? c[n][1] : 0.f, right ? c[n][2] : 0.f, right ? c[n][3] : 0.f};
+    operand_of<form>(c[2 * k], beside, a[k]);
+  }
+}
+
+// A fragment of B from shared memory: [word of a pair][lane] the words of the lane's two pairs.
+template <Form form> ARU_DEVICE void load_fragment(const uint2* from, int lane, uint32_t (&b)[2][words_of(form)]) {
+  ARU_UNROLL
+  for (int p = 0; p < words_of(form); ++p) {
+    const uint2 v = from[p * 32 + lane];
+    b[0][p] = v.x;
+    b[1][p] = v.y;
+  }
+}
+
+// Packs a matrix B[k][n] = element(k, n) as fragments: [column tile][k tile][word of a pair][lane].
+template <Form form, class Element>
+ARU_DEVICE void pack_fragments(uint2* to, int column_tiles, int k_tiles, const Element& element) {
+  constexpr int words = words_of(form);
+  for (int e = thread_index(); e < column_tiles * k_tiles * 32; e += block_threads()) {
+    const int lane = e & 31, k = e / 32 % k_tiles * 16 + 2 * (lane & 3), n = e / 32 / k_tiles * 8 + lane / 4;
+    uint32_t low[words], high[words];
+    pack<form>(element(k, n), element(k + 1, n), low);
+    pack<form>(element(k + 8, n), element(k + 9, n), high);
+    ARU_UNROLL
+    for (int p = 0; p < words; ++p) to[(e / 32 * words + p) * 32 + lane] = make_uint2(low[p], high[p]);
+  }
+}
+
+}  // namespace cuda
+}  // namespace aru

@@ -27,7 +27,7 @@ FROM_A_SOURCE_TREE = """
 import runpy, sys
 # an editable installation's finders, and what a machine with torch and Triton alone lacks
 sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr(finder, "__module__", "")]
-sys.path = [folder for folder in sys.path if not folder.startswith({root!r})]
+sys.path = [folder for folder in sys.path if folder not in ({root!r}, {root!r} + "/python")]
 for absent in ("matplotlib", "rich", "tyro", "pooch", "scipy", "sklearn", "psutil", "tensorboard", "hypothesis"):
     sys.modules[absent] = None
 sys.argv = ["gpu_check.py", "--help"]

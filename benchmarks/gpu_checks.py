@@ -33,7 +33,7 @@ from benchmarks.gpu_problems import (
     run,
     static,
 )
-from tolerances import PRODUCTS, TOLERANCES, relative_error
+from tolerances import PRODUCTS, TOLERANCES, relative_error  # gpu_problems puts it on the path
 
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -97,18 +97,18 @@ def cooperative_launches_are_accurate(place: Place) -> None:
     """Where programs wait for each other: values, gradients, the same bits over 20 runs, at every precision."""
     if place.backend != "triton":
         raise Skip("a way of the backend triton")
-    from aru_kernels.triton import cooperative
+    from aru_kernels.triton import _launch, cooperative
 
     served = 0
     for T, B, H, G in ((5, 2, 6, 4),) if place.small else ((50, 1, 65, 16), (784, 32, 128, 16), (70, 32, 400, 50)):
         for function, arguments, GP in (
-            (F.aru_sequence, adaptive(place, T, B, H, G), max(16, 2 ** (G - 1).bit_length())),
+            (F.aru_sequence, adaptive(place, T, B, H, G), _launch.padded(G)),
             (F.gamma_rnn_sequence, static(place, T, B, H), 0),
         ):
             # over long sequences the errors of narrow products add up
             for name, tolerance in PRODUCTS.items() if T < 100 else [("highest", PRODUCTS["highest"])]:
                 with precision(name), environment(ARU_TRITON_COOPERATIVE="1"):
-                    product = {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[name]
+                    product, _ = _launch.products(place.device, name)
                     served += cooperative.tiling(B, H, place.device, product, GP) is not None
                     what = f"{function.__name__} {T, B, H, G}, {name}, cooperative"
                     compare(place, function, arguments, tolerance, what)

@@ -131,8 +131,7 @@ class Curves:
         from aru_lab.checkpoint import RunFolder
         from aru_lab.figures import learning_curves
 
-        if not self.runs:
-            raise ConfigError("run: got no run, expected the folder of at least one.")
+        _check_runs(self.runs)
         formats = Figure().canvas.get_supported_filetypes()
         if self.output.suffix[1:] not in formats:
             raise ConfigError(
@@ -288,8 +287,7 @@ class Transfer:
     def run(self) -> None:
         """Retrain and print the accuracies."""
         _check_jobs(self.jobs)
-        if not self.runs:
-            raise ConfigError("run: got no run, expected the folder of at least one.")
+        _check_runs(self.runs)
         from rich.console import Console
         from rich.table import Table
 
@@ -347,6 +345,11 @@ class Reproduce:
 
         _, markdown = reproduce(self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device)
         Console().print(Markdown(markdown.read_text(encoding="utf-8")))
+
+
+def _check_runs(runs: tuple[Path, ...]) -> None:
+    if not runs:
+        raise ConfigError("run: got no run, expected the folder of at least one.")
 
 
 def _check_jobs(jobs: int) -> None:

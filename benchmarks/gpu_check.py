@@ -1,10 +1,10 @@
 """One command on a machine with a GPU: checks every kernel, then times it beside its peers.
 
-    python benchmarks/gpu_check.py [--backend triton] [--output FILE] [--checks-only]
+    python benchmarks/gpu_check.py [--backend triton] [--output FILE] [--checks-only] [--jobs 4]
 
 From a source tree, without network: needs torch from 2.8 and Triton from 3.4 alone.  Every fused backend that serves
-the GPU is checked and timed.  If a check fails, nothing is timed.  Results go to benchmarks/results/ as JSON, with
-device, versions and commit.  --dry-run goes through all of it at toy sizes on the CPU: its times mean nothing and are
+the GPU is checked, each check in a process of its own, and timed.  If a check fails, nothing is timed.  Results go to
+benchmarks/results/ as JSON, with device, versions and commit.  --dry-run goes through all of it at toy sizes on the CPU: its times mean nothing and are
 not kept.
 """
 
@@ -14,11 +14,14 @@ import argparse
 import dataclasses
 import datetime
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import traceback
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,20 +59,48 @@ def facts_of(device: torch.device) -> dict[str, object]:
     return facts
 
 
-def run_checks(place: Place) -> tuple[dict[str, str], bool]:
-    """What came of each check: "ok", "skipped: ..." or "FAILED: ...", and whether none failed."""
-    outcomes = {}
-    for name in gpu_checks.CHECKS:
+def outcome_of(name: str, place: Place) -> str:
+    """What came of a check: "ok", "skipped: ..." or "FAILED: ..."."""
+    try:
+        gpu_checks.run_check(name, place)
+    except Skip as reason:
+        return f"skipped: {reason}"
+    except Exception as error:
+        traceback.print_exc()
+        return f"FAILED: {type(error).__name__}: {error}"
+    return "ok"
+
+
+def outcome_apart(name: str, place: Place, limit: float) -> str:
+    """The same from a process of its own: a kernel that faults or never ends takes that process with it, no more."""
+    command = [sys.executable, __file__, "--backend", place.backend, "--one-check", name]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        output, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)  # and what it started
+        process.communicate()
+        return f"FAILED: not done after {limit:.0f} s"
+    sys.stderr.write(errors)
+    lines = output.splitlines()
+    if process.returncode or not lines:
+        return f"FAILED: its process ended with {process.returncode}: {errors[-500:].strip()}"
+    return json.loads(lines[-1])
+
+
+def run_checks(place: Place, jobs: int, limit: float) -> tuple[dict[str, str], bool]:
+    """What came of each check, and whether none failed."""
+
+    def run_one(name: str) -> str:
         start = time.perf_counter()
-        try:
-            gpu_checks.run_check(name, place)
-            outcomes[name] = "ok"
-        except Skip as reason:
-            outcomes[name] = f"skipped: {reason}"
-        except Exception as error:
-            outcomes[name] = f"FAILED: {type(error).__name__}: {error}"
-            traceback.print_exc()
-        print(f"    {name:<50} {outcomes[name]}  ({time.perf_counter() - start:.1f} s)", flush=True)
+        outcome = outcome_apart(name, place, limit) if place.is_gpu else outcome_of(name, place)
+        print(f"    {name:<50} {outcome}  ({time.perf_counter() - start:.1f} s)", flush=True)
+        return outcome
+
+    with ThreadPoolExecutor(jobs if place.is_gpu else 1) as pool:
+        outcomes = dict(zip(gpu_checks.CHECKS, pool.map(run_one, gpu_checks.CHECKS), strict=True))
     return outcomes, not any(outcome.startswith("FAILED") for outcome in outcomes.values())
 
 
@@ -103,6 +134,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--backend", action="append", help="a backend to check; all that serve the GPU by default")
     parser.add_argument("--output", type=Path, help="results file; benchmarks/results/gpu-DEVICE.json by default")
     parser.add_argument("--checks-only", action="store_true", help="do not time")
+    parser.add_argument("--jobs", type=int, default=4, help="checks at a time; 4 by default")
+    parser.add_argument("--limit", type=float, default=900.0, help="seconds that a check may take; 900 by default")
+    parser.add_argument("--one-check", help="run this check alone, in this process, and print its outcome as JSON")
     parser.add_argument("--seconds", type=float, default=3.0, help="to spend on a case; 3 by default")
     parser.add_argument("--dry-run", action="store_true", help="at toy sizes, on the CPU")
     return parser.parse_args(arguments)
@@ -116,6 +150,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     device = torch.device("cpu") if options.dry_run else torch.device("cuda", torch.cuda.current_device())
     torch.set_float32_matmul_precision("highest")
+    if options.one_check:
+        print(json.dumps(outcome_of(options.one_check, Place(options.backend[0], device))))
+        return 0
     facts = facts_of(device)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     names = options.backend or fused_backends(device.type)
@@ -128,7 +165,7 @@ def main(arguments: list[str] | None = None) -> int:
     sound = True
     for place in places:
         print(f"\nchecks of backend {place.backend}")
-        outcomes, passed = run_checks(place)
+        outcomes, passed = run_checks(place, options.jobs, options.limit)
         report["backends"][place.backend] = {"checks": outcomes}
         sound = sound and passed
     if not sound:

@@ -165,7 +165,7 @@ def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors
     tiling = _tiling(index, form, False, sizes)
     exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
     addresses = _addresses([*tensors, exchange])
-    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, _half(precision), max(1, segment), addresses)
+    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, max(1, segment), addresses)
 
 
 def aru_sequence_bwd(
@@ -207,10 +207,9 @@ def aru_sequence_bwd(
         n_floor,
         precision,
         segment,
-        [g0, weight_hh, *controller, None, None, a, *given, kept, recomputed, recomputed_ns],
+        [weight_hh, *controller, None, None, a, *given, kept, recomputed, recomputed_ns],
         [d_h, d_a, d_n, d_s, d_g],
         [d_xp, d_h0, d_g0],
-        lambda tiling: (tiling[1] * tiling[4] * tiling[5], *_C.gradient_shape(G)),
     )
     total = sums.sum(0)
     units, columns = total[:G], total.shape[1]
@@ -224,17 +223,17 @@ def aru_sequence_bwd(
     return d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, h0, h), *d_controller
 
 
-def _backward(sizes, n_floor, precision, segment, operands, upstream, results, sums_shape):
+def _backward(sizes, n_floor, precision, segment, operands, upstream, results):
     """Runs the kernel and returns its sums, one to add over their first dimension."""
     operands = [None if x is None else x.contiguous() for x in operands]
     upstream = [None if x is None else x.contiguous() for x in upstream]
     like = results[0]
     index, form = _index(like), FORMS[precision]
     tiling = _tiling(index, form, True, sizes)
-    sums = like.new_empty(sums_shape(tiling))
+    sums = like.new_empty(_C.sums_shape(form, sizes, tiling))
     exchange = _bytes(like, _C.exchange_bytes(form, True, sizes, tiling))
     addresses = _addresses([*operands, *upstream, *results, sums, exchange])
-    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, _half(precision), segment, addresses)
+    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, segment, addresses)
     return sums
 
 
@@ -281,12 +280,11 @@ def gamma_rnn_sequence_bwd(
         n_floor,
         precision,
         1,
-        [None, weight_hh, *[None] * 5, n.expand(H), s.expand(H), a, *[None] * 5],
+        [weight_hh, *[None] * 5, n.expand(H), s.expand(H), a, *[None] * 5],
         [d_h, d_a, None, None, None],
         [d_xp, d_h0, None],
-        lambda tiling: (tiling[5], 2, tiling[3], tiling[1] * tiling[2]),
     )
-    d_n, d_s = sums.sum((0, 2))[:, :H]
+    d_n, d_s = sums.sum(0)[:, :H]
     return d_xp, d_h0, _recurrent_gradient(d_xp, h0, h), d_n.sum_to_size(n.shape), d_s.sum_to_size(s.shape)
 
 

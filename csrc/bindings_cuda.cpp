@@ -77,20 +77,19 @@ class Addresses {
 
 template <class Struct>
 Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling, double n_floor,
-              bool half, int segment) {
+              int segment) {
   Struct p{};
   p.sizes = sizes_of(sizes);
   p.tiling = tiling_of(tiling);
   p.shape = shape(p.sizes, p.tiling, form, backward);
   p.n_floor = float(n_floor);
-  p.half = half;
   p.segment = segment;
   return p;
 }
 
 void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
-             double n_floor, bool half, int segment, const std::vector<uintptr_t>& addresses) {
-  Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, half, segment);
+             double n_floor, int segment, const std::vector<uintptr_t>& addresses) {
+  Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, segment);
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.xp, p.h0, p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c,
                             p.n_given, p.s_given, p.h, p.a, p.n, p.s, p.g_last, p.kept, p.exchange);
@@ -99,11 +98,10 @@ void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& s
 }
 
 void backward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
-              double n_floor, bool half, int segment, const std::vector<uintptr_t>& addresses) {
-  Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, half, segment);
+              double n_floor, int segment, const std::vector<uintptr_t>& addresses) {
+  Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, segment);
   ControllerWeights& w = p.controller;
-  Addresses(addresses).fill(p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given,
-                            p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.recomputed_ns, p.d_h, p.d_a, p.d_n, p.d_s,
+  Addresses(addresses).fill(p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given, p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.recomputed_ns, p.d_h, p.d_a, p.d_n, p.d_s,
                             p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
   const py::gil_scoped_release release;
   check([&](const char** text) { return aru_cuda_backward(device, Form(form), &p, stream, text); });
@@ -126,9 +124,9 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
     const Tiling t = tiling_of(tiling);
     return exchange_bytes(shape(sizes_of(sizes), t, Form(form), backward), t, Form(form));
   });
-  m.def("gradient_shape", [](int G) {
-    const int tiles = column_tiles(true, G);
-    return std::array<int, 2>{gradient_rows(tiles), gradient_columns(tiles)};
+  m.def("sums_shape", [](int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
+    const SumsShape s = sums_shape(tiling_of(tiling), Form(form), column_tiles(true, sizes[3]));
+    return std::array<int, 3>{s.parts, s.rows, s.columns};
   });
   m.def("forward", &forward);
   m.def("backward", &backward);

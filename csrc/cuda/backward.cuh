@@ -3,9 +3,13 @@
 // With V_t = [du_{t+1} | dn_t ds_t] and A_t = [g_t | a_{t+1} 1] (g_t: after step t) the controller's gradients are
 //   dg_t = V_t [W_gg; W_gc],   du_t = dg_t (1 - g_t^2),   da_t = dh_t dgamma/da + <w_ag, du_t>
 //   sum_t V_t^T A_t = [dW_gg dw_ag db_g; dW_gc . db_c]
-// where dn, ds and a, 1 take the last two of the columns that the kernel is compiled for.  The sum over t stays in each
-// warp's registers.  The loop runs on to t = -1, which gives the gradients of h0 and g0.
+// where dn, ds and a, 1 take the last two of the columns that the kernel is compiled for.  The sums over t stay in
+// registers: each warp's of its own rows, or (shares_sums) of all rows of the block each warp some units, from operands
+// in shared memory, which takes a quarter of the registers.  The loop runs on to t = -1, which gives the gradients of h0
+// and g0.
 #pragma once
+
+#include <type_traits>
 
 #include "controller.cuh"
 #include "exchange.cuh"
@@ -47,70 +51,385 @@ ARU_DEVICE void add_outer_products(const uint32_t (&v)[(tiles + 1) / 2][4][words
 
 // g, and n and s, after each step of the segment, from the state kept before it, for this warp's rows.
 template <Form form, int tiles>
-ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment, int first_b,
-                          int first_i) {
-  constexpr int at_once = 1;  // row tiles; two would spill the weight gradients
+ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
+                          const PairRows& rows) {
+  constexpr int k_tiles = (tiles + 1) / 2;
   const Sizes z = p.sizes;
   const size_t BH = size_t(z.B) * z.H;
   const int lane = thread_index() & 31, first = segment * p.segment;
   const int steps = z.T - first < p.segment ? z.T - first : p.segment;
   ARU_ROLLED
-  for (int pair = thread_index() / 32; pair < p.shape.pairs; pair += p.tiling.warps) {
-    ARU_ROLLED
-    for (int tile = 0; tile < 2; tile += at_once) {
-      int rows[at_once][2];
-      ControllerState<form, tiles> state[at_once];
+  for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill the sums
+    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+    ControllerState<form, tiles> state[1];
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) {
+      KeptQuad<form> g[2] = {};
+      float left[4], right[4];
       ARU_UNROLL
-      for (int m = 0; m < at_once; ++m) {
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high) {
-          const int e = pair * 32 + (lane & 28) + 2 * (tile + m) + high;
-          rows[m][high] = Row::of(e, z, p.tiling, p.shape.rows, first_b, first_i).index;
-        }
-        ARU_UNROLL
-        for (int k = 0; k < (tiles + 1) / 2; ++k) {
-          float4 g[2] = {};
-          float left[4], right[4];
-          ARU_UNROLL
-          for (int high = 0; high < 2; ++high)
-            if (rows[m][high] >= 0) g[high] = load_state(p.kept, p.half, segment * BH + rows[m][high], z.G, k);
-          from_rows(g[0], g[1], left, right);
-          state[m].set(k, left, right);
-        }
-      }
-      ARU_ROLLED
-      for (int step = 0; step < steps; ++step) {
-        float a[at_once][2], ns[at_once][4];
-        ARU_UNROLL
-        for (int m = 0; m < at_once; ++m) {
-          ARU_UNROLL
-          for (int high = 0; high < 2; ++high)
-            a[m][high] = rows[m][high] >= 0 ? p.a[(first + step) * BH + rows[m][high]] : 0.f;
-        }
-        controller_step<form, tiles, at_once>(
-            controller, a, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
-              ARU_UNROLL
-              for (int high = 0; high < 2; ++high)
-                if (rows[m][high] >= 0)
-                  store_state(p.recomputed, p.half, step * BH + rows[m][high], z.G, k, high, left, right);
-            });
-        ARU_UNROLL
-        for (int m = 0; m < at_once; ++m) {
-          ARU_UNROLL
-          for (int high = 0; high < 2; ++high) {
-            if (rows[m][high] < 0 || (lane & 3) != 0) continue;
-            p.recomputed_ns[step * 2 * BH + rows[m][high]] = ns[m][2 * high];
-            p.recomputed_ns[(step * 2 + 1) * BH + rows[m][high]] = ns[m][2 * high + 1];
-          }
-        }
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0) g[high] = load_state<form>(p.kept, segment * BH + row[high], z.G, k);
+      from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
+      state[0].set(k, left, right);
+    }
+    float next_a[2];
+    const float* a_at = p.a + first * BH;
+    ARU_UNROLL
+    for (int high = 0; high < 2; ++high) next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
+    ARU_ROLLED
+    for (int step = 0; step < steps; ++step) {
+      const float a[1][2] = {{next_a[0], next_a[1]}};
+      a_at += BH;
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
+      float c[1][tiles][4], ns[1][4];
+      controller_product<form, tiles, 1>(controller, state, c);
+      controller_finish<form, tiles, 1>(
+          controller, a, c, state, ns, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high)
+              if (row[high] >= 0) store_state<form>(p.recomputed, step * BH + row[high], z.G, k, high, left, right);
+          });
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high) {
+        if (row[high] < 0 || (lane & 3) != 0) continue;
+        p.recomputed_ns[step * 2 * BH + row[high]] = ns[0][2 * high];
+        p.recomputed_ns[(step * 2 + 1) * BH + row[high]] = ns[0][2 * high + 1];
       }
     }
   }
   sync_warp();  // n and s are read by other lanes
 }
 
+// Where a step's state and gains are.
+struct StepPlace {
+  int step, segment, in_segment;
+
+  ARU_DEVICE StepPlace last(const Backward& p) {
+    const int step = p.sizes.T - 1;
+    return {step, step / p.segment, step % p.segment};
+  }
+  ARU_METHOD void back(const Backward& p) {
+    --step;
+    if (--in_segment < 0) {
+      in_segment = p.segment - 1;
+      --segment;
+    }
+  }
+  ARU_METHOD bool opens_segment(const Backward& p) const {
+    return p.segment > 1 && step >= 0 && (step == p.sizes.T - 1 || in_segment == p.segment - 1);
+  }
+  // g after the step, as a slot of what `state` names; before the first step that is the first of the kept slots.
+  ARU_METHOD const void* state(const Backward& p) const { return p.segment > 1 && step >= 0 ? p.recomputed : p.kept; }
+  ARU_METHOD int slot(const Backward& p) const { return step < 0 ? 0 : p.segment > 1 ? in_segment : step + 1; }
+};
+
+// What an element's gradients of a step are made of, all but the gradient of h that comes from the next step.
+struct Upstream {
+  float by_a = 0, by_n = 0, by_s = 0;              // derivatives of gamma
+  float d_h = 0, d_a = 0, d_n = 0, d_s = 0, a = 0;  // gradients that came from outside
+
+  // n, s: of the static network.
+  template <bool adaptive>
+  ARU_DEVICE Upstream of(const Backward& p, const StepPlace& place, int row, float n, float s) {
+    const size_t BH = size_t(p.sizes.B) * p.sizes.H, at = place.step * BH + row;
+    Upstream u;
+    u.a = p.a[at];
+    if constexpr (adaptive) {
+      n = p.segment > 1 ? p.recomputed_ns[place.in_segment * 2 * BH + row] : p.n[at];
+      s = p.segment > 1 ? p.recomputed_ns[(place.in_segment * 2 + 1) * BH + row] : p.s[at];
+    }
+    if (p.d_h) u.d_h = p.d_h[at];
+    if (p.d_a) u.d_a = p.d_a[at];
+    if (p.d_n) u.d_n = p.d_n[at];
+    if (p.d_s) u.d_s = p.d_s[at];
+    if (place.step > 0) {
+      prefetch(p.a + at - BH);
+      if (p.d_h) prefetch(p.d_h + at - BH);
+      if (adaptive && p.segment == 1) {
+        prefetch(p.n + at - BH);
+        prefetch(p.s + at - BH);
+      }
+    }
+    const GammaDerivatives<float> d = gamma_derivatives<float>(u.a, n, s, p.n_floor);
+    u.by_a = d.dx, u.by_n = d.dn, u.by_s = d.ds;
+    return u;
+  }
+};
+
+// c = dg_t of 16 rows in column tile n; gives du_t = c (1 - g^2) and adds to <w_ag, du_t>.  At the ends of the sequence c
+// takes the gradient of the last g, and is that of the first.
+template <Form form, int tiles>
+ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, tiles>& controller, int step, int n,
+                             const int (&row)[2], const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
+  const int q = thread_index() & 3, G = p.sizes.G;
+  if (step == p.sizes.T - 1 && p.d_g_last) {
+    ARU_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const int column = n * 8 + 2 * q + (j & 1);
+      if (row[j / 2] >= 0 && column < G) c[j] += p.d_g_last[size_t(row[j / 2]) * G + column];
+    }
+  }
+  if (step < 0) {
+    ARU_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const int column = n * 8 + 2 * q + (j & 1);
+      if (row[j / 2] >= 0 && column < G) p.d_g0[size_t(row[j / 2]) * G + column] = c[j];
+    }
+    return;
+  }
+  ARU_UNROLL
+  for (int j = 0; j < 4; ++j) c[j] *= 1.f - g[j] * g[j];
+  const float4 w = controller.input[n * 4 + q];
+  through_a[0] += w.x * c[0] + w.y * c[1];
+  through_a[1] += w.x * c[2] + w.y * c[3];
+}
+
+// The operand [W_gg; W_gc] of a step's product with V, as fragments.
+template <Form form, int tiles> ARU_DEVICE void pack_step_weights(const Backward& p, uint2* to) {
+  const ControllerWeights& w = p.controller;
+  const int G = p.sizes.G;
+  pack_fragments<form>(to, tiles, (tiles + 1) / 2, [&](int k, int n) {
+    if (n >= G) return 0.f;
+    if (k < G) return w.weight_gg[k * G + n];
+    return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * G + n] : 0.f;
+  });
+}
+
+// One column tile of V [W_gg; W_gc].
+template <Form form, int tiles>
+ARU_DEVICE void step_product(const uint2* step_weights, int n, const uint32_t (&v)[(tiles + 1) / 2][4][words_of(form)],
+                             float (&c)[4]) {
+  ARU_UNROLL
+  for (int k = 0; k < (tiles + 1) / 2; ++k) {
+    uint32_t b[2][words_of(form)];
+    load_fragment<form>(step_weights + (n * ((tiles + 1) / 2) + k) * words_of(form) * 32, thread_index() & 31, b);
+    multiply<form>(c, v[k], b);
+  }
+}
+
+// The controller's part of a step for a warp's rows: gives da, from what gamma says of it, its share through the state.
+// This form keeps du in shared memory between steps and sums the weights' gradients of its own rows.
+template <Form form, int tiles> struct OwnSums {
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr int chunk = 16;  // steps whose sums are taken by the matrix unit, which rounds towards zero
+  float4* du;                       // of the lane: [row tile][column tile][32 lanes]
+  float sums[k_tiles][tiles][4];
+  float* total;  // of the lane
+  int steps = 0;
+  bool some = false;
+
+  ARU_DEVICE OwnSums create(const Backward& p) {
+    const int lane = thread_index() & 31, warp = thread_index() / 32;
+    OwnSums o{};
+    o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
+    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
+              lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
+    return o;
+  }
+  ARU_METHOD void begin_tile(bool working) {
+    if (!working) return;
+    ARU_UNROLL
+    for (int j = 0; j < 2 * tiles; ++j) du[j * 32] = make_float4(0, 0, 0, 0);
+  }
+  // dn, ds: of the lane's element, as are a_next and da.
+  ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
+                        const StepPlace& place, const PairRows& rows, float dn, float ds, float a_next, float da) {
+    const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
+    const size_t first = place.slot(p) * (size_t(p.sizes.B) * p.sizes.H);
+    const void* state = place.state(p);
+    ARU_ROLLED
+    for (int m = 0; m < 2; ++m) {
+      const int low = quad + 2 * m, high = low + 1;
+      const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+      const float extra[2][4] = {{shuffle(dn, low), shuffle(ds, low), shuffle(dn, high), shuffle(ds, high)},
+                                 {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
+      float4* own = du + m * tiles * 32;
+      float gradient[tiles][4], g[2 * k_tiles][4];
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) {
+        KeptQuad<form> loaded[2] = {};
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half)
+          if (row[half] >= 0) loaded[half] = load_state<form>(state, first + row[half], p.sizes.G, k);
+        from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
+      }
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        const float4 x = own[n * 32];
+        gradient[n][0] = x.x, gradient[n][1] = x.y, gradient[n][2] = x.z, gradient[n][3] = x.w;
+      }
+      if (q == 3) {
+        ARU_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          gradient[tiles - 1][j] = extra[0][j];
+          g[tiles - 1][j] = extra[1][j];
+        }
+      }
+      uint32_t operand[k_tiles][4][words_of(form)];
+      operands_of<form, tiles>(gradient, operand);
+      add_outer_products<form, tiles>(operand, g, sums);
+      float through_a[2] = {0, 0};
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        float c[4] = {0, 0, 0, 0};
+        step_product<form, tiles>(step_weights, n, operand, c);
+        through_tanh<form, tiles>(p, controller, place.step, n, row, g[n], c, through_a);
+        own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
+      }
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        through_a[half] += shuffle(through_a[half], lane ^ 1);
+        through_a[half] += shuffle(through_a[half], lane ^ 2);
+      }
+      if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
+    }
+    if (++steps == chunk) flush();
+    return da;
+  }
+  ARU_METHOD void share(const Backward&) {}
+  // Adds the sums to the total, in float32 that rounds to nearest.
+  ARU_METHOD void flush() {
+    ARU_UNROLL
+    for (int i = 0; i < k_tiles; ++i) {
+      ARU_UNROLL
+      for (int j = 0; j < tiles; ++j) {
+        ARU_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          float* to = total + (i * 16 + e / 2 * 8) * gradient_columns(tiles) + j * 8 + (e & 1);
+          *to = some ? *to + sums[i][j][e] : sums[i][j][e];
+          sums[i][j][e] = 0;
+        }
+      }
+    }
+    steps = 0;
+    some = true;
+  }
+  ARU_METHOD void finish(const Backward&) {
+    if (steps || !some) flush();
+  }
+};
+
+// The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows of
+// V^T A, from some of the row tiles.  du stays in registers.
+template <Form form, int tiles> struct SharedSums {
+  static_assert(words_of(form) == 1, "a pair of numbers is a word");
+  static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
+  uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
+  uint32_t du[2][k_tiles][4][1];
+  float sums[tiles][4];
+
+  ARU_DEVICE SharedSums create(const Backward& p) {
+    SharedSums s{};
+    s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
+    s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
+    return s;
+  }
+  ARU_METHOD void begin_tile(bool) {
+    ARU_UNROLL
+    for (int m = 0; m < 2; ++m) {
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) du[m][k][0][0] = du[m][k][1][0] = du[m][k][2][0] = du[m][k][3][0] = 0;
+    }
+  }
+  ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
+                        const StepPlace& place, const PairRows& rows, const KeptQuad<form> (&kept)[2][k_tiles][2],
+                        float dn, float ds, float a_next, float da) {
+    const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
+    uint32_t gains, input;
+    {
+      uint32_t pair[1];
+      pack<form>(dn, ds, pair);
+      gains = pair[0];
+      pack<form>(a_next, 1.f, pair);
+      input = pair[0];
+    }
+    ARU_UNROLL
+    for (int m = 0; m < 2; ++m) {
+      uint32_t last[2][2];  // the words of dn ds and of a 1, [half]
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        last[0][half] = shuffle(gains, quad + 2 * m + half);
+        last[1][half] = shuffle(input, quad + 2 * m + half);
+        if (q == 3) du[m][k_tiles - 1][half][0] = last[0][half];
+      }
+      const int at = ((thread_index() / 32 * 2 + m) * 16 + lane / 4) * row_words + q;
+      uint32_t next[k_tiles][4][1] = {};
+      float through_a[2] = {0, 0};
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        float g[4], c[4] = {0, 0, 0, 0};
+        const float4 low = kept[m][n / 2][0].unpacked(), high = kept[m][n / 2][1].unpacked();
+        g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
+        g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
+        step_product<form, tiles>(step_weights, n, du[m], c);
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          uint32_t word[1];
+          pack<form>(g[2 * half], g[2 * half + 1], word);
+          left[at + half * 8 * row_words + n * 4] = du[m][n / 2][n % 2 * 2 + half][0];
+          right[at + half * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[1][half] : word[0];
+        }
+        through_tanh<form, tiles>(p, controller, place.step, n, rows.index[m], g, c, through_a);
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half) pack<form>(c[2 * half], c[2 * half + 1], next[n / 2][n % 2 * 2 + half]);
+      }
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) {
+        ARU_UNROLL
+        for (int j = 0; j < 4; ++j) du[m][k][j][0] = next[k][j][0];
+      }
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        through_a[half] += shuffle(through_a[half], lane ^ 1);
+        through_a[half] += shuffle(through_a[half], lane ^ 2);
+      }
+      if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
+    }
+    return da;
+  }
+  // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.
+  ARU_METHOD void share(const Backward& p) {
+    const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
+    const int units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
+    const int parts = parts_of_block(p.tiling, form, tiles);
+    if (part >= parts) return;
+    // Beyond the last column tile: another's, for rows of the sum that nobody reads.
+    const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
+    ARU_ROLLED
+    for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
+      uint32_t a[4][1], words[4];
+      load_transposed(left + (tile * 16 + matrix / 2 * 8 + row) * row_words + left_tile * 4, words);
+      ARU_UNROLL
+      for (int j = 0; j < 4; ++j) a[j][0] = words[j];
+      const uint32_t* from = right + (tile * 16 + matrix % 2 * 8 + row) * row_words;
+      ARU_UNROLL
+      for (int n = 0; n < tiles; n += 2) {
+        load_transposed(from + (n + matrix / 2 < tiles ? n + matrix / 2 : n) * 4, words);
+        multiply<form>(sums[n], a, {{words[0]}, {words[1]}});
+        if (n + 1 < tiles) multiply<form>(sums[n + 1 < tiles ? n + 1 : n], a, {{words[2]}, {words[3]}});
+      }
+    }
+  }
+  ARU_METHOD void finish(const Backward& p) {
+    const int lane = thread_index() & 31, units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
+    const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
+    if (part >= parts) return;
+    float* to = p.sums + ((size_t(block_index()) * parts + part) * gradient_rows(tiles) + units * 16 + lane / 4) * columns;
+    ARU_UNROLL
+    for (int n = 0; n < tiles; ++n) {
+      ARU_UNROLL
+      for (int e = 0; e < 4; ++e) to[e / 2 * 8 * columns + n * 8 + 2 * (lane & 3) + (e & 1)] = sums[n][e];
+    }
+  }
+};
+
+template <Form form, int tiles>
+using WeightSums = std::conditional_t<shares_sums(form, tiles), SharedSums<form, tiles>, OwnSums<form, tiles>>;
+
 template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward& p) {
-  constexpr bool adaptive = tiles > 0;
+  constexpr bool adaptive = tiles > 0, shared_sums = shares_sums(form, tiles);
   constexpr int some_tiles = adaptive ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
@@ -118,202 +437,103 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
   uint4* weight = reinterpret_cast<uint4*>(shared + p.shape.weight_hh);
   float* partial = reinterpret_cast<float*>(shared + p.shape.sums);
   uint2* step_weights = reinterpret_cast<uint2*>(shared + p.shape.step_weights);
-  // Adaptive: du of a row tile, [row tile][column tile][lane]; static: sums of dn and ds, [pair][lane].
-  float4* carry = reinterpret_cast<float4*>(shared + p.shape.carry);
-  float2* sums_ns = reinterpret_cast<float2*>(shared + p.shape.carry);
   const auto exchange = Exchange<form>::create(p, shared);
   pack_recurrent<form, true>(p, weight, exchange.rank);
   ControllerOperands<form, tiles> controller{};
+  WeightSums<form, some_tiles> weight_sums{};
   if constexpr (adaptive) {
     controller = ControllerOperands<form, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
-    const ControllerWeights& w = p.controller;
-    pack_fragments<form>(step_weights, tiles, k_tiles, [&](int k, int n) {
-      if (n >= z.G) return 0.f;
-      if (k < z.G) return w.weight_gg[k * z.G + n];
-      return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * z.G + n] : 0.f;
-    });
+    pack_step_weights<form, tiles>(p, step_weights);
+    weight_sums = WeightSums<form, some_tiles>::create(p);
   }
   exchange.open();
 
-  const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3, warp = thread_index() / 32;
+  const bool working = thread_index() / 32 < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
-  float weight_sums[k_tiles][some_tiles][4] = {};
-  if constexpr (!adaptive) {
-    for (int pair = warp; pair < p.shape.pairs; pair += t.warps) sums_ns[pair * 32 + lane] = make_float2(0, 0);
-  }
+  const auto share = RecurrentShare::of(t, p.shape);
+  float sum_n = 0, sum_s = 0;  // static network
   int v = 0;
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
     const int first_b = tile * t.batch;
+    const Row own = Row::of(thread_index(), z, t, p.shape.rows, first_b, first_i);
+    const bool some = own.index >= 0;
+    const int to = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
+    PairRows rows{};
+    float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
-      for (int m = warp * 2; m < 2 * p.shape.pairs; m += (m & 1) ? 2 * t.warps - 1 : 1) {
-        ARU_UNROLL
-        for (int n = 0; n < tiles; ++n) carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);
-      }
+      rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
+      weight_sums.begin_tile(working);
+    } else if (some) {
+      n = p.n_given[first_i + own.i];
+      s = p.s_given[first_i + own.i];
     }
+    StepPlace place = StepPlace::last(p);
     ARU_ROLLED
-    for (int step = z.T - 1; step >= -1; --step, ++v) {
-      const int segment = step / p.segment, in_segment = step - segment * p.segment;
-      // g after this step
-      const void* after = p.segment > 1 ? p.recomputed : p.kept;
-      const int after_slot = p.segment > 1 ? in_segment : step + 1;
-      if constexpr (adaptive) {
-        if (p.segment > 1 && step >= 0 && (step == z.T - 1 || in_segment == p.segment - 1))
-          recompute<form, tiles>(p, controller, segment, first_b, first_i);
+    for (; place.step >= -1; place.back(p), ++v) {
+      // What does not need the vector that is under way.
+      Upstream up;
+      KeptQuad<form> kept[2][k_tiles][2] = {};
+      if (working) {
+        if constexpr (adaptive) {
+          if (place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
+          if constexpr (shared_sums) {
+            ARU_UNROLL
+            for (int m = 0; m < 2; ++m) {
+              ARU_UNROLL
+              for (int half = 0; half < 2; ++half) {
+                if (rows.index[m][half] < 0) continue;
+                const size_t row = place.slot(p) * BH + rows.index[m][half];
+                ARU_UNROLL
+                for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(place.state(p), row, z.G, k);
+              }
+            }
+          }
+        }
+        if (some && place.step >= 0) up = Upstream::of<adaptive>(p, place, own.index, n, s);
       }
       if (v > 0) exchange.receive(v);
-      if (step == z.T - 1) {
+      if (place.step == z.T - 1) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(t, p.shape, weight, exchange.buffer(v), partial);
+      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), partial);
       sync_block();
       if (v > 0) exchange.received(v);
 
-      ARU_ROLLED
-      for (int pair = warp; pair < p.shape.pairs; pair += t.warps) {
-        const Row own = Row::of(pair * 32 + lane, z, t, p.shape.rows, first_b, first_i);
-        const bool some = own.index >= 0;
-        const size_t at = step * BH + own.index;
-        const float dh = recurrent_sum(t, p.shape, partial, own.b, own.i);
-        float da = 0, dn = 0, ds = 0, a_next = 0;
-        if (some) {
-          if (step >= 0) {
-            float n, s;
-            if constexpr (adaptive) {
-              n = p.segment > 1 ? p.recomputed_ns[in_segment * 2 * BH + own.index] : p.n[at];
-              s = p.segment > 1 ? p.recomputed_ns[(in_segment * 2 + 1) * BH + own.index] : p.s[at];
-            } else {
-              n = p.n_given[first_i + own.i];
-              s = p.s_given[first_i + own.i];
-            }
-            const GammaDerivatives<float> d = gamma_derivatives<float>(p.a[at], n, s, p.n_floor);
-            const float all_dh = dh + (p.d_h ? p.d_h[at] : 0.f);
-            da = all_dh * d.dx + (p.d_a ? p.d_a[at] : 0.f);
-            dn = all_dh * d.dn + (p.d_n ? p.d_n[at] : 0.f);
-            ds = all_dh * d.ds + (p.d_s ? p.d_s[at] : 0.f);
-          } else {
-            p.d_h0[own.index] = dh;
-          }
-          if (adaptive && step + 1 < z.T) a_next = p.a[at + BH];
-          if (step > 0) {
-            prefetch(p.a + at - BH);
-            if (p.d_h) prefetch(p.d_h + at - BH);
-            if (adaptive && p.segment == 1) {
-              prefetch(p.n + at - BH);
-              prefetch(p.s + at - BH);
-            }
-          }
-        }
-        if constexpr (adaptive) {
-          ARU_ROLLED
-          for (int m = 0; m < 2; ++m) {
-            const int low = quad + 2 * m, high = low + 1;
-            const float extra[2][4] = {{shuffle(dn, low), shuffle(ds, low), shuffle(dn, high), shuffle(ds, high)},
-                                       {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
-            float4* own_carry = carry + (pair * 2 + m) * tiles * 32 + lane;
-            int rows[2];
-            float gradient[tiles][4], g[2 * k_tiles][4];
-            ARU_UNROLL
-            for (int half = 0; half < 2; ++half)
-              rows[half] = Row::of(pair * 32 + low + half, z, t, p.shape.rows, first_b, first_i).index;
-            ARU_UNROLL
-            for (int k = 0; k < k_tiles; ++k) {
-              float4 loaded[2] = {};
-              ARU_UNROLL
-              for (int half = 0; half < 2; ++half) {
-                if (rows[half] < 0) continue;
-                loaded[half] = step < 0 ? load_row(p.g0, size_t(rows[half]), z.G, k)
-                                        : load_state(after, p.half, after_slot * BH + rows[half], z.G, k);
-              }
-              from_rows(loaded[0], loaded[1], g[2 * k], g[2 * k + 1]);
-            }
-            ARU_UNROLL
-            for (int n = 0; n < tiles; ++n) {
-              const float4 x = own_carry[n * 32];
-              gradient[n][0] = x.x, gradient[n][1] = x.y, gradient[n][2] = x.z, gradient[n][3] = x.w;
-            }
-            if (q == 3) {
-              ARU_UNROLL
-              for (int j = 0; j < 4; ++j) {
-                gradient[tiles - 1][j] = extra[0][j];
-                g[tiles - 1][j] = extra[1][j];
-              }
-            }
-            uint32_t operand[k_tiles][4][words_of(form)];
-            operands_of<form, tiles>(gradient, operand);
-            add_outer_products<form, tiles>(operand, g, weight_sums);
-            float through_a[2] = {0, 0};
-            ARU_UNROLL
-            for (int n = 0; n < tiles; ++n) {
-              float c[4] = {0, 0, 0, 0};
-              ARU_UNROLL
-              for (int k = 0; k < k_tiles; ++k) {
-                uint32_t b[2][words_of(form)];
-                load_fragment<form>(step_weights + (n * k_tiles + k) * words_of(form) * 32, lane, b);
-                multiply<form>(c, operand[k], b);
-              }
-              if (p.d_g_last && step == z.T - 1) {
-                ARU_UNROLL
-                for (int j = 0; j < 4; ++j) {
-                  const int column = n * 8 + 2 * q + (j & 1);
-                  if (rows[j / 2] >= 0 && column < z.G) c[j] += p.d_g_last[size_t(rows[j / 2]) * z.G + column];
-                }
-              }
-              if (step < 0) {
-                ARU_UNROLL
-                for (int j = 0; j < 4; ++j) {
-                  const int column = n * 8 + 2 * q + (j & 1);
-                  if (rows[j / 2] >= 0 && column < z.G) p.d_g0[size_t(rows[j / 2]) * z.G + column] = c[j];
-                }
-                continue;
-              }
-              ARU_UNROLL
-              for (int j = 0; j < 4; ++j) c[j] *= 1.f - g[n][j] * g[n][j];
-              own_carry[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
-              const float4 w = controller.input[n * 4 + q];
-              through_a[0] += w.x * c[0] + w.y * c[1];
-              through_a[1] += w.x * c[2] + w.y * c[3];
-            }
-            ARU_UNROLL
-            for (int half = 0; half < 2; ++half) {
-              through_a[half] += shuffle(through_a[half], lane ^ 1);
-              through_a[half] += shuffle(through_a[half], lane ^ 2);
-            }
-            if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
-          }
+      if (working) {
+        const float dh = recurrent_sum(t, p.shape, partial, sum_at), all_dh = dh + up.d_h;
+        const bool inner = some && place.step >= 0;
+        const float dn = inner ? all_dh * up.by_n + up.d_n : 0.f, ds = inner ? all_dh * up.by_s + up.d_s : 0.f;
+        float da = inner ? all_dh * up.by_a + up.d_a : 0.f;
+        if (some && place.step < 0) p.d_h0[own.index] = dh;
+        if constexpr (!adaptive) {
+          sum_n += dn;
+          sum_s += ds;
+        } else if constexpr (shared_sums) {
+          da = weight_sums.step(p, controller, step_weights, place, rows, kept, dn, ds, a_next, da);
         } else {
-          float2& sum = sums_ns[pair * 32 + lane];
-          sum.x += dn;
-          sum.y += ds;
+          da = weight_sums.step(p, controller, step_weights, place, rows, dn, ds, a_next, da);
         }
-        if (some && step >= 0) p.d_xp[at] = da;
-        exchange.send(v + 1, own.inside, own.b, own.i, some && step >= 0 ? da : 0.f);
+        a_next = up.a;
+        exchange.send(v + 1, own.inside, to, inner ? da : 0.f);
+        if (inner) p.d_xp[place.step * BH + own.index] = da;
+      }
+      if constexpr (shared_sums) {
+        sync_block();
+        weight_sums.share(p);
       }
     }
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it
 
   if constexpr (adaptive) {
-    float* to = p.sums + (size_t(block_index()) * t.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles);
-    ARU_UNROLL
-    for (int i = 0; i < k_tiles; ++i) {
-      ARU_UNROLL
-      for (int j = 0; j < tiles; ++j) {
-        ARU_UNROLL
-        for (int e = 0; e < 4; ++e)
-          to[(i * 16 + lane / 4 + e / 2 * 8) * gradient_columns(tiles) + j * 8 + 2 * q + (e & 1)] = weight_sums[i][j][e];
-      }
-    }
-  } else {
-    for (int pair = warp; pair < p.shape.pairs; pair += t.warps) {
-      const Row own = Row::of(pair * 32 + lane, z, t, p.shape.rows, 0, first_i);
-      if (!own.inside) continue;
-      const int columns = t.blocks * t.slice;
-      float* to = p.sums + size_t(block_index() / t.blocks) * 2 * t.batch * columns + own.b * columns + first_i + own.i;
-      to[0] = sums_ns[pair * 32 + lane].x;
-      to[t.batch * columns] = sums_ns[pair * 32 + lane].y;
-    }
+    weight_sums.finish(p);
+  } else if (thread_index() < p.shape.rows) {
+    const int b = thread_index() / t.slice, i = thread_index() % t.slice, columns = t.blocks * t.slice;
+    float* sums = p.sums + size_t(block_index() / t.blocks * t.batch + b) * 2 * columns + first_i + i;
+    sums[0] = sum_n;
+    sums[columns] = sum_s;
   }
 }
 

@@ -78,12 +78,11 @@ template <Form form, int tiles> struct ControllerState {
   }
 };
 
-// One step of `rows` tiles of 16 rows with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state
-// in place of `state`, and ns[tile] = n and s of row r, n and s of row r + 8.  emit(tile, k, left, right) gets the next g
-// of two column tiles in float32.  A fragment of the weights is loaded once for all tiles.
-template <Form form, int tiles, int rows, class Emit>
-ARU_DEVICE void controller_step(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
-                                ControllerState<form, tiles> (&state)[rows], float (&ns)[rows][4], const Emit& emit) {
+// Of `rows` tiles of 16 rows, W_gg g + b_g: what a step can do before it knows a.  A fragment of the weights is loaded
+// once for all tiles.
+template <Form form, int tiles, int rows>
+ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
+                                   const ControllerState<form, tiles> (&state)[rows], float (&c)[rows][tiles][4]) {
   constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
   const int lane = thread_index() & 31, q = lane & 3;
   uint32_t operand[rows][k_tiles][4][words_of(form)], b[2][words_of(form)];
@@ -93,6 +92,29 @@ ARU_DEVICE void controller_step(const ControllerOperands<form, tiles>& w, const 
     for (int k = 0; k < k_tiles; ++k) state[m].operand(k, operand[m][k]);
   }
   ARU_UNROLL
+  for (int n = 0; n < tiles; ++n) {
+    const float4 v = w.input[n * 4 + q];
+    ARU_UNROLL
+    for (int m = 0; m < rows; ++m) c[m][n][0] = c[m][n][2] = v.z, c[m][n][1] = c[m][n][3] = v.w;
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) {
+      load_fragment<form>(w.fragment(n, k), lane, b);
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) multiply<form>(c[m][n], operand[m][k], b);
+    }
+  }
+}
+
+// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state, and
+// ns[tile] = n and s of row r, n and s of row r + 8.  emit(tile, k, left, right) gets the next g of two column tiles in
+// float32.
+template <Form form, int tiles, int rows, class Emit>
+ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
+                                  const float (&c)[rows][tiles][4], ControllerState<form, tiles> (&state)[rows],
+                                  float (&ns)[rows][4], const Emit& emit) {
+  constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
+  const int lane = thread_index() & 31, q = lane & 3;
+  ARU_UNROLL
   for (int to = 0; to < k_tiles; ++to) {
     float g[2][rows][4] = {};
     ARU_UNROLL
@@ -100,22 +122,11 @@ ARU_DEVICE void controller_step(const ControllerOperands<form, tiles>& w, const 
       const int n = 2 * to + side;
       if (n >= tiles) continue;
       const float4 v = w.input[n * 4 + q];
-      float c[rows][4];
-      ARU_UNROLL
-      for (int m = 0; m < rows; ++m) {
-        c[m][0] = v.x * a[m][0] + v.z, c[m][1] = v.y * a[m][0] + v.w;
-        c[m][2] = v.x * a[m][1] + v.z, c[m][3] = v.y * a[m][1] + v.w;
-      }
-      ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) {
-        load_fragment<form>(w.fragment(n, k), lane, b);
-        ARU_UNROLL
-        for (int m = 0; m < rows; ++m) multiply<form>(c[m], operand[m][k], b);
-      }
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL
-        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<form>(c[m][j]);
+        for (int j = 0; j < 4; ++j)
+          g[side][m][j] = controller_tanh<form>((j & 1 ? v.y : v.x) * a[m][j / 2] + c[m][n][j]);
       }
     }
     ARU_UNROLL
@@ -131,6 +142,7 @@ ARU_DEVICE void controller_step(const ControllerOperands<form, tiles>& w, const 
   }
   ARU_UNROLL
   for (int k = 0; k < k_tiles; ++k) {
+    uint32_t b[2][words_of(form)];
     load_fragment<form>(w.fragment(tiles, k), lane, b);
     ARU_UNROLL
     for (int m = 0; m < rows; ++m) {
@@ -141,33 +153,42 @@ ARU_DEVICE void controller_step(const ControllerOperands<form, tiles>& w, const 
   }
 }
 
-// Two column tiles (k tile k) of a row of kept state, see kept_row.  index: slot * B * H + row; half: stored as float16.
-// high: 0 for row r of a tile, 1 for row r + 8.
-ARU_DEVICE void store_state(void* kept, int half, size_t index, int G, int k, int high, const float (&left)[4],
+// A row of kept state (kept_row), as the lanes q of a quad share it: four numbers of each k tile.
+template <Form form> struct KeptQuad {
+  float4 v;
+  ARU_METHOD float4 unpacked() const { return v; }
+};
+template <> struct KeptQuad<Form::bf16> {  // float16
+  uint2 v;
+  ARU_METHOD float4 unpacked() const {
+    float4 f;
+    unpack_f16(v.x, f.x, f.y);
+    unpack_f16(v.y, f.z, f.w);
+    return f;
+  }
+};
+
+// Two column tiles (k tile k) of row r of a tile (high = 0) or row r + 8.  index: slot * B * H + row.
+template <Form form>
+ARU_DEVICE void store_state(void* kept, size_t index, int G, int k, int high, const float (&left)[4],
                             const float (&right)[4]) {
   if (16 * k >= G) return;
-  const size_t at = index * kept_row(G) + 16 * k + 4 * (thread_index() & 3);
-  const float4 v = high ? make_float4(left[2], left[3], right[2], right[3])
-                        : make_float4(left[0], left[1], right[0], right[1]);
-  if (half)
-    *reinterpret_cast<uint2*>(static_cast<uint16_t*>(kept) + at) = make_uint2(pack_f16(v.x, v.y), pack_f16(v.z, v.w));
+  KeptQuad<form>* to = static_cast<KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + 4 * k + (thread_index() & 3);
+  const int j = high ? 2 : 0;
+  if constexpr (keeps_half(form))
+    to->v = make_uint2(pack_f16(left[j], left[j + 1]), pack_f16(right[j], right[j + 1]));
   else
-    *reinterpret_cast<float4*>(static_cast<float*>(kept) + at) = v;
+    to->v = make_float4(left[j], left[j + 1], right[j], right[j + 1]);
 }
 
 // Zero beyond the row's end.
-ARU_DEVICE float4 load_state(const void* kept, int half, size_t index, int G, int k) {
-  float4 v = make_float4(0, 0, 0, 0);
-  if (16 * k >= G) return v;
-  const size_t at = index * kept_row(G) + 16 * k + 4 * (thread_index() & 3);
-  if (!half) return *reinterpret_cast<const float4*>(static_cast<const float*>(kept) + at);
-  const uint2 w = *reinterpret_cast<const uint2*>(static_cast<const uint16_t*>(kept) + at);
-  unpack_f16(w.x, v.x, v.y);
-  unpack_f16(w.y, v.z, v.w);
-  return v;
+template <Form form> ARU_DEVICE KeptQuad<form> load_state(const void* kept, size_t index, int G, int k) {
+  KeptQuad<form> zero = {};
+  if (16 * k >= G) return zero;
+  return static_cast<const KeptQuad<form>*>(kept)[index * (kept_row(G) / 4) + 4 * k + (thread_index() & 3)];
 }
 
-// The same of a row of a matrix [B * H][G].
+// The same numbers of a row of a matrix [B * H][G].
 ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
   const int j = 16 * k + 2 * (thread_index() & 3);
   const float* from = matrix + row * G;
@@ -204,6 +225,22 @@ struct Row {
     const bool some = r.inside && first_b + r.b < z.B && first_i + r.i < z.H;
     r.index = some ? (first_b + r.b) * z.H + first_i + r.i : -1;
     return r;
+  }
+};
+
+// The rows of a lane's accumulators, [tile of the pair][half], as Row::index.
+struct PairRows {
+  int index[2][2];
+
+  ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
+    PairRows p;
+    ARU_UNROLL
+    for (int m = 0; m < 2; ++m) {
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high)
+        p.index[m][high] = Row::of((thread_index() & ~3) + 2 * m + high, z, t, rows, first_b, first_i).index;
+    }
+    return p;
   }
 };
 

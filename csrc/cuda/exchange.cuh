@@ -55,9 +55,15 @@ template <Form form> struct Exchange {
     }
   }
 
-  // This lane's element of vector v: lanes 4j ... 4j+3 of a warp have four neighbouring neurons of one sequence, b and i
-  // those of this lane (i in the slice).  All lanes of a warp call it; `inside` is the same for the four.
-  ARU_METHOD void send(int v, bool inside, int b, int i, float value) const {
+  // Where this lane's quad has its four elements: the first word, neuron i of the slice in sequence b being the lane's.
+  ARU_METHOD int place(int b, int i) const {
+    const int row = tiling.cluster ? shape.state_words : shape.padded_H / 2;
+    return b * row + (rank * tiling.slice + (i & ~3)) / 2;
+  }
+
+  // This lane's element of vector v: lanes 4j ... 4j+3 of a warp have four neighbouring neurons of one sequence, whose
+  // place() is `at`.  All lanes of a warp call it; `inside` is the same for the four.
+  ARU_METHOD void send(int v, bool inside, int at, float value) const {
     const int lane = thread_index() & 31, q = lane & 3;
     float four[4];
     ARU_UNROLL
@@ -66,14 +72,13 @@ template <Form form> struct Exchange {
     pack<form>(four[0], four[1], left);
     pack<form>(four[2], four[3], right);
     if (!inside) return;
-    const int word = (rank * tiling.slice + i - q) / 2;
     ARU_UNROLL
     for (int p = 0; p < words; ++p) {
       if (tiling.cluster) {
-        const uint32_t* to = buffer(v) + (p * tiling.batch + b) * shape.state_words + word;
+        const uint32_t* to = buffer(v) + p * tiling.batch * shape.state_words + at;
         for (int r = q; r < tiling.blocks; r += 4) store_async(to, r, left[p], right[p], barriers + (v & 1));
       } else if (q == 0) {
-        uint32_t* to = device + (((v & 1) * words + p) * tiling.batch + b) * (shape.padded_H / 2) + word;
+        uint32_t* to = device + ((v & 1) * words + p) * tiling.batch * (shape.padded_H / 2) + at;
         store_device(reinterpret_cast<uint2*>(to), left[p], right[p]);
       }
     }

@@ -23,36 +23,41 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     controller = ControllerOperands<form, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
   exchange.open();
 
-  const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3, warp = thread_index() / 32;
+  const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
+  const bool working = thread_index() / 32 < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
+  const auto share = RecurrentShare::of(t, p.shape);
   int v = 0;  // vectors sent
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
     const int first_b = tile * t.batch;
-    const Row own = Row::of(warp * 32 + lane, z, t, p.shape.rows, first_b, first_i);
+    const Row own = Row::of(thread_index(), z, t, p.shape.rows, first_b, first_i);
     const bool some = own.index >= 0;
-    int rows[2][2];  // [tile of the pair][half]: Row::index
-    ControllerState<form, some_tiles> state[2];
+    const int place = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
+    PairRows rows{};
+    ControllerState<form, some_tiles> state[2] = {};
+    float before[2][some_tiles][4];  // W_gg g + b_g
     if constexpr (tiles > 0) {
-      ARU_UNROLL
-      for (int m = 0; m < 2; ++m) {
+      rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
+      if (working) {
         ARU_UNROLL
-        for (int high = 0; high < 2; ++high)
-          rows[m][high] = Row::of(warp * 32 + quad + 2 * m + high, z, t, p.shape.rows, first_b, first_i).index;
-        ARU_UNROLL
-        for (int k = 0; k < k_tiles; ++k) {
-          float4 g[2] = {};
-          float left[4], right[4];
+        for (int m = 0; m < 2; ++m) {
           ARU_UNROLL
-          for (int high = 0; high < 2; ++high)
-            if (rows[m][high] >= 0) g[high] = load_row(p.g0, size_t(rows[m][high]), z.G, k);
-          from_rows(g[0], g[1], left, right);
-          state[m].set(k, left, right);
-          ARU_UNROLL
-          for (int high = 0; high < 2; ++high)
-            if (p.kept && rows[m][high] >= 0)
-              store_state(p.kept, p.half, size_t(rows[m][high]), z.G, k, high, left, right);
+          for (int k = 0; k < k_tiles; ++k) {
+            float4 g[2] = {};
+            float left[4], right[4];
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high)
+              if (rows.index[m][high] >= 0) g[high] = load_row(p.g0, size_t(rows.index[m][high]), z.G, k);
+            from_rows(g[0], g[1], left, right);
+            state[m].set(k, left, right);
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high)
+              if (p.kept && rows.index[m][high] >= 0)
+                store_state<form>(p.kept, size_t(rows.index[m][high]), z.G, k, high, left, right);
+          }
         }
+        controller_product<form, tiles, 2>(controller, state, before);
       }
     }
     float n = 1, s = 0;
@@ -62,36 +67,33 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     }
 
     float xp = some ? p.xp[own.index] : 0.f;
-    int until_kept = p.segment, slot = 1;  // the state after that many steps goes to this slot
+    int until_kept = p.segment;  // steps to the next state that is kept
+    size_t at = size_t(own.index), slot = BH;
     ARU_ROLLED
-    for (int step = 0; step < z.T; ++step, ++v) {
+    for (int step = 0; step < z.T; ++step, ++v, at += BH) {
       if (v > 0) exchange.receive(v);
       if (step == 0) {
         exchange.fill(v, p.h0, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(t, p.shape, weight, exchange.buffer(v), sums);
+      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), sums);
       sync_block();
       if (v > 0) exchange.received(v);
+      if (!working) continue;
 
-      const float a = xp + recurrent_sum(t, p.shape, sums, own.b, own.i);
-      const size_t at = step * BH + own.index;
-      if (some && step + 1 < z.T) {
-        xp = p.xp[at + BH];
-        if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
-      }
+      const float a = xp + recurrent_sum(t, p.shape, sums, sum_at);
       if constexpr (tiles > 0) {
         const bool last = step + 1 == z.T;
         const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
-        controller_step<form, tiles, 2>(
-            controller, both, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
+        controller_finish<form, tiles, 2>(
+            controller, both, before, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
               if (!keep && !last) return;
               ARU_UNROLL
               for (int high = 0; high < 2; ++high) {
-                const int row = rows[m][high];
-                if (row >= 0 && keep) store_state(p.kept, p.half, slot * BH + row, z.G, k, high, left, right);
+                const int row = rows.index[m][high];
+                if (row >= 0 && keep) store_state<form>(p.kept, slot + row, z.G, k, high, left, right);
                 if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
               }
             });
@@ -99,18 +101,22 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
         if (until_kept == 0) {
           until_kept = p.segment;
-          ++slot;
+          slot += BH;
         }
       }
-      float h = 0;
+      const float h = some ? gamma_value<float>(a, n, s, p.n_floor) : 0.f;
+      exchange.send(v + 1, own.inside, place, h);
+
+      // While h is under way: what is not urgent, and what the next step can do without it.
       if (some) {
-        h = gamma_value<float>(a, n, s, p.n_floor);
         p.h[at] = h;
         if (p.a) p.a[at] = a;
         if (p.n) p.n[at] = n;
         if (p.s) p.s[at] = s;
+        if (step + 1 < z.T) xp = p.xp[at + BH];
+        if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
       }
-      exchange.send(v + 1, own.inside, own.b, own.i, h);
+      if constexpr (tiles > 0) controller_product<form, tiles, 2>(controller, state, before);
     }
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

@@ -17,7 +17,7 @@ constexpr Form form_here = Form::ARU_FORM;
 
 #if ARU_BACKWARD
 template <Form form, int tiles>
-__global__ void __launch_bounds__(most_warps(form, true) * 32, 1) aru_backward(const __grid_constant__ Backward p) {
+__global__ void __launch_bounds__(most_warps(form) * 32, 1) aru_backward(const __grid_constant__ Backward p) {
   sequence_backward<form, tiles>(p);
 }
 template <> const void* kernel_of<form_here, true>(int tiles) {
@@ -32,7 +32,7 @@ template <> const void* kernel_of<form_here, true>(int tiles) {
 }
 #else
 template <Form form, int tiles>
-__global__ void __launch_bounds__(most_warps(form, false) * 32, 1) aru_forward(const __grid_constant__ Forward p) {
+__global__ void __launch_bounds__(most_warps(form) * 32, 1) aru_forward(const __grid_constant__ Forward p) {
   sequence_forward<form, tiles>(p);
 }
 template <> const void* kernel_of<form_here, false>(int tiles) {

@@ -48,7 +48,7 @@ inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backwar
   if (int64_t(z.B) * z.H > INT32_MAX)
     throw std::invalid_argument("its kernels take at most 2^31 - 1 neurons of all sequences, got B * H = " +
                                 std::to_string(int64_t(z.B) * z.H));
-  const int warps = most_warps(form, backward);
+  const int largest = most_warps(form), fewest = least_warps(form, tiles, backward);
   Tiling best{};
   double least = 0;
   for (int cluster = device.clusters > 0; cluster >= 0; --cluster) {
@@ -59,8 +59,8 @@ inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backwar
       for (int batch = 1; batch <= std::min(largest_batch, z.B); ++batch) {
         Tiling t{cluster, blocks, slice, batch, 0, 1};
         const int pairs = ceil_div(slice * batch, 32);
-        if (!backward && pairs > warps) break;  // forward, the state is in registers: a pair a warp
-        t.warps = ceil_div(pairs, ceil_div(pairs, warps));
+        if (pairs > largest) break;
+        t.warps = std::max(pairs, fewest);
         const Shape s = shape_of(t, form, tiles, backward);
         if (s.total > device.shared_bytes) break;
         const int needed = ceil_div(z.B, batch);

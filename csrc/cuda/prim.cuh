@@ -12,6 +12,7 @@
 #define ARU_METHOD __device__ __forceinline__
 #define ARU_UNROLL _Pragma("unroll")
 #define ARU_ROLLED _Pragma("unroll 1")
+#define ARU_UNROLL_BY_2 _Pragma("unroll 2")
 
 namespace aru {
 namespace cuda {
@@ -34,6 +35,7 @@ ARU_DEVICE void sync_warp() { __syncwarp(); }
 ARU_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }
 ARU_DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
 ARU_DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+ARU_DEVICE uint32_t shuffle(uint32_t x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 
 // The two numbers rounded to bfloat16, the first in the low half.
 ARU_DEVICE uint32_t pack_bf16(float low, float high) {
@@ -87,6 +89,13 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
   uint32_t y;
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
+}
+// Four such matrices from shared memory, each transposed: lanes 8j ... 8j+7 name the 8 rows, of 16 bytes, of matrix j.
+ARU_DEVICE void load_transposed(const void* row, uint32_t (&x)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+               : "r"(shared_address(row))
+               : "memory");
 }
 
 // Clusters: sm_90 and later.  Elsewhere the host never chooses them.

@@ -38,41 +38,69 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
   }
 }
 
+// What a warp takes of a product: row tiles, each from k tile `begin` to `end`.
+struct RecurrentShare {
+  int first_tile, tiles, stride, part, begin, end;
+
+  ARU_DEVICE RecurrentShare of(const Tiling& t, const Shape& s) {
+    const int warp = thread_index() / 32;
+    // Either a row tile is shared by several warps, or a warp takes one row tile after another.
+    const int part = s.k_splits > 1 ? warp / s.row_tiles : 0;
+    const bool some = part < s.k_splits;
+    return {s.k_splits > 1 ? warp % s.row_tiles : warp,
+            some ? s.row_tiles : 0,
+            s.k_splits > 1 ? s.row_tiles : t.warps,
+            part,
+            s.k_tiles * part / s.k_splits,
+            s.k_tiles * (part + 1) / s.k_splits};
+  }
+};
+
 // Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.
 template <Form form>
-ARU_DEVICE void recurrent_product(const Tiling& t, const Shape& s, const uint4* weight, const uint32_t* state,
-                                  float* sums) {
-  constexpr int words = words_of(form);
+ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, const Shape& s, const uint4* weight,
+                                  const uint32_t* state, float* sums) {
+  constexpr int words = words_of(form), chains = 2;  // of products that wait for one another
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
   const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
-  for (int task = thread_index() / 32; task < s.row_tiles * s.k_splits; task += t.warps) {
-    const int tile = task % s.row_tiles, part = task / s.row_tiles;
-    const int end = s.k_tiles * (part + 1) / s.k_splits;
-    float c[4] = {0, 0, 0, 0};
-    ARU_ROLLED
-    for (int k = s.k_tiles * part / s.k_splits; k < end; ++k) {
+  const int word_stride = t.batch * s.state_words;
+  const uint32_t* first_h = state + column * s.state_words + share.begin * 8 + 2 * q;
+  for (int tile = share.first_tile; tile < share.tiles; tile += share.stride) {
+    const uint4* w = weight + (tile * s.k_tiles + share.begin) * words * 32 + lane;
+    const uint32_t* h = first_h;
+    float c[chains][4] = {};
+    const auto add = [&](float(&to)[4]) {
       uint32_t a[4][words], b[2][words];
       ARU_UNROLL
       for (int p = 0; p < words; ++p) {
-        const uint4 w = weight[((tile * s.k_tiles + k) * words + p) * 32 + lane];
-        a[0][p] = w.x, a[1][p] = w.y, a[2][p] = w.z, a[3][p] = w.w;
-        const uint2 h = *reinterpret_cast<const uint2*>(state + (p * t.batch + column) * s.state_words + k * 8 + 2 * q);
-        b[0][p] = h.x, b[1][p] = h.y;
+        const uint4 v = w[p * 32];
+        a[0][p] = v.x, a[1][p] = v.y, a[2][p] = v.z, a[3][p] = v.w;
+        const uint2 u = *reinterpret_cast<const uint2*>(h + p * word_stride);
+        b[0][p] = u.x, b[1][p] = u.y;
       }
-      multiply<form>(c, a, b);
+      multiply<form>(to, a, b);
+      w += words * 32;
+      h += 8;
+    };
+    int left = share.end - share.begin;
+    ARU_UNROLL_BY_2
+    for (; left >= chains; left -= chains) {
+      ARU_UNROLL
+      for (int chain = 0; chain < chains; ++chain) add(c[chain]);
     }
+    if (left > 0) add(c[0]);
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int b = 2 * q + (j & 1);
-      if (b < t.batch) sums[(part * t.batch + b) * s.sum_stride + tile * 16 + r + (j / 2) * 8] = c[j];
+      if (b < t.batch) sums[(share.part * t.batch + b) * s.sum_stride + tile * 16 + r + (j / 2) * 8] = c[0][j] + c[1][j];
     }
   }
 }
 
-// The sum of the partial sums of one element.
-ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sums, int b, int i) {
+// The sum of the partial sums of one element, which lies at `at` = b * sum_stride + i in each.
+ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sums, int at) {
   float sum = 0;
-  for (int part = 0; part < s.k_splits; ++part) sum += sums[(part * t.batch + b) * s.sum_stride + i];
+  for (int part = 0; part < s.k_splits; ++part, at += t.batch * s.sum_stride) sum += sums[at];
   return sum;
 }
 

@@ -2,7 +2,8 @@
 //
 // Rows r = (b, i) of a batch tile are cut into blocks: a group of `blocks` blocks (a cluster, or blocks that meet at a
 // barrier in device memory) takes `batch` sequences through all steps, each block `slice` neurons of them; several
-// groups work side by side, and each takes one batch tile after another.  A warp takes 32 rows at a time, one a lane.
+// groups work side by side, and each takes one batch tile after another.  A warp has 32 rows, one a lane, or none: then
+// it helps with the products that all warps share.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ struct Tiling {
   int blocks;   // of a group
   int slice;    // neurons of a block, a multiple of 4
   int batch;    // sequences of a group at a time, at most 8
-  int warps;    // of a block
+  int warps;    // of a block, at least one for each 32 of its rows
   int groups;
 };
 
@@ -39,8 +40,14 @@ ARU_ANYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 
 // Warps of a block at most; a thread may then have 168 (12 warps) or 255 registers (8).
-constexpr int most_warps(Form form, bool backward) { return form == Form::bf16 && !backward ? 12 : 8; }
+constexpr int most_warps(Form form) { return form == Form::bf16 ? 12 : 8; }
 constexpr int largest_batch = 8;  // columns of a matrix product
+
+// The state that a forward pass keeps: float16, which has more bits than the operands of bf16 products, or float32.
+ARU_ANYWHERE constexpr bool keeps_half(Form form) { return form == Form::bf16; }
+// Backward, whether the warps share the sums of the controller's weight gradients, with the operands in shared memory:
+// those of longer words do not fit there, and each warp sums for its own rows (backward.cuh).
+ARU_ANYWHERE constexpr bool shares_sums(Form form, int tiles) { return form == Form::bf16 && tiles > 0; }
 
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
 constexpr int forward_tiles[] = {2, 4, 7, 8};
@@ -58,6 +65,15 @@ constexpr int column_tiles(bool backward, int G) {
   return -1;
 }
 
+// Few rows need more warps than they fill: those share the products, and the sums of every 16 units.
+constexpr int least_warps(Form form, int tiles, bool backward) {
+  const int units = backward && shares_sums(form, tiles) ? ceil_div(tiles, 2) : 0;
+  return units > 4 ? units : 4;
+}
+
+// Rows of a shared operand, in words: an odd multiple of 4, so that 8 rows lie in different banks.
+ARU_ANYWHERE constexpr int outer_words(int tiles) { return 4 * (tiles | 1); }
+
 // Derived sizes, and offsets in bytes into a block's shared memory.
 struct Shape {
   int padded_H;     // columns of W_hh in k tiles
@@ -69,7 +85,7 @@ struct Shape {
   int rows;         // of a block
   int pairs;        // of 16-row tiles
   // Offsets.
-  int weight_hh, state, sums, controller, step_weights, carry, barriers, total;
+  int weight_hh, state, sums, controller, step_weights, carry, left, right, barriers, total;
   int exchanged_bytes;  // that reach a block in one step
 };
 
@@ -80,6 +96,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.k_tiles = s.padded_H / 16;
   s.row_tiles = ceil_div(t.slice, 16);
   s.k_splits = t.warps / s.row_tiles > 1 ? t.warps / s.row_tiles : 1;
+  if (s.k_splits > s.k_tiles) s.k_splits = s.k_tiles;
   s.state_words = round_up(s.padded_H / 2, 32) + 8;
   s.sum_stride = s.row_tiles * 16 + 4;
   s.rows = t.batch * t.slice;
@@ -97,7 +114,11 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.step_weights = at;
   at += tiles * k * fragment * backward;
   s.carry = at;
-  at += (tiles > 0 ? s.pairs * 2 * tiles * 512 : s.pairs * 256) * backward;
+  at += s.pairs * 2 * tiles * 512 * (backward && tiles > 0 && !shares_sums(form, tiles));
+  s.left = at;
+  at += s.pairs * 32 * outer_words(tiles) * 4 * (backward && shares_sums(form, tiles));
+  s.right = at;
+  at += s.right - s.left;
   s.barriers = at;
   at += 16;
   s.total = at;
@@ -117,16 +138,27 @@ inline int64_t exchange_bytes(const Shape& s, const Tiling& t, Form form) {
   return t.cluster ? 0 : t.groups * (exchange_words(s, t, form) + counter_words) * 4;
 }
 
-// Rows and columns of a warp's sums for the controller's weight gradients.
+// The sums that a backward pass leaves to be added up: [parts][rows][columns].  Of the controller's weight gradients a
+// part comes from each warp, or from those warps of a block that share the rows; static, for n and s from each group.
+struct SumsShape {
+  int parts, rows, columns;
+};
 ARU_ANYWHERE constexpr int gradient_rows(int tiles) { return ceil_div(tiles, 2) * 16; }
 ARU_ANYWHERE constexpr int gradient_columns(int tiles) { return tiles * 8; }
+ARU_ANYWHERE constexpr int parts_of_block(const Tiling& t, Form form, int tiles) {
+  return shares_sums(form, tiles) ? t.warps / ceil_div(tiles, 2) : t.warps;
+}
+constexpr SumsShape sums_shape(const Tiling& t, Form form, int tiles) {
+  if (tiles == 0) return {t.groups * t.batch, 2, t.blocks * t.slice};
+  return {t.groups * t.blocks * parts_of_block(t, form, tiles), gradient_rows(tiles), gradient_columns(tiles)};
+}
 
 struct ControllerWeights {
   const float *weight_ag, *weight_gg, *bias_g, *weight_gc, *bias_c;
 };
 
-// Kept state: slots of B * H rows of kept_row(G) numbers, float32 or (half != 0) float16.  Slot j has g before step
-// j * segment; with segment 1 one more has the last g.
+// Kept state: slots of B * H rows of kept_row(G) numbers.  Slot j has g before step j * segment; with segment 1 one more
+// has the last g.
 struct Forward {
   Sizes sizes;
   Tiling tiling;
@@ -138,7 +170,7 @@ struct Forward {
   float *h, *a, *n, *s;  // [T,B,H]; a, n and s may be null
   float* g_last;         // [B,H,G]
   void* kept;            // null: no backward pass follows
-  int half, segment;
+  int segment;
   uint32_t* exchange;
 };
 
@@ -146,18 +178,18 @@ struct Backward {
   Sizes sizes;
   Tiling tiling;
   Shape shape;
-  const float *g0, *weight_hh;
+  const float* weight_hh;
   ControllerWeights controller;
   const float *n_given, *s_given;
   float n_floor;
   const float *a, *n, *s;  // [T,B,H]; n and s where segment is 1
   const void* kept;
-  int half, segment;
+  int segment;
   void* recomputed;      // `segment` slots of g after each step of a segment, where segment > 1
   float* recomputed_ns;  // [segment][2][B,H]
   const float *d_h, *d_a, *d_n, *d_s, *d_g_last;  // null for zero
   float *d_xp, *d_h0, *d_g0;
-  float* sums;  // [groups * blocks * warps][gradient_rows][gradient_columns]; static: [groups][2][batch][blocks * slice]
+  float* sums;  // of sums_shape()
   uint32_t* exchange;
 };
 

@@ -26,6 +26,7 @@
 #define ARU_METHOD inline
 #define ARU_UNROLL
 #define ARU_ROLLED
+#define ARU_UNROLL_BY_2
 
 struct alignas(8) uint2 {
   uint32_t x, y;
@@ -357,14 +358,15 @@ ARU_DEVICE float float_of_bits(uint32_t u) {
   std::memcpy(&x, &u, 4);
   return x;
 }
-ARU_DEVICE float shuffle(float x, int lane) {
-  const uint32_t in[2] = {bits_of_float(x), uint32_t(lane) & 31};
+ARU_DEVICE uint32_t shuffle(uint32_t x, int lane) {
+  const uint32_t in[2] = {x, uint32_t(lane) & 31};
   uint32_t out;
   machine().warp_operation(2, in, 2, &out, 1, [](emulation::Warp& w) {
     for (int l = 0; l < 32; ++l) w.out[l][0] = w.in[w.in[l][1]][0];
   });
-  return float_of_bits(out);
+  return out;
 }
+ARU_DEVICE float shuffle(float x, int lane) { return float_of_bits(shuffle(bits_of_float(x), lane)); }
 
 ARU_DEVICE uint32_t bf16_of(float x) {
   if (x != x) return 0x7fff;
@@ -439,6 +441,18 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
     for (int l = 0; l < 32; ++l) w.out[l][0] = m[2 * (l & 3)][l / 4] | uint32_t(m[2 * (l & 3) + 1][l / 4]) << 16;
   });
   return out;
+}
+
+ARU_DEVICE void load_transposed(const void* row, uint32_t (&x)[4]) {
+  const uint32_t in = uint32_t(machine().shared_offset(row, 16));
+  const uint8_t* base = shared_memory();
+  machine().warp_operation(6, &in, 1, x, 4, [base](emulation::Warp& w) {
+    for (int j = 0; j < 4; ++j) {
+      uint16_t m[8][8];
+      for (int r = 0; r < 8; ++r) std::memcpy(m[r], base + w.in[8 * j + r][0], 16);
+      for (int l = 0; l < 32; ++l) w.out[l][j] = m[2 * (l & 3)][l / 4] | uint32_t(m[2 * (l & 3) + 1][l / 4]) << 16;
+    }
+  });
 }
 
 ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machine().blocks * machine().threads); }

@@ -68,10 +68,13 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
       float left[4], right[4];
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0) g[high] = load_state<form>(p.kept, segment * BH + row[high], z.G, k);
+        if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], z.G), z.G, k);
       from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
       state[0].set(k, left, right);
     }
+    KeptQuad<form>* to[2];
+    ARU_UNROLL
+    for (int high = 0; high < 2; ++high) to[high] = kept_quad<form>(p.recomputed, size_t(row[high]), z.G);
     float next_a[2];
     const float* a_at = p.a + first * BH;
     ARU_UNROLL
@@ -89,10 +92,11 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
           controller, a, c, state, ns, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
-              if (row[high] >= 0) store_state<form>(p.recomputed, step * BH + row[high], z.G, k, high, left, right);
+              if (row[high] >= 0) store_state<form>(to[high], z.G, k, high, left, right);
           });
       ARU_UNROLL
       for (int high = 0; high < 2; ++high) {
+        to[high] += BH * (kept_row(z.G) / 4);
         if (row[high] < 0 || (lane & 3) != 0) continue;
         p.recomputed_ns[step * 2 * BH + row[high]] = ns[0][2 * high];
         p.recomputed_ns[(step * 2 + 1) * BH + row[high]] = ns[0][2 * high + 1];
@@ -159,25 +163,23 @@ struct Upstream {
 };
 
 // c = dg_t of 16 rows in column tile n; gives du_t = c (1 - g^2) and adds to <w_ag, du_t>.  At the ends of the sequence c
-// takes the gradient of the last g, and is that of the first.
-template <Form form, int tiles>
+// takes the gradient of the last g, and is that of the first (at_end; the code of all other steps does without).
+template <Form form, int tiles, bool at_end>
 ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, tiles>& controller, int step, int n,
                              const int (&row)[2], const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
   const int q = thread_index() & 3, G = p.sizes.G;
-  if (step == p.sizes.T - 1 && p.d_g_last) {
+  if constexpr (at_end) {
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int column = n * 8 + 2 * q + (j & 1);
-      if (row[j / 2] >= 0 && column < G) c[j] += p.d_g_last[size_t(row[j / 2]) * G + column];
+      if (row[j / 2] < 0 || column >= G) continue;
+      const size_t at = size_t(row[j / 2]) * G + column;
+      if (step < 0)
+        p.d_g0[at] = c[j];
+      else
+        c[j] += p.d_g_last[at];
     }
-  }
-  if (step < 0) {
-    ARU_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      const int column = n * 8 + 2 * q + (j & 1);
-      if (row[j / 2] >= 0 && column < G) p.d_g0[size_t(row[j / 2]) * G + column] = c[j];
-    }
-    return;
+    if (step < 0) return;
   }
   ARU_UNROLL
   for (int j = 0; j < 4; ++j) c[j] *= 1.f - g[j] * g[j];
@@ -234,8 +236,10 @@ template <Form form, int tiles> struct OwnSums {
     for (int j = 0; j < 2 * tiles; ++j) du[j * 32] = make_float4(0, 0, 0, 0);
   }
   // dn, ds: of the lane's element, as are a_next and da.
+  template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, const PairRows& rows, float dn, float ds, float a_next, float da) {
+                        const StepPlace& place, const PairRows& rows, const KeptQuad<form> (&)[2][k_tiles][2], float dn,
+                        float ds, float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     const size_t first = place.slot(p) * (size_t(p.sizes.B) * p.sizes.H);
     const void* state = place.state(p);
@@ -252,7 +256,8 @@ template <Form form, int tiles> struct OwnSums {
         KeptQuad<form> loaded[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)
-          if (row[half] >= 0) loaded[half] = load_state<form>(state, first + row[half], p.sizes.G, k);
+          if (row[half] >= 0)
+            loaded[half] = load_state<form>(kept_quad<form>(state, first + row[half], p.sizes.G), p.sizes.G, k);
         from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
       }
       ARU_UNROLL
@@ -275,7 +280,7 @@ template <Form form, int tiles> struct OwnSums {
       for (int n = 0; n < tiles; ++n) {
         float c[4] = {0, 0, 0, 0};
         step_product<form, tiles>(step_weights, n, operand, c);
-        through_tanh<form, tiles>(p, controller, place.step, n, row, g[n], c, through_a);
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c, through_a);
         own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
       }
       ARU_UNROLL
@@ -333,6 +338,7 @@ template <Form form, int tiles> struct SharedSums {
       for (int k = 0; k < k_tiles; ++k) du[m][k][0][0] = du[m][k][1][0] = du[m][k][2][0] = du[m][k][3][0] = 0;
     }
   }
+  template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
                         const StepPlace& place, const PairRows& rows, const KeptQuad<form> (&kept)[2][k_tiles][2],
                         float dn, float ds, float a_next, float da) {
@@ -345,17 +351,29 @@ template <Form form, int tiles> struct SharedSums {
       pack<form>(a_next, 1.f, pair);
       input = pair[0];
     }
+    const int at = (thread_index() / 32 * 32 + lane / 4) * row_words + q;  // of row r of the first tile
+    uint32_t last[2][2];                                                   // the words of a 1, [tile][half]
     ARU_UNROLL
     for (int m = 0; m < 2; ++m) {
-      uint32_t last[2][2];  // the words of dn ds and of a 1, [half]
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
-        last[0][half] = shuffle(gains, quad + 2 * m + half);
-        last[1][half] = shuffle(input, quad + 2 * m + half);
-        if (q == 3) du[m][k_tiles - 1][half][0] = last[0][half];
+        const uint32_t word = shuffle(gains, quad + 2 * m + half);
+        last[m][half] = shuffle(input, quad + 2 * m + half);
+        if (q == 3) du[m][k_tiles - 1][half][0] = word;
+        ARU_UNROLL
+        for (int n = 0; n < tiles; ++n)
+          left[at + (2 * m + half) * 8 * row_words + n * 4] = du[m][n / 2][n % 2 * 2 + half][0];
       }
-      const int at = ((thread_index() / 32 * 2 + m) * 16 + lane / 4) * row_words + q;
-      uint32_t next[k_tiles][4][1] = {};
+    }
+    ARU_UNROLL
+    for (int m = 0; m < 2; ++m) {
+      uint32_t v[k_tiles][4][1] = {};  // from there again, which takes fewer registers than to hold it
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half)
+          v[n / 2][n % 2 * 2 + half][0] = left[at + (2 * m + half) * 8 * row_words + n * 4];
+      }
       float through_a[2] = {0, 0};
       ARU_UNROLL
       for (int n = 0; n < tiles; ++n) {
@@ -363,22 +381,16 @@ template <Form form, int tiles> struct SharedSums {
         const float4 low = kept[m][n / 2][0].unpacked(), high = kept[m][n / 2][1].unpacked();
         g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
         g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
-        step_product<form, tiles>(step_weights, n, du[m], c);
         ARU_UNROLL
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
           pack<form>(g[2 * half], g[2 * half + 1], word);
-          left[at + half * 8 * row_words + n * 4] = du[m][n / 2][n % 2 * 2 + half][0];
-          right[at + half * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[1][half] : word[0];
+          right[at + (2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
         }
-        through_tanh<form, tiles>(p, controller, place.step, n, rows.index[m], g, c, through_a);
+        step_product<form, tiles>(step_weights, n, v, c);
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c, through_a);
         ARU_UNROLL
-        for (int half = 0; half < 2; ++half) pack<form>(c[2 * half], c[2 * half + 1], next[n / 2][n % 2 * 2 + half]);
-      }
-      ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) {
-        ARU_UNROLL
-        for (int j = 0; j < 4; ++j) du[m][k][j][0] = next[k][j][0];
+        for (int half = 0; half < 2; ++half) pack<form>(c[2 * half], c[2 * half + 1], du[m][n / 2][n % 2 * 2 + half]);
       }
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
@@ -483,9 +495,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
               ARU_UNROLL
               for (int half = 0; half < 2; ++half) {
                 if (rows.index[m][half] < 0) continue;
-                const size_t row = place.slot(p) * BH + rows.index[m][half];
+                const auto* from = kept_quad<form>(place.state(p), place.slot(p) * BH + rows.index[m][half], z.G);
                 ARU_UNROLL
-                for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(place.state(p), row, z.G, k);
+                for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(from, z.G, k);
               }
             }
           }
@@ -510,10 +522,10 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         if constexpr (!adaptive) {
           sum_n += dn;
           sum_s += ds;
-        } else if constexpr (shared_sums) {
-          da = weight_sums.step(p, controller, step_weights, place, rows, kept, dn, ds, a_next, da);
+        } else if (place.step < 0 || (place.step == z.T - 1 && p.d_g_last)) {
+          da = weight_sums.template step<true>(p, controller, step_weights, place, rows, kept, dn, ds, a_next, da);
         } else {
-          da = weight_sums.step(p, controller, step_weights, place, rows, dn, ds, a_next, da);
+          da = weight_sums.template step<false>(p, controller, step_weights, place, rows, kept, dn, ds, a_next, da);
         }
         a_next = up.a;
         exchange.send(v + 1, own.inside, to, inner ? da : 0.f);

@@ -168,24 +168,30 @@ template <> struct KeptQuad<Form::bf16> {  // float16
   }
 };
 
-// Two column tiles (k tile k) of row r of a tile (high = 0) or row r + 8.  index: slot * B * H + row.
+// This lane's part of a row, of k tile 0; that of k tile k is 4k further.  index: slot * B * H + row.
+template <Form form> ARU_DEVICE KeptQuad<form>* kept_quad(void* kept, size_t index, int G) {
+  return static_cast<KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + (thread_index() & 3);
+}
+template <Form form> ARU_DEVICE const KeptQuad<form>* kept_quad(const void* kept, size_t index, int G) {
+  return static_cast<const KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + (thread_index() & 3);
+}
+
+// Two column tiles (k tile k) of row r of a tile (high = 0) or row r + 8.
 template <Form form>
-ARU_DEVICE void store_state(void* kept, size_t index, int G, int k, int high, const float (&left)[4],
+ARU_DEVICE void store_state(KeptQuad<form>* to, int G, int k, int high, const float (&left)[4],
                             const float (&right)[4]) {
-  if (16 * k >= G) return;
-  KeptQuad<form>* to = static_cast<KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + 4 * k + (thread_index() & 3);
   const int j = high ? 2 : 0;
+  if (16 * k >= G) return;
   if constexpr (keeps_half(form))
-    to->v = make_uint2(pack_f16(left[j], left[j + 1]), pack_f16(right[j], right[j + 1]));
+    to[4 * k].v = make_uint2(pack_f16(left[j], left[j + 1]), pack_f16(right[j], right[j + 1]));
   else
-    to->v = make_float4(left[j], left[j + 1], right[j], right[j + 1]);
+    to[4 * k].v = make_float4(left[j], left[j + 1], right[j], right[j + 1]);
 }
 
 // Zero beyond the row's end.
-template <Form form> ARU_DEVICE KeptQuad<form> load_state(const void* kept, size_t index, int G, int k) {
-  KeptQuad<form> zero = {};
-  if (16 * k >= G) return zero;
-  return static_cast<const KeptQuad<form>*>(kept)[index * (kept_row(G) / 4) + 4 * k + (thread_index() & 3)];
+template <Form form> ARU_DEVICE KeptQuad<form> load_state(const KeptQuad<form>* from, int G, int k) {
+  const KeptQuad<form> zero = {};
+  return 16 * k < G ? from[4 * k] : zero;
 }
 
 // The same numbers of a row of a matrix [B * H][G].

@@ -54,7 +54,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
               if (p.kept && rows.index[m][high] >= 0)
-                store_state<form>(p.kept, size_t(rows.index[m][high]), z.G, k, high, left, right);
+                store_state<form>(kept_quad<form>(p.kept, size_t(rows.index[m][high]), z.G), z.G, k, high, left, right);
           }
         }
         controller_product<form, tiles, 2>(controller, state, before);
@@ -87,13 +87,21 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
+        KeptQuad<form>* kept[2][2];
+        if (keep) {
+          ARU_UNROLL
+          for (int m = 0; m < 2; ++m) {
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high) kept[m][high] = kept_quad<form>(p.kept, slot + rows.index[m][high], z.G);
+          }
+        }
         controller_finish<form, tiles, 2>(
             controller, both, before, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
               if (!keep && !last) return;
               ARU_UNROLL
               for (int high = 0; high < 2; ++high) {
                 const int row = rows.index[m][high];
-                if (row >= 0 && keep) store_state<form>(p.kept, slot + row, z.G, k, high, left, right);
+                if (row >= 0 && keep) store_state<form>(kept[m][high], z.G, k, high, left, right);
                 if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
               }
             });

@@ -160,6 +160,10 @@ def _stored_units(G: int, dtype: torch.dtype, precision: str) -> int:
     return (-(-G // 2) if _scalar(dtype, precision) == "bfloat16 products" else G) | 1
 
 
+# Beside checkpoints n and s are computed again, as g is.
+KEEPS_GAINS = False
+
+
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
     """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows."""
     if segment == 0 or B == 0:

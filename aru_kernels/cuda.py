@@ -97,9 +97,13 @@ def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
 
 # Bytes of kept state up to which all of it is kept.
 SMALL_STATE = 256 * 2**20
-# Steps between checkpoints beyond that: the state of a segment, computed again, still lies in the second-level cache
-# for the most part.
-SEGMENT = 8
+# Steps between checkpoints beyond that, of float32 and of float16: about 2 GB of memory for a training step of the
+# paper's size.  The state of a segment, computed again, still lies in the second-level cache for the most part.
+SEGMENT, SEGMENT_HALF = 8, 4
+
+
+# n and s of all steps are kept beside checkpoints too: they take little, and save their share of the recomputation.
+KEEPS_GAINS = True
 
 
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
@@ -124,7 +128,7 @@ def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision
     if everything <= limit:
         return 1
     if budget is None:
-        return min(T, SEGMENT)
+        return min(T, SEGMENT_HALF if _half(precision) else SEGMENT)
     checkpoints = max(1, limit * (T + 1) // everything)
     # As many steps again as there are checkpoints take the least memory together.
     return min(T, max(SEGMENT, min(-(-T // checkpoints), math.isqrt(T) + 1)))
@@ -150,7 +154,7 @@ def aru_sequence_fwd(
     (T, B, H), G = xp.shape, g0.shape[-1]
     h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
     a = xp.new_empty(xp.shape if trace or segment else (0,))
-    n, s = (xp.new_empty(xp.shape if trace or segment == 1 else (0,)) for _ in "ns")
+    n, s = (xp.new_empty(xp.shape if trace or segment else (0,)) for _ in "ns")
     kept = xp.new_empty(kept_elements(T, B, H, G, xp.dtype, precision, segment))
     if xp.numel():
         results = [x if x.numel() else None for x in (h, a, n, s, g, kept)]
@@ -200,14 +204,12 @@ def aru_sequence_bwd(
     d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, h0, g0))
     slots, row = (segment, _C.kept_row(G)) if segment > 1 else (0, 0)
     recomputed = _bytes(a, slots * B * H * row * (2 if _half(precision) else 4))
-    recomputed_ns = a.new_empty(slots, 2, B, H)
-    given = (n, s) if segment == 1 else (None, None)
     sums = _backward(
         sizes,
         n_floor,
         precision,
         segment,
-        [weight_hh, *controller, None, None, a, *given, kept, recomputed, recomputed_ns],
+        [weight_hh, *controller, None, None, a, n, s, kept, recomputed],
         [d_h, d_a, d_n, d_s, d_g],
         [d_xp, d_h0, d_g0],
     )
@@ -280,7 +282,7 @@ def gamma_rnn_sequence_bwd(
         n_floor,
         precision,
         1,
-        [weight_hh, *[None] * 5, n.expand(H), s.expand(H), a, *[None] * 5],
+        [weight_hh, *[None] * 5, n.expand(H), s.expand(H), a, *[None] * 4],
         [d_h, d_a, None, None, None],
         [d_xp, d_h0, None],
     )

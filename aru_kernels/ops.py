@@ -63,7 +63,8 @@ def _aru_fake(module: ModuleType, xp: Tensor, h0: Tensor, g0: Tensor, *rest: Any
     T, B, H = xp.shape
     kept = module.kept_elements(T, B, H, g0.shape[-1], xp.dtype, precision, segment)
     a = xp.new_empty(xp.shape if trace or segment > 0 else (0,))
-    n, s = (xp.new_empty(xp.shape if trace or segment == 1 else (0,)) for _ in "ns")
+    gains = segment > 0 if module.KEEPS_GAINS else segment == 1
+    n, s = (xp.new_empty(xp.shape if trace or gains else (0,)) for _ in "ns")
     return xp.new_empty(xp.shape), g0.new_empty(g0.shape), a, n, s, xp.new_empty(kept)
 
 

@@ -70,6 +70,10 @@ def kept_slots(T: int, segment: int) -> int:
     return T + 1 if segment == 1 else -(-T // segment)
 
 
+# Beside checkpoints n and s are computed again, as g is.
+KEEPS_GAINS = False
+
+
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
     """Elements of the kept state; G in whole vectors of four."""
     return kept_slots(T, segment) * B * H * -(-G // 4) * 4

@@ -49,64 +49,7 @@ ARU_DEVICE void add_outer_products(const uint32_t (&v)[(tiles + 1) / 2][4][words
   }
 }
 
-// g, and n and s, after each step of the segment, from the state kept before it, for this warp's rows.
-template <Form form, int tiles>
-ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
-                          const PairRows& rows) {
-  constexpr int k_tiles = (tiles + 1) / 2;
-  const Sizes z = p.sizes;
-  const size_t BH = size_t(z.B) * z.H;
-  const int lane = thread_index() & 31, first = segment * p.segment;
-  const int steps = z.T - first < p.segment ? z.T - first : p.segment;
-  ARU_ROLLED
-  for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill the sums
-    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
-    ControllerState<form, tiles> state[1];
-    ARU_UNROLL
-    for (int k = 0; k < k_tiles; ++k) {
-      KeptQuad<form> g[2] = {};
-      float left[4], right[4];
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], z.G), z.G, k);
-      from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
-      state[0].set(k, left, right);
-    }
-    KeptQuad<form>* to[2];
-    ARU_UNROLL
-    for (int high = 0; high < 2; ++high) to[high] = kept_quad<form>(p.recomputed, size_t(row[high]), z.G);
-    float next_a[2];
-    const float* a_at = p.a + first * BH;
-    ARU_UNROLL
-    for (int high = 0; high < 2; ++high) next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
-    ARU_ROLLED
-    for (int step = 0; step < steps; ++step) {
-      const float a[1][2] = {{next_a[0], next_a[1]}};
-      a_at += BH;
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
-      float c[1][tiles][4], ns[1][4];
-      controller_product<form, tiles, 1>(controller, state, c);
-      controller_finish<form, tiles, 1>(
-          controller, a, c, state, ns, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
-            ARU_UNROLL
-            for (int high = 0; high < 2; ++high)
-              if (row[high] >= 0) store_state<form>(to[high], z.G, k, high, left, right);
-          });
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high) {
-        to[high] += BH * (kept_row(z.G) / 4);
-        if (row[high] < 0 || (lane & 3) != 0) continue;
-        p.recomputed_ns[step * 2 * BH + row[high]] = ns[0][2 * high];
-        p.recomputed_ns[(step * 2 + 1) * BH + row[high]] = ns[0][2 * high + 1];
-      }
-    }
-  }
-  sync_warp();  // n and s are read by other lanes
-}
-
-// Where a step's state and gains are.
+// Where a step's state is.
 struct StepPlace {
   int step, segment, in_segment;
 
@@ -121,43 +64,97 @@ struct StepPlace {
       --segment;
     }
   }
+  // Steps of the segment after which the state is to be computed again: all but the last, where the next begins.
+  ARU_DEVICE int recomputed_steps(const Backward& p, int segment) {
+    const int left = p.sizes.T - segment * p.segment;
+    return left > p.segment ? p.segment - 1 : left;
+  }
   ARU_METHOD bool opens_segment(const Backward& p) const {
     return p.segment > 1 && step >= 0 && (step == p.sizes.T - 1 || in_segment == p.segment - 1);
   }
   // g after the step, as a slot of what `state` names; before the first step that is the first of the kept slots.
-  ARU_METHOD const void* state(const Backward& p) const { return p.segment > 1 && step >= 0 ? p.recomputed : p.kept; }
-  ARU_METHOD int slot(const Backward& p) const { return step < 0 ? 0 : p.segment > 1 ? in_segment : step + 1; }
+  ARU_METHOD bool recomputed(const Backward& p) const {
+    return p.segment > 1 && step >= 0 && in_segment < recomputed_steps(p, segment);
+  }
+  ARU_METHOD const void* state(const Backward& p) const { return recomputed(p) ? p.recomputed : p.kept; }
+  ARU_METHOD int slot(const Backward& p) const {
+    return recomputed(p) ? in_segment : step < 0 ? 0 : p.segment > 1 ? segment + 1 : step + 1;
+  }
 };
+
+// g after the steps of the segment, from the state kept before it, for this warp's rows.
+template <Form form, int tiles>
+ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
+                          const PairRows& rows) {
+  constexpr int k_tiles = (tiles + 1) / 2;
+  const size_t BH = size_t(p.sizes.B) * p.sizes.H;
+  const int G = p.sizes.G, steps = StepPlace::recomputed_steps(p, segment);
+  ARU_ROLLED
+  for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill the sums
+    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+    ControllerState<form, tiles> state[1];
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) {
+      KeptQuad<form> g[2] = {};
+      float left[4], right[4];
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], G), G, k);
+      from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
+      state[0].set(k, left, right);
+    }
+    KeptQuad<form>* to[2];
+    ARU_UNROLL
+    for (int high = 0; high < 2; ++high) to[high] = kept_quad<form>(p.recomputed, size_t(row[high]), G);
+    float next_a[2];
+    const float* a_at = p.a + size_t(segment) * p.segment * BH;
+    ARU_UNROLL
+    for (int high = 0; high < 2; ++high) next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
+    ARU_ROLLED
+    for (int step = 0; step < steps; ++step) {
+      const float a[1][2] = {{next_a[0], next_a[1]}};
+      a_at += BH;
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
+      float c[1][tiles][4];
+      controller_product<form, tiles, 1>(controller, state, c);
+      controller_finish<form, tiles, 1>(
+          controller, a, c, state, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high)
+              if (row[high] >= 0) store_state<form>(to[high], G, k, high, left, right);
+          });
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high) to[high] += BH * (kept_row(G) / 4);
+    }
+  }
+}
 
 // What an element's gradients of a step are made of, all but the gradient of h that comes from the next step.
 struct Upstream {
-  float by_a = 0, by_n = 0, by_s = 0;              // derivatives of gamma
-  float d_h = 0, d_a = 0, d_n = 0, d_s = 0, a = 0;  // gradients that came from outside
+  float a = 0, n = 1, s = 0, d_h = 0, d_a = 0, d_n = 0, d_s = 0;
 
   // n, s: of the static network.
   template <bool adaptive>
-  ARU_DEVICE Upstream of(const Backward& p, const StepPlace& place, int row, float n, float s) {
-    const size_t BH = size_t(p.sizes.B) * p.sizes.H, at = place.step * BH + row;
+  ARU_DEVICE Upstream of(const Backward& p, int step, int row, float n, float s) {
+    const size_t BH = size_t(p.sizes.B) * p.sizes.H, at = step * BH + row;
     Upstream u;
     u.a = p.a[at];
-    if constexpr (adaptive) {
-      n = p.segment > 1 ? p.recomputed_ns[place.in_segment * 2 * BH + row] : p.n[at];
-      s = p.segment > 1 ? p.recomputed_ns[(place.in_segment * 2 + 1) * BH + row] : p.s[at];
-    }
+    u.n = adaptive ? p.n[at] : n;
+    u.s = adaptive ? p.s[at] : s;
     if (p.d_h) u.d_h = p.d_h[at];
     if (p.d_a) u.d_a = p.d_a[at];
     if (p.d_n) u.d_n = p.d_n[at];
     if (p.d_s) u.d_s = p.d_s[at];
-    if (place.step > 0) {
+    if (step > 0) {
       prefetch(p.a + at - BH);
       if (p.d_h) prefetch(p.d_h + at - BH);
-      if (adaptive && p.segment == 1) {
+      if (adaptive) {
         prefetch(p.n + at - BH);
         prefetch(p.s + at - BH);
       }
     }
-    const GammaDerivatives<float> d = gamma_derivatives<float>(u.a, n, s, p.n_floor);
-    u.by_a = d.dx, u.by_n = d.dn, u.by_s = d.ds;
     return u;
   }
 };
@@ -230,7 +227,7 @@ template <Form form, int tiles> struct OwnSums {
               lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
     return o;
   }
-  ARU_METHOD void begin_tile(bool working) {
+  ARU_METHOD void begin_tile(bool working, int) {
     if (!working) return;
     ARU_UNROLL
     for (int j = 0; j < 2 * tiles; ++j) du[j * 32] = make_float4(0, 0, 0, 0);
@@ -238,8 +235,8 @@ template <Form form, int tiles> struct OwnSums {
   // dn, ds: of the lane's element, as are a_next and da.
   template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, const PairRows& rows, const KeptQuad<form> (&)[2][k_tiles][2], float dn,
-                        float ds, float a_next, float da) {
+                        const StepPlace& place, int, const PairRows& rows, const KeptQuad<form> (&)[2][k_tiles][2],
+                        float dn, float ds, float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     const size_t first = place.slot(p) * (size_t(p.sizes.B) * p.sizes.H);
     const void* state = place.state(p);
@@ -293,7 +290,6 @@ template <Form form, int tiles> struct OwnSums {
     if (++steps == chunk) flush();
     return da;
   }
-  ARU_METHOD void share(const Backward&) {}
   // Adds the sums to the total, in float32 that rounds to nearest.
   ARU_METHOD void flush() {
     ARU_UNROLL
@@ -317,62 +313,56 @@ template <Form form, int tiles> struct OwnSums {
 };
 
 // The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows of
-// V^T A, from some of the row tiles.  du stays in registers.
+// V^T A, from some of the row tiles.  V has two buffers: du of a step is V of the one before.
 template <Form form, int tiles> struct SharedSums {
   static_assert(words_of(form) == 1, "a pair of numbers is a word");
   static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
   uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
-  uint32_t du[2][k_tiles][4][1];
+  int left_words;
   float sums[tiles][4];
 
   ARU_DEVICE SharedSums create(const Backward& p) {
     SharedSums s{};
     s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
     s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
+    s.left_words = p.shape.pairs * 32 * row_words;
     return s;
   }
-  ARU_METHOD void begin_tile(bool) {
+  ARU_METHOD uint32_t* v_of(int v) const { return left + (v & 1) * left_words; }
+  // Word of column tile 0 in row r of the warp's first tile; row r + 8 and the second tile follow.
+  ARU_DEVICE int own_word() {
+    const int lane = thread_index() & 31;
+    return (thread_index() - lane + lane / 4) * row_words + (lane & 3);
+  }
+  ARU_METHOD void begin_tile(bool working, int v) {
+    if (!working) return;
+    uint32_t* to = v_of(v) + own_word();
     ARU_UNROLL
-    for (int m = 0; m < 2; ++m) {
+    for (int row = 0; row < 4; ++row) {
       ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) du[m][k][0][0] = du[m][k][1][0] = du[m][k][2][0] = du[m][k][3][0] = 0;
+      for (int n = 0; n < tiles; ++n) to[row * 8 * row_words + n * 4] = 0;
     }
   }
   template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, const PairRows& rows, const KeptQuad<form> (&kept)[2][k_tiles][2],
+                        const StepPlace& place, int v, const PairRows& rows, const KeptQuad<form> (&kept)[2][k_tiles][2],
                         float dn, float ds, float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    uint32_t gains, input;
-    {
-      uint32_t pair[1];
-      pack<form>(dn, ds, pair);
-      gains = pair[0];
-      pack<form>(a_next, 1.f, pair);
-      input = pair[0];
-    }
-    const int at = (thread_index() / 32 * 32 + lane / 4) * row_words + q;  // of row r of the first tile
-    uint32_t last[2][2];                                                   // the words of a 1, [tile][half]
+    uint32_t gains[1], input[1];
+    pack<form>(dn, ds, gains);
+    pack<form>(a_next, 1.f, input);
+    uint32_t *own = v_of(v) + own_word(), *next = v_of(v + 1) + own_word(), *beside = right + own_word();
     ARU_UNROLL
     for (int m = 0; m < 2; ++m) {
+      uint32_t last[2], operand[k_tiles][4][1] = {};
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
-        const uint32_t word = shuffle(gains, quad + 2 * m + half);
-        last[m][half] = shuffle(input, quad + 2 * m + half);
-        if (q == 3) du[m][k_tiles - 1][half][0] = word;
+        const uint32_t word = shuffle(gains[0], quad + 2 * m + half);
+        last[half] = shuffle(input[0], quad + 2 * m + half);
+        if (q == 3) own[(2 * m + half) * 8 * row_words + (tiles - 1) * 4] = word;
         ARU_UNROLL
         for (int n = 0; n < tiles; ++n)
-          left[at + (2 * m + half) * 8 * row_words + n * 4] = du[m][n / 2][n % 2 * 2 + half][0];
-      }
-    }
-    ARU_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      uint32_t v[k_tiles][4][1] = {};  // from there again, which takes fewer registers than to hold it
-      ARU_UNROLL
-      for (int n = 0; n < tiles; ++n) {
-        ARU_UNROLL
-        for (int half = 0; half < 2; ++half)
-          v[n / 2][n % 2 * 2 + half][0] = left[at + (2 * m + half) * 8 * row_words + n * 4];
+          operand[n / 2][n % 2 * 2 + half][0] = own[(2 * m + half) * 8 * row_words + n * 4];
       }
       float through_a[2] = {0, 0};
       ARU_UNROLL
@@ -381,16 +371,20 @@ template <Form form, int tiles> struct SharedSums {
         const float4 low = kept[m][n / 2][0].unpacked(), high = kept[m][n / 2][1].unpacked();
         g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
         g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
+        step_product<form, tiles>(step_weights, n, operand, c);
         ARU_UNROLL
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
           pack<form>(g[2 * half], g[2 * half + 1], word);
-          right[at + (2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
+          beside[(2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[half] : word[0];
         }
-        step_product<form, tiles>(step_weights, n, v, c);
         through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c, through_a);
         ARU_UNROLL
-        for (int half = 0; half < 2; ++half) pack<form>(c[2 * half], c[2 * half + 1], du[m][n / 2][n % 2 * 2 + half]);
+        for (int half = 0; half < 2; ++half) {
+          uint32_t word[1];
+          pack<form>(c[2 * half], c[2 * half + 1], word);
+          next[(2 * m + half) * 8 * row_words + n * 4] = word[0];
+        }
       }
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
@@ -402,26 +396,32 @@ template <Form form, int tiles> struct SharedSums {
     return da;
   }
   // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.
-  ARU_METHOD void share(const Backward& p) {
+  ARU_METHOD void share(const Backward& p, int v) {
     const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
     const int units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
     const int parts = parts_of_block(p.tiling, form, tiles);
     if (part >= parts) return;
     // Beyond the last column tile: another's, for rows of the sum that nobody reads.
     const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
+    constexpr int tile_bytes = 16 * row_words * 4;
+    const int left_row = matrix / 2 * 8 + row, right_row = matrix % 2 * 8 + row;
+    uint32_t from_left = shared_address(v_of(v) + left_row * row_words + left_tile * 4) + part * tile_bytes;
+    uint32_t from_right = shared_address(right + right_row * row_words) + part * tile_bytes;
+    const uint32_t beside = matrix / 2 * 16;  // bytes to the second of two column tiles
     ARU_ROLLED
     for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
       uint32_t a[4][1], words[4];
-      load_transposed(left + (tile * 16 + matrix / 2 * 8 + row) * row_words + left_tile * 4, words);
+      load_transposed(from_left, words);
+      from_left += parts * tile_bytes;
       ARU_UNROLL
       for (int j = 0; j < 4; ++j) a[j][0] = words[j];
-      const uint32_t* from = right + (tile * 16 + matrix % 2 * 8 + row) * row_words;
       ARU_UNROLL
       for (int n = 0; n < tiles; n += 2) {
-        load_transposed(from + (n + matrix / 2 < tiles ? n + matrix / 2 : n) * 4, words);
+        load_transposed(from_right + n * 16 + (n + 1 < tiles ? beside : 0), words);
         multiply<form>(sums[n], a, {{words[0]}, {words[1]}});
         if (n + 1 < tiles) multiply<form>(sums[n + 1 < tiles ? n + 1 : n], a, {{words[2]}, {words[3]}});
       }
+      from_right += parts * tile_bytes;
     }
   }
   ARU_METHOD void finish(const Backward& p) {
@@ -475,35 +475,41 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
-      weight_sums.begin_tile(working);
+      weight_sums.begin_tile(working, v);
     } else if (some) {
       n = p.n_given[first_i + own.i];
       s = p.s_given[first_i + own.i];
     }
     StepPlace place = StepPlace::last(p);
-    ARU_ROLLED
-    for (; place.step >= -1; place.back(p), ++v) {
-      // What does not need the vector that is under way.
-      Upstream up;
-      KeptQuad<form> kept[2][k_tiles][2] = {};
-      if (working) {
-        if constexpr (adaptive) {
-          if (place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
-          if constexpr (shared_sums) {
+    Upstream up;
+    KeptQuad<form> kept[2][k_tiles][2] = {};
+    const auto load = [&] {
+      if (!working) return;
+      up = some && place.step >= 0 ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
+      if constexpr (shared_sums) {
+        ARU_UNROLL
+        for (int m = 0; m < 2; ++m) {
+          ARU_UNROLL
+          for (int half = 0; half < 2; ++half) {
+            if (rows.index[m][half] < 0) continue;
+            const auto* from = kept_quad<form>(place.state(p), place.slot(p) * BH + rows.index[m][half], z.G);
             ARU_UNROLL
-            for (int m = 0; m < 2; ++m) {
-              ARU_UNROLL
-              for (int half = 0; half < 2; ++half) {
-                if (rows.index[m][half] < 0) continue;
-                const auto* from = kept_quad<form>(place.state(p), place.slot(p) * BH + rows.index[m][half], z.G);
-                ARU_UNROLL
-                for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(from, z.G, k);
-              }
-            }
+            for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(from, z.G, k);
           }
         }
-        if (some && place.step >= 0) up = Upstream::of<adaptive>(p, place, own.index, n, s);
       }
+    };
+    ARU_ROLLED
+    for (; place.step >= -1; ++v) {
+      if (adaptive && place.opens_segment(p)) {
+        if constexpr (adaptive) {
+          if (working) recompute<form, tiles>(p, controller, place.segment, rows);
+        }
+        load();
+      } else if (place.step == z.T - 1) {
+        load();
+      }
+      const GammaDerivatives<float> by = gamma_derivatives<float>(up.a, up.n, up.s, p.n_floor);
       if (v > 0) exchange.receive(v);
       if (place.step == z.T - 1) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);
@@ -513,27 +519,30 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       sync_block();
       if (v > 0) exchange.received(v);
 
+      const bool inner = some && place.step >= 0;
       if (working) {
         const float dh = recurrent_sum(t, p.shape, partial, sum_at), all_dh = dh + up.d_h;
-        const bool inner = some && place.step >= 0;
-        const float dn = inner ? all_dh * up.by_n + up.d_n : 0.f, ds = inner ? all_dh * up.by_s + up.d_s : 0.f;
-        float da = inner ? all_dh * up.by_a + up.d_a : 0.f;
+        const float dn = inner ? all_dh * by.dn + up.d_n : 0.f, ds = inner ? all_dh * by.ds + up.d_s : 0.f;
+        float da = inner ? all_dh * by.dx + up.d_a : 0.f;
         if (some && place.step < 0) p.d_h0[own.index] = dh;
         if constexpr (!adaptive) {
           sum_n += dn;
           sum_s += ds;
         } else if (place.step < 0 || (place.step == z.T - 1 && p.d_g_last)) {
-          da = weight_sums.template step<true>(p, controller, step_weights, place, rows, kept, dn, ds, a_next, da);
+          da = weight_sums.template step<true>(p, controller, step_weights, place, v, rows, kept, dn, ds, a_next, da);
         } else {
-          da = weight_sums.template step<false>(p, controller, step_weights, place, rows, kept, dn, ds, a_next, da);
+          da = weight_sums.template step<false>(p, controller, step_weights, place, v, rows, kept, dn, ds, a_next, da);
         }
         a_next = up.a;
         exchange.send(v + 1, own.inside, to, inner ? da : 0.f);
         if (inner) p.d_xp[place.step * BH + own.index] = da;
       }
+      // While da is under way: what the next step needs from memory, and the sums.
+      place.back(p);
+      if (place.step >= -1 && !(adaptive && place.opens_segment(p))) load();
       if constexpr (shared_sums) {
         sync_block();
-        weight_sums.share(p);
+        weight_sums.share(p, v);
       }
     }
   }

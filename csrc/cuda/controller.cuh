@@ -105,15 +105,18 @@ ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
   }
 }
 
-// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state, and
-// ns[tile] = n and s of row r, n and s of row r + 8.  emit(tile, k, left, right) gets the next g of two column tiles in
-// float32.
+struct EmitNothing {
+  ARU_METHOD void operator()(int, int, const float (&)[4], const float (&)[4]) const {}
+};
+
+// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
+// emit(tile, k, left, right) gets the next g of two column tiles in float32.
 template <Form form, int tiles, int rows, class Emit>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
                                   const float (&c)[rows][tiles][4], ControllerState<form, tiles> (&state)[rows],
-                                  float (&ns)[rows][4], const Emit& emit) {
+                                  const Emit& emit) {
   constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
-  const int lane = thread_index() & 31, q = lane & 3;
+  const int q = thread_index() & 3;
   ARU_UNROLL
   for (int to = 0; to < k_tiles; ++to) {
     float g[2][rows][4] = {};
@@ -135,6 +138,14 @@ ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, cons
       emit(m, to, g[0][m], g[1][m]);
     }
   }
+}
+
+// ns[tile] = n and s of row r, n and s of row r + 8.
+template <Form form, int tiles, int rows>
+ARU_DEVICE void controller_read_out(const ControllerOperands<form, tiles>& w,
+                                    const ControllerState<form, tiles> (&state)[rows], float (&ns)[rows][4]) {
+  constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
+  const int lane = thread_index() & 31;
   ARU_UNROLL
   for (int m = 0; m < rows; ++m) {
     ns[m][0] = ns[m][2] = w.bias_n;

@@ -86,25 +86,27 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         const bool last = step + 1 == z.T;
         const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
-        float ns[2][4];
-        KeptQuad<form>* kept[2][2];
-        if (keep) {
+        if (keep || last) {
+          KeptQuad<form>* kept[2][2];
           ARU_UNROLL
           for (int m = 0; m < 2; ++m) {
             ARU_UNROLL
             for (int high = 0; high < 2; ++high) kept[m][high] = kept_quad<form>(p.kept, slot + rows.index[m][high], z.G);
           }
+          controller_finish<form, tiles, 2>(
+              controller, both, before, state, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
+                ARU_UNROLL
+                for (int high = 0; high < 2; ++high) {
+                  const int row = rows.index[m][high];
+                  if (row >= 0 && keep) store_state<form>(kept[m][high], z.G, k, high, left, right);
+                  if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
+                }
+              });
+        } else {
+          controller_finish<form, tiles, 2>(controller, both, before, state, EmitNothing());
         }
-        controller_finish<form, tiles, 2>(
-            controller, both, before, state, ns, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
-              if (!keep && !last) return;
-              ARU_UNROLL
-              for (int high = 0; high < 2; ++high) {
-                const int row = rows.index[m][high];
-                if (row >= 0 && keep) store_state<form>(kept[m][high], z.G, k, high, left, right);
-                if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
-              }
-            });
+        float ns[2][4];
+        controller_read_out<form, tiles, 2>(controller, state, ns);
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
         if (until_kept == 0) {

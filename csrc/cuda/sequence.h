@@ -115,10 +115,11 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   at += tiles * k * fragment * backward;
   s.carry = at;
   at += s.pairs * 2 * tiles * 512 * (backward && tiles > 0 && !shares_sums(form, tiles));
+  const int outer = s.pairs * 32 * outer_words(tiles) * 4 * (backward && shares_sums(form, tiles));
   s.left = at;
-  at += s.pairs * 32 * outer_words(tiles) * 4 * (backward && shares_sums(form, tiles));
+  at += 2 * outer;
   s.right = at;
-  at += s.right - s.left;
+  at += outer;
   s.barriers = at;
   at += 16;
   s.total = at;
@@ -182,11 +183,10 @@ struct Backward {
   ControllerWeights controller;
   const float *n_given, *s_given;
   float n_floor;
-  const float *a, *n, *s;  // [T,B,H]; n and s where segment is 1
+  const float *a, *n, *s;  // [T,B,H]
   const void* kept;
   int segment;
-  void* recomputed;      // `segment` slots of g after each step of a segment, where segment > 1
-  float* recomputed_ns;  // [segment][2][B,H]
+  void* recomputed;  // `segment` slots of g after the steps of a segment, where segment > 1
   const float *d_h, *d_a, *d_n, *d_s, *d_g_last;  // null for zero
   float *d_xp, *d_h0, *d_g0;
   float* sums;  // of sums_shape()

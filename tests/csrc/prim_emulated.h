@@ -443,9 +443,10 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
   return out;
 }
 
-ARU_DEVICE void load_transposed(const void* row, uint32_t (&x)[4]) {
-  const uint32_t in = uint32_t(machine().shared_offset(row, 16));
+ARU_DEVICE uint32_t shared_address(const void* p) { return uint32_t(machine().shared_offset(p, 4)); }
+ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[4]) {
   const uint8_t* base = shared_memory();
+  const uint32_t in = uint32_t(machine().shared_offset(base + row, 16));
   machine().warp_operation(6, &in, 1, x, 4, [base](emulation::Warp& w) {
     for (int j = 0; j < 4; ++j) {
       uint16_t m[8][8];

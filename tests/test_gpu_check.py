@@ -42,6 +42,12 @@ def test_runs_from_a_source_tree(run_python):
     assert "--checks-only" in done.stdout
 
 
+def test_layers_compile_where_torch_cannot_trace_all_that_is_asked(monkeypatch):
+    """As before torch 2.12, where torch.compile did not know `is_autocast_available`."""
+    monkeypatch.setattr(torch.amp, "is_autocast_available", torch.compiler.disable(torch.amp.is_autocast_available))
+    gpu_checks.run_check("compiled layers work", gpu_problems.Place("cpu", CPU, small=True))
+
+
 # torch.compile looks at .grad of h, which is no leaf, when it compiles the step
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning")
 @pytest.mark.slow

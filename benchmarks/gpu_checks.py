@@ -435,9 +435,8 @@ def the_sanitizer_finds_nothing(place: Place) -> None:
     precisions = ["highest"] if place.backend == "triton" else list(PRODUCTS)
     source = SANITIZED.format(root=str(ROOT), backend=place.backend, device=str(place.device), precisions=precisions)
     program = [sys.executable, "-c", source]
-    # compiles what is compiled at run time, once for all three
-    alone = subprocess.run(program, capture_output=True, text=True, timeout=300)
-    assert alone.returncode == 0, f"without the sanitizer:\n{alone.stderr[-1000:]}"
+    # compiles what is compiled at run time, once for all three, which then tell why it failed if it does
+    subprocess.run(program, capture_output=True, timeout=300)
     # PyTorch's cache would hide accesses beyond a tensor; graphs cannot be recorded without it
     strict = {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1", "ARU_TRITON_GRAPHS": "0"}
 

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from aru_kernels._compile import constant_when_compiled
+
 
 def tensor(name: str, value: object) -> Tensor:
     """`value`, if it is a floating-point tensor; raises TypeError otherwise."""
@@ -86,9 +88,14 @@ def gain_floor(value: object) -> float:
     return value
 
 
+@constant_when_compiled  # up to torch 2.11 torch.compile cannot trace the call
+def _autocast_available(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
+
+
 def autocasting(device: torch.device) -> bool:
     """Whether torch.autocast is active for tensors of this device."""
-    return torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type)
+    return _autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
 @contextmanager

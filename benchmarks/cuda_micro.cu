@@ -106,7 +106,10 @@ int main() {
   constexpr int steps = 20000;
   cudaDeviceProp device;
   check(cudaGetDeviceProperties(&device, 0));
-  std::printf("{\"device\": \"%s\", \"multiprocessors\": %d}\n", device.name, device.multiProcessorCount);
+  int kilohertz = 0;  // the highest; 0 where the driver does not tell
+  if (cudaDeviceGetAttribute(&kilohertz, cudaDevAttrClockRate, 0) != cudaSuccess) kilohertz = 0;
+  std::printf("{\"device\": \"%s\", \"multiprocessors\": %d, \"clock_mhz\": %d}\n", device.name,
+              device.multiProcessorCount, kilohertz / 1000);
   for (int cluster = device.major >= 9; cluster >= 0; --cluster) {
     for (const int blocks : {2, 4, 8, 16, 32, 64}) {
       if (blocks > (cluster ? 16 : device.multiProcessorCount)) continue;
@@ -114,6 +117,8 @@ int main() {
         Tiling t{cluster, blocks, 48, 8, 12, 1};
         Forward p{};
         p.shape = shape_of(t, Form::bf16, 0, false);
+        // the weights of a block that meets too many others do not fit
+        if (size_t(p.shape.total) > device.sharedMemPerBlockOptin) continue;
         const int most =
             cluster ? clusters_at_once(exchanges, t, p.shape.total) : device.multiProcessorCount / blocks;
         if (most == 0) continue;

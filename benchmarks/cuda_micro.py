@@ -3,7 +3,8 @@
     python benchmarks/cuda_micro.py
 
 Prints a line of JSON per measurement: microseconds of a cluster barrier, of the exchange of a vector in a cluster and
-through device memory, for groups of 2 to 64 blocks of 384 threads, one group alone and as many as the GPU holds.
+through device memory, for groups of 2 to 64 blocks of 384 threads (those whose shared memory fits), one group alone and
+as many as the GPU holds.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
 """One command on a machine with a GPU: checks every kernel, then times it beside its peers.
 
-    python benchmarks/gpu_check.py [--backend triton] [--output FILE] [--checks-only] [--jobs 4]
+    python benchmarks/gpu_check.py [--backend triton] [--output FILE] [--checks-only] [--jobs 4] [--commit HASH]
 
 From a source tree, without network: needs torch from 2.8 and Triton from 3.4 alone.  Every fused backend that serves
 the GPU is checked, each check in a process of its own, and timed.  If a check fails, nothing is timed.  Results go to
-benchmarks/results/ as JSON, with device, versions and commit.  --dry-run goes through all of it at toy sizes on the CPU: its times mean nothing and are
-not kept.
+a file of benchmarks/results/ for each device, as JSON, with versions and commit; what it has of other backends, and of
+cases of the same commit that were not timed again, stays.  --dry-run goes through all of it at toy sizes on the CPU:
+its times mean nothing and are not kept.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import dataclasses
 import datetime
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
 import traceback
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,14 +38,14 @@ from benchmarks import gpu_checks, gpu_timings, machine, records  # noqa: E402
 from benchmarks.gpu_problems import Place, Skip, fused_backends  # noqa: E402
 
 
-def facts_of(device: torch.device) -> dict[str, object]:
-    """What a figure must be read with, and what only a GPU has."""
+def facts_of(device: torch.device, commit: str | None = None) -> dict[str, object]:
+    """What a figure must be read with, and what only a GPU has; commit: where the tree itself cannot tell."""
     facts = {
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         **machine.describe(device),
         "cuda": torch.version.cuda or torch.version.hip or "none",
         "cudnn": torch.backends.cudnn.version(),
-    }
+    } | ({"commit": commit} if commit else {})
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
         query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
@@ -65,6 +68,8 @@ def outcome_of(name: str, place: Place) -> str:
         gpu_checks.run_check(name, place)
     except Skip as reason:
         return f"skipped: {reason}"
+    except AssertionError as error:
+        return f"FAILED: AssertionError: {error}"
     except Exception as error:
         traceback.print_exc()
         return f"FAILED: {type(error).__name__}: {error}"
@@ -83,15 +88,17 @@ def outcome_apart(name: str, place: Place, limit: float) -> str:
         os.killpg(process.pid, signal.SIGKILL)  # and what it started
         process.communicate()
         return f"FAILED: not done after {limit:.0f} s"
-    sys.stderr.write(errors)
     lines = output.splitlines()
     if process.returncode or not lines:
         return f"FAILED: its process ended with {process.returncode}: {errors[-500:].strip()}"
-    return json.loads(lines[-1])
+    outcome = json.loads(lines[-1])
+    if outcome.startswith("FAILED"):
+        sys.stderr.write(errors)
+    return outcome
 
 
-def run_checks(place: Place, jobs: int, limit: float) -> tuple[dict[str, str], bool]:
-    """What came of each check, and whether none failed."""
+def run_checks(place: Place, jobs: int, limit: float, wanted: re.Pattern[str]) -> tuple[dict[str, str], bool]:
+    """What came of each wanted check, and whether none failed."""
 
     def run_one(name: str) -> str:
         start = time.perf_counter()
@@ -99,22 +106,52 @@ def run_checks(place: Place, jobs: int, limit: float) -> tuple[dict[str, str], b
         print(f"    {name:<50} {outcome}  ({time.perf_counter() - start:.1f} s)", flush=True)
         return outcome
 
+    names = list(filter(wanted.search, gpu_checks.CHECKS))
     with ThreadPoolExecutor(jobs if place.is_gpu else 1) as pool:
-        outcomes = dict(zip(gpu_checks.CHECKS, pool.map(run_one, gpu_checks.CHECKS), strict=True))
+        outcomes = dict(zip(names, pool.map(run_one, names), strict=True))
     return outcomes, not any(outcome.startswith("FAILED") for outcome in outcomes.values())
 
 
-def run_timings(place: Place, budget: float) -> list[dict[str, object]]:
-    """Prints and returns the limits of the device and the results of every case."""
+def run_timings(place: Place, budget: float, wanted: re.Pattern[str]) -> Iterator[dict[str, object]]:
+    """Prints and returns the limits of the device and the results of every wanted case, as they come."""
     limits = gpu_timings.measured_limits(place, budget)
     products = ", ".join(f"{rate / 1e12:.3g} ({name})" for name, rate in limits.product.items())
     print(f"    copy {limits.copy / 1e9:.0f} GB/s, read and written; matrix product {products} TFLOP/s")
-    results: list[dict[str, object]] = [{"name": "limits", **dataclasses.asdict(limits)}]
-    for case in gpu_timings.all_cases(place):
+    yield {"name": "limits", **dataclasses.asdict(limits)}
+    for case in gpu_timings.all_cases(place, lambda name: wanted.search(name) is not None):
         result = gpu_timings.measure(case, place, budget, limits)
+        del case  # its memory, before the next one takes its own
         print("\n".join(f"    {line}" for line in result.lines()), flush=True)
-        results.append(result.to_json())
-    return results
+        yield result.to_json()
+
+
+def table(results: list[dict[str, object]]) -> Iterator[str]:
+    """A line for each case: our median time, and how many times as long every other variant takes."""
+    cases = [case for case in results if case["name"] != "limits"]
+    width = max((len(case["name"]) for case in cases), default=0)
+    for case in cases:
+        ours = next(iter(case["timings"].values()))
+        time_taken = "failed" if ours["failure"] else f"{1e3 * ours['quantiles'][1]:.4g} ms"
+        others = "; ".join(f"{name} {ratio:.2f}" for name, ratio in case["ratios"].items())
+        yield f"{case['name']:<{width}}  {time_taken:>10}  {others}"
+
+
+def merged(report: dict[str, object], path: Path) -> dict[str, object]:
+    """`report`, with what the file at `path` has and it has not.
+
+    Backends; and of a backend that it has, at the same commit and with the same torch, outcomes of checks and timings.
+    """
+    if not path.exists():
+        return report
+    before = json.loads(path.read_text(encoding="utf-8"))
+    backends = dict(before["backends"])
+    for name, new in report["backends"].items():
+        old = backends.get(name)
+        if old and all(old["machine"][key] == new["machine"][key] for key in ("device", "commit", "torch")):
+            timed = {case["name"]: case for case in (*old["timings"], *new["timings"])}
+            new = new | {"checks": old["checks"] | new["checks"], "timings": list(timed.values())}
+        backends[name] = new
+    return before | report | {"backends": backends}
 
 
 def run_meetings() -> list[dict[str, object]] | str:
@@ -137,6 +174,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=4, help="checks at a time; 4 by default")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds that a check may take; 900 by default")
     parser.add_argument("--one-check", help="run this check alone, in this process, and print its outcome as JSON")
+    parser.add_argument("--checks", type=re.compile, default="", metavar="REGEX", help="run these checks alone")
+    parser.add_argument("--cases", type=re.compile, default="", metavar="REGEX", help="time these cases alone")
+    parser.add_argument("--commit", default=os.environ.get("ARU_COMMIT"), help="of this tree, where git does not tell")
     parser.add_argument("--seconds", type=float, default=3.0, help="to spend on a case; 3 by default")
     parser.add_argument("--dry-run", action="store_true", help="at toy sizes, on the CPU")
     return parser.parse_args(arguments)
@@ -153,20 +193,27 @@ def main(arguments: list[str] | None = None) -> int:
     if options.one_check:
         print(json.dumps(outcome_of(options.one_check, Place(options.backend[0], device))))
         return 0
-    facts = facts_of(device)
+    facts = facts_of(device, options.commit)
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     names = options.backend or fused_backends(device.type)
     if not names:
         reasons = "; ".join(f"{row.name}: {row.why_not}" for row in aru_kernels.backends_info() if row.why_not)
         print(f"No fused backend serves {device.type} tensors here ({reasons}).")
         return 2
-    report: dict[str, object] = {"machine": facts, "backends": {}}
+    report: dict[str, object] = {"backends": {}}
+    path = options.output or records.FOLDER / f"gpu-{records.slug(str(facts['device']))}.json"
+
+    def save() -> None:
+        if not options.dry_run or options.output:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(merged(report, path), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
     places = [Place(name, device, small=options.dry_run) for name in names]
     sound = True
     for place in places:
         print(f"\nchecks of backend {place.backend}")
-        outcomes, passed = run_checks(place, options.jobs, options.limit)
-        report["backends"][place.backend] = {"checks": outcomes}
+        outcomes, passed = run_checks(place, options.jobs, options.limit, options.checks)
+        report["backends"][place.backend] = {"machine": facts, "checks": outcomes, "timings": []}
         sound = sound and passed
     if not sound:
         print("\nA check failed: nothing is timed.")
@@ -175,15 +222,17 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     for place in places:
         print(f"\ntimes of backend {place.backend}" + (" (a dry run: they mean nothing)" if options.dry_run else ""))
-        report["backends"][place.backend]["timings"] = run_timings(place, 0.0 if options.dry_run else options.seconds)
-    if not options.dry_run and "cuda" in names:
+        for result in run_timings(place, 0.0 if options.dry_run else options.seconds, options.cases):
+            report["backends"][place.backend]["timings"].append(result)
+            save()  # what has been timed is kept, whatever becomes of the rest
+    if not options.dry_run and "cuda" in names and not options.cases.pattern:
         report["meetings"] = run_meetings()
-    if options.dry_run and options.output is None:
-        return 0
-    path = options.output or records.FOLDER / f"gpu-{records.slug(str(facts['device']))}.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n")
-    print(f"\nwritten to {path}")
+        save()
+    for name, results in report["backends"].items():
+        print(f"\ntimes of backend {name}, and how many times as long the others take")
+        print("\n".join(table(results["timings"])))
+    if not options.dry_run or options.output:
+        print(f"\nwritten to {path}")
     return 0
 
 

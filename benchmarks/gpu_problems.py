@@ -5,6 +5,7 @@ Nothing but torch and the package is needed, so that it runs from a source tree.
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import aru_kernels.functional as F
 from aru_kernels import backends, use_backend
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -91,6 +93,17 @@ def controller_weights(place: Place, G: int) -> list[Tensor]:
     ]
 
 
+def step(place: Place, B: int, H: int, G: int) -> list[Tensor]:
+    """Arguments of controller_step and adaptive_gamma, of one sign.
+
+    The gradients of the weights are sums over few rows, and of a sum whose terms cancel the rounding of operands leaves
+    nothing.  a is below 1, where ∂γ/∂s changes its sign; the read-out is too weak to change any.
+    """
+    a, g = random(place, B, H).tanh().abs(), random(place, B, H, G).tanh().abs()
+    w_ag, w_gg, b_g, w_gc, b_c = controller_weights(place, G)
+    return [a, g, w_ag.abs(), w_gg.abs() / G**0.5, b_g.abs(), w_gc / 4, b_c]
+
+
 def adaptive(place: Place, T: int, B: int, H: int, G: int) -> list[Tensor]:
     """Arguments of aru_sequence."""
     state = random(place, T, B, H), random(place, B, H).abs(), random(place, B, H, G).tanh()
@@ -103,26 +116,112 @@ def static(place: Place, T: int, B: int, H: int) -> list[Tensor]:
     return [random(place, T, B, H), random(place, B, H), *weights]
 
 
-def run(backend: str, function: Callable[..., object], arguments: list[Tensor]) -> list[Tensor]:
-    """All outputs, and the gradients of their weighted sum for all arguments."""
+Function = Callable[..., object]
+Problem = tuple[Function, list[Tensor]]
+
+
+def operation(function: Function, arguments: list[Tensor]) -> tuple[str, int, int]:
+    """The operation of a backend behind a function of aru_kernels.functional, and its H and G."""
+    if function is F.gamma:
+        return "gamma", 0, 0
+    if function is F.gamma_rnn_sequence:
+        return "gamma_rnn_sequence", arguments[1].shape[-1], 0
+    if function is F.aru_sequence:
+        return "aru_sequence", *arguments[2].shape[-2:]
+    return "controller_step", *arguments[1].shape[-2:]
+
+
+def refusal(place: Place, function: Function, arguments: list[Tensor]) -> str | None:
+    """Why the backend cannot solve this problem at the matmul precision in force, or None."""
+    op, H, G = operation(function, arguments)
+    return backends.BACKENDS[place.backend].refuses(op, place.device, torch.float32, H, G)
+
+
+def served(place: Place, problems: list[Problem]) -> list[Problem]:
+    """Those that the backend can solve; raises Skip where there are none."""
+    reasons = [refusal(place, *problem) for problem in problems]
+    if None not in reasons:
+        raise Skip(reasons[0])
+    return [problem for problem, reason in zip(problems, reasons, strict=True) if reason is None]
+
+
+def one_of_each(place: Place, T: int, B: int, H: int, G: int) -> list[Problem]:
+    """A problem of every operation that the backend has."""
+    return served(
+        place,
+        [
+            (F.gamma, [random(place, 50, H), 4 + random(place, H), random(place)]),
+            (F.adaptive_gamma, step(place, B, H, G)),
+            (F.aru_sequence, adaptive(place, T, B, H, G)),
+            (F.gamma_rnn_sequence, static(place, T, B, H)),
+        ],
+    )
+
+
+def run(backend: str, function: Function, arguments: list[Tensor], scale: float = 1.0) -> list[Tensor]:
+    """All outputs, and the gradients of their weighted sum, times a power of two, for all arguments."""
     leaves = [x.detach().requires_grad_() for x in arguments]
     with use_backend(backend):
         outputs = function(*leaves)
     outputs = [x for x in (outputs if isinstance(outputs, tuple) else (outputs,)) if isinstance(x, Tensor)]
     generator = torch.Generator().manual_seed(1)
     # exact in every dtype, and of one sign: sums do not cancel
-    weights = [torch.randint(1, 9, x.shape, generator=generator) / 8 for x in outputs]
+    weights = [scale * torch.randint(1, 9, x.shape, generator=generator) / 8 for x in outputs]
     weights = [w.to(x.device, x.dtype) for w, x in zip(weights, outputs, strict=True)]
     return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, leaves, weights)]
 
 
+def exact_results(function: Function, arguments: list[Tensor], scale: float = 1.0) -> list[Tensor]:
+    """`run` of the reference, in float64 on the same (rounded) arguments."""
+    return run("reference", function, [x.double() for x in arguments], scale)
+
+
+_found: list[str] | None = None
+
+
+@contextmanager
+def all_failures() -> Iterator[None]:
+    """What `compare` finds in the block is raised at its end, together: a run on a borrowed GPU should tell it all."""
+    global _found
+    _found = []
+    try:
+        yield
+    except Exception as error:
+        if not _found:
+            raise
+        _found.append(f"then {type(error).__name__}: {error}")
+        raise AssertionError("\n".join(_found)) from error
+    else:
+        if _found:
+            raise AssertionError("\n".join(_found))
+    finally:
+        _found = None
+
+
 def compare(
-    place: Place, function: Callable[..., object], arguments: list[Tensor], tolerance: float, what: str
+    place: Place,
+    function: Function,
+    arguments: list[Tensor],
+    tolerance: float,
+    what: str,
+    exact: list[Tensor] | None = None,
+    scale: float = 1.0,
 ) -> None:
-    """Fails if an output or a gradient is off against the reference in float64 on the same (rounded) arguments."""
-    actual = run(place.backend, function, arguments)
-    exact = run("reference", function, [x.double() for x in arguments])
-    for index, (a, e) in enumerate(zip(actual, exact, strict=True)):
-        assert a.isfinite().all(), f"{what}: result {index} is not finite"
-        error = relative_error(a, e)
-        assert error <= tolerance, f"{what}: result {index} is off by {error:.2g}, at most {tolerance:.2g} allowed"
+    """Fails if an output or a gradient is off against `exact`, the `exact_results` unless they are given."""
+    actual = run(place.backend, function, arguments, scale)
+    if exact is None:
+        exact = exact_results(function, arguments, scale)
+    arguments_named = [f"gradient of {name}" for name in inspect.signature(function).parameters][: len(arguments)]
+    names = [f"output {i}" for i in range(len(actual) - len(arguments))] + arguments_named
+    wrong = []
+    for name, a, e in zip(names, actual, exact, strict=True):
+        if not a.isfinite().all():
+            wrong.append(f"{name} is not finite")
+        elif (error := relative_error(a, e)) > tolerance:
+            wrong.append(f"{name} is off by {error:.2g}")
+    if not wrong:
+        return
+    message = f"{what}: {', '.join(wrong)}; at most {tolerance:.2g} is allowed"
+    if _found is None:
+        raise AssertionError(message)
+    _found.append(message)

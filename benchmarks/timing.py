@@ -28,18 +28,40 @@ class Times:
         return Times(ordered[0], *at, len(ordered))
 
 
-def seconds_of(work: Work, device: torch.device) -> float:
-    """Of one call: by the clock on a CPU, by events of the current stream on a GPU."""
+@dataclass(frozen=True)
+class Sample:
+    """Seconds of one call on its device, and seconds until the call came back: on a GPU, the time of enqueuing."""
+
+    device: float
+    host: float
+
+
+def sample_of(work: Work, device: torch.device, head_start: int = 0) -> Sample:
+    """One call: by the clock on a CPU, by events of the current stream on a GPU.
+
+    head_start: clocks for which the GPU is kept busy before.  Kernels that are shorter than their launch are all
+    enqueued when the first begins, and what the events tell is the GPU's time, not the host's.
+    """
     if device.type == "cuda":
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        if head_start:
+            torch.cuda._sleep(head_start)
         start.record()
+        begin = time.perf_counter()
         work()
+        host = time.perf_counter() - begin
         end.record()
         end.synchronize()
-        return start.elapsed_time(end) / 1e3
+        return Sample(start.elapsed_time(end) / 1e3, host)
     begin = time.perf_counter()
     work()
-    return time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    return Sample(seconds, seconds)
+
+
+def seconds_of(work: Work, device: torch.device) -> float:
+    """Of one call on its device."""
+    return sample_of(work, device).device
 
 
 # Seconds below which the turn of a variant begins with calls that do not count: the variant before it has emptied the

@@ -280,7 +280,8 @@ def test_the_planned_tilings_run(emulation):
 def test_segments(emulation, monkeypatch):
     monkeypatch.delenv("ARU_STATE_BUDGET", raising=False)
     assert cuda.choose_segment(64, 32, 64, 16, torch.float32, "medium") == 1
-    assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium") == cuda.SEGMENT
+    assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium") == cuda.SEGMENT_HALF
+    assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "highest") == cuda.SEGMENT
     everything = 4 * cuda.kept_elements(784, 100, 400, 50, torch.float32, "medium", 1)
     assert everything == 785 * 100 * 400 * 64 * 2  # float16
     monkeypatch.setenv("ARU_STATE_BUDGET", "100G")

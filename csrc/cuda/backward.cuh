@@ -86,47 +86,61 @@ struct StepPlace {
 template <Form form, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
                           const PairRows& rows) {
-  constexpr int k_tiles = (tiles + 1) / 2;
+  constexpr int k_tiles = (tiles + 1) / 2, at_once = shares_sums(form, tiles) ? 2 : 1;  // two spill a warp's own sums
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int G = p.sizes.G, steps = StepPlace::recomputed_steps(p, segment);
   ARU_ROLLED
-  for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill the sums
-    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
-    ControllerState<form, tiles> state[1];
-    ARU_UNROLL
-    for (int k = 0; k < k_tiles; ++k) {
-      KeptQuad<form> g[2] = {};
-      float left[4], right[4];
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], G), G, k);
-      from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
-      state[0].set(k, left, right);
-    }
-    KeptQuad<form>* to[2];
-    ARU_UNROLL
-    for (int high = 0; high < 2; ++high) to[high] = kept_quad<form>(p.recomputed, size_t(row[high]), G);
-    float next_a[2];
+  for (int first = 0; first < 2; first += at_once) {
+    int row[at_once][2];
+    KeptQuad<form>* to[at_once][2];
+    float a[at_once][2], next_a[at_once][2];
+    ControllerState<form, tiles> state[at_once];
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
     ARU_UNROLL
-    for (int high = 0; high < 2; ++high) next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
+    for (int m = 0; m < at_once; ++m) {
+      ARU_UNROLL
+      for (int high = 0; high < 2; ++high) {
+        row[m][high] = first + m ? rows.index[1][high] : rows.index[0][high];
+        to[m][high] = kept_quad<form>(p.recomputed, size_t(row[m][high]), G);
+        next_a[m][high] = row[m][high] >= 0 ? a_at[row[m][high]] : 0.f;
+      }
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) {
+        KeptQuad<form> g[2] = {};
+        float left[4], right[4];
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high) {
+          if (row[m][high] < 0) continue;
+          g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[m][high], G), G, k);
+        }
+        from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
+        state[m].set(k, left, right);
+      }
+    }
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
-      const float a[1][2] = {{next_a[0], next_a[1]}};
       a_at += BH;
       ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
-      float c[1][tiles][4];
-      controller_product<form, tiles, 1>(controller, state, c);
-      controller_finish<form, tiles, 1>(
-          controller, a, c, state, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
+      for (int m = 0; m < at_once; ++m) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high) {
+          a[m][high] = next_a[m][high];
+          if (row[m][high] >= 0 && step + 1 < steps) next_a[m][high] = a_at[row[m][high]];
+        }
+      }
+      float c[at_once][tiles][4];
+      controller_product<form, tiles, at_once>(controller, state, c);
+      controller_finish<form, tiles, at_once>(
+          controller, a, c, state, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
-              if (row[high] >= 0) store_state<form>(to[high], G, k, high, left, right);
+              if (row[m][high] >= 0) store_state<form>(to[m][high], G, k, high, left, right);
           });
       ARU_UNROLL
-      for (int high = 0; high < 2; ++high) to[high] += BH * (kept_row(G) / 4);
+      for (int m = 0; m < at_once; ++m) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high) to[m][high] += BH * (kept_row(G) / 4);
+      }
     }
   }
 }

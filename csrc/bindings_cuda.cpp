@@ -42,21 +42,25 @@ std::string device_problem(int index) {
   return aru_cuda_device(index, &device, &text) ? text : "";
 }
 
-TilingNumbers plan_numbers(int index, int form, bool backward, const std::array<int, 4>& sizes) {
-  const Sizes z = sizes_of(sizes);
-  const Tiling t = plan(device_of(index), z, Form(form), backward, [&](const Tiling& candidate, int shared_bytes) {
-    int groups = 0;
-    check([&](const char** text) {
-      const int tiles = column_tiles(backward, z.G);
-      return aru_cuda_most_groups(index, Form(form), backward, tiles, &candidate, shared_bytes, &groups, text);
-    });
-    return groups;
-  });
-  return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups};
-}
-
 Shape shape(const Sizes& z, const Tiling& t, Form form, bool backward) {
   return shape_of(t, form, column_tiles(backward, z.G), backward);
+}
+
+int most_groups(int index, Form form, bool backward, const Sizes& z, const Tiling& t) {
+  int groups = 0;
+  check([&](const char** text) {
+    const int bytes = shape(z, t, form, backward).total;
+    return aru_cuda_most_groups(index, form, backward, column_tiles(backward, z.G), &t, bytes, &groups, text);
+  });
+  return groups;
+}
+
+TilingNumbers plan_numbers(int index, int form, bool backward, const std::array<int, 4>& sizes) {
+  const Sizes z = sizes_of(sizes);
+  const Tiling t = plan(device_of(index), z, Form(form), backward, [&](const Tiling& candidate) {
+    return most_groups(index, Form(form), backward, z, candidate);
+  });
+  return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups};
 }
 
 // Addresses in the order of a struct's fields; 0 is null.
@@ -116,6 +120,12 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
   m.attr("largest_controller") = largest_controller;
   m.def("device_problem", &device_problem, "Why the kernels cannot run on a device; empty where they can.");
   m.def("plan", &plan_numbers, "(cluster, blocks, slice, batch, warps, groups); ValueError where nothing fits.");
+  m.def(
+      "most_groups",
+      [](int index, int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
+        return most_groups(index, Form(form), backward, sizes_of(sizes), tiling_of(tiling));
+      },
+      "Groups of this tiling that the device holds at the same time.");
   m.def("kept_row", &kept_row);
   m.def("shared_bytes", [](int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
     return shape(sizes_of(sizes), tiling_of(tiling), Form(form), backward).total;

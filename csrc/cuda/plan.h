@@ -37,7 +37,7 @@ inline double step_clocks(const Tiling& t, const Shape& s, Form form, int tiles,
   return exchange + C::latency + recurrent + pairs_of_sub_core * (controller_products + elements + 200);
 }
 
-using MostGroups = std::function<int(const Tiling&, int shared_bytes)>;
+using MostGroups = std::function<int(const Tiling&)>;
 
 // Throws std::invalid_argument with the end of a sentence that says why no kernel serves the sizes on the device.
 inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backward, const MostGroups& most_groups) {
@@ -64,7 +64,7 @@ inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backwar
         const Shape s = shape_of(t, form, tiles, backward);
         if (s.total > device.shared_bytes) break;
         const int needed = ceil_div(z.B, batch);
-        t.groups = std::min(needed, cluster ? most_groups(t, s.total) : device.multiprocessors / blocks);
+        t.groups = std::min(needed, cluster ? most_groups(t) : device.multiprocessors / blocks);
         if (t.groups < 1) continue;
         const double clocks = ceil_div(needed, t.groups) * step_clocks(t, s, form, tiles, backward);
         if (best.warps == 0 || clocks < least) {

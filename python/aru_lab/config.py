@@ -19,6 +19,7 @@ PARTS = ("activation", "recurrent", "readout", "encoder")
 SCHEDULES = ("constant", "cosine", "plateau")
 OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
+MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 # What a run may change without becoming another experiment: where things lie and how they are computed.
 INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
@@ -126,6 +127,10 @@ class TrainConfig:
     dtype: Annotated[str, _one_of(DTYPES)] = "float32"
     """Floating-point type of weights and inputs."""
 
+    matmul_precision: Annotated[str, _one_of(MATMUL_PRECISIONS)] = "highest"
+    """How float32 matrices are multiplied, as torch.set_float32_matmul_precision has it: as float32, or on GPUs in TF32
+    (high) or bfloat16 (medium), which is faster. Sums and states stay float32."""
+
     threads: int | None = None
     """CPU threads; None keeps torch's choice. A resumed run uses as many as it started with."""
 
@@ -142,6 +147,7 @@ class TrainConfig:
         _check_choice("schedule", self.schedule, SCHEDULES)
         _check_choice("optimizer", self.optimizer, OPTIMIZERS)
         _check_choice("dtype", self.dtype, DTYPES)
+        _check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         for name in ("hidden_size", "controller_size", "pixels_per_step", "epochs", "batch_size", "accumulate"):
             _check_int(name, getattr(self, name), lowest=1)
         for name in ("subset", "validation_subset", "threads", "early_stop"):

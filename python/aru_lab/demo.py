@@ -130,7 +130,7 @@ def _draw(runs: dict[str, TrainResult], step: StepDrive, path: Path) -> None:
     x, _ = to_tensors(test, slice(1), parameter.device, parameter.dtype)
     n_steps = x.shape[1]
     onset, end = step.bounds(n_steps)
-    with torch.no_grad(), run_on(config.backend, model):
+    with torch.no_grad(), run_on(config.backend, model, config.matmul_precision):
         _, _, trace = model.recurrent(x.transpose(0, 1), drive=step.drive(n_steps), return_trace=True)
     a, n, s = (tensor[:, 0].double().cpu() for tensor in trace)
 

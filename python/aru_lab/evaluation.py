@@ -186,6 +186,6 @@ def evaluate(
     test = task_of(config).load(data_dir or config.data_dir).test
     for perturbation in perturbations:  # one that does not fit is refused before the work begins
         perturbation.drive(model.n_steps(test.x.shape[1]))
-    with run_on(backend or config.backend, model):
+    with run_on(backend or config.backend, model, config.matmul_precision):
         clean = score(model, test, batch_size)
         return clean, [score(model, test, batch_size, perturbation) for perturbation in perturbations]

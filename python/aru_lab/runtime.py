@@ -38,12 +38,13 @@ def resolve_dtype(name: str) -> torch.dtype:
 
 
 @contextmanager
-def run_on(backend: str, model: SequenceClassifier) -> Iterator[None]:
+def run_on(backend: str, model: SequenceClassifier, matmul_precision: str = "highest") -> Iterator[None]:
     """Run everything inside on one backend of aru_kernels, after the model has taken one step on it for trial.
 
     Args:
         backend: "auto" or the name of a backend.
         model: the classifier.
+        matmul_precision: for torch.set_float32_matmul_precision, while inside.
 
     Raises:
         ConfigError: the backend can't serve here, or ARU_STATE_BUDGET is no size; the reason is that of aru_kernels.
@@ -54,6 +55,8 @@ def run_on(backend: str, model: SequenceClassifier) -> Iterator[None]:
         raise ConfigError(str(error)) from error
     parameter = next(model.parameters())
     with ExitStack() as stack:
+        stack.callback(torch.set_float32_matmul_precision, torch.get_float32_matmul_precision())
+        torch.set_float32_matmul_precision(matmul_precision)
         try:
             if backend != "auto":  # "auto" leaves the choice to ARU_KERNELS_BACKEND too
                 stack.enter_context(aru_kernels.use_backend(backend))

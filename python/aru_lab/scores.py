@@ -61,7 +61,7 @@ def known_scores(
         model, config = load_classifier(run)
         sequences = task_of(config, task).load(config.data_dir).test
         sequences = sequences if test_subset is None else _first(sequences, test_subset)
-        with run_on(config.backend, model):
+        with run_on(config.backend, model, config.matmul_precision):
             for k, (name, perturbation) in enumerate(missing.items()):
                 result = score(model, sequences, perturbation=perturbation)
                 known[name] = result

@@ -154,6 +154,33 @@ def _summary_writer() -> Any:
     return SummaryWriter
 
 
+class _Counts:
+    """Loss and right answers of one step's examples, on their device until the end of the step.
+
+    Reading a number from a GPU waits for it: one look a step instead of several keeps it busy.
+    """
+
+    def __init__(self, n: int, take_part: bool) -> None:
+        self.n, self.take_part = n, take_part
+        self._losses: list[Tensor] = []
+        self._right: list[Tensor] = []
+        self._sizes: list[int] = []
+
+    def add(self, loss: Tensor, right: Tensor, size: int) -> None:
+        """The mean loss and the right answers of `size` examples."""
+        self._losses.append(loss)
+        self._right.append(right)
+        self._sizes.append(size)
+
+    def result(self, world: World, norm: Tensor) -> tuple[float, int, float]:
+        """Mean loss and right answers of all processes, and `norm` as a number."""
+        numbers = torch.stack([x.double() for x in (*self._losses, *self._right, norm)]).tolist()
+        k = len(self._sizes)
+        loss_sum = sum(self.take_part * loss * size for loss, size in zip(numbers[:k], self._sizes, strict=True))
+        loss_sum, n_right = world.sum(loss_sum, self.take_part * sum(numbers[k:-1]))
+        return loss_sum / self.n, int(n_right), numbers[-1]
+
+
 class _Trainer:
     def __init__(
         self,
@@ -179,7 +206,7 @@ class _Trainer:
         for perturbation in self.perturbations:
             perturbation.drive(self.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
-        with run_on(config.backend, self.model):
+        with run_on(config.backend, self.model, config.matmul_precision):
             self.try_mixed_precision()
         trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         self.optimizer = OPTIMIZERS[config.optimizer](trained, lr=config.learning_rate)
@@ -217,7 +244,7 @@ class _Trainer:
 
     def run(self) -> TrainResult:
         """Train from the present position to the end."""
-        with run_on(self.config.backend, self.model):
+        with run_on(self.config.backend, self.model, self.config.matmul_precision):
             return self._run()
 
     def _run(self) -> TrainResult:
@@ -271,36 +298,34 @@ class _Trainer:
         for group in self.optimizer.param_groups:
             if self.config.schedule != "plateau":
                 group["lr"] = scheduled_rate(self.config, self.position.step, self.config.epochs * self.n_batches)
-        loss, n_correct = self.gradients(index)
+        counts = self.gradients(index)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        loss, n_correct, norm = counts.result(self.world, norm)
         if not math.isfinite(loss):
             raise self.non_finite("loss", loss)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf).item()
         if not math.isfinite(norm):
             raise self.non_finite("norm of the gradient", norm)
         self.optimizer.step()
         return loss, n_correct
 
-    def gradients(self, index: Tensor) -> tuple[float, int]:
-        """Put the gradient of the mean loss of the examples at `index` into the parameters; loss, right answers."""
+    def gradients(self, index: Tensor) -> _Counts:
+        """Put the gradient of the mean loss of the examples at `index` into the parameters."""
         n = len(index)
         perturbation, seeds = self.draw_perturbation(n)
         mine = self.world.share(torch.arange(n))
-        counts = len(mine) > 0
-        if not counts:  # fewer examples than processes: take part with an example that does not count
+        counts = _Counts(n, len(mine) > 0)
+        if not counts.take_part:  # fewer examples than processes: take part with an example that does not count
             mine = torch.zeros(1, dtype=torch.long)
         self.optimizer.zero_grad()
-        loss_sum, n_correct = 0.0, 0
         chunks = mine.chunk(self.config.accumulate)
         for k, chunk in enumerate(chunks):
             alone = self.world.size > 1 and k < len(chunks) - 1
             with self.parallel.no_sync() if alone else contextlib.nullcontext():
                 loss, logits, y = self.forward(index[chunk], perturbation, [seeds[place] for place in chunk.tolist()])
                 # DistributedDataParallel takes the mean over the processes.
-                (loss * (counts * self.world.size * len(chunk) / n)).backward()
-            loss_sum += counts * loss.item() * len(chunk)
-            n_correct += counts * int((logits.detach().argmax(dim=1) == y).sum().item())
-        loss_sum, n_right = self.world.sum(loss_sum, n_correct)
-        return loss_sum / n, int(n_right)
+                (loss * (counts.take_part * self.world.size * len(chunk) / n)).backward()
+            counts.add(loss.detach(), (logits.detach().argmax(dim=1) == y).sum(), len(chunk))
+        return counts
 
     def forward(
         self, index: Tensor, perturbation: Perturbation | None, seeds: list[int]

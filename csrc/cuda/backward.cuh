@@ -86,7 +86,7 @@ struct StepPlace {
 template <Form form, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
                           const PairRows& rows) {
-  constexpr int k_tiles = (tiles + 1) / 2, at_once = shares_sums(form, tiles) ? 2 : 1;  // two spill a warp's own sums
+  constexpr int k_tiles = (tiles + 1) / 2, at_once = 1;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int G = p.sizes.G, steps = StepPlace::recomputed_steps(p, segment);
   ARU_ROLLED
@@ -495,33 +495,28 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       s = p.s_given[first_i + own.i];
     }
     StepPlace place = StepPlace::last(p);
-    Upstream up;
-    KeptQuad<form> kept[2][k_tiles][2] = {};
-    const auto load = [&] {
-      if (!working) return;
-      up = some && place.step >= 0 ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
+    const auto upstream = [&] {
+      const bool there = working && some && place.step >= 0;
+      return there ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
+    };
+    Upstream up = upstream();
+    ARU_ROLLED
+    for (; place.step >= -1; ++v) {
+      KeptQuad<form> kept[2][k_tiles][2] = {};
+      if constexpr (adaptive) {
+        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
+      }
       if constexpr (shared_sums) {
         ARU_UNROLL
         for (int m = 0; m < 2; ++m) {
           ARU_UNROLL
           for (int half = 0; half < 2; ++half) {
-            if (rows.index[m][half] < 0) continue;
+            if (!working || rows.index[m][half] < 0) continue;
             const auto* from = kept_quad<form>(place.state(p), place.slot(p) * BH + rows.index[m][half], z.G);
             ARU_UNROLL
             for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(from, z.G, k);
           }
         }
-      }
-    };
-    ARU_ROLLED
-    for (; place.step >= -1; ++v) {
-      if (adaptive && place.opens_segment(p)) {
-        if constexpr (adaptive) {
-          if (working) recompute<form, tiles>(p, controller, place.segment, rows);
-        }
-        load();
-      } else if (place.step == z.T - 1) {
-        load();
       }
       const GammaDerivatives<float> by = gamma_derivatives<float>(up.a, up.n, up.s, p.n_floor);
       if (v > 0) exchange.receive(v);
@@ -553,7 +548,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       }
       // While da is under way: what the next step needs from memory, and the sums.
       place.back(p);
-      if (place.step >= -1 && !(adaptive && place.opens_segment(p))) load();
+      up = upstream();
       if constexpr (shared_sums) {
         sync_block();
         weight_sums.share(p, v);

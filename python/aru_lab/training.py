@@ -13,6 +13,7 @@ import dataclasses
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -157,11 +158,12 @@ def _summary_writer() -> Any:
 class _Counts:
     """Loss and right answers of one step's examples, on their device until the end of the step.
 
-    Reading a number from a GPU waits for it: one look a step instead of several keeps it busy.
+    Reading a number from a GPU waits for it: one look a step, and that when the next step is under way, keeps it busy.
     """
 
-    def __init__(self, n: int, take_part: bool) -> None:
-        self.n, self.take_part = n, take_part
+    def __init__(self, n: int, take_part: bool, step: int) -> None:
+        self.n, self.take_part, self.step = n, take_part, step
+        self.norm = torch.tensor(math.nan)
         self._losses: list[Tensor] = []
         self._right: list[Tensor] = []
         self._sizes: list[int] = []
@@ -172,9 +174,9 @@ class _Counts:
         self._right.append(right)
         self._sizes.append(size)
 
-    def result(self, world: World, norm: Tensor) -> tuple[float, int, float]:
-        """Mean loss and right answers of all processes, and `norm` as a number."""
-        numbers = torch.stack([x.double() for x in (*self._losses, *self._right, norm)]).tolist()
+    def result(self, world: World) -> tuple[float, int, float]:
+        """Mean loss and right answers of all processes, and the norm of the gradient."""
+        numbers = torch.stack([x.double() for x in (*self._losses, *self._right, self.norm)]).tolist()
         k = len(self._sizes)
         loss_sum = sum(self.take_part * loss * size for loss, size in zip(numbers[:k], self._sizes, strict=True))
         loss_sum, n_right = world.sum(loss_sum, self.take_part * sum(numbers[k:-1]))
@@ -216,6 +218,8 @@ class _Trainer:
         if self.world.rank:  # noise of its own for each process
             torch.manual_seed((config.seed + self.world.rank * 1_000_003) % 2**63)
         self.position = Position()
+        self.under_way: deque[_Counts] = deque()
+        self.lag = 1 if self.device.type == "cuda" else 0
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
         self.saved_at = time.monotonic()
         self.stop = StopRequest()
@@ -272,48 +276,57 @@ class _Trainer:
         self.model.train()
         while position.batch < self.n_batches:
             index = order[position.batch * config.batch_size : (position.batch + 1) * config.batch_size]
-            loss, n_correct = self.step(index)
-            position.loss_sum += loss * len(index)
-            position.n_correct += n_correct
-            position.n_seen += len(index)
+            self.under_way.append(self.step(index))
             position.batch += 1
             position.step += 1
+            self.settle(self.lag)
             position.seconds = time.monotonic() - started
-            progress.update(
-                bar,
-                completed=position.step,
-                description=f"epoch {position.epoch + 1}/{config.epochs}",
-                loss=f"{position.loss_sum / position.n_seen:.4f}",
-                accuracy=f"{position.n_correct / position.n_seen:.1%}",
-                speed=f"{position.n_seen / position.seconds:,.0f}",
-            )
+            if position.n_seen:
+                progress.update(
+                    bar,
+                    completed=position.step,
+                    description=f"epoch {position.epoch + 1}/{config.epochs}",
+                    loss=f"{position.loss_sum / position.n_seen:.4f}",
+                    accuracy=f"{position.n_correct / position.n_seen:.1%}",
+                    speed=f"{position.n_seen / position.seconds:,.0f}",
+                )
             self.obey_stop()
             # The first process's clock decides for all.
             due = self.world.is_first and time.monotonic() - self.saved_at >= config.checkpoint_seconds
             if self.world.max(due)[0]:
                 self.save()
 
-    def step(self, index: Tensor) -> tuple[float, int]:
-        """One step of the optimiser; mean loss and number of right answers of the examples at `index` before it."""
+        self.settle()
+        position.seconds = time.monotonic() - started
+
+    def step(self, index: Tensor) -> _Counts:
+        """One step of the optimiser; what is to be read of it."""
         for group in self.optimizer.param_groups:
             if self.config.schedule != "plateau":
                 group["lr"] = scheduled_rate(self.config, self.position.step, self.config.epochs * self.n_batches)
         counts = self.gradients(index)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        loss, n_correct, norm = counts.result(self.world, norm)
-        if not math.isfinite(loss):
-            raise self.non_finite("loss", loss)
-        if not math.isfinite(norm):
-            raise self.non_finite("norm of the gradient", norm)
+        counts.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         self.optimizer.step()
-        return loss, n_correct
+        return counts
+
+    def settle(self, left: int = 0) -> None:
+        """Read what the steps under way gave, all but the last `left` of them."""
+        while len(self.under_way) > left:
+            counts = self.under_way.popleft()
+            loss, n_correct, norm = counts.result(self.world)
+            for what, value in (("loss", loss), ("norm of the gradient", norm)):
+                if not math.isfinite(value):
+                    raise self.non_finite(what, value, counts.step)
+            self.position.loss_sum += loss * counts.n
+            self.position.n_correct += n_correct
+            self.position.n_seen += counts.n
 
     def gradients(self, index: Tensor) -> _Counts:
         """Put the gradient of the mean loss of the examples at `index` into the parameters."""
         n = len(index)
         perturbation, seeds = self.draw_perturbation(n)
         mine = self.world.share(torch.arange(n))
-        counts = _Counts(n, len(mine) > 0)
+        counts = _Counts(n, len(mine) > 0, self.position.step + 1)
         if not counts.take_part:  # fewer examples than processes: take part with an example that does not count
             mine = torch.zeros(1, dtype=torch.long)
         self.optimizer.zero_grad()
@@ -366,7 +379,7 @@ class _Trainer:
         config, position = self.config, self.position
         validation = self.validate()
         if not math.isfinite(validation.loss):
-            raise self.non_finite("validation loss", validation.loss)
+            raise self.non_finite("validation loss", validation.loss, position.step + 1)
         self.check_weights()
         entry = {
             "epoch": position.epoch + 1,
@@ -404,6 +417,7 @@ class _Trainer:
 
     def save(self) -> None:
         """Write last.pt."""
+        self.settle()
         self.check_weights()
         on_gpu = self.device.type == "cuda"
         content = {
@@ -444,11 +458,11 @@ class _Trainer:
         """Refuse to save weights that are not finite."""
         for name, parameter in self.model.named_parameters():
             if not parameter.isfinite().all():
-                raise self.non_finite(f"weight {name}", math.nan)
+                raise self.non_finite(f"weight {name}", math.nan, self.position.step + 1)
 
-    def non_finite(self, what: str, value: float) -> NonFiniteError:
+    def non_finite(self, what: str, value: float, step: int) -> NonFiniteError:
         """The error that says what is not finite, where, and what to do."""
-        where = f"epoch {self.position.epoch + 1}, step {self.position.step + 1}"
+        where = f"epoch {self.position.epoch + 1}, step {step}"
         return NonFiniteError(
             f"The {what} became {value} in {where}; training has stopped and the last good checkpoint is "
             f"{self.folder.last_file}: try a new run with a lower --learning-rate (now {self.config.learning_rate:g}) "

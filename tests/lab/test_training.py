@@ -171,6 +171,63 @@ def test_weights_that_are_not_finite_are_never_saved(tmp_path: Path, monkeypatch
     assert all(value.isfinite().all() for value in last["model"].values())
 
 
+@pytest.mark.parametrize("checkpoint_seconds", [0.0, 1000.0])
+def test_numbers_read_a_step_late_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoint_seconds: float
+) -> None:
+    """As on a GPU, where the next step is under way before they are looked at."""
+    prompt = run(tmp_path / "prompt", checkpoint_seconds=checkpoint_seconds)
+    original = training._Trainer.__init__
+
+    def late(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.lag = 1
+
+    monkeypatch.setattr(training._Trainer, "__init__", late)
+    delayed = run(tmp_path / "late", checkpoint_seconds=checkpoint_seconds)
+    timed = {"seconds", "sequences_per_second"}
+    for a, b in zip(prompt.history, delayed.history, strict=True):
+        assert {k: a[k] for k in a.keys() - timed} == {k: b[k] for k in b.keys() - timed}
+    weights = [load_checkpoint(tmp_path / name / "last.pt")["model"] for name in ("prompt", "late")]
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_a_loss_that_is_read_late_is_told_with_its_own_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    step, original = training._Trainer.step, training._Trainer.__init__
+
+    def poisoned(self: Any, index: torch.Tensor) -> Any:
+        if self.position.step == 3:
+            poison_loss(self)
+        return step(self, index)
+
+    def late(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        self.lag = 1
+
+    monkeypatch.setattr(training._Trainer, "step", poisoned)
+    monkeypatch.setattr(training._Trainer, "__init__", late)
+    with pytest.raises(NonFiniteError, match=r"loss became nan in epoch 2, step 4;"):
+        run(tmp_path / "run")
+    assert all(x.isfinite().all() for x in load_checkpoint(tmp_path / "run" / "last.pt")["model"].values())
+
+
+def test_matmul_precision_is_that_of_the_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    original = training._Trainer.step
+
+    def step(self: Any, index: torch.Tensor) -> Any:
+        seen.add(torch.get_float32_matmul_precision())
+        return original(self, index)
+
+    monkeypatch.setattr(training._Trainer, "step", step)
+    before = torch.get_float32_matmul_precision()
+    run(tmp_path / "run", matmul_precision="medium", epochs=1)
+    assert seen == {"medium"}
+    assert torch.get_float32_matmul_precision() == before
+    with pytest.raises(ConfigError, match=r"matmul_precision: got 'low', expected one of"):
+        dataclasses.replace(CONFIG, matmul_precision="low")
+
+
 def test_diverging_training_stops_by_itself(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteError):
         run(tmp_path / "run", model="arun", learning_rate=100.0, schedule="constant", clip=None)

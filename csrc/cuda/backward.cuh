@@ -86,61 +86,53 @@ struct StepPlace {
 template <Form form, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
                           const PairRows& rows) {
-  constexpr int k_tiles = (tiles + 1) / 2, at_once = 1;
+  constexpr int k_tiles = (tiles + 1) / 2;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int G = p.sizes.G, steps = StepPlace::recomputed_steps(p, segment);
   ARU_ROLLED
-  for (int first = 0; first < 2; first += at_once) {
-    int row[at_once][2];
-    KeptQuad<form>* to[at_once][2];
-    float a[at_once][2], next_a[at_once][2];
-    ControllerState<form, tiles> state[at_once];
+  for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill
+    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+    KeptQuad<form>* to[2];
+    float next_a[2];
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
     ARU_UNROLL
-    for (int m = 0; m < at_once; ++m) {
+    for (int high = 0; high < 2; ++high) {
+      to[high] = kept_quad<form>(p.recomputed, size_t(row[high]), G);
+      next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
+    }
+    ControllerState<form, tiles> state[1];
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) {
+      KeptQuad<form> g[2] = {};
+      float left[4], right[4];
       ARU_UNROLL
-      for (int high = 0; high < 2; ++high) {
-        row[m][high] = first + m ? rows.index[1][high] : rows.index[0][high];
-        to[m][high] = kept_quad<form>(p.recomputed, size_t(row[m][high]), G);
-        next_a[m][high] = row[m][high] >= 0 ? a_at[row[m][high]] : 0.f;
-      }
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], G), G, k);
+      from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
+      state[0].set(k, left, right);
+    }
+    if (segment > 0) {  // where the next call begins
       ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) {
-        KeptQuad<form> g[2] = {};
-        float left[4], right[4];
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high) {
-          if (row[m][high] < 0) continue;
-          g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[m][high], G), G, k);
-        }
-        from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
-        state[m].set(k, left, right);
-      }
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0) prefetch_state<form>(p.kept, (segment - 1) * BH + row[high], G);
     }
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
+      const float a[1][2] = {{next_a[0], next_a[1]}};
       a_at += BH;
       ARU_UNROLL
-      for (int m = 0; m < at_once; ++m) {
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high) {
-          a[m][high] = next_a[m][high];
-          if (row[m][high] >= 0 && step + 1 < steps) next_a[m][high] = a_at[row[m][high]];
-        }
-      }
-      float c[at_once][tiles][4];
-      controller_product<form, tiles, at_once>(controller, state, c);
-      controller_finish<form, tiles, at_once>(
-          controller, a, c, state, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
+      float c[1][tiles][4];
+      controller_product<form, tiles, 1>(controller, state, c);
+      controller_finish<form, tiles, 1>(
+          controller, a, c, state, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
-              if (row[m][high] >= 0) store_state<form>(to[m][high], G, k, high, left, right);
+              if (row[high] >= 0) store_state<form>(to[high], G, k, high, left, right);
           });
       ARU_UNROLL
-      for (int m = 0; m < at_once; ++m) {
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high) to[m][high] += BH * (kept_row(G) / 4);
-      }
+      for (int high = 0; high < 2; ++high) to[high] += BH * (kept_row(G) / 4);
     }
   }
 }
@@ -422,7 +414,7 @@ template <Form form, int tiles> struct SharedSums {
     uint32_t from_left = shared_address(v_of(v) + left_row * row_words + left_tile * 4) + part * tile_bytes;
     uint32_t from_right = shared_address(right + right_row * row_words) + part * tile_bytes;
     const uint32_t beside = matrix / 2 * 16;  // bytes to the second of two column tiles
-    ARU_ROLLED
+    ARU_UNROLL_BY_2
     for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
       uint32_t a[4][1], words[4];
       load_transposed(from_left, words);

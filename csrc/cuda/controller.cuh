@@ -205,6 +205,12 @@ template <Form form> ARU_DEVICE KeptQuad<form> load_state(const KeptQuad<form>* 
   return 16 * k < G ? from[4 * k] : zero;
 }
 
+// Fetches a row, of which each lane of the quad names a quarter.
+template <Form form> ARU_DEVICE void prefetch_state(const void* kept, size_t index, int G) {
+  const int row = kept_row(G) / 4;
+  prefetch(static_cast<const KeptQuad<form>*>(kept) + index * row + (thread_index() & 3) * (row / 4));
+}
+
 // The same numbers of a row of a matrix [B * H][G].
 ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
   const int j = 16 * k + 2 * (thread_index() & 3);

@@ -96,6 +96,15 @@ BACKENDS: dict[str, Backend] = {
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
         ),
+        # One launch for all steps, where it is compiled and the network fits; `triton` serves the rest.
+        Backend(
+            "cuda",
+            "aru_kernels.cuda",
+            ops=frozenset({"aru_sequence", "gamma_rnn_sequence"}),
+            devices=frozenset({"cuda"}),
+            dtypes=frozenset({torch.float32}),
+            limited=True,
+        ),
         # In Triton's interpreter the kernels serve CPU tensors, in float64 too; bfloat16 it cannot compute with.
         Backend(
             "triton",
@@ -107,16 +116,6 @@ BACKENDS: dict[str, Backend] = {
                 ("gamma", "controller_step"),
                 frozenset({torch.float16} if INTERPRETED else {torch.float16, torch.bfloat16}),
             ),
-            limited=True,
-        ),
-        # Behind `triton` although it should be faster: neither has run on a GPU yet, and a persistent kernel that waits
-        # for what never comes hangs the program.
-        Backend(
-            "cuda",
-            "aru_kernels.cuda",
-            ops=frozenset({"aru_sequence", "gamma_rnn_sequence"}),
-            devices=frozenset({"cuda"}),
-            dtypes=frozenset({torch.float32}),
             limited=True,
         ),
         Backend("reference"),

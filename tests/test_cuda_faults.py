@@ -32,7 +32,7 @@ class Fault:
 
 
 # Those of products that faults are planted in, by torch's matmul precision.
-FORMS = {"high": "tf32", "highest": "split"}
+FORMS = {"high": "tf32", "highest": "split", "medium": "bf16"}
 
 FAULTS = {
     # Synchronisation
@@ -115,21 +115,48 @@ FAULTS = {
         "exchange.cuh", "pack<form>(four[2], four[3], right);", "pack<form>(four[3], four[2], right);"
     ),
     "the partial sums of one k split left out": Fault(
-        "recurrent.cuh", "part < s.k_splits; ++part) sum", "part < 1; ++part) sum"
+        "recurrent.cuh", "part < s.k_splits; ++part, at", "part < 1; ++part, at"
     ),
     # The backward pass's bookkeeping
-    "a of the same step beside du of the next": Fault("backward.cuh", "a_next = p.a[at + BH]", "a_next = p.a[at]"),
+    "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
     "state of the step before": Fault(
-        "backward.cuh", "p.segment > 1 ? in_segment : step + 1", "p.segment > 1 ? in_segment : step"
+        "backward.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment + 1 : step"
     ),
-    "du that is not multiplied by 1 - g²": Fault("backward.cuh", "c[j] *= 1.f - g[n][j] * g[n][j];", "c[j] *= 1.f;"),
+    "the checkpoint before the segment in the place of that behind it": Fault(
+        "backward.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment : step + 1"
+    ),
+    "a segment of which one step too few is computed again": Fault(
+        "backward.cuh", "left > p.segment ? p.segment - 1 : left;", "p.segment - 1;"
+    ),
+    "du that is not multiplied by 1 - g²": Fault("backward.cuh", "c[j] *= 1.f - g[j] * g[j];", "c[j] *= 1.f;"),
     "a checkpoint one step late": Fault(
-        "forward.cuh", "until_kept = p.segment, slot = 1;", "until_kept = p.segment + 1, slot = 1;"
+        "forward.cuh", "until_kept = p.segment;  //", "until_kept = p.segment + 1;  //"
     ),
     "state of the last batch tile carried on": Fault(
         "backward.cuh",
-        "carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);",
-        "if (tile == block_index() / t.blocks) carry[(m * tiles + n) * 32 + lane] = make_float4(0, 0, 0, 0);",
+        "if (!working) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
+        "if (!working || steps > 0) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
+    ),
+    # Sums that the warps share
+    "no barrier between the shared operands and their product": Fault(
+        "backward.cuh",
+        "sync_block();\n        weight_sums.share(p, v);",
+        "weight_sums.share(p, v);",
+        precision="medium",
+    ),
+    "one buffer for V": Fault("backward.cuh", "left + (v & 1) * left_words", "left", precision="medium"),
+    "V of the step before": Fault("backward.cuh", "shared_address(v_of(v) +", "shared_address(v_of(v + 1) +", "medium"),
+    "rows of V and of A in another order": Fault(
+        "backward.cuh", "left_row = matrix / 2 * 8 + row", "left_row = matrix % 2 * 8 + row", precision="medium"
+    ),
+    "row tiles left out": Fault(
+        "backward.cuh", "tile < 2 * p.shape.pairs; tile += parts", "tile < p.shape.pairs; tile += parts", "medium"
+    ),
+    "V of the last batch tile carried on": Fault(
+        "backward.cuh",
+        "if (!working) return;\n    uint32_t* to = v_of(v)",
+        "if (!working || v) return;\n    uint32_t* to = v_of(v)",
+        precision="medium",
     ),
     "rows beyond the batch that are counted": Fault("controller.cuh", "first_b + r.b < z.B &&", ""),
 }

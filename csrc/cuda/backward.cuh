@@ -18,34 +18,17 @@
 namespace aru {
 namespace cuda {
 
-// sum[i][j] += V^T A over 16 rows; V comes as operands_of() gives it.
-template <Form form, int tiles>
-ARU_DEVICE void add_outer_products(const uint32_t (&v)[(tiles + 1) / 2][4][words_of(form)],
-                                   const float (&a)[round_up(tiles, 2)][4],
-                                   float (&sum)[(tiles + 1) / 2][tiles][4]) {
-  // A lane's pairs of an A operand, transposed, are pairs of the transposed matrix's operand; those of an accumulator
-  // are pairs of a B operand.
-  uint32_t vt[(tiles + 1) / 2][4][words_of(form)];
+// The A operand of V^T, of one k tile, from V's: a lane's pairs, transposed, are pairs of the transposed matrix's operand.
+// second: whether V has the second of the k tile's two column tiles.
+template <Form form>
+ARU_DEVICE void transposed_operand(const uint32_t (&v)[4][words_of(form)], bool second,
+                                   uint32_t (&vt)[4][words_of(form)]) {
   ARU_UNROLL
-  for (int i = 0; i < (tiles + 1) / 2; ++i) {
+  for (int j = 0; j < 4; ++j) {
+    const int transposed = j % 2 * 2 + j / 2;
     ARU_UNROLL
-    for (int j = 0; j < 4; ++j) {
-      const int transposed = j % 2 * 2 + j / 2;
-      ARU_UNROLL
-      for (int p = 0; p < words_of(form); ++p) vt[i][j][p] = v[i][transposed][p];
-      if (2 * i + j % 2 < tiles) transpose_pairs<form>(vt[i][j]);
-    }
-  }
-  ARU_UNROLL
-  for (int j = 0; j < tiles; ++j) {
-    uint32_t b[2][words_of(form)];
-    ARU_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      pack<form>(a[j][2 * half], a[j][2 * half + 1], b[half]);
-      transpose_pairs<form>(b[half]);
-    }
-    ARU_UNROLL
-    for (int i = 0; i < (tiles + 1) / 2; ++i) multiply<form>(sum[i][j], vt[i], b);
+    for (int p = 0; p < words_of(form); ++p) vt[j][p] = v[transposed][p];
+    if (j % 2 == 0 || second) transpose_pairs<form>(vt[j]);
   }
 }
 
@@ -253,7 +236,8 @@ template <Form form, int tiles> struct OwnSums {
       const float extra[2][4] = {{shuffle(dn, low), shuffle(ds, low), shuffle(dn, high), shuffle(ds, high)},
                                  {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
       float4* own = du + m * tiles * 32;
-      float gradient[tiles][4], g[2 * k_tiles][4];
+      if (q == 3) own[(tiles - 1) * 32] = make_float4(extra[0][0], extra[0][1], extra[0][2], extra[0][3]);
+      float g[2 * k_tiles][4];
       ARU_UNROLL
       for (int k = 0; k < k_tiles; ++k) {
         KeptQuad<form> loaded[2] = {};
@@ -263,21 +247,29 @@ template <Form form, int tiles> struct OwnSums {
             loaded[half] = load_state<form>(kept_quad<form>(state, first + row[half], p.sizes.G), p.sizes.G, k);
         from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
       }
+      uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
       ARU_UNROLL
       for (int n = 0; n < tiles; ++n) {
-        const float4 x = own[n * 32];
-        gradient[n][0] = x.x, gradient[n][1] = x.y, gradient[n][2] = x.z, gradient[n][3] = x.w;
-      }
-      if (q == 3) {
         ARU_UNROLL
-        for (int j = 0; j < 4; ++j) {
-          gradient[tiles - 1][j] = extra[0][j];
-          g[tiles - 1][j] = extra[1][j];
+        for (int half = 0; half < 2; ++half) {
+          const bool last = n == tiles - 1 && q == 3;
+          pack<form>(last ? extra[1][2 * half] : g[n][2 * half], last ? extra[1][2 * half + 1] : g[n][2 * half + 1],
+                     a[n][half]);
+          transpose_pairs<form>(a[n][half]);
         }
       }
+      ARU_UNROLL
+      for (int i = 0; i < k_tiles; ++i) {
+        uint32_t v[4][words_of(form)], vt[4][words_of(form)];
+        load_v(own, i, v);
+        transposed_operand<form>(v, 2 * i + 1 < tiles, vt);
+        ARU_UNROLL
+        for (int n = 0; n < tiles; ++n) multiply<form>(sums[i][n], vt, a[n]);
+      }
+      sync_warp();  // V is read again, rather than held beside the sums
       uint32_t operand[k_tiles][4][words_of(form)];
-      operands_of<form, tiles>(gradient, operand);
-      add_outer_products<form, tiles>(operand, g, sums);
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[k]);
       float through_a[2] = {0, 0};
       ARU_UNROLL
       for (int n = 0; n < tiles; ++n) {
@@ -295,6 +287,12 @@ template <Form form, int tiles> struct OwnSums {
     }
     if (++steps == chunk) flush();
     return da;
+  }
+  // One k tile of V, as an operand.
+  ARU_DEVICE void load_v(const float4* own, int k, uint32_t (&v)[4][words_of(form)]) {
+    const float4 x = own[2 * k * 32], y = 2 * k + 1 < tiles ? own[(2 * k + 1) * 32] : make_float4(0, 0, 0, 0);
+    const float left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
+    operand_of<form>(left, right, v);
   }
   // Adds the sums to the total, in float32 that rounds to nearest.
   ARU_METHOD void flush() {

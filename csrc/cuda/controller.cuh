@@ -1,7 +1,7 @@
 // The controller of 16 neurons (rows) at a time, in the registers of a warp.
 //
 // State, pre-activations and gradients are accumulators of the matrix unit, c[column tile][4] (see mma in prim.cuh).
-// The operand of the next product comes from them without an exchange between lanes (operands_of).
+// The operand of the next product comes from them without an exchange between lanes (operand_of).
 //
 // A pair of row tiles makes 32 rows, and each lane owns one of them for everything element-wise: lane 4r + 2m + half
 // has row r + 8 half of tile m.  So a quad of lanes owns four neighbouring elements, which are the rows r and r + 8 of
@@ -44,8 +44,9 @@ template <Form form, int tiles> struct ControllerOperands {
   }
 };
 
+// As accurate as the operand that it becomes: 11 bits are a TF32 number's.
 template <Form form> ARU_DEVICE float controller_tanh(float x) {
-  if constexpr (form == Form::bf16) return tanh_approximate(x);
+  if constexpr (form != Form::split) return tanh_approximate(x);
   return aru::cuda::tanh<float>(x);
 }
 

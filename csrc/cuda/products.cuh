@@ -71,17 +71,6 @@ ARU_DEVICE void operand_of(const float (&left)[4], const float (&right)[4], uint
   pack<form>(right[2], right[3], a[3]);
 }
 
-template <Form form, int tiles>
-ARU_DEVICE void operands_of(const float (&c)[tiles][4], uint32_t (&a)[(tiles + 1) / 2][4][words_of(form)]) {
-  ARU_UNROLL
-  for (int k = 0; k < (tiles + 1) / 2; ++k) {
-    const bool right = 2 * k + 1 < tiles;
-    const int n = right ? 2 * k + 1 : 0;
-    const float beside[4] = {right ? c[n][0] : 0.f, right ? c[n][1] : 0.f, right ? c[n][2] : 0.f, right ? c[n][3] : 0.f};
-    operand_of<form>(c[2 * k], beside, a[k]);
-  }
-}
-
 // A fragment of B from shared memory: [word of a pair][lane] the words of the lane's two pairs.
 template <Form form> ARU_DEVICE void load_fragment(const uint2* from, int lane, uint32_t (&b)[2][words_of(form)]) {
   ARU_UNROLL

@@ -24,7 +24,7 @@ from aru_kernels.backends import BACKENDS
 
 from .cases import on
 from .gpu_checks import peak_memory
-from .gpu_problems import Place, controller_weights, environment, precision, random
+from .gpu_problems import Place, controller_weights, environment, fused_backends, precision, random
 from .peers import GraphedWork, SteppedNetwork, step
 from .timing import Sample, sample_of
 from .work import Shape
@@ -349,9 +349,14 @@ def sequence_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
                 f"{place.backend}, high": at_precision("high", ours),
                 f"{place.backend}, medium": at_precision("medium", ours),
             }
+            for other in others(place, "aru_sequence", H, G):
+                variants[other] = on(other, passes(layer, x))
+                variants[f"{other}, medium"] = at_precision("medium", variants[other])
+            eager = on("reference", passes(layer, x))
             kept = backward * eager_bytes(B, T, H, G)
             if kept < 0.9 * memory:
-                variants["eager loop"] = on("reference", passes(layer, x))
+                variants["eager loop"] = eager
+                variants["eager loop, medium"] = at_precision("medium", eager)
             if place.small or (B, T, H, G) in COMPILED_SHAPES:
                 torch.compiler.reset()
                 compiled = torch.compile(step, backend="aot_eager" if place.small else "inductor", dynamic=False)
@@ -361,16 +366,19 @@ def sequence_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
             variants["nn.LSTM, same H"] = passes(nn.LSTM(1, H, device=place.device), x)
             if place.backend == "triton":
                 variants["triton, cooperative where it fits"] = cooperatively(ours)
-            # its memory stays its own while the eager loop, too, runs
-            if place.is_gpu and 2 * kept < 0.9 * memory:
-                variants["eager loop in a CUDA graph"] = GraphedWork(on("reference", passes(layer, x)))
+            # their memory stays their own while the eager loop, too, runs
+            if place.is_gpu and 3 * kept < 0.9 * memory:
+                variants["eager loop in a CUDA graph"] = GraphedWork(eager)
+                variants["eager loop in a CUDA graph, medium"] = GraphedWork(at_precision("medium", eager))
             yield Case(
                 name,
                 variants,
                 steps=T,
                 flop=1e9 * Shape(B, T, H, G).gflop(backward),
                 special=Shape(B, T, H, G).transcendental(backward),
-                precisions={f"{place.backend}, {name}": name for name in ("high", "medium")},
+                precisions={
+                    name: precision for name in variants for precision in ("high", "medium") if name.endswith(precision)
+                },
             )
 
 
@@ -387,14 +395,26 @@ def static_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
             torch.manual_seed(0)
             layer = aru_kernels.GammaRNN(1, H, device=place.device)
             x = torch.rand(T, B, 1, device=place.device)
+            ours = on(place.backend, passes(layer, x))
             variants = {
-                place.backend: on(place.backend, passes(layer, x)),
+                place.backend: ours,
+                f"{place.backend}, medium": at_precision("medium", ours),
+                **{other: on(other, passes(layer, x)) for other in others(place, "gamma_rnn_sequence", H)},
                 "eager loop": on("reference", passes(layer, x)),
                 "nn.RNN(relu), same H": passes(nn.RNN(1, H, nonlinearity="relu", device=place.device), x),
             }
             if place.backend == "triton":
                 variants["triton, cooperative where it fits"] = cooperatively(on("triton", passes(layer, x)))
             yield Case(name, variants, steps=T)
+
+
+def others(place: Place, op: str, H: int, G: int = 0) -> list[str]:
+    """The other fused backends that serve the same sequence."""
+    return [
+        name
+        for name in fused_backends(place.device.type)
+        if name != place.backend and not BACKENDS[name].refuses(op, place.device, torch.float32, H, G)
+    ]
 
 
 def direction(backward: bool) -> str:

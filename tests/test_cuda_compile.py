@@ -18,12 +18,16 @@ HEADER = (ROOT / "csrc" / "cuda" / "sequence.h").read_text()
 
 # Bytes that a kernel may store to spilled registers (direction, form of products, column tiles), and why.
 SPILLS = {
-    # 9 column tiles are 180 accumulators of weight gradients a thread, of 255 registers in all: G above 54.
-    **{("backward", form, 9): 1200 for form in FORMS},
-    # 112 accumulators (7 column tiles), or 60, beside operands of two or three words a pair.
-    ("backward", "tf32", 7): 80,
-    ("backward", "split", 7): 260,
-    ("backward", "split", 5): 80,
+    # 9 column tiles (G above 54) are 180 accumulators of weight gradients a thread, of 255 registers in all; 7 are 112,
+    # beside operands of two or three words a pair.  The code of a step is there twice, for the ends of a sequence.
+    ("backward", "tf32", 9): 2900,
+    ("backward", "split", 9): 3000,
+    ("backward", "tf32", 7): 320,
+    ("backward", "split", 7): 320,
+    ("backward", "split", 5): 100,
+    # 12 warps: 168 registers.  What lives across a whole step, at the ends of the inner loops.
+    ("backward", "bf16", 7): 64,
+    ("backward", "bf16", 9): 224,
 }
 
 # Column tiles that the kernels are compiled for; 0 is the static network.
@@ -99,7 +103,7 @@ def test_every_kernel_is_compiled_for_every_architecture(table):
     compiled: dict[str, set] = {}
     for kernel in kernels(table):
         compiled.setdefault(kernel.architecture, set()).add(kernel.key)
-        assert kernel.registers <= (168 if kernel.key[:2] == ("forward", "bf16") else 255)
+        assert kernel.registers <= (168 if kernel.form == "bf16" else 255)
     expected = {(direction, form, tiles) for direction in TILES for form in FORMS for tiles in TILES[direction]}
     assert compiled
     for architecture, keys in compiled.items():

@@ -96,7 +96,11 @@ def gamma_derivatives(x, n, s, N_FLOOR: tl.constexpr):
 
 @triton.jit
 def product(x, y, PRODUCT: tl.constexpr):
-    """x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands."""
+    """x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands.
+
+    "tf32x3" with 64 or more rows of x takes a warp for every 16 rows at most: with more, Triton 3.6 makes code for
+    compute capability 9.0 whose redundant warps read shared memory out of range (64 rows, 8 warps, on an H100).
+    """
     if PRODUCT == "bf16":
         result = tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
     elif x.dtype == tl.float64 and not _DOT_TAKES_FLOAT64:

@@ -108,7 +108,7 @@ def gamma_derivatives(x, n, s, N_FLOOR: tl.constexpr):
     over_n = 1 / n
     softplus_over_n, sigmoid, slope, entropy = _sigmoid_parts(x, n, over_n)
     # n² may overflow where n does not
-    by_n = s * x * slope - (1 - s) * (entropy * over_n * over_n)
+    by_n = s * x * slope - (1 - s) * over_n * (entropy * over_n)
     return (1 - s) * sigmoid + s * n * slope, by_n, sigmoid - softplus_over_n
 
 

@@ -150,16 +150,21 @@ def step_calls(G: int, dtype: torch.dtype) -> None:
     controller.controller_step_bwd(h, g_next, n, s, a, g, *weights, n, s, kept, 1e-3, "highest")
 
 
-def sequence_calls(G: int, H: int = 400, kinds: tuple[tuple[int, bool], ...] = ((2, True),)) -> None:
-    """Forward and backward of the operation aru_sequence; kinds: (segment, trace), the widest by default."""
+def sequence_calls(
+    G: int, H: int = 400, kinds: tuple[tuple[int, bool], ...] = ((2, True),), precision: str = "highest"
+) -> None:
+    """Forward and backward of the operation aru_sequence; kinds: (segment, trace), the widest by default.
+
+    precision: for the dtypes of states alone; products are those of `recorded_launches`.
+    """
     T, B = 4, 100
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
     arguments = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
     for segment, trace in kinds:
-        h, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, "highest", segment, trace)
+        h, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, precision, segment, trace)
         if segment:
             d_trace = (a, n, s) if trace else (None, None, None)
-            sequence.aru_sequence_bwd(h, g, *d_trace, *arguments, h, a, n, s, kept, 1e-3, "highest", segment)
+            sequence.aru_sequence_bwd(h, g, *d_trace, *arguments, h, a, n, s, kept, 1e-3, precision, segment)
 
 
 def static_calls(*sizes: int) -> None:
@@ -185,16 +190,16 @@ def cooperative_calls(compute: tuple[int, int], product: str, largest: bool) -> 
 
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
     """What users' calls launch on this architecture."""
-    products = {
+    precisions = {
         tuple(
             _launch.product_of_architecture(backend, architecture, wanted, backward) for backward in (False, True)
-        ): None
+        ): wanted
         for wanted in PRECISIONS
     }
-    products = list(products)
+    products = list(precisions)
     small = functools.partial(sequence_calls, persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)
     if not everything:
-        work = [(product, functools.partial(sequence_calls, 50)) for product in products]
+        work = [(p, functools.partial(sequence_calls, 50, precision=wanted)) for p, wanted in precisions.items()]
         work += [(products[0], small), (products[0], static_calls)]
         # element-wise kernels hardly differ between architectures
         dtypes = {90: tuple(TYPES), "gfx942": (torch.float32,)}.get(architecture, ())
@@ -205,8 +210,9 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
         kinds = ((0, False), (1, False), (2, False), (2, True))
         work = [(products[0], static_calls)]
         work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in TYPES]
-        for product in products:
-            work += [(product, functools.partial(sequence_calls, G, kinds=kinds)) for G in sizes]
+        for product, wanted in precisions.items():
+            calls = functools.partial(sequence_calls, kinds=kinds, precision=wanted)
+            work += [(product, functools.partial(calls, G)) for G in sizes]
             work.append((product, functools.partial(small, kinds=kinds)))
             # rows of g as they come, 50 units and no whole vectors; narrow tensors
             work += [(product, functools.partial(step_calls, 50, dtype)) for dtype in TYPES]

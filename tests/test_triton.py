@@ -91,15 +91,40 @@ def test_the_shared_memory_of_7_5():
 
 
 @needs_triton
-def test_the_product_of_the_largest_controllers(monkeypatch):
-    from aru_kernels.triton import controller
+def test_three_products_have_no_redundant_warps():
+    """No launch takes three TF32 products of 64 or more rows with more warps than 16 rows have: such code faults.
 
-    for version, product in (((3, 6), "tf32x3"), ((3, 9), "ieee")):
-        monkeypatch.setattr(controller, "VERSION", version)
-        assert controller.large_product(128, "tf32x3") == product
-        assert controller.large_product(64, "tf32x3") == "tf32x3"
-        assert controller.large_product(128, "tf32") == "tf32"
-        assert controller.large_product(128, "ieee") == "ieee"
+    Of all that users' calls launch where there is TF32; products' rows are those of a tile, and the units.
+    """
+    import compile_table as table
+    from aru_kernels.triton import controller, cooperative
+
+    def warps_for_rows(launch):
+        values, options = dict(launch.constants), dict(launch.options)
+        rows = {values[k] for k in ("BLOCK_R", "P") if k in values}
+        if launch.kernel == "adaptive_cooperative_bwd_kernel":
+            rows.add(values["GP"])
+        if launch.kernel == "adaptive_cooperative_fwd_kernel":
+            rows.add(16 * values["BLOCK_H"])
+        return [(r, options["num_warps"]) for r in rows if r >= 64]
+
+    launches = [x for architecture in (80, 90, 100) for x in table.launches_for("cuda", architecture, True)]
+    three = [x for x in launches if dict(x.constants).get("PRODUCT") == "tf32x3"]
+    kernels = {x.kernel for x in three}
+    assert {"controller_fwd_kernel", "controller_sums_kernel", "adaptive_cooperative_fwd_kernel"} <= kernels or (
+        not cooperative.COMPILES
+    )
+    checked = [(launch, *pair) for launch in three for pair in warps_for_rows(launch)]
+    assert checked
+    for launch, rows, warps in checked:
+        assert warps <= rows // 16, launch.describe()
+    # and of every tile of the step by step kernels
+    for kernel in ("forward", "states", "backward", "sums"):
+        for GP in (16, 32, 64, 128):
+            for R in (1, 10**5):
+                tile = controller.tile(kernel, GP, "tf32x3", R)
+                for rows in (tile.BLOCK_R, *([GP] if kernel == "sums" and GP <= 64 else [])):
+                    assert rows < 64 or tile.threads // 32 <= rows // 16
 
 
 def test_interpreted_kernels_serve_cpu_tensors_in_a_process_of_their_own(run_python):

@@ -50,7 +50,9 @@ class Recorded:
         updated: tuple[int, ...] = (),
     ) -> None:
         self.network = network.copied()
-        self.buffers = tuple(None if x is None else torch.zeros_like(x) for x in arguments)
+        self.buffers = tuple(
+            None if x is None else torch.zeros_like(x, memory_format=torch.contiguous_format) for x in arguments
+        )
         self.written = written
         self.read = tuple(i for i in range(len(arguments)) if i not in written or i in updated)
         steps = getattr(self.network, method)

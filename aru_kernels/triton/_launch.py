@@ -36,7 +36,7 @@ def accumulator(dtype: torch.dtype) -> tl.dtype:
 
 
 def products(device: torch.device, wanted: str) -> tuple[str, str]:
-    """How the forward and the backward kernels multiply float32 matrices; see `product_of_architecture`."""
+    """How kernels, and backward kernels of all steps, multiply float32 matrices; see `product_of_architecture`."""
     if INTERPRETED:
         return "ieee", "ieee"
     if torch.version.hip:
@@ -52,8 +52,9 @@ def product_of_architecture(backend: str, architecture: int | str, wanted: str, 
     """The product for a Triton target: backend "cuda" with the compute capability times ten, or "hip" with its name.
 
     wanted: in the words of torch.set_float32_matmul_precision.  "highest": to the accuracy of IEEE float32, as three
-    TF32 products ("tf32x3") where there are any, but in the backward kernels from compute capability 9.0 alone: before,
-    they spill.  "high": TF32.  "medium": bfloat16 operands.  GPUs without TF32 use their float32 units ("ieee").
+    TF32 products ("tf32x3") where there are any, but in backward kernels of all steps from compute capability 9.0
+    alone: before, they spill.  "high": TF32.  "medium": bfloat16 operands.  GPUs without TF32 use their float32 units
+    ("ieee").
     """
     if backend == "cuda":
         if architecture < 80:

@@ -65,7 +65,7 @@ def graph(
     updated: tuple[int, ...] = (),
 ) -> Iterator[Steps]:
     """What runs chunks like the example, which is a whole one."""
-    shapes = tuple(None if x is None else x.shape for x in example)
+    shapes = tuple(None if x is None else (x.shape, x.dtype) for x in example)
     device = next(x.device for x in example if x is not None)
     length, B = next(x for x in example if x is not None and x.ndim > 2).shape[:2]
     if network.at_once(B):

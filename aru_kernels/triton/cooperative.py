@@ -82,7 +82,8 @@ def largest_block(GP: int, product: str, compute: tuple[int, int]) -> int:
     """
     if not GP:
         return 8 if product == "tf32x3" else 16
-    most = 64 if compute >= (9, 0) else 16
+    # the backward kernel's products of 64 rows: see `_math.product`; in other forms they spill
+    most = 16 if compute < (9, 0) else 32 if product == "tf32x3" else 64
     if most < GP:
         return 0
     return 8 if GP >= 32 and product == "tf32x3" else 16

@@ -7,11 +7,13 @@ per program; that buffer is summed by a second, deterministic sum in float64.  N
 order in which programs run.
 
 Block sizes follow from the sizes alone.  They are those usual for streaming kernels (8 or 16 elements a thread) and
-chosen from the compiler's report of registers, not by timing.
+chosen from the compiler's report of registers, not by timing.  How a call's operands are walked is worked out once for
+their shapes and strides: on small tensors that takes longer than the kernel.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import torch
@@ -263,31 +265,101 @@ def _differs(strides: list[int]) -> tuple[bool, bool]:
     return any(strides[:-1]), strides[-1] != 0
 
 
+_Layout = tuple[torch.Size, tuple[int, ...]]  # shape and strides
+
+# Layouts whose plans are held.
+_PLANS = 256
+
+
+def _layout(t: Tensor) -> _Layout:
+    return t.shape, t.stride()
+
+
+def _expanded(layout: _Layout, shape: torch.Size) -> tuple[int, ...]:
+    """The strides of a tensor that is expanded to a shape."""
+    own, strides = layout
+    new = len(shape) - len(own)
+    return (0,) * new + tuple(0 if size == 1 else stride for size, stride in zip(own, strides, strict=True))
+
+
+def _contiguous(shape: torch.Size) -> _Layout:
+    strides = [1] * len(shape)
+    for d in reversed(range(len(shape) - 1)):
+        strides[d] = strides[d + 1] * shape[d + 1]
+    return shape, tuple(strides)
+
+
+class _Forward(NamedTuple):
+    """A launch of the forward kernel but for its tensors."""
+
+    programs: int
+    arguments: list[int | bool]
+    BLOCK_R: int
+    BLOCK_C: int
+
+
+@functools.lru_cache(_PLANS)
+def _plan_forward(x: _Layout, n: _Layout, s: _Layout, block: int) -> _Forward | None:
+    """None where operands have to be copied."""
+    shape = x[0]
+    walk = _walk(shape, [_expanded(t, shape) for t in (x, n, s, _contiguous(shape))])
+    if walk is None:
+        return None
+    BLOCK_R = max(1, block // walk.BLOCK_C)
+    programs = triton.cdiv(walk.rows, BLOCK_R) * triton.cdiv(walk.cols, walk.BLOCK_C)
+    differs = (*_differs(walk.strides[1]), *_differs(walk.strides[2]))
+    return _Forward(programs, [*walk.arguments(3), walk.OUTER, *differs], BLOCK_R, walk.BLOCK_C)
+
+
 def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     """γ; n and s broadcast to x's shape."""
     y = x.new_empty(x.shape)
     if x.numel() == 0:
         return y
-    n, s = n.expand(x.shape), s.expand(x.shape)
-    walk = _walk(x.shape, [t.stride() for t in (x, n, s, y)])
-    if walk is None:
-        return gamma_fwd(x.contiguous(), n.contiguous(), s.contiguous(), n_floor)
-    BLOCK_R = max(1, _FWD_BLOCK // walk.BLOCK_C)
-    grid = (triton.cdiv(walk.rows, BLOCK_R) * triton.cdiv(walk.cols, walk.BLOCK_C),)
+    plan = _plan_forward(_layout(x), _layout(n), _layout(s), _FWD_BLOCK)
+    if plan is None:
+        return gamma_fwd(*(t.expand(x.shape).contiguous() for t in (x, n, s)), n_floor)
     with launching_on(x):
-        gamma_fwd_kernel[grid](
-            *(x, n, s, y, *walk.arguments(3)),
-            walk.OUTER,
-            *_differs(walk.strides[1]),
-            *_differs(walk.strides[2]),
+        gamma_fwd_kernel[(plan.programs,)](
+            *(x, n, s, y, *plan.arguments),
             N_FLOOR=n_floor,
             ACC=accumulator(x.dtype),
-            BLOCK_R=BLOCK_R,
-            BLOCK_C=walk.BLOCK_C,
+            BLOCK_R=plan.BLOCK_R,
+            BLOCK_C=plan.BLOCK_C,
             num_warps=4,
             **OPTIONS,
         )
     return y
+
+
+class _Backward(NamedTuple):
+    """A launch of the backward kernel but for its tensors."""
+
+    programs: int
+    arguments: list[int | bool]
+    BLOCK_R: int
+    BLOCK_C: int
+    TILES: int
+    gradients: list[_Gradient]  # of n and s
+
+
+@functools.lru_cache(_PLANS)
+def _plan_backward(dy: _Layout, x: _Layout, n: _Layout, s: _Layout, block: int, busy: int) -> _Backward | None:
+    """None where operands have to be copied."""
+    shape = x[0]
+    # gradients are contiguous, whatever their operands' strides are
+    layouts = (dy, x, n, s, *(_contiguous(t[0]) for t in (x, n, s)))
+    walk = _walk(shape, [_expanded(t, shape) for t in layouts])
+    if walk is None:
+        return None
+    BLOCK_R = max(1, block // walk.BLOCK_C)
+    blocks_r, blocks_c = triton.cdiv(walk.rows, BLOCK_R), triton.cdiv(walk.cols, walk.BLOCK_C)
+    # 8 blocks a program, so that few partial sums are left; fewer where that would leave a GPU idle
+    TILES = max(1, min(8, triton.next_power_of_2(blocks_r * blocks_c // busy)))
+    programs_r = triton.cdiv(blocks_r, TILES)
+    gradients = [_Gradient(walk, strides, programs_r, blocks_c) for strides in walk.strides[5:]]
+    arguments = [*walk.arguments(4), walk.OUTER, *(flag for g in gradients for flag in g.differs)]
+    return _Backward(programs_r * blocks_c, arguments, BLOCK_R, walk.BLOCK_C, TILES, gradients)
 
 
 def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -295,66 +367,49 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
     dx = x.new_empty(x.shape)
     if x.numel() == 0:
         return dx, n.new_zeros(n.shape), s.new_zeros(s.shape)
-    full_n, full_s = n.expand(x.shape), s.expand(x.shape)
-    # the strides that contiguous gradients would have: by n's and s's shapes, whatever their own strides are
-    dn_strides, ds_strides = (torch.empty(p.shape, device="meta").expand(x.shape).stride() for p in (n, s))
-    walk = _walk(x.shape, [*(t.stride() for t in (dy, x, full_n, full_s, dx)), dn_strides, ds_strides])
-    if walk is None:
-        dx, dn, ds = gamma_bwd(*(t.contiguous() for t in (dy, x, full_n, full_s)), n_floor)
+    plan = _plan_backward(*map(_layout, (dy, x, n, s)), _BWD_BLOCK, _BUSY)
+    if plan is None:
+        dx, dn, ds = gamma_bwd(*(t.expand(x.shape).contiguous() for t in (dy, x, n, s)), n_floor)
         return dx, dn.sum_to_size(n.shape), ds.sum_to_size(s.shape)
-    BLOCK_R = max(1, _BWD_BLOCK // walk.BLOCK_C)
-    blocks_r, blocks_c = triton.cdiv(walk.rows, BLOCK_R), triton.cdiv(walk.cols, walk.BLOCK_C)
-    # 8 blocks a program, so that few partial sums are left; fewer where that would leave a GPU idle
-    TILES = max(1, min(8, triton.next_power_of_2(blocks_r * blocks_c // _BUSY)))
-    programs_r = triton.cdiv(blocks_r, TILES)
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    gradients = [
-        _Gradient(p, walk, strides, programs_r, blocks_c, wide)
-        for p, strides in ((n, walk.strides[5]), (s, walk.strides[6]))
-    ]
+    buffers = [g.buffer(p) for g, p in zip(plan.gradients, (n, s), strict=True)]
     with launching_on(x):
-        gamma_bwd_kernel[(programs_r * blocks_c,)](
-            *(dy, x, full_n, full_s, dx, *(g.buffer for g in gradients), *walk.arguments(4)),
-            walk.OUTER,
-            *(flag for g in gradients for flag in g.differs),
+        gamma_bwd_kernel[(plan.programs,)](
+            *(dy, x, n, s, dx, *buffers, *plan.arguments),
             N_FLOOR=n_floor,
             ACC=accumulator(x.dtype),
-            BLOCK_R=BLOCK_R,
-            BLOCK_C=walk.BLOCK_C,
-            TILES=TILES,
+            BLOCK_R=plan.BLOCK_R,
+            BLOCK_C=plan.BLOCK_C,
+            TILES=plan.TILES,
             num_warps=4,
             **OPTIONS,
         )
-        return dx, *(g.result() for g in gradients)
+        return dx, *(g.result(b, p) for g, b, p in zip(plan.gradients, buffers, (n, s), strict=True))
 
 
 class _Gradient:
-    """Where the kernel writes the gradient of a parameter, and what remains to be summed."""
+    """What the kernel writes of the gradient of a parameter, and what remains to be summed."""
 
-    def __init__(
-        self, parameter: Tensor, walk: _Walk, strides: list[int], programs_r: int, blocks_c: int, wide: torch.dtype
-    ) -> None:
-        self.parameter = parameter
+    def __init__(self, walk: _Walk, strides: list[int], programs_r: int, blocks_c: int) -> None:
         self.differs = by_row, by_col = _differs(strides)
         cols = walk.cols if by_col else 1
         if by_row:
             # of every row; dimensions among the rows that the parameter lacks remain to be summed
             outer = walk.sizes[:-1]
-            self.missing = [0] * (not by_col) + [1 + d for d, stride in enumerate(strides[:-1]) if stride == 0]
-            self.shape = (1 if by_col else blocks_c, *outer, cols)
+            self._missing = [0] * (not by_col) + [1 + d for d, stride in enumerate(strides[:-1]) if stride == 0]
+            self._shape = (1 if by_col else blocks_c, *outer, cols)
         else:
-            self.missing = [0]
-            self.shape = (programs_r, cols) if by_col else (programs_r * blocks_c,)
-        self.direct = not self.missing
-        self.buffer = (
-            parameter.new_empty(parameter.shape)
-            if self.direct
-            else torch.empty(self.shape, dtype=wide, device=parameter.device)
-        )
+            self._missing = [0]
+            self._shape = (programs_r, cols) if by_col else (programs_r * blocks_c,)
 
-    def result(self) -> Tensor:
+    def buffer(self, parameter: Tensor) -> Tensor:
+        """What the kernel writes to: the gradient itself, or sums in float32 or wider."""
+        if not self._missing:
+            return parameter.new_empty(parameter.shape)
+        wide = torch.float64 if parameter.dtype == torch.float64 else torch.float32
+        return parameter.new_empty(self._shape, dtype=wide)
+
+    def result(self, buffer: Tensor, parameter: Tensor) -> Tensor:
         """The gradient, of the parameter's shape and dtype."""
-        if self.direct:
-            return self.buffer
-        total = self.buffer.sum(self.missing, dtype=torch.float64)
-        return total.to(self.parameter.dtype).view(self.parameter.shape)
+        if not self._missing:
+            return buffer
+        return buffer.sum(self._missing, dtype=torch.float64).to(parameter.dtype).view(parameter.shape)

@@ -63,7 +63,7 @@ def test_some_outputs_are_not_used(used):
 
 def test_several_tiles_a_program(monkeypatch):
     """Fewer programs than tiles, and a last tile that is not full."""
-    monkeypatch.setattr(kernels, "max_programs", lambda GP: 3)
+    monkeypatch.setattr(kernels, "_PROGRAMS", 3)
     check_against_reference(arguments(3, 107, 7))
 
 

@@ -183,7 +183,8 @@ def test_what_fits():
     assert cooperative.tiling(32, 128, device, "tf32", 16) == (8, 16, 2)
     assert cooperative.tiling(100, 256, device, "tf32", 64) == (16, 16, 7)
     assert cooperative.tiling(100, 256, device, "tf32x3", 64) is None
-    assert cooperative.tiling(32, 400, device, "tf32x3", 64) == (8, 50, 2)
+    assert cooperative.tiling(32, 400, device, "tf32x3", 64) is None
+    assert cooperative.tiling(32, 400, device, "tf32x3", 16) == (8, 50, 2)
     assert cooperative.tiling(100, 400, device, "tf32", 64) is None
     assert cooperative.tiling(80, 400, device, "tf32") == (16, 25, 5)
     assert cooperative.tiling(1, 512, device, "bf16").programs == 64

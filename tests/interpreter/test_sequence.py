@@ -14,7 +14,7 @@ from torch import Tensor
 import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import ops, triton
-from aru_kernels.triton import _graphs, _steps, persistent
+from aru_kernels.triton import _graphs, _steps, controller, persistent, sequence
 from aru_kernels.triton.controller import controller_fwd_kernel
 from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
 from tolerances import assert_all_close, assert_close
@@ -72,6 +72,42 @@ def test_adaptive(T, B, H, G, trace, budget, largest):
 @pytest.mark.parametrize("trace", [False, True])
 def test_adaptive_over_several_chunks(budget, way, trace):
     check_adaptive(adaptive_arguments(10, 2, 4, 3, torch.float32), trace)
+
+
+@pytest.mark.parametrize("G", [3, 14, 15, 62, 63], ids=str)
+def test_sums_of_the_weights_gradients(G, budget, step_by_step, monkeypatch):
+    """Several times in a chunk; of controllers that fill the sums' columns, or have one more unit; few programs."""
+    monkeypatch.setattr(sequence, "SLOTS", 2)
+    monkeypatch.setattr(controller, "_PROGRAMS", 2)
+    check_adaptive(adaptive_arguments(7, 3, 5, G, torch.float64 if G < 16 else torch.float32))
+
+
+@pytest.mark.parametrize("segments", [True, False], ids=["checkpoints", "all kept"])
+def test_narrow_states(segments, step_by_step, monkeypatch):
+    """At "medium", states between checkpoints are float16, their gradients bfloat16, in whole vectors; else float32."""
+    monkeypatch.setenv("ARU_STATE_BUDGET", "1" if segments else "1T")
+    monkeypatch.setattr(sequence, "SLOTS", 3)
+    seen: set[tuple[torch.dtype, torch.dtype, int]] = set()
+    true = controller.Controller.step_backward
+
+    def step_backward(self, *arguments: Tensor) -> None:
+        *_, g, _, du, _ = arguments
+        seen.add((g.dtype, du.dtype, g.shape[-1]))
+        true(self, *arguments)
+
+    monkeypatch.setattr(controller.Controller, "step_backward", step_backward)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        arguments = adaptive_arguments(10, 3, 7, 9, torch.float32)
+        outputs, gradients = run("triton", F.aru_sequence, arguments)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    expected, expected_gradients = run("reference", F.aru_sequence, double(arguments))
+    kind = "medium products" if segments else "sequence"
+    assert_all_close(("h", "g"), outputs, expected, kind)
+    assert_all_close(ADAPTIVE, gradients, expected_gradients, kind)
+    assert seen == {(torch.float16, torch.bfloat16, 16) if segments else (torch.float32, torch.float32, 12)}
 
 
 @pytest.mark.parametrize("sizes", [(), (1,), (7,)], ids=str)
@@ -263,6 +299,17 @@ def test_graphs_compute_the_same(kind, budget, fake_graphs, monkeypatch):
     monkeypatch.setattr(_graphs, "usable", lambda device: False)
     without = repeat(function, make, 3, trace=True)
     assert FakeGraph.replays == 8
+    for a, b in zip(with_graphs, without, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_graph_and_a_gradient_of_the_last_state(budget, fake_graphs, monkeypatch):
+    """No graph has that gradient as an input: the last chunk goes without, on the graph's own buffers."""
+    monkeypatch.setattr(_steps, "CHUNK", 4)
+    with_graphs = repeat(F.aru_sequence, lambda: adaptive_arguments(8, 2, 3, 2, torch.float32), 3)
+    assert FakeGraph.replays == 2 * (2 + 1)
+    monkeypatch.setattr(_graphs, "usable", lambda device: False)
+    without = repeat(F.aru_sequence, lambda: adaptive_arguments(8, 2, 3, 2, torch.float32), 3)
     for a, b in zip(with_graphs, without, strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
 

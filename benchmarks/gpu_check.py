@@ -112,13 +112,16 @@ def run_checks(place: Place, jobs: int, limit: float, wanted: re.Pattern[str]) -
     return outcomes, not any(outcome.startswith("FAILED") for outcome in outcomes.values())
 
 
-def run_timings(place: Place, budget: float, wanted: re.Pattern[str]) -> Iterator[dict[str, object]]:
+def run_timings(
+    place: Place, budget: float, wanted: re.Pattern[str], variants: re.Pattern[str]
+) -> Iterator[dict[str, object]]:
     """Prints and returns the limits of the device and the results of every wanted case, as they come."""
     limits = gpu_timings.measured_limits(place, budget)
     products = ", ".join(f"{rate / 1e12:.3g} ({name})" for name, rate in limits.product.items())
     print(f"    copy {limits.copy / 1e9:.0f} GB/s, read and written; matrix product {products} TFLOP/s")
     yield {"name": "limits", **dataclasses.asdict(limits)}
     for case in gpu_timings.all_cases(place, lambda name: wanted.search(name) is not None):
+        case.variants = {k: v for k, v in case.variants.items() if k == place.backend or variants.search(k)}
         result = gpu_timings.measure(case, place, budget, limits)
         del case  # its memory, before the next one takes its own
         print("\n".join(f"    {line}" for line in result.lines()), flush=True)
@@ -176,6 +179,9 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--one-check", help="run this check alone, in this process, and print its outcome as JSON")
     parser.add_argument("--checks", type=re.compile, default="", metavar="REGEX", help="run these checks alone")
     parser.add_argument("--cases", type=re.compile, default="", metavar="REGEX", help="time these cases alone")
+    parser.add_argument(
+        "--variants", type=re.compile, default="", metavar="REGEX", help="beside ours, time these alone"
+    )
     parser.add_argument("--commit", default=os.environ.get("ARU_COMMIT"), help="of this tree, where git does not tell")
     parser.add_argument("--seconds", type=float, default=3.0, help="to spend on a case; 3 by default")
     parser.add_argument("--dry-run", action="store_true", help="at toy sizes, on the CPU")
@@ -222,7 +228,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     for place in places:
         print(f"\ntimes of backend {place.backend}" + (" (a dry run: they mean nothing)" if options.dry_run else ""))
-        for result in run_timings(place, 0.0 if options.dry_run else options.seconds, options.cases):
+        for result in run_timings(place, 0.0 if options.dry_run else options.seconds, options.cases, options.variants):
             report["backends"][place.backend]["timings"].append(result)
             save()  # what has been timed is kept, whatever becomes of the rest
     if not options.dry_run and "cuda" in names and not options.cases.pattern:

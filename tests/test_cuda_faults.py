@@ -53,10 +53,10 @@ FAULTS = {
         "mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes + 8);",
     ),
     "no barrier between partial sums and their sum, forward": Fault(
-        "forward.cuh", "exchange.buffer(v), sums);\n      sync_block();", "exchange.buffer(v), sums);"
+        "forward.cuh", "exchange.buffer(v), sums_of(v));\n      sync_block();", "exchange.buffer(v), sums_of(v));"
     ),
     "no barrier between partial sums and their sum, backward": Fault(
-        "backward.cuh", "exchange.buffer(v), partial);\n      sync_block();", "exchange.buffer(v), partial);"
+        "backward.cuh", "exchange.buffer(v), partial_of(v));\n      sync_block();", "exchange.buffer(v), partial_of(v));"
     ),
     "no barrier after the first vector is filled in": Fault(
         "forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"

@@ -220,7 +220,8 @@ def test_the_sanitizer_check(monkeypatch, tmp_path, sound):
     """With a tool that runs the program and finds nothing, or an invalid write."""
     tool = tmp_path / "compute-sanitizer"
     found = "" if sound else "printf '========= Invalid write\\n=========     at kernel\\n'; exit 9"
-    tool.write_text(f'#!/bin/sh\nshift 4\n"$@" > {tmp_path}/$$.out || exit 1\n{found}\n')
+    options = 'while [ "${1#--}" != "$1" ]; do shift 2; done'
+    tool.write_text(f'#!/bin/sh\n{options}\n"$@" > {tmp_path}/$$.out || exit 1\n{found}\n')
     tool.chmod(0o755)
     monkeypatch.setattr(gpu_checks.shutil, "which", lambda name: str(tool))
     monkeypatch.setattr(gpu_problems.Place, "gpu_only", lambda place: None)

@@ -469,6 +469,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
   const size_t BH = size_t(z.B) * z.H;
   const auto share = RecurrentShare::of(t, p.shape);
   float sum_n = 0, sum_s = 0;  // static network
+  const auto partial_of = [&](int v) { return partial + (v & 1) * p.shape.sum_floats; };
   int v = 0;
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
     const int first_b = tile * t.batch;
@@ -514,13 +515,13 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), partial);
+      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), partial_of(v));
       sync_block();
       if (v > 0) exchange.received(v);
 
       const bool inner = some && place.step >= 0;
       if (working) {
-        const float dh = recurrent_sum(t, p.shape, partial, sum_at), all_dh = dh + up.d_h;
+        const float dh = recurrent_sum(t, p.shape, partial_of(v), sum_at), all_dh = dh + up.d_h;
         const float dn = inner ? all_dh * by.dn + up.d_n : 0.f, ds = inner ? all_dh * by.ds + up.d_s : 0.f;
         float da = inner ? all_dh * by.dx + up.d_a : 0.f;
         if (some && place.step < 0) p.d_h0[own.index] = dh;

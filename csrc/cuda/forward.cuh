@@ -28,6 +28,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
   const auto share = RecurrentShare::of(t, p.shape);
+  const auto sums_of = [&](int v) { return sums + (v & 1) * p.shape.sum_floats; };
   int v = 0;  // vectors sent
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
     const int first_b = tile * t.batch;
@@ -76,12 +77,12 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         exchange.fill(v, p.h0, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), sums);
+      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), sums_of(v));
       sync_block();
       if (v > 0) exchange.received(v);
       if (!working) continue;
 
-      const float a = xp + recurrent_sum(t, p.shape, sums, sum_at);
+      const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
       if constexpr (tiles > 0) {
         const bool last = step + 1 == z.T;
         const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);

@@ -82,6 +82,7 @@ struct Shape {
   int k_splits;     // warps that share the k of one row tile
   int state_words;  // one word of each pair of a row of the exchanged vector: an odd multiple of 8 modulo 32
   int sum_stride;   // of the partial sums, in floats
+  int sum_floats;   // of all of a step
   int rows;         // of a block
   int pairs;        // of 16-row tiles
   // Offsets.
@@ -108,7 +109,8 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.state = at;
   at += (t.cluster ? 2 : 1) * words * t.batch * s.state_words * 4;
   s.sums = at;
-  at += round_up(s.k_splits * t.batch * s.sum_stride * 4, 16);
+  s.sum_floats = round_up(s.k_splits * t.batch * s.sum_stride, 4);
+  at += 2 * s.sum_floats * 4;  // a step's are read while others write the next one's
   s.controller = at;
   at += ((tiles + 1) * k * fragment + tiles * 4 * 16) * (tiles > 0);
   s.step_weights = at;

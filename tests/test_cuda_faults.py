@@ -56,7 +56,9 @@ FAULTS = {
         "forward.cuh", "exchange.buffer(v), sums_of(v));\n      sync_block();", "exchange.buffer(v), sums_of(v));"
     ),
     "no barrier between partial sums and their sum, backward": Fault(
-        "backward.cuh", "exchange.buffer(v), partial_of(v));\n      sync_block();", "exchange.buffer(v), partial_of(v));"
+        "backward.cuh",
+        "exchange.buffer(v), partial_of(v));\n      sync_block();",
+        "exchange.buffer(v), partial_of(v));",
     ),
     "no barrier after the first vector is filled in": Fault(
         "forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"

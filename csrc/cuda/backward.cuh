@@ -258,18 +258,20 @@ template <Form form, int tiles> struct OwnSums {
           transpose_pairs<form>(a[n][half]);
         }
       }
+      uint32_t operand[k_tiles][4][words_of(form)];
       ARU_UNROLL
       for (int i = 0; i < k_tiles; ++i) {
-        uint32_t v[4][words_of(form)], vt[4][words_of(form)];
-        load_v(own, i, v);
-        transposed_operand<form>(v, 2 * i + 1 < tiles, vt);
+        uint32_t vt[4][words_of(form)];
+        load_v(own, i, operand[i]);
+        transposed_operand<form>(operand[i], 2 * i + 1 < tiles, vt);
         ARU_UNROLL
         for (int n = 0; n < tiles; ++n) multiply<form>(sums[i][n], vt, a[n]);
       }
-      sync_warp();  // V is read again, rather than held beside the sums
-      uint32_t operand[k_tiles][4][words_of(form)];
-      ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[k]);
+      if constexpr (form == Form::split) {  // three words a pair are read again, rather than held beside the sums
+        sync_warp();
+        ARU_UNROLL
+        for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[k]);
+      }
       float through_a[2] = {0, 0};
       ARU_UNROLL
       for (int n = 0; n < tiles; ++n) {

@@ -167,6 +167,8 @@ class _Counts:
         self._losses: list[Tensor] = []
         self._right: list[Tensor] = []
         self._sizes: list[int] = []
+        self._numbers = torch.empty(0)
+        self._arrived: torch.cuda.Event | None = None
 
     def add(self, loss: Tensor, right: Tensor, size: int) -> None:
         """The mean loss and the right answers of `size` examples."""
@@ -174,10 +176,22 @@ class _Counts:
         self._right.append(right)
         self._sizes.append(size)
 
+    def send(self) -> None:
+        """Begin to bring the numbers to the host, behind the work of this step and before that of the next."""
+        numbers = torch.stack([x.double() for x in (*self._losses, *self._right, self.norm)])
+        if numbers.is_cuda:
+            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
+            self._numbers.copy_(numbers, non_blocking=True)
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(numbers.device))
+        else:
+            self._numbers = numbers
+
     def result(self, world: World) -> tuple[float, int, float]:
-        """Mean loss and right answers of all processes, and the norm of the gradient."""
-        numbers = torch.stack([x.double() for x in (*self._losses, *self._right, self.norm)]).tolist()
-        k = len(self._sizes)
+        """Mean loss and right answers of all processes, and the norm of the gradient, as soon as they have arrived."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        numbers, k = self._numbers.tolist(), len(self._sizes)
         loss_sum = sum(self.take_part * loss * size for loss, size in zip(numbers[:k], self._sizes, strict=True))
         loss_sum, n_right = world.sum(loss_sum, self.take_part * sum(numbers[k:-1]))
         return loss_sum / self.n, int(n_right), numbers[-1]
@@ -307,6 +321,7 @@ class _Trainer:
         counts = self.gradients(index)
         counts.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         self.optimizer.step()
+        counts.send()
         return counts
 
     def settle(self, left: int = 0) -> None:

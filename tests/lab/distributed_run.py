@@ -26,7 +26,9 @@ def first_gradients(config: TrainConfig, world: distributed.World) -> dict[str, 
     order = epoch_order(len(trainer.data.train), config.seed, 0)
     found = {}
     for n in (config.batch_size, 1):
-        loss, n_correct, _ = trainer.gradients(order[:n]).result(world)
+        counts = trainer.gradients(order[:n])
+        counts.send()
+        loss, n_correct, _ = counts.result(world)
         found |= {f"{name} {n}": p.grad.clone() for name, p in trainer.model.named_parameters()}
         found[f"loss {n}"] = torch.tensor([loss, n_correct], dtype=torch.float64)
     return found

@@ -50,9 +50,8 @@ def tile(kernel: str, GP: int, PRODUCT: str, R: int) -> Tile:
         return Tile(16 if PRODUCT == "tf32x3" or kernel == "backward" else 32, 256)
     if kernel == "sums":
         return Tile(64 if PRODUCT == "bf16" else 32, 128)
-    # Three products of 64 rows were fastest forward, too, but not the same every time on an H200.
-    narrow = {"forward": ("tf32x3",), "states": ("tf32", "tf32x3"), "backward": ("tf32", "tf32x3")}
-    return Tile(32 if R <= _FEW_ROWS or PRODUCT in narrow[kernel] else 64, 128)
+    narrow = {"states": ("tf32",), "backward": ("tf32", "tf32x3")}
+    return Tile(32 if R <= _FEW_ROWS or PRODUCT in narrow.get(kernel, ()) else 64, 128)
 
 
 # Tiles of the sums' kernel that are on their way at a time.
@@ -131,7 +130,8 @@ def read_out(g, w_ptr, GP: tl.constexpr):
 @triton.jit
 def controller_fwd_kernel(
     x_ptr,  # (R,), with HAS_X
-    a_ptr,  # (R,); with HAS_X x is added to it
+    a_ptr,  # (R,)
+    total_ptr,  # (R,), with HAS_X: a + x goes here, not to a: rows are a few threads' each, and some may yet read a
     g_ptr,  # (R, GS)
     w_ptr,  # packed weights
     h_ptr,  # (R,)
@@ -158,7 +158,7 @@ def controller_fwd_kernel(
     a = tl.load(a_ptr + start + i, row, 0.0).to(ACC)
     if HAS_X:
         a += tl.load(x_ptr + start + i, row, 0.0).to(ACC)
-        tl.store(a_ptr + start + i, a, row)
+        tl.store(total_ptr + start + i, a, row)
     g = tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC)
     g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
     tl.store(g_next_ptr + start * GS + state, g, mask)
@@ -424,17 +424,18 @@ class Controller:
         self,
         x: Tensor | None,
         a: Tensor,
+        total: Tensor | None,
         g: Tensor,
         h: Tensor,
         g_next: Tensor,
         n: Tensor | None,
         s: Tensor | None,
     ) -> None:
-        """Adds x, if given, to a; fills h, g_next and, if given, n and s; g_next may be g."""
+        """Fills h, g_next and, if given, n and s, and total with a + x where x is given; g_next may be g."""
         R = a.numel()
         options = self._launch("forward", g, R)
         controller_fwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
-            *(x, a, g, self.w, h, g_next, n, s, R, x is not None),
+            *(x, a, total, g, self.w, h, g_next, n, s, R, x is not None),
             GP=self.GP,
             GAINS=n is not None,
             N_FLOOR=self.n_floor,
@@ -559,7 +560,7 @@ def controller_step_fwd(
     if a.numel():
         with launching_on(a):
             controller = Controller((weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, precision)
-            controller.step(None, a.contiguous(), g.contiguous(), h, g_next, n, s)
+            controller.step(None, a.contiguous(), None, g.contiguous(), h, g_next, n, s)
     return h, g_next, n, s, a.new_empty(0)
 
 

@@ -99,10 +99,11 @@ class Adaptive:
         if (cut := self._tiling(xp.shape[1])) is not None:
             cooperative.adaptive_forward(cut, *operands)
             return
+        product = torch.empty_like(h_before)
         for j in range(len(xp)):
             # addmm would copy xp first
-            torch.mm(h_before, self.weight_hh.t(), out=at(a, j))
-            self.controller.step(xp[j], at(a, j), g_before, h[j], at(g, j), at(n, j), at(s, j))
+            torch.mm(h_before, self.weight_hh.t(), out=product)
+            self.controller.step(xp[j], product, at(a, j), g_before, h[j], at(g, j), at(n, j), at(s, j))
             h_before, g_before = h[j], at(g, j)
 
     def backward_at_once(

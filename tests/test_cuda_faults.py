@@ -104,7 +104,7 @@ FAULTS = {
         "high = pair[0] >> 16 | (pair[1] & 0xffff0000u)",
     ),
     "a transposed fragment in the wrong place": Fault(
-        "backward.cuh", "const int transposed = j % 2 * 2 + j / 2;", "const int transposed = j;"
+        "weight_sums.cuh", "const int transposed = j % 2 * 2 + j / 2;", "const int transposed = j;"
     ),
     "n and s of the wrong row": Fault("forward.cuh", "(q & 1 ? ns[0][2] : ns[0][0])", "(q & 1 ? ns[0][0] : ns[0][2])"),
     "W_hh not transposed in the backward pass": Fault(
@@ -122,20 +122,20 @@ FAULTS = {
     # The backward pass's bookkeeping
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
     "state of the step before": Fault(
-        "backward.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment + 1 : step"
+        "weight_sums.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment + 1 : step"
     ),
     "the checkpoint before the segment in the place of that behind it": Fault(
-        "backward.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment : step + 1"
+        "weight_sums.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment : step + 1"
     ),
     "a segment of which one step too few is computed again": Fault(
-        "backward.cuh", "left > p.segment ? p.segment - 1 : left;", "p.segment - 1;"
+        "weight_sums.cuh", "left > p.segment ? p.segment - 1 : left;", "p.segment - 1;"
     ),
-    "du that is not multiplied by 1 - g²": Fault("backward.cuh", "c[j] *= 1.f - g[j] * g[j];", "c[j] *= 1.f;"),
+    "du that is not multiplied by 1 - g²": Fault("weight_sums.cuh", "c[j] *= 1.f - g[j] * g[j];", "c[j] *= 1.f;"),
     "a checkpoint one step late": Fault(
         "forward.cuh", "until_kept = p.segment;  //", "until_kept = p.segment + 1;  //"
     ),
     "state of the last batch tile carried on": Fault(
-        "backward.cuh",
+        "weight_sums.cuh",
         "if (!working) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
         "if (!working || steps > 0) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
     ),
@@ -146,16 +146,18 @@ FAULTS = {
         "weight_sums.share(p, v);",
         precision="medium",
     ),
-    "one buffer for V": Fault("backward.cuh", "left + (v & 1) * left_words", "left", precision="medium"),
-    "V of the step before": Fault("backward.cuh", "shared_address(v_of(v) +", "shared_address(v_of(v + 1) +", "medium"),
+    "one buffer for V": Fault("weight_sums.cuh", "left + (v & 1) * left_words", "left", precision="medium"),
+    "V of the step before": Fault(
+        "weight_sums.cuh", "shared_address(v_of(v) +", "shared_address(v_of(v + 1) +", "medium"
+    ),
     "rows of V and of A in another order": Fault(
-        "backward.cuh", "left_row = matrix / 2 * 8 + row", "left_row = matrix % 2 * 8 + row", precision="medium"
+        "weight_sums.cuh", "left_row = matrix / 2 * 8 + row", "left_row = matrix % 2 * 8 + row", precision="medium"
     ),
     "row tiles left out": Fault(
-        "backward.cuh", "tile < 2 * p.shape.pairs; tile += parts", "tile < p.shape.pairs; tile += parts", "medium"
+        "weight_sums.cuh", "tile < 2 * p.shape.pairs; tile += parts", "tile < p.shape.pairs; tile += parts", "medium"
     ),
     "V of the last batch tile carried on": Fault(
-        "backward.cuh",
+        "weight_sums.cuh",
         "if (!working) return;\n    uint32_t* to = v_of(v)",
         "if (!working || v) return;\n    uint32_t* to = v_of(v)",
         precision="medium",

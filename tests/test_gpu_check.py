@@ -12,7 +12,7 @@ import torch
 
 import aru_kernels.functional as F
 from aru_kernels import backends, cpu, reference
-from benchmarks import gpu_check, gpu_checks, gpu_problems, gpu_timings
+from benchmarks import gpu_check, gpu_checks, gpu_problems, gpu_sanitizer, gpu_timings
 from benchmarks.timing import Sample
 from helpers import ROOT, needs_cpu_kernels
 
@@ -207,7 +207,7 @@ SANITIZER = """
 
 
 def test_what_the_sanitizer_found_is_told_briefly():
-    assert gpu_checks.sanitizer_findings(SANITIZER) == [
+    assert gpu_sanitizer.sanitizer_findings(SANITIZER) == [
         "2 x Invalid __global__ write of size 16 bytes at controller_bwd_kernel+0x5a0 in controller.py:300",
         '1 x Program hit cudaErrorLaunchFailure (error 719) due to "unspecified launch failure" on CUDA API call',
         "ERROR SUMMARY: 3 errors",
@@ -223,7 +223,7 @@ def test_the_sanitizer_check(monkeypatch, tmp_path, sound):
     options = 'while [ "${1#--}" != "$1" ]; do shift 2; done'
     tool.write_text(f'#!/bin/sh\n{options}\n"$@" > {tmp_path}/$$.out || exit 1\n{found}\n')
     tool.chmod(0o755)
-    monkeypatch.setattr(gpu_checks.shutil, "which", lambda name: str(tool))
+    monkeypatch.setattr(gpu_sanitizer.shutil, "which", lambda name: str(tool))
     monkeypatch.setattr(gpu_problems.Place, "gpu_only", lambda place: None)
     outcome = gpu_check.outcome_of("the sanitizer finds nothing", SMALL)
     reports = [path.read_text() for path in tmp_path.glob("*.out")]

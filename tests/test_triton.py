@@ -174,11 +174,11 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
 @needs_triton
 def test_the_table_has_every_kernel():
     import compile_table as table
-    from aru_kernels.triton import _cooperative, controller, cooperative, gamma, persistent, static
+    from aru_kernels.triton import _controller, _cooperative, cooperative, gamma, persistent, static
 
     kernels = {
         name
-        for module in (_cooperative, controller, gamma, persistent, static)
+        for module in (_controller, _cooperative, gamma, persistent, static)
         for name, value in vars(module).items()
         if name.endswith("_kernel") and value.__module__ == module.__name__
     }

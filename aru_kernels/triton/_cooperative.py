@@ -6,7 +6,7 @@ import triton
 import triton.language as tl
 
 from aru_kernels.triton import _math as math
-from aru_kernels.triton.controller import (
+from aru_kernels.triton._controller import (
     _X,
     _square,
     add_from,

@@ -15,10 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 from aru_kernels.triton import _math as math
-from aru_kernels.triton._launch import OPTIONS, accumulator, warp_size
-from aru_kernels.triton.controller import (
+from aru_kernels.triton._controller import (
     _X,
-    Controller,
     _square,
     add_from,
     next_state,
@@ -27,6 +25,8 @@ from aru_kernels.triton.controller import (
     through_tanh,
     with_inputs,
 )
+from aru_kernels.triton._launch import OPTIONS, accumulator, warp_size
+from aru_kernels.triton.controller import Controller
 
 # What fits into registers without spilling, by the compiler's report: neurons, neurons with a controller, its units.
 MAX_STATIC, MAX_ADAPTIVE, MAX_UNITS = 64, 64, 16

@@ -15,7 +15,7 @@ import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import ops, triton
 from aru_kernels.triton import _graphs, _steps, controller, persistent, sequence
-from aru_kernels.triton.controller import controller_fwd_kernel
+from aru_kernels.triton._controller import controller_fwd_kernel
 from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
 from tolerances import assert_all_close, assert_close
 

@@ -1,0 +1,359 @@
+// The controller's part of a backward step: du from V, its share of da, and the sums of the weights' gradients V^T A
+// (backward.cuh has V and A).  The sums over t stay in registers: each warp's of its own rows (OwnSums), or of all rows of
+// the block each warp some units (SharedSums), from operands in shared memory, which takes a quarter of the registers.
+#pragma once
+
+#include <type_traits>
+
+#include "controller.cuh"
+
+namespace aru {
+namespace cuda {
+
+// Where a step's state is.
+struct StepPlace {
+  int step, segment, in_segment;
+
+  ARU_DEVICE StepPlace last(const Backward& p) {
+    const int step = p.sizes.T - 1;
+    return {step, step / p.segment, step % p.segment};
+  }
+  ARU_METHOD void back(const Backward& p) {
+    --step;
+    if (--in_segment < 0) {
+      in_segment = p.segment - 1;
+      --segment;
+    }
+  }
+  // Steps of the segment after which the state is to be computed again: all but the last, where the next begins.
+  ARU_DEVICE int recomputed_steps(const Backward& p, int segment) {
+    const int left = p.sizes.T - segment * p.segment;
+    return left > p.segment ? p.segment - 1 : left;
+  }
+  ARU_METHOD bool opens_segment(const Backward& p) const {
+    return p.segment > 1 && step >= 0 && (step == p.sizes.T - 1 || in_segment == p.segment - 1);
+  }
+  // g after the step, as a slot of what `state` names; before the first step that is the first of the kept slots.
+  ARU_METHOD bool recomputed(const Backward& p) const {
+    return p.segment > 1 && step >= 0 && in_segment < recomputed_steps(p, segment);
+  }
+  ARU_METHOD const void* state(const Backward& p) const { return recomputed(p) ? p.recomputed : p.kept; }
+  ARU_METHOD int slot(const Backward& p) const {
+    return recomputed(p) ? in_segment : step < 0 ? 0 : p.segment > 1 ? segment + 1 : step + 1;
+  }
+};
+
+// The A operand of V^T, of one k tile, from V's: a lane's pairs, transposed, are pairs of the transposed matrix's operand.
+// second: whether V has the second of the k tile's two column tiles.
+template <Form form>
+ARU_DEVICE void transposed_operand(const uint32_t (&v)[4][words_of(form)], bool second,
+                                   uint32_t (&vt)[4][words_of(form)]) {
+  ARU_UNROLL
+  for (int j = 0; j < 4; ++j) {
+    const int transposed = j % 2 * 2 + j / 2;
+    ARU_UNROLL
+    for (int p = 0; p < words_of(form); ++p) vt[j][p] = v[transposed][p];
+    if (j % 2 == 0 || second) transpose_pairs<form>(vt[j]);
+  }
+}
+
+// c = dg_t of 16 rows in column tile n; gives du_t = c (1 - g^2) and adds to <w_ag, du_t>.  At the ends of the sequence c
+// takes the gradient of the last g, and is that of the first (at_end; the code of all other steps does without).
+template <Form form, int tiles, bool at_end>
+ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, tiles>& controller, int step, int n,
+                             const int (&row)[2], const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
+  const int q = thread_index() & 3, G = p.sizes.G;
+  if constexpr (at_end) {
+    ARU_UNROLL
+    for (int j = 0; j < 4; ++j) {
+      const int column = n * 8 + 2 * q + (j & 1);
+      if (row[j / 2] < 0 || column >= G) continue;
+      const size_t at = size_t(row[j / 2]) * G + column;
+      if (step < 0)
+        p.d_g0[at] = c[j];
+      else
+        c[j] += p.d_g_last[at];
+    }
+    if (step < 0) return;
+  }
+  ARU_UNROLL
+  for (int j = 0; j < 4; ++j) c[j] *= 1.f - g[j] * g[j];
+  const float4 w = controller.input[n * 4 + q];
+  through_a[0] += w.x * c[0] + w.y * c[1];
+  through_a[1] += w.x * c[2] + w.y * c[3];
+}
+
+// The operand [W_gg; W_gc] of a step's product with V, as fragments.
+template <Form form, int tiles> ARU_DEVICE void pack_step_weights(const Backward& p, uint2* to) {
+  const ControllerWeights& w = p.controller;
+  const int G = p.sizes.G;
+  pack_fragments<form>(to, tiles, (tiles + 1) / 2, [&](int k, int n) {
+    if (n >= G) return 0.f;
+    if (k < G) return w.weight_gg[k * G + n];
+    return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * G + n] : 0.f;
+  });
+}
+
+// One column tile of V [W_gg; W_gc].
+template <Form form, int tiles>
+ARU_DEVICE void step_product(const uint2* step_weights, int n, const uint32_t (&v)[(tiles + 1) / 2][4][words_of(form)],
+                             float (&c)[4]) {
+  ARU_UNROLL
+  for (int k = 0; k < (tiles + 1) / 2; ++k) {
+    uint32_t b[2][words_of(form)];
+    load_fragment<form>(step_weights + (n * ((tiles + 1) / 2) + k) * words_of(form) * 32, thread_index() & 31, b);
+    multiply<form>(c, v[k], b);
+  }
+}
+
+// The controller's part of a step for a warp's rows: gives da, from what gamma says of it, its share through the state.
+// This form keeps du in shared memory between steps and sums the weights' gradients of its own rows.
+template <Form form, int tiles> struct OwnSums {
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr int chunk = 16;  // steps whose sums are taken by the matrix unit, which rounds towards zero
+  float4* du;                       // of the lane: [row tile][column tile][32 lanes]
+  float sums[k_tiles][tiles][4];
+  float* total;  // of the lane
+  int steps = 0;
+  bool some = false;
+
+  ARU_DEVICE OwnSums create(const Backward& p) {
+    const int lane = thread_index() & 31, warp = thread_index() / 32;
+    OwnSums o{};
+    o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
+    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
+              lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
+    return o;
+  }
+  ARU_METHOD void begin_tile(bool working, int) {
+    if (!working) return;
+    ARU_UNROLL
+    for (int j = 0; j < 2 * tiles; ++j) du[j * 32] = make_float4(0, 0, 0, 0);
+  }
+  // dn, ds: of the lane's element, as are a_next and da.
+  template <bool at_end>
+  ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
+                        const StepPlace& place, int, const PairRows& rows, const KeptQuad<form> (&)[2][k_tiles][2],
+                        float dn, float ds, float a_next, float da) {
+    const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
+    const size_t first = place.slot(p) * (size_t(p.sizes.B) * p.sizes.H);
+    const void* state = place.state(p);
+    ARU_ROLLED
+    for (int m = 0; m < 2; ++m) {
+      const int low = quad + 2 * m, high = low + 1;
+      const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+      const float extra[2][4] = {{shuffle(dn, low), shuffle(ds, low), shuffle(dn, high), shuffle(ds, high)},
+                                 {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
+      float4* own = du + m * tiles * 32;
+      if (q == 3) own[(tiles - 1) * 32] = make_float4(extra[0][0], extra[0][1], extra[0][2], extra[0][3]);
+      float g[2 * k_tiles][4];
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) {
+        KeptQuad<form> loaded[2] = {};
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half)
+          if (row[half] >= 0)
+            loaded[half] = load_state<form>(kept_quad<form>(state, first + row[half], p.sizes.G), p.sizes.G, k);
+        from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
+      }
+      uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          const bool last = n == tiles - 1 && q == 3;
+          pack<form>(last ? extra[1][2 * half] : g[n][2 * half], last ? extra[1][2 * half + 1] : g[n][2 * half + 1],
+                     a[n][half]);
+          transpose_pairs<form>(a[n][half]);
+        }
+      }
+      uint32_t operand[k_tiles][4][words_of(form)];
+      ARU_UNROLL
+      for (int i = 0; i < k_tiles; ++i) {
+        uint32_t vt[4][words_of(form)];
+        load_v(own, i, operand[i]);
+        transposed_operand<form>(operand[i], 2 * i + 1 < tiles, vt);
+        ARU_UNROLL
+        for (int n = 0; n < tiles; ++n) multiply<form>(sums[i][n], vt, a[n]);
+      }
+      if constexpr (form == Form::split) {  // three words a pair are read again, rather than held beside the sums
+        sync_warp();
+        ARU_UNROLL
+        for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[k]);
+      }
+      float through_a[2] = {0, 0};
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        float c[4] = {0, 0, 0, 0};
+        step_product<form, tiles>(step_weights, n, operand, c);
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c, through_a);
+        own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
+      }
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        through_a[half] += shuffle(through_a[half], lane ^ 1);
+        through_a[half] += shuffle(through_a[half], lane ^ 2);
+      }
+      if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
+    }
+    if (++steps == chunk) flush();
+    return da;
+  }
+  // One k tile of V, as an operand.
+  ARU_DEVICE void load_v(const float4* own, int k, uint32_t (&v)[4][words_of(form)]) {
+    const float4 x = own[2 * k * 32], y = 2 * k + 1 < tiles ? own[(2 * k + 1) * 32] : make_float4(0, 0, 0, 0);
+    const float left[4] = {x.x, x.y, x.z, x.w}, right[4] = {y.x, y.y, y.z, y.w};
+    operand_of<form>(left, right, v);
+  }
+  // Adds the sums to the total, in float32 that rounds to nearest.
+  ARU_METHOD void flush() {
+    ARU_UNROLL
+    for (int i = 0; i < k_tiles; ++i) {
+      ARU_UNROLL
+      for (int j = 0; j < tiles; ++j) {
+        ARU_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          float* to = total + (i * 16 + e / 2 * 8) * gradient_columns(tiles) + j * 8 + (e & 1);
+          *to = some ? *to + sums[i][j][e] : sums[i][j][e];
+          sums[i][j][e] = 0;
+        }
+      }
+    }
+    steps = 0;
+    some = true;
+  }
+  ARU_METHOD void finish(const Backward&) {
+    if (steps || !some) flush();
+  }
+};
+
+// The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows of
+// V^T A, from some of the row tiles.  V has two buffers: du of a step is V of the one before.
+template <Form form, int tiles> struct SharedSums {
+  static_assert(words_of(form) == 1, "a pair of numbers is a word");
+  static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
+  uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
+  int left_words;
+  float sums[tiles][4];
+
+  ARU_DEVICE SharedSums create(const Backward& p) {
+    SharedSums s{};
+    s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
+    s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
+    s.left_words = p.shape.pairs * 32 * row_words;
+    return s;
+  }
+  ARU_METHOD uint32_t* v_of(int v) const { return left + (v & 1) * left_words; }
+  // Word of column tile 0 in row r of the warp's first tile; row r + 8 and the second tile follow.
+  ARU_DEVICE int own_word() {
+    const int lane = thread_index() & 31;
+    return (thread_index() - lane + lane / 4) * row_words + (lane & 3);
+  }
+  ARU_METHOD void begin_tile(bool working, int v) {
+    if (!working) return;
+    uint32_t* to = v_of(v) + own_word();
+    ARU_UNROLL
+    for (int row = 0; row < 4; ++row) {
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) to[row * 8 * row_words + n * 4] = 0;
+    }
+  }
+  template <bool at_end>
+  ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
+                        const StepPlace& place, int v, const PairRows& rows, const KeptQuad<form> (&kept)[2][k_tiles][2],
+                        float dn, float ds, float a_next, float da) {
+    const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
+    uint32_t gains[1], input[1];
+    pack<form>(dn, ds, gains);
+    pack<form>(a_next, 1.f, input);
+    uint32_t *own = v_of(v) + own_word(), *next = v_of(v + 1) + own_word(), *beside = right + own_word();
+    ARU_UNROLL
+    for (int m = 0; m < 2; ++m) {
+      uint32_t last[2], operand[k_tiles][4][1] = {};
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const uint32_t word = shuffle(gains[0], quad + 2 * m + half);
+        last[half] = shuffle(input[0], quad + 2 * m + half);
+        if (q == 3) own[(2 * m + half) * 8 * row_words + (tiles - 1) * 4] = word;
+        ARU_UNROLL
+        for (int n = 0; n < tiles; ++n)
+          operand[n / 2][n % 2 * 2 + half][0] = own[(2 * m + half) * 8 * row_words + n * 4];
+      }
+      float through_a[2] = {0, 0};
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        float g[4], c[4] = {0, 0, 0, 0};
+        const float4 low = kept[m][n / 2][0].unpacked(), high = kept[m][n / 2][1].unpacked();
+        g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
+        g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
+        step_product<form, tiles>(step_weights, n, operand, c);
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          uint32_t word[1];
+          pack<form>(g[2 * half], g[2 * half + 1], word);
+          beside[(2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[half] : word[0];
+        }
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c, through_a);
+        ARU_UNROLL
+        for (int half = 0; half < 2; ++half) {
+          uint32_t word[1];
+          pack<form>(c[2 * half], c[2 * half + 1], word);
+          next[(2 * m + half) * 8 * row_words + n * 4] = word[0];
+        }
+      }
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        through_a[half] += shuffle(through_a[half], lane ^ 1);
+        through_a[half] += shuffle(through_a[half], lane ^ 2);
+      }
+      if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
+    }
+    return da;
+  }
+  // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.
+  ARU_METHOD void share(const Backward& p, int v) {
+    const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
+    const int units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
+    const int parts = parts_of_block(p.tiling, form, tiles);
+    if (part >= parts) return;
+    // Beyond the last column tile: another's, for rows of the sum that nobody reads.
+    const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
+    constexpr int tile_bytes = 16 * row_words * 4;
+    const int left_row = matrix / 2 * 8 + row, right_row = matrix % 2 * 8 + row;
+    uint32_t from_left = shared_address(v_of(v) + left_row * row_words + left_tile * 4) + part * tile_bytes;
+    uint32_t from_right = shared_address(right + right_row * row_words) + part * tile_bytes;
+    const uint32_t beside = matrix / 2 * 16;  // bytes to the second of two column tiles
+    ARU_UNROLL_BY_2
+    for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
+      uint32_t a[4][1], words[4];
+      load_transposed(from_left, words);
+      from_left += parts * tile_bytes;
+      ARU_UNROLL
+      for (int j = 0; j < 4; ++j) a[j][0] = words[j];
+      ARU_UNROLL
+      for (int n = 0; n < tiles; n += 2) {
+        load_transposed(from_right + n * 16 + (n + 1 < tiles ? beside : 0), words);
+        multiply<form>(sums[n], a, {{words[0]}, {words[1]}});
+        if (n + 1 < tiles) multiply<form>(sums[n + 1 < tiles ? n + 1 : n], a, {{words[2]}, {words[3]}});
+      }
+      from_right += parts * tile_bytes;
+    }
+  }
+  ARU_METHOD void finish(const Backward& p) {
+    const int lane = thread_index() & 31, units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
+    const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
+    if (part >= parts) return;
+    float* to = p.sums + ((size_t(block_index()) * parts + part) * gradient_rows(tiles) + units * 16 + lane / 4) * columns;
+    ARU_UNROLL
+    for (int n = 0; n < tiles; ++n) {
+      ARU_UNROLL
+      for (int e = 0; e < 4; ++e) to[e / 2 * 8 * columns + n * 8 + 2 * (lane & 3) + (e & 1)] = sums[n][e];
+    }
+  }
+};
+
+template <Form form, int tiles>
+using WeightSums = std::conditional_t<shares_sums(form, tiles), SharedSums<form, tiles>, OwnSums<form, tiles>>;
+
+}  // namespace cuda
+}  // namespace aru

@@ -100,8 +100,6 @@ SMALL_STATE = 256 * 2**20
 # Steps between checkpoints beyond that, of float32 and of float16: about 2 GB of memory for a training step of the
 # paper's size.  The state of a segment, computed again, still lies in the second-level cache for the most part.
 SEGMENT, SEGMENT_HALF = 8, 4
-
-
 # n and s of all steps are kept beside checkpoints too: they take little, and save their share of the recomputation.
 KEEPS_GAINS = True
 
@@ -127,11 +125,12 @@ def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision
     limit = SMALL_STATE if budget is None else budget
     if everything <= limit:
         return 1
+    usual = SEGMENT_HALF if _half(precision) else SEGMENT
     if budget is None:
-        return min(T, SEGMENT_HALF if _half(precision) else SEGMENT)
+        return min(T, usual)
     checkpoints = max(1, limit * (T + 1) // everything)
     # As many steps again as there are checkpoints take the least memory together.
-    return min(T, max(SEGMENT, min(-(-T // checkpoints), math.isqrt(T) + 1)))
+    return min(T, max(usual, min(-(-T // checkpoints), math.isqrt(T) + 1)))
 
 
 def aru_sequence_fwd(

@@ -1,6 +1,7 @@
-// The controller's part of a backward step: du from V, its share of da, and the sums of the weights' gradients V^T A
-// (backward.cuh has V and A).  The sums over t stay in registers: each warp's of its own rows (OwnSums), or of all rows of
-// the block each warp some units (SharedSums), from operands in shared memory, which takes a quarter of the registers.
+// The controller's part of a backward step: where its state is, du from V, its share of da, and the sums of the weights'
+// gradients V^T A (backward.cuh says what V and A are).  The sums over t stay in registers: each warp's of its own rows
+// (OwnSums), or of all rows of the block each warp some units (SharedSums), from operands in shared memory, which takes a
+// quarter of the registers.
 #pragma once
 
 #include <type_traits>
@@ -81,6 +82,17 @@ ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, t
   const float4 w = controller.input[n * 4 + q];
   through_a[0] += w.x * c[0] + w.y * c[1];
   through_a[1] += w.x * c[2] + w.y * c[3];
+}
+
+// <w_ag, du> of the lane's own row, from its quad's parts of rows r and r + 8 of tile m; 0 where that is another tile's.
+ARU_DEVICE float own_share(float (&through_a)[2], int m) {
+  const int lane = thread_index() & 31, q = lane & 3;
+  ARU_UNROLL
+  for (int half = 0; half < 2; ++half) {
+    through_a[half] += shuffle(through_a[half], lane ^ 1);
+    through_a[half] += shuffle(through_a[half], lane ^ 2);
+  }
+  return q / 2 != m ? 0.f : q & 1 ? through_a[1] : through_a[0];
 }
 
 // The operand [W_gg; W_gc] of a step's product with V, as fragments.
@@ -189,12 +201,7 @@ template <Form form, int tiles> struct OwnSums {
         through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c, through_a);
         own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
       }
-      ARU_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        through_a[half] += shuffle(through_a[half], lane ^ 1);
-        through_a[half] += shuffle(through_a[half], lane ^ 2);
-      }
-      if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
+      da += own_share(through_a, m);
     }
     if (++steps == chunk) flush();
     return da;
@@ -301,12 +308,7 @@ template <Form form, int tiles> struct SharedSums {
           next[(2 * m + half) * 8 * row_words + n * 4] = word[0];
         }
       }
-      ARU_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        through_a[half] += shuffle(through_a[half], lane ^ 1);
-        through_a[half] += shuffle(through_a[half], lane ^ 2);
-      }
-      if (q / 2 == m) da += q & 1 ? through_a[1] : through_a[0];
+      da += own_share(through_a, m);
     }
     return da;
   }

@@ -2,8 +2,8 @@
 
 Every program gets a thread, of which one runs at a time; at each of its atomic operations it hands over to another,
 chosen at random.  So what programs do between two of them is one piece here: the emulation finds a meeting that is
-missing, that counts wrongly or that not all come to, and reads of what is not yet written; it cannot find what depends
-on the order of two memory accesses inside a piece, nor what a cache keeps.
+missing, that counts wrongly or that not all come to, and reads of what is not yet written; what depends on the order of
+two memory accesses inside a piece `races` finds, what a cache keeps neither.
 """
 
 from __future__ import annotations

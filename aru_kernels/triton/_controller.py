@@ -100,6 +100,8 @@ def controller_fwd_kernel(
         tl.store(total_ptr + start + i, a, row)
     g = tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC)
     g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
+    # g_next_ptr may be g_ptr, whose elements several threads load
+    tl.debug_barrier()
     tl.store(g_next_ptr + start * GS + state, g, mask)
     n, s = read_out(g, w_ptr, GP)
     tl.store(h_ptr + start + i, math.gamma(a, n, s, N_FLOOR), row)
@@ -311,4 +313,6 @@ def controller_sums_kernel(
             if not HAS_U:
                 x = tl.where(j[None, :] == P - 1, 1.0, x)
         total += math.product(tl.trans(y), x, PRODUCT)
+    # other threads may have loaded the same elements
+    tl.debug_barrier()
     tl.store(partial_ptr + square, total)

@@ -192,7 +192,10 @@ def adaptive_cooperative_bwd_kernel(
             )
             d_u, d_a = through_tanh(g_now, d_g + tl.load(dg_ptr + state, mask, 0.0), d_a, w_ptr, GP)
             tl.store(da_ptr + start + i, add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A), row)
-            tl.store(dg_ptr + state, math.product(d_u, _square(w_ptr, GP, False), PRODUCT), mask)
+            d_g = math.product(d_u, _square(w_ptr, GP, False), PRODUCT)
+            # other threads may have loaded the same elements
+            tl.debug_barrier()
+            tl.store(dg_ptr + state, d_g, mask)
             d_u = tl.trans(d_u)
             d_x = with_inputs(d_x, d_u, a, PRODUCT, ACC)
             d_w_gg += math.product(d_u, g, PRODUCT)
@@ -207,9 +210,13 @@ def adaptive_cooperative_bwd_kernel(
         # read by other threads than wrote it
         tl.debug_barrier()
         step -= 1
+    d_b_n_all = tl.load(partial_ptr + ends) + tl.sum(d_b_n, 0)
+    d_b_s_all = tl.load(partial_ptr + ends + 1) + tl.sum(d_b_s, 0)
+    # other threads may have loaded the same elements
+    tl.debug_barrier()
     tl.store(partial_ptr + columns, d_x)
-    tl.store(partial_ptr + ends, tl.load(partial_ptr + ends) + tl.sum(d_b_n, 0))
-    tl.store(partial_ptr + ends + 1, tl.load(partial_ptr + ends + 1) + tl.sum(d_b_s, 0))
+    tl.store(partial_ptr + ends, d_b_n_all)
+    tl.store(partial_ptr + ends + 1, d_b_s_all)
     tl.store(partial_ptr + square, d_w_gg)
 
 

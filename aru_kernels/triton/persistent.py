@@ -84,6 +84,8 @@ def adaptive_fwd_kernel(
     w_hh = _weights(w_hh_ptr, H, HP)
     h = tl.load(h_before_ptr + start + i, row, 0.0).to(ACC)
     g = tl.load(g_before_ptr + start * GS + state, mask, 0.0).to(ACC)
+    # g_ptr may be g_before_ptr, whose elements several threads load
+    tl.debug_barrier()
     stride = tl.cast(B, tl.int64) * H
     step = 0
     while step < STEPS:
@@ -172,11 +174,15 @@ def adaptive_bwd_kernel(
         d_b_n += d_n
         d_b_s += d_s
         step -= 1
+    d_b_n_all = tl.load(partial_ptr + ends) + tl.sum(d_b_n, 0)
+    d_b_s_all = tl.load(partial_ptr + ends + 1) + tl.sum(d_b_s, 0)
+    # other threads may have loaded the same elements
+    tl.debug_barrier()
     tl.store(d_rec_ptr + i, d_rec, row)
     tl.store(dg_ptr + state, d_g, mask)
     tl.store(partial_ptr + columns, d_x)
-    tl.store(partial_ptr + ends, tl.load(partial_ptr + ends) + tl.sum(d_b_n, 0))
-    tl.store(partial_ptr + ends + 1, tl.load(partial_ptr + ends + 1) + tl.sum(d_b_s, 0))
+    tl.store(partial_ptr + ends, d_b_n_all)
+    tl.store(partial_ptr + ends + 1, d_b_s_all)
     tl.store(partial_ptr + square, d_w_gg)
 
 
@@ -258,6 +264,8 @@ def static_steps_bwd_kernel(
         ds += d_h * by_s
         d_rec = tl.sum(w_hh * tl.where(row, d_a, 0)[:, None], 0)
         step -= 1
+    # other threads may have loaded the same elements
+    tl.debug_barrier()
     tl.store(d_rec_ptr + own + i, d_rec, row)
     tl.store(dn_ptr + own + i, dn, row)
     tl.store(ds_ptr + own + i, ds, row)

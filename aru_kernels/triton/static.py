@@ -69,8 +69,12 @@ def static_bwd_kernel(
     if HAS_A:
         d_a += tl.load(d_a_ptr + i, mask, 0.0).to(ACC)
     tl.store(da_ptr + i, d_a, mask)
-    tl.store(dn_ptr + i, tl.load(dn_ptr + i, mask, 0.0) + d_h * by_n, mask)
-    tl.store(ds_ptr + i, tl.load(ds_ptr + i, mask, 0.0) + d_h * by_s, mask)
+    dn = tl.load(dn_ptr + i, mask, 0.0) + d_h * by_n
+    ds = tl.load(ds_ptr + i, mask, 0.0) + d_h * by_s
+    # other threads may have loaded the same elements
+    tl.debug_barrier()
+    tl.store(dn_ptr + i, dn, mask)
+    tl.store(ds_ptr + i, ds, mask)
 
 
 class Static:

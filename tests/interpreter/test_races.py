@@ -1,0 +1,161 @@
+"""What `races` finds, and what it lets pass."""
+
+from __future__ import annotations
+
+import linecache
+import re
+
+import pytest
+import torch
+import triton
+import triton.language as tl
+
+from aru_kernels._recurrent import controller_shapes
+from aru_kernels.triton import _controller
+from aru_kernels.triton.controller import Controller
+from races import races
+from simultaneous import simultaneous
+
+
+@triton.jit
+def doubled_in_place(x_ptr, ORDERED: tl.constexpr):
+    i = tl.arange(0, 8)
+    x = tl.load(x_ptr + i)
+    if ORDERED:
+        tl.debug_barrier()
+    tl.store(x_ptr + i, 2 * x)
+
+
+@triton.jit
+def stored_and_read(x_ptr, y_ptr, ORDERED: tl.constexpr):
+    i = tl.arange(0, 8)
+    tl.store(x_ptr + i, i.to(tl.float32))
+    if ORDERED:
+        tl.debug_barrier()
+    tl.store(y_ptr + i, tl.load(x_ptr + 7 - i))
+
+
+@triton.jit
+def stored_twice(x_ptr, ORDERED: tl.constexpr):
+    i = tl.arange(0, 8)
+    tl.store(x_ptr + i, 1.0)
+    if ORDERED:
+        tl.debug_barrier()
+    tl.store(x_ptr + 7 - i, 2.0)
+
+
+def found_in(kernel, grid: int, *arguments: object) -> set[str]:
+    with races() as found:
+        kernel[(grid,)](*arguments)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kernel", "tensors", "accesses"),
+    [(doubled_in_place, 1, "stores loads"), (stored_and_read, 2, "loads stores"), (stored_twice, 1, "stores stores")],
+)
+def test_threads_of_a_program(kernel, tensors, accesses, races_found):
+    arguments = [torch.zeros(8) for _ in range(tensors)]
+    assert not found_in(kernel, 1, *arguments, True)
+    (race,) = found_in(kernel, 1, *arguments, False)
+    named = re.findall(rf"{kernel.__name__}, line (\d+) (\w+)", race)
+    assert " ".join(access for _, access in named) == accesses
+    for line, access in named:
+        assert f"tl.{access.removesuffix('s')}(" in linecache.getline(__file__, int(line))
+    races_found.clear()
+
+
+@triton.jit
+def all_at_one_place(x_ptr):
+    tl.store(x_ptr + tl.arange(0, 4) // 2, tl.arange(0, 4).to(tl.float32))
+
+
+@triton.jit
+def blocks(x_ptr, y_ptr, SHIFT: tl.constexpr):
+    i = tl.program_id(0) * 4 + tl.arange(0, 4)
+    x = tl.load(x_ptr + i, i < 10, 0.0)
+    tl.debug_barrier()
+    tl.store(y_ptr + i + SHIFT * tl.program_id(0), x, i < 10)
+
+
+def test_elements_of_a_store(races_found):
+    (race,) = found_in(all_at_one_place, 1, torch.zeros(4))
+    assert "stores two elements in one place" in race
+    races_found.clear()
+
+
+def test_programs(races_found):
+    """Masked elements are not accessed; tensors may be the same or overlap."""
+    x, y = torch.zeros(10), torch.zeros(10)
+    assert not found_in(blocks, 3, x, y, 0)
+    assert not found_in(blocks, 3, x, x, 0)
+    (race,) = found_in(blocks, 3, x, y, -1)
+    assert race.startswith("blocks: ")
+    assert "stores where blocks" in race
+    x = torch.zeros(12)
+    (race,) = found_in(blocks, 3, x[:10], x[2:], 0)
+    assert "stores where" in race or "loads where" in race
+    races_found.clear()
+
+
+def test_what_several_programs_load_nobody_stores(races_found):
+    @triton.jit
+    def kernel(x_ptr, y_ptr):
+        y = tl.load(x_ptr)
+        if tl.program_id(0) == 2:
+            tl.store(x_ptr, 1.0)
+        tl.store(y_ptr + tl.program_id(0), y)
+
+    assert found_in(kernel, 3, torch.zeros(1), torch.zeros(3))
+    assert not found_in(kernel, 2, torch.zeros(1), torch.zeros(3))
+    races_found.clear()
+
+
+@triton.jit
+def handed_on_cooperative(
+    x_ptr, y_ptr, counter_ptr, BARRIER: tl.constexpr, RELEASE: tl.constexpr, ACQUIRE: tl.constexpr
+):
+    i, p = tl.arange(0, 4), tl.program_id(0)
+    tl.store(x_ptr + 4 * p + i, i.to(tl.float32))
+    if BARRIER:
+        tl.debug_barrier()
+    tl.atomic_add(counter_ptr, 1, sem=RELEASE)
+    while tl.atomic_add(counter_ptr, 0, sem=ACQUIRE) < tl.num_programs(0):
+        pass
+    tl.store(y_ptr + 4 * p + i, tl.load(x_ptr + 4 * ((p + 1) % tl.num_programs(0)) + i))
+
+
+@pytest.mark.parametrize(
+    ("how", "sound"),
+    [
+        ((True, "release", "acquire"), True),
+        ((True, "acq_rel", "acq_rel"), True),
+        ((False, "release", "acquire"), False),
+        ((True, "relaxed", "acquire"), False),
+        ((True, "release", "relaxed"), False),
+    ],
+)
+def test_meetings(how, sound, races_found):
+    for seed in range(3):
+        with simultaneous(seed):
+            found = found_in(
+                handed_on_cooperative, 3, torch.zeros(12), torch.zeros(12), torch.zeros(1, dtype=torch.int32), *how
+            )
+        assert (not found) == sound
+    races_found.clear()
+
+
+def test_a_sum_in_place_is_found(races_found):
+    """The fault that an H200 showed: threads store x + a where others have yet to load a."""
+    B, H, G = 2, 5, 3
+    with torch.no_grad():
+        weights = [torch.randn(shape) for shape in controller_shapes(G).values()]
+        controller = Controller(weights, 1e-3, "highest")
+        x, a, h, total = (torch.randn(B, H) for _ in range(4))
+        g = torch.randn(B, H, G)
+        controller.step(x, a, total, g, h, torch.empty_like(g), None, None)
+        assert not races_found
+        controller.step(x, a, a, g, h, torch.empty_like(g), None, None)
+    (race,) = races_found
+    assert race.startswith(_controller.controller_fwd_kernel.__name__)
+    races_found.clear()

@@ -17,6 +17,7 @@ import sysconfig
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -48,7 +49,34 @@ SCHEDULES = {
 DEVICES = {"H100": (132, 232448, 16), "B200": (148, 232448, 16), "A100": (108, 166912, 0), "RTX 4090": (128, 101376, 0)}
 
 
-def _compile(source: Path, target: Path, include: Path, *flags: str) -> Path:
+@dataclass(frozen=True)
+class Fault:
+    """One replacement in the text of a file of csrc/cuda; and the matmul precision whose kernels it is planted in."""
+
+    file: str
+    right: str
+    wrong: str
+    precision: str = "high"
+
+
+# Kernels' forms of products (csrc/cuda/sequence.h), by torch's matmul precision.
+FORMS = {"high": "tf32", "highest": "split", "medium": "bf16"}
+
+
+def plant(folder: Path, fault: Fault | None) -> Path:
+    """A copy of the CUDA sources in `folder`, with the fault -> its csrc."""
+    shutil.copytree(ROOT / "csrc" / "cuda", folder / "csrc" / "cuda")
+    shutil.copy(ROOT / "csrc" / "aru_math.h", folder / "csrc")
+    if fault is not None:
+        path = folder / "csrc" / "cuda" / fault.file
+        text = path.read_text()
+        assert text.count(fault.right) == 1, f"{fault.file} has {text.count(fault.right)} of {fault.right!r}"
+        path.write_text(text.replace(fault.right, fault.wrong))
+    return folder / "csrc"
+
+
+def compile_object(source: Path, target: Path, include: Path, *flags: str) -> Path:
+    """An object of a file of the emulation."""
     command = [
         CXX,
         *FLAGS,
@@ -69,15 +97,15 @@ def _compile(source: Path, target: Path, include: Path, *flags: str) -> Path:
 TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}
 
 
-def build_kernels(folder: Path, include: Path, form: str, tiles: int) -> Path:
+def build_kernels(folder: Path, include: Path, form: str, tiles: int, *flags: str) -> Path:
     """The object of the kernels of one form of products, with the sources in `include`."""
     macros = [f"-DARU_FORM={form}", f"-DARU_TILES={tiles}"]
     source = ROOT / "tests" / "csrc" / "emulated_kernels.cpp"
-    return _compile(source, folder / f"kernels_{form}.o", include, "-O1", *macros)
+    return compile_object(source, folder / f"kernels_{form}.o", include, "-O1", *macros, *flags)
 
 
 def _build_launch(folder: Path) -> Path:
-    return _compile(ROOT / "tests" / "csrc" / "emulated_launch.cpp", folder / "launch.o", ROOT / "csrc", "-O1")
+    return compile_object(ROOT / "tests" / "csrc" / "emulated_launch.cpp", folder / "launch.o", ROOT / "csrc", "-O1")
 
 
 def _build_bindings(folder: Path) -> Path:
@@ -86,7 +114,7 @@ def _build_bindings(folder: Path) -> Path:
     flags = ["-O1", f"-I{pybind11.get_include()}", f"-I{sysconfig.get_paths()['include']}"]
     flags += [f'-DARU_VERSION="{__version__}"', '-DARU_CUDA_ARCHITECTURES="none, emulated"']
     flags += ["-DARU_CUDA_MODULE=_cuda_emulated"]
-    return _compile(ROOT / "csrc" / "bindings_cuda.cpp", folder / "bindings.o", ROOT / "csrc", *flags)
+    return compile_object(ROOT / "csrc" / "bindings_cuda.cpp", folder / "bindings.o", ROOT / "csrc", *flags)
 
 
 def link(objects: list[Path], target: Path) -> None:

@@ -8,31 +8,18 @@ test: one process imports torch and forks for each build.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from cuda_emulation import build_kernels, built, link, needs_compiler
+from cuda_emulation import FORMS, Fault, build_kernels, built, link, needs_compiler, plant
 from helpers import ROOT
 
 pytestmark = [needs_compiler, pytest.mark.slow]
 
-
-@dataclass(frozen=True)
-class Fault:
-    file: str
-    right: str
-    wrong: str
-    precision: str = "high"
-
-
-# Those of products that faults are planted in, by torch's matmul precision.
-FORMS = {"high": "tf32", "highest": "split", "medium": "bf16"}
 
 FAULTS = {
     # Synchronisation
@@ -208,14 +195,7 @@ for precision, path in zip(sys.argv[1::2], sys.argv[2::2]):
 
 
 def build(folder: Path, precision: str, fault: Fault | None) -> Path:
-    shutil.copytree(ROOT / "csrc" / "cuda", folder / "csrc" / "cuda")
-    shutil.copy(ROOT / "csrc" / "aru_math.h", folder / "csrc")
-    if fault is not None:
-        path = folder / "csrc" / "cuda" / fault.file
-        text = path.read_text()
-        assert text.count(fault.right) == 1, f"{fault.file} has {text.count(fault.right)} of {fault.right!r}"
-        path.write_text(text.replace(fault.right, fault.wrong))
-    kernels = build_kernels(folder, folder / "csrc", FORMS[precision], 0b1)  # small controllers alone
+    kernels = build_kernels(folder, plant(folder, fault), FORMS[precision], 0b1)  # small controllers alone
     link([kernels, built() / "launch.o", built() / "bindings.o"], folder / "_cuda_emulated.so")
     return folder / "_cuda_emulated.so"
 

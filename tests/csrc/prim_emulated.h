@@ -5,6 +5,9 @@
 // instructions, barriers that nobody can leave, misuse of an mbarrier and a TF32 operand with more bits than its own end
 // the launch with a sentence; asynchronous stores arrive late, where the schedule says so.  A schedule decides who runs:
 // in order, in reverse, at random, or with one block after another kept from running.
+//
+// Under ThreadSanitizer every fiber is a thread of its own, and only what orders threads on a GPU orders them: barriers,
+// an mbarrier's phase, a release that was acquired.  That a warp meets for a product or a shuffle orders nothing.
 #pragma once
 
 #include <sys/mman.h>
@@ -14,12 +17,22 @@
 #include <cmath>
 #include <cstring>
 #include <functional>
+#include <memory>
 #include <random>
 #include <stdexcept>
 #include <string>
 #include <vector>
 #ifndef __x86_64__
 #include <ucontext.h>
+#endif
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+extern "C" {
+void AnnotateIgnoreReadsBegin(const char*, int);
+void AnnotateIgnoreReadsEnd(const char*, int);
+void AnnotateIgnoreWritesBegin(const char*, int);
+void AnnotateIgnoreWritesEnd(const char*, int);
+}
 #endif
 
 #define ARU_DEVICE static inline
@@ -96,6 +109,46 @@ struct Context {
 };
 #endif
 
+#ifdef __SANITIZE_THREAD__
+// Accesses of the emulation itself while it exists: the GPU has none of them.
+class Machinery {
+ public:
+  Machinery() {
+    AnnotateIgnoreReadsBegin(__FILE__, __LINE__);
+    AnnotateIgnoreWritesBegin(__FILE__, __LINE__);
+  }
+  ~Machinery() {
+    AnnotateIgnoreWritesEnd(__FILE__, __LINE__);
+    AnnotateIgnoreReadsEnd(__FILE__, __LINE__);
+  }
+};
+inline void release(void* mark) { __tsan_release(mark); }
+inline void acquire(void* mark) { __tsan_acquire(mark); }
+// What ThreadSanitizer takes for a thread.
+class Identity {
+ public:
+  void create() { fiber_ = __tsan_create_fiber(0); }
+  void take_current() { fiber_ = __tsan_get_current_fiber(); }
+  void destroy() { __tsan_destroy_fiber(fiber_); }
+  void assume() const { __tsan_switch_to_fiber(fiber_, __tsan_switch_to_fiber_no_sync); }
+
+ private:
+  void* fiber_ = nullptr;
+};
+#else
+struct Machinery {
+  Machinery() {}  // not trivial, so that nobody takes it for unused
+};
+inline void release(void*) {}
+inline void acquire(void*) {}
+struct Identity {
+  void create() {}
+  void take_current() {}
+  void destroy() {}
+  void assume() const {}
+};
+#endif
+
 struct Schedule {
   enum Order { in_order, reversed, random };
   Order order = in_order;
@@ -104,17 +157,25 @@ struct Schedule {
   unsigned seed = 0;
 };
 
+// Of the meetings by turns, so that who leaves one late learns nothing of the next.
+struct Marks {
+  char of[2];
+  void* mark(uint64_t generation) { return &of[generation & 1]; }
+};
 struct Warp {
   int arrived = 0, operation = 0;
   uint64_t generation = 0;
+  Marks marks;
   uint32_t in[32][10], out[32][4];
 };
 struct Barrier {
   int arrived = 0;
   uint64_t generation = 0;
+  Marks marks;
 };
 struct Fiber {
   Context context;
+  Identity identity;
   int block, thread;
   bool done = false;
 };
@@ -143,6 +204,8 @@ class Machine {
   std::vector<uint8_t*> shared;
   std::vector<Store> stores;
   Context main;
+  Identity main_identity;
+  char begun = 0, *ended = nullptr;  // marks
   Fiber* current = nullptr;
   uint64_t progress = 0;
   std::string failure;
@@ -157,13 +220,18 @@ class Machine {
   [[noreturn]] void fail(const std::string& what) {
     failure = what + " (block " + std::to_string(first_block + current->block) + ", thread " +
               std::to_string(current->thread) + ")";
-    current->context.switch_to(main);
+    yield();
     __builtin_unreachable();
   }
-  void yield() { current->context.switch_to(main); }
+  void yield() {
+    Fiber* from = current;
+    main_identity.assume();
+    from->context.switch_to(main);
+  }
 
   template <class Arrive> void warp_operation(int operation, const uint32_t* in, int inputs, uint32_t* out, int outputs,
                                               const Arrive& compute) {
+    const Machinery machinery;
     Warp& w = warps[size_t(current->block * threads + current->thread) / 32];
     const int lane = current->thread & 31;
     if (w.arrived && w.operation != operation) fail("lanes of a warp meet in different instructions");
@@ -182,7 +250,9 @@ class Machine {
   }
 
   void meet(Barrier& b, int count) {
+    const Machinery machinery;
     const uint64_t generation = b.generation;
+    release(b.marks.mark(generation));
     if (++b.arrived == count) {
       b.arrived = 0;
       ++b.generation;
@@ -190,6 +260,7 @@ class Machine {
     } else {
       while (b.generation == generation) yield();
     }
+    acquire(b.marks.mark(generation));
   }
 
   size_t shared_offset(const void* p, size_t bytes) {
@@ -207,7 +278,9 @@ class Machine {
   }
   void arrive(const Store& s) {
     std::memcpy(shared[size_t(s.block)] + s.at, s.words, 8);
+    const Machinery machinery;
     MBarrier& b = mbarrier(s.block, s.barrier);
+    release(&b);
     b.bytes -= 8;
     end_phase(b);
     ++progress;
@@ -234,22 +307,34 @@ class Machine {
     for (size_t i = 0; i < count; ++i) {
       fibers[i].block = int(i) / threads;
       fibers[i].thread = int(i) % threads;
+      fibers[i].identity.create();
       fibers[i].context.prepare(stacks + stack_bytes * i, stack_bytes, start);
     }
     running() = this;
+    main_identity.take_current();
+    release(&begun);
     schedule_until_done();
     running() = nullptr;
     munmap(stacks, stack_bytes * count);
     for (uint8_t* p : mapped) munmap(p, memory + page);
     if (!failure.empty()) throw std::runtime_error("emulation: " + failure);
   }
+  ~Machine() {
+    if (!failure.empty()) return;  // fibers that did not end cannot be destroyed
+    for (Fiber& f : fibers) f.identity.destroy();
+  }
 
  private:
   static void start() {
     Machine& m = *running();
+    acquire(&m.begun);
     m.body();
-    m.current->done = true;
-    ++m.progress;
+    release(m.ended);
+    {
+      const Machinery machinery;
+      m.current->done = true;
+      ++m.progress;
+    }
     m.yield();
     __builtin_unreachable();
   }
@@ -257,6 +342,7 @@ class Machine {
   void resume(size_t fiber) {
     if (fibers[fiber].done) return;
     current = &fibers[fiber];
+    current->identity.assume();
     main.switch_to(current->context);
   }
 
@@ -311,19 +397,25 @@ class Machine {
   }
 };
 
-// All groups of a launch, one after another.
+// All groups of a launch, one after another; nothing orders what they do.
 inline void launch(int groups, int blocks, int threads, int shared_bytes, const Schedule& schedule,
                    const std::function<void()>& body) {
+  const Machinery machinery;
+  std::vector<std::unique_ptr<Machine>> machines;
+  const auto ended = std::make_unique<char>();
   for (int group = 0; group < groups; ++group) {
-    Machine m;
+    machines.push_back(std::make_unique<Machine>());
+    Machine& m = *machines.back();
     m.blocks = blocks;
     m.threads = threads;
     m.shared_bytes = shared_bytes;
     m.first_block = group * blocks;
     m.schedule = schedule;
     m.body = body;
+    m.ended = ended.get();
     m.run();
   }
+  acquire(ended.get());
 }
 
 inline Machine& machine() { return *Machine::running(); }
@@ -345,7 +437,12 @@ ARU_DEVICE void sync_block() {
   machine().meet(machine().block_barriers[size_t(machine().current->block)], machine().threads);
 }
 ARU_DEVICE void sync_warp() {
-  machine().warp_operation(1, nullptr, 0, nullptr, 0, [](emulation::Warp&) {});
+  auto& m = machine();
+  emulation::Warp& w = m.warps[size_t(m.current->block * m.threads + m.current->thread) / 32];
+  void* mark = w.marks.mark(w.generation);
+  emulation::release(mark);
+  m.warp_operation(1, nullptr, 0, nullptr, 0, [](emulation::Warp&) {});
+  emulation::acquire(mark);
 }
 
 ARU_DEVICE uint32_t bits_of_float(float x) {
@@ -445,12 +542,14 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
 
 ARU_DEVICE uint32_t shared_address(const void* p) { return uint32_t(machine().shared_offset(p, 4)); }
 ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[4]) {
-  const uint8_t* base = shared_memory();
-  const uint32_t in = uint32_t(machine().shared_offset(base + row, 16));
-  machine().warp_operation(6, &in, 1, x, 4, [base](emulation::Warp& w) {
+  const uint8_t* from = shared_memory() + row;
+  machine().shared_offset(from, 16);
+  uint32_t words[4];
+  std::memcpy(words, from, 16);
+  machine().warp_operation(6, words, 4, x, 4, [](emulation::Warp& w) {
     for (int j = 0; j < 4; ++j) {
       uint16_t m[8][8];
-      for (int r = 0; r < 8; ++r) std::memcpy(m[r], base + w.in[8 * j + r][0], 16);
+      for (int r = 0; r < 8; ++r) std::memcpy(m[r], w.in[8 * j + r], 16);
       for (int l = 0; l < 32; ++l) w.out[l][j] = m[2 * (l & 3)][l / 4] | uint32_t(m[2 * (l & 3) + 1][l / 4]) << 16;
     }
   });
@@ -461,17 +560,22 @@ ARU_DEVICE emulation::MBarrier& own_mbarrier(const uint64_t* barrier) {
   return machine().mbarrier(machine().current->block, machine().shared_offset(barrier, 8));
 }
 ARU_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals) {
+  const emulation::Machinery machinery;
   own_mbarrier(barrier) = {int16_t(arrivals), int16_t(arrivals), 0, 0};
 }
 ARU_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {
+  const emulation::Machinery machinery;
   emulation::MBarrier& b = own_mbarrier(barrier);
+  emulation::release(&b);
   if (b.pending <= 0) machine().fail("an arrival at an mbarrier whose phase has all of them");
   b.bytes += bytes;
   --b.pending;
   machine().end_phase(b);
 }
 ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
+  const emulation::Machinery machinery;
   while (int(own_mbarrier(barrier).phase) == parity) machine().yield();
+  emulation::acquire(&own_mbarrier(barrier));
 }
 ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
   auto& m = machine();
@@ -487,11 +591,15 @@ ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, con
 ARU_DEVICE void store_device(uint2* p, uint32_t x, uint32_t y) { *p = {x, y}; }
 ARU_DEVICE uint2 load_device(const uint2* p) { return *p; }
 ARU_DEVICE void add_release(unsigned* counter) {
+  const emulation::Machinery machinery;
+  emulation::release(counter);
   ++*counter;
   ++machine().progress;
 }
 ARU_DEVICE void wait_acquire(const unsigned* counter, unsigned target) {
+  const emulation::Machinery machinery;
   while (*static_cast<const volatile unsigned*>(counter) < target) machine().yield();
+  emulation::acquire(const_cast<unsigned*>(counter));
 }
 
 }  // namespace cuda

@@ -1,0 +1,69 @@
+"""The CUDA kernels under ThreadSanitizer: each of their threads is one, ordered by what orders threads on a GPU alone.
+
+The emulation's values cannot show a race whose outcome its schedules do not reach; here the accesses themselves are
+compared, in shared memory, other blocks' shared memory and device memory.  Faults are planted that no value shows.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cuda_emulation import CXX, FORMS, Fault, build_kernels, compile_object, needs_compiler, plant
+from helpers import ROOT
+
+pytestmark = [needs_compiler, pytest.mark.slow]
+
+FAULTS = {
+    "one buffer for the partial sums, forward": Fault(
+        "forward.cuh", "sums + (v & 1) * p.shape.sum_floats", "sums", "medium"
+    ),
+    "one buffer for the partial sums, backward": Fault(
+        "backward.cuh", "partial + (v & 1) * p.shape.sum_floats", "partial", "medium"
+    ),
+    "a counter that releases nothing": Fault("exchange.cuh", "add_release(counter());", "++*counter();"),
+    "blocks that begin before the cluster is ready": Fault(
+        "exchange.cuh", "      cluster_sync();\n", "      sync_block();\n", "highest"
+    ),
+    "no barrier between the shared operands and their product": Fault(
+        "backward.cuh", "sync_block();\n        weight_sums.share(p, v);", "weight_sums.share(p, v);", "medium"
+    ),
+}
+
+SANITIZED = ["-fsanitize=thread", "-g1"]
+
+
+def build(folder: Path, precision: str, fault: Fault | None) -> Path:
+    """The program that runs all launches."""
+    folder.mkdir()
+    sources, form = plant(folder, fault), FORMS[precision]
+    objects = [build_kernels(folder, sources, form, 0b1, *SANITIZED)]
+    for name in ("emulated_launch", "cuda_races"):
+        source = ROOT / "tests" / "csrc" / f"{name}.cpp"
+        objects.append(compile_object(source, folder / f"{name}.o", sources, "-O1", f"-DARU_FORM={form}", *SANITIZED))
+    subprocess.run([CXX, *SANITIZED, *map(str, objects), "-o", str(folder / "races")], check=True)
+    return folder / "races"
+
+
+def report(program: Path) -> str:
+    """What it and the sanitizer say; ends with "0 failed" where all is well."""
+    settings = os.environ | {"TSAN_OPTIONS": "exitcode=66 log_path=stdout"}
+    done = subprocess.run([program], capture_output=True, text=True, env=settings, timeout=300)
+    return done.stdout + done.stderr + f"exit status {done.returncode}"
+
+
+@pytest.mark.timeout(600)
+def test_nothing_races_but_planted_faults(tmp_path):
+    runs = {precision: (precision, None) for precision in FORMS}
+    runs |= {name: (fault.precision, fault) for name, fault in FAULTS.items()}
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        programs = pool.map(lambda job: build(tmp_path / str(job[0]), *job[1]), enumerate(runs.values()))
+        reports = dict(zip(runs, pool.map(report, programs), strict=True))
+    for precision in FORMS:
+        assert "0 failed" in reports[precision], reports[precision]
+        assert reports[precision].endswith("exit status 0"), reports[precision]
+    assert [name for name in FAULTS if "data race" not in reports[name]] == []

@@ -3,8 +3,8 @@
 Both kernels are bound by memory: every operand is read once and every result written once.  Tensors are walked as a
 matrix: columns are the innermost dimension after merging, rows all others.  In the backward pass the gradient of a
 broadcast n or s is summed inside the kernel, over the elements of a program in a fixed order, into one row of a buffer
-per program; that buffer is summed by a second, deterministic sum in float64.  No atomics: the bits do not depend on the
-order in which programs run.
+per program; a second kernel adds these rows up in float64, for n and s at once.  No atomics: the bits do not depend on
+the order in which programs run.
 
 Block sizes follow from the sizes alone.  They are those usual for streaming kernels (8 or 16 elements a thread) and
 chosen from the compiler's report of registers, not by timing.  How a call's operands are walked is worked out once for
@@ -197,6 +197,37 @@ def gamma_bwd_kernel(
     _store_sum(ds_ptr, ds_sum, pid, pid_r, c, cols, col, S_ROW, S_COL)
 
 
+@triton.jit
+def _sum_parts(parts_ptr, sum_ptr, parts, cols, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    r = tl.arange(0, BLOCK_R)[:, None]
+    c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
+    total = tl.zeros((BLOCK_R, BLOCK_C), tl.float64)
+    first = 0
+    while first < parts:
+        mask = (r < parts - first) & (c < cols)[None, :]
+        total += tl.load(parts_ptr + (first + r).to(tl.int64) * cols + c[None, :], mask, 0.0).to(tl.float64)
+        first += BLOCK_R
+    tl.store(sum_ptr + c, tl.sum(total, 0), c < cols)
+
+
+@triton.jit
+def gamma_sums_kernel(
+    dn_parts_ptr,  # (parts, cols)
+    ds_parts_ptr,
+    dn_ptr,  # (cols,)
+    ds_ptr,
+    parts,
+    cols,
+    BLOCK_R: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Sums over parts in float64.  Grid: (blocks of BLOCK_C columns, 2), or 1 where dn alone is wanted."""
+    if tl.program_id(1) == 0:
+        _sum_parts(dn_parts_ptr, dn_ptr, parts, cols, BLOCK_R, BLOCK_C)
+    else:
+        _sum_parts(ds_parts_ptr, ds_ptr, parts, cols, BLOCK_R, BLOCK_C)
+
+
 class _Walk(NamedTuple):
     """How a kernel walks its operands: sizes and strides of the merged dimensions, innermost last."""
 
@@ -383,7 +414,29 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
             num_warps=4,
             **OPTIONS,
         )
-        return dx, *(g.result(b, p) for g, b, p in zip(plan.gradients, buffers, (n, s), strict=True))
+        return dx, *_results(plan.gradients, buffers, (n, s))
+
+
+# Elements of a program of the kernel that adds up partial sums.
+_SUMS_BLOCK = 2048
+
+
+def _results(gradients: list[_Gradient], buffers: list[Tensor], parameters: tuple[Tensor, ...]) -> list[Tensor]:
+    """The gradients, of the parameters' shapes and dtypes, from what the kernel wrote."""
+    cases = list(zip(gradients, buffers, parameters, strict=True))
+    results = [p.new_empty(p.shape) if g.parts else g.result(b, p) for g, b, p in cases]
+    pending = [(b, result, g) for (g, b, _), result in zip(cases, results, strict=True) if g.parts]
+    together = len(pending) == 2 and pending[0][2].parts == pending[1][2].parts
+    for group in [pending] if together else [[one] for one in pending]:
+        (n_parts, dn, gradient), (s_parts, ds, _) = group[0], group[-1]
+        parts, cols = gradient.parts
+        columns = max(16, _SUMS_BLOCK // triton.next_power_of_2(parts))
+        BLOCK_C = min(triton.next_power_of_2(cols), columns, _SUMS_BLOCK)
+        BLOCK_R = min(triton.next_power_of_2(parts), _SUMS_BLOCK // BLOCK_C)
+        gamma_sums_kernel[(triton.cdiv(cols, BLOCK_C), len(group))](
+            *(n_parts, s_parts, dn, ds, parts, cols), BLOCK_R=BLOCK_R, BLOCK_C=BLOCK_C, num_warps=4, **OPTIONS
+        )
+    return results
 
 
 class _Gradient:
@@ -400,6 +453,8 @@ class _Gradient:
         else:
             self._missing = [0]
             self._shape = (programs_r, cols) if by_col else (programs_r * blocks_c,)
+        # sizes of the buffer where its first dimension is all that remains to be summed
+        self.parts = (self._shape[0], torch.Size(self._shape[1:]).numel()) if self._missing == [0] else None
 
     def buffer(self, parameter: Tensor) -> Tensor:
         """What the kernel writes to: the gradient itself, or sums in float32 or wider."""
@@ -409,7 +464,7 @@ class _Gradient:
         return parameter.new_empty(self._shape, dtype=wide)
 
     def result(self, buffer: Tensor, parameter: Tensor) -> Tensor:
-        """The gradient, of the parameter's shape and dtype."""
+        """The gradient from a buffer that has no such parts."""
         if not self._missing:
             return buffer
         return buffer.sum(self._missing, dtype=torch.float64).to(parameter.dtype).view(parameter.shape)

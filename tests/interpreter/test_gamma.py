@@ -113,6 +113,36 @@ def test_several_blocks_a_program(n_shape, s_shape, monkeypatch):
     assert seen == [8]
 
 
+@pytest.mark.parametrize(
+    ("n_shape", "s_shape", "launches"),
+    [
+        ((), (), 1),
+        ((40,), (40,), 1),
+        ((), (40,), 2),
+        ((70, 1), (70, 1), 1),
+        ((40,), (70, 40), 1),
+        ((70, 40), (70, 40), 0),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_partial_sums_of_n_and_s(n_shape, s_shape, launches, dtype, monkeypatch):
+    """Added up together where they are as many, by blocks that the parts fill several times."""
+    monkeypatch.setattr(kernels, "_BWD_BLOCK", 64)
+    monkeypatch.setattr(kernels, "_SUMS_BLOCK", 32)
+    true, seen = kernels.gamma_sums_kernel.run, []
+    monkeypatch.setattr(kernels.gamma_sums_kernel, "run", lambda *a, **k: seen.append(k["grid"]) or true(*a, **k))
+    x, dy = torch.randn(70, 40), torch.randn(70, 40)
+    n, s = (torch.rand(shape) + 1 for shape in (n_shape, s_shape))
+    rounded = [t.to(dtype) for t in (x, n, s, dy)]
+    actual = run_triton(*rounded)
+    assert len(seen) == launches
+    expected = run(reference.gamma, *(t.double() for t in rounded))
+    for name, value, exact in zip(NAMES[2:], actual[2:], expected[2:], strict=True):
+        assert value.dtype == dtype
+        assert_close(name, value, exact, "element" if dtype == torch.bfloat16 else "sum")
+
+
 def test_sums_of_many_terms():
     """2^16 + 1 terms of equal size: one float32 accumulator would be off by 1e-5 and more."""
     x, dy = torch.full((2**16 + 1,), 0.3), torch.ones(2**16 + 1)

@@ -27,6 +27,8 @@ from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on
 # Dimensions after merging that the kernels can walk; beyond, operands are copied.
 MAX_DIMS = 4
 _FWD_BLOCK, _BWD_BLOCK = 2048, 1024
+# Blocks of a backward program whose operands are on their way at a time; benchmarks/gamma_tiles.py times others.
+_BWD_STAGES = 1
 # Programs that keep the largest GPUs busy.
 _BUSY = 1024
 
@@ -165,6 +167,7 @@ def gamma_bwd_kernel(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
     TILES: tl.constexpr,
+    STAGES: tl.constexpr,
 ):
     """Grid: one program per TILES blocks (BLOCK_R, BLOCK_C) that follow each other down the rows, columns fastest."""
     blocks = tl.cdiv(cols, BLOCK_C)
@@ -174,7 +177,7 @@ def gamma_bwd_kernel(
     col = c < cols
     dn_sum = tl.zeros((BLOCK_R, BLOCK_C), ACC)
     ds_sum = tl.zeros((BLOCK_R, BLOCK_C), ACC)
-    for tile in range(TILES):
+    for tile in tl.range(TILES, num_stages=STAGES):
         r = ((pid_r * TILES + tile) * BLOCK_R + tl.arange(0, BLOCK_R))[:, None]
         row = r < rows
         out = r * cols + c
@@ -411,6 +414,7 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
             BLOCK_R=plan.BLOCK_R,
             BLOCK_C=plan.BLOCK_C,
             TILES=plan.TILES,
+            STAGES=_BWD_STAGES,
             num_warps=4,
             **OPTIONS,
         )

@@ -15,6 +15,7 @@ import aru_kernels.functional as F
 from aru_kernels import reference, use_backend
 from aru_kernels.triton import _math as math
 from aru_kernels.triton import gamma as kernels
+from benchmarks import gamma_tiles
 from tolerances import assert_all_close, assert_close, ulp_error
 
 NAMES = ("y", "dx", "dn", "ds")
@@ -261,3 +262,11 @@ def test_tanh_saturates_to_one(dtype):
     assert (elementary(x)[0] == 1).all()
     assert (elementary(-x)[0] == -1).all()
     assert elementary(torch.tensor([float("nan")], dtype=dtype))[0].isnan().all()
+
+
+def test_the_times_of_other_blocks_can_be_taken(capsys):
+    """benchmarks/gamma_tiles.py, which checks every choice before it times it."""
+    gamma_tiles.main("cpu", rows=9, columns=7, seconds=0.0)
+    printed = capsys.readouterr().out
+    assert printed.count(", backward") == printed.count(", forward") == 3
+    assert printed.count(" stages ") == 27

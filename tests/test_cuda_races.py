@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cuda_emulation import CXX, FORMS, Fault, build_kernels, compile_object, needs_compiler, plant
-from helpers import ROOT
+from helpers import ROOT, run_sanitized
 
 pytestmark = [needs_compiler, pytest.mark.slow]
 
@@ -51,8 +51,7 @@ def build(folder: Path, precision: str, fault: Fault | None) -> Path:
 
 def report(program: Path) -> str:
     """What it and the sanitizer say; ends with "0 failed" where all is well."""
-    settings = os.environ | {"TSAN_OPTIONS": "exitcode=66 log_path=stdout"}
-    done = subprocess.run([program], capture_output=True, text=True, env=settings, timeout=300)
+    done = run_sanitized(program, TSAN_OPTIONS="exitcode=66 log_path=stdout")
     return done.stdout + done.stderr + f"exit status {done.returncode}"
 
 

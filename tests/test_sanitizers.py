@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT, run_sanitized
+
 CXX = os.environ.get("CXX", "g++")
 
 
@@ -70,7 +71,6 @@ def compile_all(folder: Path, flags: list[str]) -> Path:
 def test_kernels_run_clean(flags, tmp_path):
     program = compile_all(tmp_path, flags)
     # libgomp keeps its pool of threads to the end: memory that is still reachable, not lost.
-    environment = os.environ | {"ASAN_OPTIONS": "detect_leaks=1", "OMP_NUM_THREADS": "3"}
-    done = subprocess.run([program], capture_output=True, text=True, env=environment, timeout=600)
+    done = run_sanitized(program, ASAN_OPTIONS="detect_leaks=1", OMP_NUM_THREADS="3")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "0 failed" in done.stdout

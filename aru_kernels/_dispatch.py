@@ -111,7 +111,8 @@ def gamma_rnn_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> 
     else:
         keep = return_trace or _needs_gradient(*tensors)
         h, a = ops.call(backend, "gamma_rnn_sequence", *tensors, n_floor, product_precision(), keep)
-        trace = Trace(a, n.expand_as(a), s.expand_as(a)) if return_trace else None
+        # copies: a trace that is kept must not change with the parameters
+        trace = Trace(a, n.clone().expand_as(a), s.clone().expand_as(a)) if return_trace else None
     return h.to(out_dtype), trace and Trace(*_cast(trace, out_dtype))
 
 

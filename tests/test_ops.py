@@ -291,6 +291,15 @@ def test_autocast(backend, dtype):
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
+def test_trace_does_not_change_with_the_parameters():
+    n, s = torch.full((5,), 2.0), torch.zeros(5)
+    _, trace = F.gamma_rnn_sequence(torch.randn(3, 2, 5), torch.zeros(2, 5), torch.eye(5), n, s, return_trace=True)
+    n.fill_(7)
+    s.fill_(1)
+    assert (trace.n == 2).all()
+    assert (trace.s == 0).all()
+
+
 def test_results_do_not_alias_their_arguments():
     x = torch.randn(4)
     y = F.gamma(x, 2.0, 0.0)

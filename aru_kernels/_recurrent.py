@@ -39,10 +39,11 @@ def named(module: nn.Module, names: Iterable[str], suffix: str = "") -> list[Ten
 
 
 def check_dtype(name: str, value: Tensor, weight: Tensor) -> None:
-    """Input and parameters must agree, unless autocast will make them."""
+    """Input and parameters must agree, unless autocast will make them; it leaves float64 alone."""
     if value.device != weight.device:
         raise ValueError(f"{name} is on {value.device}, expected {weight.device}, the device of the parameters.")
-    if value.dtype != weight.dtype and not check.autocasting(value.device):
+    cast = torch.float64 not in (value.dtype, weight.dtype) and check.autocasting(value.device)
+    if value.dtype != weight.dtype and not cast:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of the parameters.")
 
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import aru_kernels
 import aru_kernels.functional as F
-from aru_kernels import ARUN, Gamma, GammaRNN, backends, ops, use_backend
+from aru_kernels import ARUN, ARUNCell, Gamma, GammaRNN, backends, ops, use_backend
 from helpers import needs_cpu_kernels
 from tolerances import assert_all_close, assert_close
 
@@ -289,6 +289,17 @@ def test_autocast(backend, dtype):
     assert not torch.equal(output, expected)  # the input projection was narrow
     output.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("layer", [ARUN(3, 5, 4), ARUNCell(3, 5, 4)], ids=["ARUN", "ARUNCell"])
+def test_autocast_leaves_float64_alone(layer):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(
+            TypeError, match=r"^input has dtype torch\.float64, expected torch\.float32, the dtype of the par"
+        ),
+    ):
+        layer(torch.randn(6, 3, dtype=torch.float64))
 
 
 def test_trace_does_not_change_with_the_parameters():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -68,16 +69,23 @@ def flag(name: str, value: object) -> bool:
     return value
 
 
-def number(name: str, value: object, low: float = -math.inf, high: float = math.inf) -> float:
-    """`value`, if it is a finite real number in [low, high]."""
+def number(
+    name: str, value: object, low: float = -math.inf, high: float = math.inf, expected: str = "a number"
+) -> float:
+    """`value`, if it is a finite real number in [low, high]; `expected`: what else the caller would have taken."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be a number, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be {expected}, got {reprlib.repr(value)} of type {type(value).__name__}.")
     if not -math.inf < value < math.inf or not low <= value <= high:
         limits = [f"of at least {low:g}" if low > -math.inf else "", f"of at most {high:g}" if high < math.inf else ""]
         raise ValueError(
             f"{name} is {value}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."
         )
     return float(value)
+
+
+def number_beside_tensor(name: str, value: object) -> float:
+    """`value`, if it is a finite number, where a tensor would do too."""
+    return number(name, value, expected="a number or a torch.Tensor")
 
 
 def gain_floor(value: object) -> float:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels import backends, ops, reference
-from aru_kernels._compile import constant_when_compiled
+from aru_kernels._precision import product_precision
 from aru_kernels.reference import Trace
 
 CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
@@ -18,16 +18,6 @@ _GAMMA = ("x", "n", "s")
 _STEP = ("a", "g", *CONTROLLER)
 _ARU_SEQUENCE = ("xp", "h0", "g0", "weight_hh", *CONTROLLER)
 _GAMMA_RNN_SEQUENCE = ("xp", "h0", "weight_hh", "n", "s")
-
-
-@constant_when_compiled
-def product_precision() -> str:
-    """How accurate float32 products must be: PyTorch's own switch, "highest", "high" or "medium".
-
-    torch.compile cannot trace it and watches only the TF32 that comes with "high" and "medium": a compiled program does
-    not notice a change between those two.
-    """
-    return torch.get_float32_matmul_precision()
 
 
 def _prepare(
@@ -79,7 +69,8 @@ def _fused_step(backend: str, a: Tensor, g: Tensor, *weights: Tensor, n_floor: f
     if a.ndim != 2:
         a, g = a.reshape(-1, shape[-1]), g.reshape(-1, *state_shape[-2:])
     keep = _needs_gradient(a, g, *weights)
-    h, g, n, s, _ = ops.call(backend, "controller_step", a, g, *weights, n_floor, product_precision(), keep)
+    precision = product_precision(a.device.type)
+    h, g, n, s, _ = ops.call(backend, "controller_step", a, g, *weights, n_floor, precision, keep)
     if len(shape) != 2:
         return h.view(shape), g.view(state_shape), n.view(shape), s.view(shape)
     return h, g, n, s
@@ -94,7 +85,7 @@ def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[
             h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
     else:
         needed = _needs_gradient(*tensors)
-        precision = product_precision()
+        precision = product_precision(xp.device.type)
         segment = ops.choose_segment(backend, *xp.shape, g0.shape[-1], xp.dtype, precision) if needed else 0
         h, g, a, n, s, _ = ops.call(backend, "aru_sequence", *tensors, n_floor, precision, segment, return_trace)
         trace = Trace(a, n, s) if return_trace else None
@@ -110,8 +101,9 @@ def gamma_rnn_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> 
             h, trace = reference.gamma_rnn_sequence(*tensors, n_floor, return_trace)
     else:
         keep = return_trace or _needs_gradient(*tensors)
-        h, a = ops.call(backend, "gamma_rnn_sequence", *tensors, n_floor, product_precision(), keep)
-        trace = Trace(a, n.expand_as(a), s.expand_as(a)) if return_trace else None
+        h, a = ops.call(backend, "gamma_rnn_sequence", *tensors, n_floor, product_precision(xp.device.type), keep)
+        # copies: a trace that is kept must not change with the parameters
+        trace = Trace(a, n.clone().expand_as(a), s.clone().expand_as(a)) if return_trace else None
     return h.to(out_dtype), trace and Trace(*_cast(trace, out_dtype))
 
 

@@ -52,7 +52,7 @@ class Layout:
         if drive is None:
             return None
         if not isinstance(drive, Tensor):
-            return check.number("drive", drive)
+            return check.number_beside_tensor("drive", drive)
         check.tensor("drive", drive)
         if drive.device != like.device:
             raise ValueError(f"drive is on {drive.device}, expected {like.device}, the device of input.")
@@ -144,6 +144,7 @@ def flatten(input: Tensor | PackedSequence, batch_first: bool, input_size: int) 
     """The input as flat data (rows, I), and its layout."""
     if isinstance(input, PackedSequence):
         data = check.tensor("input.data", input.data)
+        check.rank("input.data", data, "(rows, I), of sequences (T, I)", 2)
         if data.shape[-1] != input_size:
             raise ValueError(f"input.data has {data.shape[-1]} features, expected input_size = {input_size}.")
         return data, Layout(len(input.batch_sizes), int(input.batch_sizes[0]), packed=input)

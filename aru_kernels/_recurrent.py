@@ -39,10 +39,11 @@ def named(module: nn.Module, names: Iterable[str], suffix: str = "") -> list[Ten
 
 
 def check_dtype(name: str, value: Tensor, weight: Tensor) -> None:
-    """Input and parameters must agree, unless autocast will make them."""
+    """Input and parameters must agree, unless autocast will make them; it leaves float64 alone."""
     if value.device != weight.device:
         raise ValueError(f"{name} is on {value.device}, expected {weight.device}, the device of the parameters.")
-    if value.dtype != weight.dtype and not check.autocasting(value.device):
+    cast = torch.float64 not in (value.dtype, weight.dtype) and check.autocasting(value.device)
+    if value.dtype != weight.dtype and not cast:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of the parameters.")
 
 
@@ -164,9 +165,10 @@ class Recurrent(nn.Module):
                 outputs = []
                 if layer < self.num_layers - 1:
                     x = F.dropout(x, self.dropout, self.training)
-        # the state of one layer is not copied, as stack would
+        # h is copied out of the output, which it would keep alive and change with; g of one layer, larger, is its own
         h_n = [
-            layout.restore_state(s[0].unsqueeze(0) if len(s) == 1 else torch.stack(s)) for s in zip(*last, strict=True)
+            layout.restore_state(s[0].unsqueeze(0) if len(s) == 1 and i > 0 else torch.stack(s))
+            for i, s in enumerate(zip(*last, strict=True))
         ]
         trace = Trace(*(layout.restore(torch.cat(t, -1)) for t in zip(*traces, strict=True))) if return_trace else None
         return layout.restore(x), h_n, trace

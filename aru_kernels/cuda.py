@@ -19,6 +19,7 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels._memory import wanted_budget
+from aru_kernels._precision import product_precision
 from aru_kernels._version import __version__
 
 _C: ModuleType | None
@@ -58,7 +59,7 @@ def refuses(H: int, G: int) -> str | None:
     """Why no kernel serves a sequence of these sizes on the current device, or None.  G = 0: the static network."""
     index = torch.cuda.current_device() if torch.cuda.is_available() else 0
     for backward in (False, True):
-        if isinstance(plan := _plan(index, FORMS[torch.get_float32_matmul_precision()], backward, 1, H, G), str):
+        if isinstance(plan := _plan(index, FORMS[product_precision("cuda")], backward, 1, H, G), str):
             return plan
     return None
 

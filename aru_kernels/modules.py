@@ -248,7 +248,7 @@ class _Cell(nn.Module):
         if drive is None:
             return a
         if not isinstance(drive, Tensor):
-            return a + check.number("drive", drive)
+            return a + check.number_beside_tensor("drive", drive)
         check.tensor("drive", drive)
         if drive.ndim > a.ndim or any(d not in (1, f) for d, f in zip(drive.shape[::-1], a.shape[::-1], strict=False)):
             raise ValueError(

@@ -236,8 +236,8 @@ def _eager_function(
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
             # a graph of the backward pass is built: the operator knows what to say if it is used
-            again = torch.is_grad_enabled()
-            return shared.gradients(ctx, backward_op if again else backward_kernel, *grads)
+            operator = torch.is_grad_enabled() or _without_memory(grads)
+            return shared.gradients(ctx, backward_op if operator else backward_kernel, *grads)
 
     return Eager
 
@@ -258,12 +258,29 @@ def call(backend: str, op: str, *arguments: Any) -> Any:
         or torch._C._len_torch_dispatch_stack()
         or torch.jit.is_tracing()
         or not all(type(x) in _PLAIN for x in arguments if isinstance(x, Tensor))
+        or _negated(arguments)
     ):
         return _FORWARD[backend, op](*arguments)
     kernel, function = _EAGER[backend, op]
     if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
         return function.apply(*arguments)
     return kernel(*arguments)
+
+
+def _negated(arguments: tuple[Any, ...]) -> bool:
+    """Whether memory holds the negative of a tensor's values, as that of z.conj().imag: the dispatcher makes a copy."""
+    return any(x.is_neg() for x in arguments if isinstance(x, Tensor))
+
+
+def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
+    """Whether a gradient's values are not in memory of its own.
+
+    Negated, or one of a batch, as in torch.autograd.grad(is_grads_batched=True), which the dispatcher takes apart.
+    """
+    functorch = torch._C._functorch
+    return _negated(grads) or any(
+        functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x) for x in grads if x is not None
+    )
 
 
 def operator(backend: str, op: str) -> Callable[..., Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -163,6 +164,12 @@ CASES = [
     ),
     (
         "packed",
+        lambda: arun(pack_sequence([zeros(2, 1, I)])),
+        ValueError,
+        "input.data has shape (2, 1, 3), expected (rows, I), of sequences (T, I).",
+    ),
+    (
+        "packed",
         lambda: arun(pack_sequence([zeros(2, I).int()])),
         TypeError,
         "input.data has dtype torch.int32, expected ...",
@@ -204,7 +211,13 @@ CASES = [
     ("state", lambda: arun(X, (HX[0], HX[1].to(META))), ValueError, "g_0 is on meta, expected cpu, the device of ..."),
     ("state", lambda: GammaRNN(I, H)(X, HX), TypeError, "h_0 must be a torch.Tensor, got tuple."),
     # ---- drive of the layers
-    ("drive", lambda: arun(X, None, "1"), TypeError, "drive must be a number, got '1' of type str."),
+    (
+        "drive",
+        lambda: arun(X, None, np.zeros(784)),
+        TypeError,
+        "drive must be a number or a torch.Tensor, got array(...",
+    ),
+    ("drive", lambda: arun(X, None, "1"), TypeError, "drive must be a number or a torch.Tensor, got '1' of type str."),
     ("drive", lambda: arun(X, None, float("inf")), ValueError, "drive is inf, expected a finite number."),
     (
         "drive",
@@ -275,7 +288,12 @@ CASES = [
         ValueError,
         "hx has shape (2, 5), expected (H,) = (5,).",
     ),
-    ("cell", lambda: GammaRNNCell(I, H)(X[0], None, "a"), TypeError, "drive must be a number, got 'a' of type str."),
+    (
+        "cell",
+        lambda: GammaRNNCell(I, H)(X[0], None, "a"),
+        TypeError,
+        "drive must be a number or a torch.Tensor, got 'a' of type str.",
+    ),
     (
         "cell",
         lambda: GammaRNNCell(I, H)(X[0], None, zeros(4)),
@@ -317,7 +335,7 @@ CASES = [
     ),
     # ---- functional
     ("F.gamma", lambda: F.gamma(1.0, 2.0, 0.0), TypeError, "x must be a torch.Tensor, got float."),
-    ("F.gamma", lambda: F.gamma(X, "2", 0.0), TypeError, "n must be a number, got '2' of type str."),
+    ("F.gamma", lambda: F.gamma(X, "2", 0.0), TypeError, "n must be a number or a torch.Tensor, got '2' of type str."),
     ("F.gamma", lambda: F.gamma(X, 2.0, float("nan")), ValueError, "s is nan, expected a finite number."),
     (
         "F.gamma",

@@ -271,6 +271,18 @@ def test_strided_input_and_state(make):
 
 
 @BOTH
+def test_last_state_is_no_view_of_the_output(make):
+    """It would keep all steps of the output alive, and change when the output is changed in place."""
+    layer = make()
+    output, last = layer(randn(6, 2, I))
+    before = [s.clone() for s in states_of(layer, last)]
+    output.detach().zero_()
+    for s, expected in zip(states_of(layer, last), before, strict=True):
+        assert torch.equal(s, expected)
+        assert s.untyped_storage().nbytes() == s.nbytes
+
+
+@BOTH
 def test_empty_batch(make):
     """As torch.nn.LSTM: shapes are kept and gradients are zero."""
     layer = make(num_layers=2, bidirectional=True)

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import aru_kernels
 import aru_kernels.functional as F
-from aru_kernels import ARUN, Gamma, GammaRNN, backends, ops, use_backend
+from aru_kernels import ARUN, ARUNCell, Gamma, GammaRNN, backends, ops, use_backend
 from helpers import needs_cpu_kernels
 from tolerances import assert_all_close, assert_close
 
@@ -104,6 +104,45 @@ def test_second_derivative_is_an_error_that_says_where_to_get_it(backend, op):
     )
     with pytest.raises(RuntimeError, match=sentence):
         torch.autograd.grad(first[0].sum(), leaves, allow_unused=True)
+
+
+@KERNELS
+def test_tensors_whose_memory_holds_the_negative(backend, op):
+    """As z.conj().imag is: a kernel that reads the memory would have the wrong sign."""
+    dtype = max(backends.BACKENDS[backend].dtypes, key=lambda dtype: dtype.itemsize)
+    plain = [
+        a.detach().requires_grad_() if isinstance(a, Tensor) else a for a in samples(op, DEVICES[backend], dtype)[0]
+    ]
+    lazy = [torch._neg_view(-a.detach()).requires_grad_() if isinstance(a, Tensor) else a for a in plain]
+    assert all(a.is_neg() for a in lazy if isinstance(a, Tensor))
+    results = []
+    for arguments in (plain, lazy):
+        output = ops.call(backend, op, *arguments)
+        output = output if isinstance(output, Tensor) else output[0]
+        upstream = torch.linspace(-1, 1, output.numel(), dtype=dtype, device=output.device).view_as(output)
+        upstream = upstream if arguments is plain else torch._neg_view(-upstream)
+        leaves = [a for a in arguments if isinstance(a, Tensor)]
+        results.append((output, *torch.autograd.grad(output, leaves, upstream, allow_unused=True)))
+    assert all(torch.equal(x, y) for x, y in zip(*results, strict=True) if x is not None)
+
+
+# vmap's fallback calls the kernel for one gradient after the other and says so
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
+@KERNELS
+@pytest.mark.parametrize("vmap", [torch.func.vmap, None], ids=["vmap", "is_grads_batched"])
+def test_gradients_that_come_in_batches(backend, op, vmap):
+    """torch.autograd.functional.jacobian(vectorize=True) asks for many gradients at once."""
+    dtype = max(backends.BACKENDS[backend].dtypes, key=lambda dtype: dtype.itemsize)
+    arguments = samples(op, DEVICES[backend], dtype)[0]
+    output = ops.call(backend, op, *arguments)
+    output = output if isinstance(output, Tensor) else output[0]
+    upstream = torch.randn(3, *output.shape, dtype=dtype, device=output.device)
+
+    def gradient(v: Tensor, **options: bool) -> Tensor:
+        return torch.autograd.grad(output, arguments[0], v, retain_graph=True, **options)[0]
+
+    many = vmap(gradient)(upstream) if vmap else gradient(upstream, is_grads_batched=True)
+    assert all(torch.equal(d, gradient(v)) for d, v in zip(many, upstream, strict=True))
 
 
 def test_second_derivative_on_the_reference():
@@ -250,6 +289,26 @@ def test_autocast(backend, dtype):
     assert not torch.equal(output, expected)  # the input projection was narrow
     output.sum().backward()
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
+
+
+@pytest.mark.parametrize("layer", [ARUN(3, 5, 4), ARUNCell(3, 5, 4)], ids=["ARUN", "ARUNCell"])
+def test_autocast_leaves_float64_alone(layer):
+    with (
+        torch.autocast("cpu", torch.bfloat16),
+        pytest.raises(
+            TypeError, match=r"^input has dtype torch\.float64, expected torch\.float32, the dtype of the par"
+        ),
+    ):
+        layer(torch.randn(6, 3, dtype=torch.float64))
+
+
+def test_trace_does_not_change_with_the_parameters():
+    n, s = torch.full((5,), 2.0), torch.zeros(5)
+    _, trace = F.gamma_rnn_sequence(torch.randn(3, 2, 5), torch.zeros(2, 5), torch.eye(5), n, s, return_trace=True)
+    n.fill_(7)
+    s.fill_(1)
+    assert (trace.n == 2).all()
+    assert (trace.s == 0).all()
 
 
 def test_results_do_not_alias_their_arguments():

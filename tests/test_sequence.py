@@ -170,6 +170,37 @@ def test_backward_pass_keeps_the_precision_of_the_forward_pass(bfloat16_products
     assert all(torch.equal(x, y) for x, y in zip(gradients, expected, strict=True))
 
 
+@pytest.mark.skipif(not hasattr(torch.backends.mkldnn, "matmul"), reason="from torch 2.9 on")
+@pytest.mark.parametrize(
+    ("setting", "precision"),
+    [
+        ("torch.set_float32_matmul_precision('medium')", ("medium", "medium")),
+        ("torch.backends.mkldnn.matmul.fp32_precision = 'bf16'", ("medium", "highest")),
+        ("torch.backends.mkldnn.matmul.fp32_precision = 'tf32'", ("high", "highest")),
+        ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", ("highest", "high")),
+        ("torch.backends.fp32_precision = 'tf32'", ("high", "high")),
+        ("torch.backends.fp32_precision = 'ieee'", ("highest", "highest")),
+    ],
+)
+def test_all_of_torchs_switches_are_read(setting, precision, run_python):
+    """torch.get_float32_matmul_precision raises after most of them."""
+    program = f"""
+import torch
+import aru_kernels.functional as F
+from aru_kernels import ARUN, ARUNCell, GammaRNN
+from aru_kernels._precision import product_precision
+{setting}
+x = torch.ones(3, 2, 1)
+for layer in ARUN(1, 5, 4), GammaRNN(1, 5):
+    layer(x)[0].sum().backward()
+ARUNCell(1, 5, 4)(x[0])[0].sum().backward()
+print(product_precision("cpu"), product_precision("cuda"))
+"""
+    result = run_python("-W", "error", "-c", program)
+    assert result.returncode == 0, result.stderr
+    assert tuple(result.stdout.split()) == precision
+
+
 def test_medium_precision_keeps_nan_and_infinity(bfloat16_products):
     arguments = [x.detach() for x in adaptive_arguments(4, 2, 5, 6, dtype=torch.float32)]
     payload = torch.tensor(0x7FFFFFFF, dtype=torch.int32).view(torch.float32)  # its upper half rounds up to -0

@@ -189,19 +189,39 @@ def save_atomically(content: bytes, path: Path) -> None:
     Raises:
         RunError: the file can't be written.
     """
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        _sync_folder(path.parent)
+        _replace(content, path)
     except OSError as error:
         raise RunError(
             f"{path} can't be written ({error}); make room or mend the permissions, then `aru train --resume "
             f"{path.parent}` continues from what was saved before."
         ) from error
+
+
+def write_result(content: bytes, path: Path) -> None:
+    """Write a table or a figure as `save_atomically` does, into a folder that is made where it is not there yet.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _replace(content, path)
+    except OSError as error:
+        raise RunError(
+            f"{path} can't be written ({error}); make room, mend the permissions or choose another folder, and give "
+            "the same command again: what is finished is kept."
+        ) from error
+
+
+def _replace(content: bytes, path: Path) -> None:
+    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
+    with temporary.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
 
 
 def save_json(content: Any, path: Path) -> None:

@@ -137,12 +137,15 @@ class Curves:
             raise ConfigError(
                 f"output: got {self.output}, expected a name that ends in .{', .'.join(sorted(formats))}."
             )
+        names = [path.name for path in self.runs]
         histories = {}
         for path in self.runs:
             folder = RunFolder(path)
             folder.read_config()
-            histories[path.name] = folder.read_metrics()
-            if not histories[path.name]:
+            # sweeps name their runs alike
+            name = path.name if names.count(path.name) == 1 else str(path)
+            histories[name] = folder.read_metrics()
+            if not histories[name]:
                 raise ConfigError(f"run: {path} has not finished an epoch yet, expected at least one.")
         learning_curves(histories, self.output)
         print(f"Learning curves of {len(histories)} runs: {self.output}")

@@ -229,8 +229,8 @@ def _check_int(name: str, value: object, lowest: int, highest: int | None = None
         return
     ok = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
     if not ok or (highest is not None and value > highest):
-        limit = f"at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-        raise ConfigError(f"{name}: got {value!r}, expected a whole number of {limit}{' or None' if optional else ''}.")
+        limit = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
+        raise ConfigError(f"{name}: got {value!r}, expected a whole number {limit}{' or None' if optional else ''}.")
 
 
 def _check_positive(name: str, value: object, optional: bool = False, or_zero: bool = False) -> None:

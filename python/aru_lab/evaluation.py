@@ -17,7 +17,7 @@ from aru_lab.models import CONTROLLER, SequenceClassifier, build_classifier
 from aru_lab.perturbations import Perturbation
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
 from aru_lab.sequences import Sequences
-from aru_lab.tasks import Task, find_task
+from aru_lab.tasks import Task, find_task, is_data_file
 
 TEST_SEED = 1_000_003  # test sequence k draws its perturbation from the seed TEST_SEED + k
 
@@ -109,10 +109,15 @@ def load_classifier(
         model.load_state_dict(content["model"])
     except (KeyError, RuntimeError) as error:
         raise RunError(
-            f"{folder.path}: the {which} checkpoint does not belong to the configuration in {folder.config_file.name}; "
-            "restore both from a copy, or train anew."
+            f"{folder.path}: the {which} checkpoint does not belong to the configuration in {folder.config_file.name}"
+            f"{or_to_the_data(config)}; restore both from a copy, or train anew."
         ) from error
     return model.eval(), config
+
+
+def or_to_the_data(config: TrainConfig) -> str:
+    """For the sentence that a checkpoint does not fit: a data file that has changed has changed the network's sizes."""
+    return f" or to the data that {config.task} now holds" if is_data_file(config.task) else ""
 
 
 def task_of(config: TrainConfig, name: str | None = None) -> Task:

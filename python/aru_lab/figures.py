@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from aru_lab.checkpoint import write_result
+
 BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
 SKY, GREEN = "#56B4E9", "#009E73"
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=path.suffix[1:])
+    write_result(buffer.getvalue(), path)
 
 
 @dataclass(frozen=True)
@@ -39,8 +48,7 @@ def demo_figure(
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
     _learning_curves(left, histories)
     _neurons(right, neurons, title)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) -> None:
@@ -68,8 +76,7 @@ def learning_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> N
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=130)
     _learning_curves(figure, histories)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    _save(figure, path)
 
 
 def _neurons(figure: Any, neurons: list[NeuronCurves], title: str) -> None:
@@ -151,5 +158,4 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(f"{title}: mean and range over the seeds")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    _save(figure, path)

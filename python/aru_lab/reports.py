@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aru_lab.checkpoint import save_atomically
+from aru_lab.checkpoint import write_result
 from aru_lab.figures import NAMES
 from aru_lab.provenance import commit, version
 from aru_lab.sweep import write_csv
@@ -111,7 +111,7 @@ def write_report(report: Report, stem: Path, command: str) -> tuple[Path, Path]:
     text += [f"![{figure.stem}]({figure.name})\n" for figure in report.figures]
     text += [f"* {remark}" for remark in report.remarks]
     text += ["", f"Made by `{command}` (aru_kernels {version()}, commit {commit() or 'unknown'})."]
-    save_atomically(("\n".join(text) + "\n").encode(), markdown)
+    write_result(("\n".join(text) + "\n").encode(), markdown)
     return markdown, table
 
 

@@ -235,8 +235,9 @@ def robustness(
         if isinstance(result, LabError):
             raise result
         rows += result
-    write_csv(rows, stem.with_suffix(".csv"))
-    draw(rows, axes_of(strengths, task_of(configs[0]).n_steps), f"Test of {configs[0].task}", stem.with_suffix(".png"))
+    table, figure = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".png"))
+    write_csv(rows, table)
+    draw(rows, axes_of(strengths, task_of(configs[0]).n_steps), f"Test of {configs[0].task}", figure)
     return rows
 
 

@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aru_lab.checkpoint import RunFolder, save_atomically
+from aru_lab.checkpoint import RunFolder, write_result
 from aru_lab.config import MODELS, TrainConfig
 from aru_lab.errors import ConfigError, LabError, RunError
 from aru_lab.evaluation import Score, build_for, task_of
@@ -70,9 +70,15 @@ def plan(
             of base's hidden and controller size.
 
     Raises:
-        ConfigError: an unknown field or value, or sizes that can't be matched.
+        ConfigError: an unknown field or value, none or the same twice, or sizes that can't be matched.
     """
     axes = [_axis(text) for text in vary]
+    _check_distinct("models", models)
+    _check_distinct("seeds", seeds)
+    if axes:
+        _check_distinct("vary", [name for name, _ in axes])
+    for name, choices in axes:
+        _check_distinct(f"vary: {name}", choices)
     configs: list[TrainConfig] = []
     for values in itertools.product(*([(name, value) for value in choices] for name, choices in axes)):
         changes = dict(values)
@@ -85,6 +91,14 @@ def plan(
                 dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
             ]
     return configs
+
+
+def _check_distinct(name: str, values: Sequence[Any]) -> None:
+    """Two runs of the same settings would share a folder."""
+    if not values:
+        raise ConfigError(f"{name}: got none, expected at least one.")
+    if len(set(values)) < len(values):
+        raise ConfigError(f"{name}: got {' '.join(map(str, values))}, expected each once.")
 
 
 def _matched_size(config: TrainConfig, models: Sequence[str]) -> int:
@@ -231,5 +245,4 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_atomically(text.getvalue().encode(), path)
+    write_result(text.getvalue().encode(), path)

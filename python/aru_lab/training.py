@@ -30,7 +30,16 @@ from aru_lab.config import TrainConfig
 from aru_lab.display import NO_NUMBERS, epoch_line, training_bar
 from aru_lab.distributed import World, joined
 from aru_lab.errors import ConfigError, Interrupted, NonFiniteError, RunError
-from aru_lab.evaluation import Score, build_for, perturbed, score, take_initial_weights, task_of, to_tensors
+from aru_lab.evaluation import (
+    Score,
+    build_for,
+    or_to_the_data,
+    perturbed,
+    score,
+    take_initial_weights,
+    task_of,
+    to_tensors,
+)
 from aru_lab.models import count_parameters, freeze
 from aru_lab.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
@@ -463,8 +472,9 @@ class _Trainer:
                 torch.cuda.set_rng_state(content["rng_cuda"][self.world.rank], self.device)
         except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
             raise RunError(
-                f"{self.folder.last_file} does not belong to the configuration in {self.folder.config_file} ({error}); "
-                "restore both from a copy, or start a new run."
+                f"{self.folder.last_file} does not belong to the configuration in {self.folder.config_file}"
+                f"{or_to_the_data(self.config)} ({' '.join(str(error).split())}); restore both from a copy, or start a "
+                "new run."
             ) from error
         if self.world.is_first:
             self.folder.write_metrics(self.position.history)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -60,13 +61,43 @@ def test_learning_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     drawn = []
     with pytest.MonkeyPatch.context() as patch:
         save = Figure.savefig
-        patch.setattr(Figure, "savefig", lambda figure, path: (drawn.append(figure), save(figure, path)))
+        patch.setattr(
+            Figure, "savefig", lambda figure, *args, **options: (drawn.append(figure), save(figure, *args, **options))
+        )
         assert main(["curves", *folders, "--output", str(tmp_path / "figures" / "curves.png")]) == 0
     assert (tmp_path / "figures" / "curves.png").stat().st_size > 1000
     lines = {line.get_label(): line.get_xydata() for line in drawn[0].axes[0].get_lines()}
     assert set(lines) == {f"run-{seed}, {part}" for seed in (0, 1) for part in ("validation", "train")}
     metrics = [json.loads(line) for line in (Path(folders[1]) / "metrics.jsonl").read_text().splitlines()]
     assert lines["run-1, validation"].tolist() == [[m["epoch"], 100 * m["validation_accuracy"]] for m in metrics]
+
+
+def test_learning_curves_of_runs_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Sweeps name their runs alike; none may take the place of another."""
+    first, second = tmp_path / "first" / "relu-seed0", tmp_path / "second" / "relu-seed0"
+    assert main(["train", "sdigits", *SMALL, "--output", str(first)]) == 0
+    shutil.copytree(first, second)
+    assert main(["curves", str(first), str(second), "--output", str(tmp_path / "curves.png")]) == 0
+    assert "Learning curves of 2 runs" in capsys.readouterr().out
+
+
+def test_results_that_can_not_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, obstacle = tmp_path / "run", tmp_path / "file"
+    obstacle.touch()
+    assert main(["train", "sdigits", *SMALL, "--output", str(run)]) == 0
+    capsys.readouterr()
+    (run / "analysis").symlink_to(obstacle)
+    small, one = ["--test-subset", "5"], ["--models", "relu", "--seeds", "0", "--no-match-parameters"]
+    for command in (
+        ["curves", str(run), "--output", str(obstacle / "curves.png")],
+        ["robustness", str(run), *small, "--output", str(obstacle / "scores")],
+        ["sweep", "sdigits", *SMALL, *one, "--output", str(obstacle / "sweep")],
+        ["analyse", str(run), "spectrum"],
+    ):
+        assert main(command) == 2
+        message = capsys.readouterr().err
+        assert re.search(r"^aru: \S+ can't be written \(.*\); .* choose another folder", message), message
+        assert "--resume" not in message
 
 
 def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +144,11 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("sweep --vary epochs=0,2", r"epochs: got 0, expected a whole number of at least 1"),
         ("sweep --models rnn", r"model: got 'rnn', expected one of arun"),
         ("sweep --jobs 0", r"jobs: got 0, expected a whole number of at least 1"),
+        ("sweep --seeds", r"seeds: got none, expected at least one\."),
+        ("sweep --seeds 0 1 0", r"seeds: got 0 1 0, expected each once\."),
+        ("sweep --models", r"models: got none, expected at least one\."),
+        ("sweep --vary epochs=1,2,1", r"vary: epochs: got 1 2 1, expected each once\."),
+        ("sweep --vary epochs=1 epochs=2", r"vary: got epochs epochs, expected each once\."),
         ("robustness nowhere", r"nowhere holds no run"),
         ("robustness", r"run: got no run, expected the folder of at least one"),
         ("robustness nowhere --step-lengths 0.9", r"step_lengths: got 0\.9, expected fractions of T from 0 to 0\.75"),

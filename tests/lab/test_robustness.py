@@ -112,6 +112,11 @@ def test_rows_are_every_strength_of_every_run(runs: list[Path], measured: tuple[
     assert mean_over(rows, "arun", "step-amplitude")[1] == pytest.approx(sum(one) / 3)
 
 
+def test_stem_with_a_dot_is_not_shortened(runs: list[Path], measured: tuple[list[dict], Path], tmp_path: Path) -> None:
+    robustness(runs[:1], tmp_path / "rate=0.001", SMALL, console=Console(quiet=True))
+    assert {path.name for path in tmp_path.iterdir()} == {"rate=0.001.csv", "rate=0.001.png"}
+
+
 def test_figure_is_a_picture(measured: tuple[list[dict], Path]) -> None:
     content = measured[1].with_suffix(".png").read_bytes()
     assert content.startswith(b"\x89PNG")

@@ -11,12 +11,12 @@ import pytest
 from rich.console import Console
 
 from aru_lab.config import TrainConfig
-from aru_lab.errors import ConfigError, DataError
+from aru_lab.errors import ConfigError, DataError, RunError
 from aru_lab.evaluation import evaluate
 from aru_lab.perturbations import parse
 from aru_lab.sequences import read_sequences
 from aru_lab.tasks import find_task
-from aru_lab.training import train
+from aru_lab.training import resume, train
 
 RNG = np.random.RandomState(0)
 
@@ -52,6 +52,19 @@ def test_network_learns_and_is_tested_on_a_file(tmp_path: Path) -> None:
     assert clean.n == 60
     assert clean.accuracy > 0.9
     assert driven.loss != clean.loss
+
+
+def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
+    """The network is then of another size; its checkpoint and its configuration are whole."""
+    path = save(tmp_path / "data.npz", x=RNG.rand(30, 4, 2), y=np.arange(30) % 2)
+    run = tmp_path / "run"
+    config = TrainConfig(str(path), hidden_size=4, controller_size=3, epochs=1, device="cpu", output=run)
+    train(config, Console(quiet=True))
+    save(path, x=RNG.rand(30, 4, 3), y=np.arange(30) % 2)
+    for attempt in (lambda: evaluate(run, []), lambda: resume(run, Console(quiet=True))):
+        with pytest.raises(RunError, match=r"does not belong to .* or to the data that \S+data\.npz now holds") as told:
+            attempt()
+        assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

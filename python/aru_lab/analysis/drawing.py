@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.analysis.store import write
+from aru_lab.checkpoint import write_result
 from aru_lab.errors import RunError
 from aru_lab.figures import GREY, LOOKS
 
@@ -85,7 +85,7 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, metadata=metadata)
         paths.append(folder / f"{name}.{kind}")
-        write(paths[-1], buffer.getvalue())
+        write_result(buffer.getvalue(), paths[-1])
     return paths
 
 

@@ -19,7 +19,7 @@ from aru_lab.analysis.claims import RULE, Finding, findings
 from aru_lab.analysis.commands import FIGURES
 from aru_lab.analysis.plots import draw
 from aru_lab.analysis.settings import Settings
-from aru_lab.checkpoint import save_atomically
+from aru_lab.checkpoint import write_result
 from aru_lab.errors import Interrupted, LabError
 from aru_lab.figures import NAMES
 from aru_lab.jobs import Report as Progress
@@ -115,7 +115,7 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
     if failures := [section for section in sections if isinstance(section, LabError)]:
         raise failures[0]
     page = output / "figures.html"
-    save_atomically(_html(sections, runs, scale, workshop.scale.description, remarks).encode(), page)
+    write_result(_html(sections, runs, scale, workshop.scale.description, remarks).encode(), page)
     rows = [
         {
             "figure": section.number,
@@ -130,7 +130,7 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
     ]
     write_csv(rows, output / "figures.csv")
     markdown = output / "figures.md"
-    save_atomically(_markdown(rows, scale, workshop.scale.description, remarks).encode(), markdown)
+    write_result(_markdown(rows, scale, workshop.scale.description, remarks).encode(), markdown)
     workshop.console.print(f"Report: {page}", highlight=False, soft_wrap=True)
     return sections, markdown
 

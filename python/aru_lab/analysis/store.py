@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.checkpoint import save_atomically
+from aru_lab.checkpoint import write_result
 from aru_lab.errors import RunError
 
 FOLDER = "analysis"
@@ -68,15 +68,14 @@ class AnalysisFolder:
         Raises:
             RunError: a file can't be written.
         """
-        self.file(part).parent.mkdir(exist_ok=True)
         written = []
         for name, table in result.tables.items():
             written.append(self.run / FOLDER / f"{name}.csv")
-            write(written[-1], _csv(table))
+            write_result(_csv(table), written[-1])
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key)))})
         written.append(self.file(part))
-        write(written[-1], buffer.getvalue())
+        write_result(buffer.getvalue(), written[-1])
         return written
 
     def load(self, part: str) -> dict[str, np.ndarray]:
@@ -91,21 +90,6 @@ class AnalysisFolder:
             )
         with np.load(self.file(part), allow_pickle=False) as content:
             return {name: content[name] for name in content.files if name != _KEY}
-
-
-def write(path: Path, content: bytes) -> None:
-    """Write a file atomically.
-
-    Raises:
-        RunError: it can't be written.
-    """
-    try:
-        save_atomically(content, path)
-    except RunError as error:
-        raise RunError(
-            f"{path} can't be written ({error.__cause__}); make room or mend the permissions and give the same command "
-            "again: what is finished is kept."
-        ) from error
 
 
 def fingerprint(path: Path) -> str:

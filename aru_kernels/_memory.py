@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from pathlib import Path
+from typing import NamedTuple
 
 from aru_kernels._compile import constant_when_compiled
 
@@ -21,15 +24,58 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
 
+class Group(NamedTuple):
+    """Files of a control group, by which containers and batch systems limit memory."""
+
+    limit: Path
+    used: Path
+    statistics: Path
+    reclaimable: str  # what of the memory in use is a cache of files, in the statistics
+
+    def free(self) -> int | None:
+        """Bytes that its processes can still get, or None where it has no limit or does not tell."""
+        try:
+            limit = int(self.limit.read_text())
+            cache = re.search(rf"^{self.reclaimable} (\d+)$", self.statistics.read_text(), re.MULTILINE)
+            return max(0, limit - int(self.used.read_text()) + (int(cache[1]) if cache else 0))
+        except (OSError, ValueError):  # there is no such file; "max"
+            return None
+
+
+@functools.lru_cache(1)
+def groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> tuple[Group, ...]:
+    """This process's control groups, and those around them, in version 2 and 1 of Linux's interface."""
+    found = []
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return ()
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, names = root, ("memory.max", "memory.current", "memory.stat", "inactive_file")
+        elif "memory" in controllers.split(","):
+            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.stat", "total_inactive_file")
+            base = root / "memory"
+        else:
+            continue
+        # a container may see its own group as the root, whatever the path says
+        for folder in (base / path.strip("/"), *(base / path.strip("/")).parents):
+            if folder.is_relative_to(base) and (folder / names[0]).exists():
+                found.append(Group(*(folder / name for name in names[:3]), names[3]))
+    return tuple(found)
+
+
 def free_bytes() -> int:
-    """Memory of this machine that a process can still get."""
+    """Memory that this process can still get: of the machine, and of the control groups that it is in."""
     try:
         with open("/proc/meminfo") as lines:
             available = next(line for line in lines if line.startswith("MemAvailable"))
-        return int(available.split()[1]) * 1024
+        machine = int(available.split()[1]) * 1024
     except (OSError, StopIteration):
         # Elsewhere only the total is known without another package; half of it is a cautious guess.
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return min([machine, *(free for group in groups() if (free := group.free()) is not None)])
 
 
 @constant_when_compiled

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from aru_kernels._precision import product_precision
 from aru_kernels.triton import cooperative, kept_slots, persistent
 from aru_kernels.triton._launch import launching_on
 from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots
@@ -77,7 +78,7 @@ class Adaptive:
     @property
     def key(self) -> tuple[object, ...]:
         """What a graph depends on beside the sizes of its arguments."""
-        precision = torch.get_float32_matmul_precision()
+        precision = product_precision("cuda")
         return "adaptive", self.controller.n_floor, self.controller.products, precision, self.weight_hh.dtype
 
     def forward(

@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from aru_kernels._precision import product_precision
 from aru_kernels.triton import _math as math
 from aru_kernels.triton import cooperative, persistent
 from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, products
@@ -112,7 +113,7 @@ class Static:
     @property
     def key(self) -> tuple[object, ...]:
         """What a graph depends on beside the sizes of its arguments."""
-        return "static", self.n_floor, torch.get_float32_matmul_precision(), self.weights[0].dtype
+        return "static", self.n_floor, product_precision("cuda"), self.weights[0].dtype
 
     def _launch(self, like: Tensor) -> tuple[tuple[int], dict[str, object]]:
         options = {

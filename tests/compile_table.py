@@ -3,8 +3,9 @@
     PYTHONPATH=.:tests python tests/compile_table.py [--all]
 
 The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
-recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later) or needs more shared
-memory than the GPU has.
+recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later), needs more shared
+memory than the GPU has, or, for NVIDIA, has a sum that threads disagree on (see `sums` in aru_kernels/triton/_math.py)
+or operands of products at wrong addresses (see descriptors.py).
 Without --all: the paper's size and a small network at every precision on every architecture, with every option that
 takes registers; dtypes of γ on sm_90 alone.  --all adds other controller sizes and every combination of options.
 """
@@ -31,6 +32,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
+import descriptors
 from aru_kernels.triton import (
     MAX_CONTROLLER,
     MAX_CONTROLLER_7_5,
@@ -238,6 +240,21 @@ class Usage:
     registers: int
     spilled: int  # bytes of stack (NVIDIA); vector registers and bytes of scratch memory (AMD)
     shared: int
+    disagreeing: int = 0  # sums over lanes that begin with a product that is not rounded (NVIDIA)
+    misplaced: int = 0  # products whose operands' addresses are wrong (NVIDIA, compute capability 9.0)
+
+
+def disagreeing(ptx: str) -> int:
+    """Sums of a product and another lane's: its own the compiler adds without rounding, fused here or later."""
+    products = dict(re.findall(r"\bmul\.f32\s+(%\w+), ([^;]+);", ptx))
+    exchanged = re.findall(r"\bshfl\.sync\.bfly\.b32\s+(%\w+), (%\w+),", ptx)
+    fused = set(re.findall(r"\bfma\.rn\.f32\s+%\w+, ([^;]+);", ptx))
+    added = set(re.findall(r"\badd\.f32\s+%\w+, ([^;]+);", ptx))
+    return sum(
+        f"{products[own]}, {other}" in fused or bool({f"{own}, {other}", f"{other}, {own}"} & added)
+        for other, own in exchanged
+        if own in products
+    )
 
 
 def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usage:
@@ -257,13 +274,22 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
 
         spilled = sum(map(number, ("vgpr_spill_count", "private_segment_fixed_size")))
         return Usage(number("vgpr_count"), spilled, compiled.metadata.shared)
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    tools = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+    ptx, shared = compiled.asm["ptx"], compiled.metadata.shared
+    misplaced = 0
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
         file.flush()
-        report = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+
+        def output(tool: str, option: str) -> str:
+            command = [tools / tool, option, file.name]
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+        report = output("cuobjdump", "-res-usage")
+        if "wgmma" in ptx:
+            misplaced = descriptors.find(output("nvdisasm", "-c"), compiled.metadata.num_warps, shared).wrong
     registers, stack, local = (int(re.search(rf"{key}:(\d+)", report)[1]) for key in ("REG", "STACK", "LOCAL"))
-    return Usage(registers, stack + local, compiled.metadata.shared)
+    return Usage(registers, stack + local, shared, disagreeing(ptx), misplaced)
 
 
 # The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table
@@ -278,6 +304,10 @@ def excess(usage: Usage, architecture: int | str) -> str:
         problems.append("spills")
     if usage.shared > SHARED[str(architecture)]:
         problems.append(f"more than {SHARED[str(architecture)]} B of shared memory")
+    if usage.disagreeing:
+        problems.append("threads disagree on sums")
+    if usage.misplaced:
+        problems.append("operands at wrong addresses")
     return ", ".join(problems)
 
 

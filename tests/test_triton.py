@@ -172,6 +172,82 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
 
 
 @needs_triton
+def test_threads_agree_on_sums():
+    """Where a thread has one element of a row; and the table sees it where they do not."""
+    import triton
+    import triton.language as tl
+
+    import compile_table as table
+    from aru_kernels.triton import _math, cooperative
+
+    @triton.jit
+    def kernel(x_ptr, y_ptr, sum_ptr, sums: tl.constexpr):
+        i, j = tl.arange(0, 16), tl.arange(0, 16)[None, :]
+        x, y = tl.load(x_ptr + i[:, None] * 16 + j), tl.load(y_ptr + j)
+        tl.store(sum_ptr + i, sums(x, y, 1))
+
+    @triton.jit
+    def fused(x, y, AXIS: tl.constexpr):
+        return tl.sum(x * y, AXIS)
+
+    def disagreeing(sums):
+        signature = {**dict.fromkeys(("x_ptr", "y_ptr", "sum_ptr"), "*fp32"), "sums": "constexpr"}
+        source = table.ASTSource(kernel, signature, {"sums": sums})
+        options = {"num_warps": 8, "enable_fp_fusion": True}
+        ptx = triton.compile(source, target=table.GPUTarget("cuda", 90, 32), options=options).asm["ptx"]
+        return table.disagreeing(ptx)
+
+    assert disagreeing(fused) == 1
+    assert disagreeing(_math.sums) == 0
+    assert table.excess(table.Usage(32, 0, 0, 1), 90) == "threads disagree on sums"
+
+    with table.recorded_launches("tf32x3", "tf32x3") as launches:
+        for H in (10, 20):
+            table.sequence_calls(16, H)
+            table.static_calls(H)
+    if cooperative.COMPILES:
+        with table.recorded_launches("tf32x3", "tf32x3", compute=(9, 0)) as others:
+            table.sequence_calls(16, 70)
+        launches += others
+    whole = [x for x in launches if "H" in dict(x.constants)]
+    assert len(whole) >= 8
+    for launch in whole:
+        assert table.compile_launch(launch, "cuda", 90).disagreeing == 0, launch.describe()
+
+
+@needs_triton
+def test_the_table_sees_misplaced_operands():
+    """What an assembler made of one descriptor, right and wrong; and whether it is in the kernel's memory."""
+    import compile_table as table
+    import descriptors
+
+    start = """
+        /*0000*/ S2R R60, SR_TID.X ;                            /* 0x1 */
+                                                                /* 0x2 */
+        S2R R7, SR_CgaCtaId ;
+        MOV R0, 0x400 ;
+        LEA R0, R7, R0, 0x18 ;
+        IMAD.SHL.U32 R5, R60, 0x10, RZ ;
+        SHF.R.U32.HI R243, RZ, 0x4, R0 ;
+        SGXT.U32 R243, R243, 0xe ;
+        {source}
+        R2UR UR38, R6 ;
+        UIADD3.64 UR38, UR38, {more}, URZ ;
+        HGMMA.64x32x8.F32.TF32 R40, R96, gdesc[UR36], R40 ;
+    """
+    right, wrong = "IADD3 R6, P1, R243, 0x2, RZ ;", "IADD3 R6, P5, R5, 0x2, RZ ;"
+    for source, more, expected in (
+        (right, 4, (1, 0, 0)),
+        (right, 1280, (1, 0, 1)),
+        (wrong, 4, (1, 0, 1)),
+        ("LDS R6, [R5] ;", 4, (1, 1, 0)),
+        ("@P1 " + right, 4, (1, 1, 0)),
+    ):
+        assert descriptors.find(start.format(source=source, more=hex(more)), 8, 20480) == expected
+    assert table.excess(table.Usage(32, 0, 0, misplaced=1), 90) == "operands at wrong addresses"
+
+
+@needs_triton
 def test_the_table_has_every_kernel():
     import compile_table as table
     from aru_kernels.triton import _controller, _cooperative, cooperative, gamma, persistent, static

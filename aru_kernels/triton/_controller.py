@@ -61,8 +61,8 @@ def next_state(a, g, w_ptr, w_gg_t, GP: tl.constexpr, PRODUCT: tl.constexpr):
 @triton.jit
 def read_out(g, w_ptr, GP: tl.constexpr):
     """(n, s) = W_gc g + b_c, each (R,)."""
-    n = tl.sum(g * _vector(w_ptr, 2, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP)
-    s = tl.sum(g * _vector(w_ptr, 3, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP + 1)
+    n = math.sums(g, _vector(w_ptr, 2, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP)
+    s = math.sums(g, _vector(w_ptr, 3, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP + 1)
     return n, s
 
 
@@ -197,7 +197,7 @@ def through_gamma(
 def through_tanh(g, d_g, d_a, w_ptr, GP: tl.constexpr):
     """Back through tanh, from d_g in full: d_u, and d_a with the controller's share."""
     d_u = d_g * (1 - g * g)
-    return d_u, d_a + tl.sum(d_u * _vector(w_ptr, 0, GP), 1)
+    return d_u, d_a + math.sums(d_u, _vector(w_ptr, 0, GP), 1)
 
 
 @triton.jit

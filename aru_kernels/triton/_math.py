@@ -116,8 +116,8 @@ def gamma_derivatives(x, n, s, N_FLOOR: tl.constexpr):
 def product(x, y, PRODUCT: tl.constexpr):
     """x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands.
 
-    "tf32x3" with 64 or more rows of x takes a warp for every 16 rows at most: with more, Triton 3.6 makes code for
-    compute capability 9.0 whose redundant warps read shared memory out of range (64 rows, 8 warps, on an H100).
+    "tf32x3" with 64 or more rows of x takes a warp for every 16 rows at most: with more (64 rows, 8 warps, on an H100)
+    a kernel faulted, for which the assembler of Triton 3.6 computed wrong addresses; see tests/descriptors.py.
     """
     if PRODUCT == "bf16":
         result = tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
@@ -126,3 +126,17 @@ def product(x, y, PRODUCT: tl.constexpr):
     else:
         result = tl.dot(x, y, input_precision=PRODUCT, out_dtype=x.dtype)
     return result
+
+
+@triton.jit
+def sums(x, y, AXIS: tl.constexpr):
+    """tl.sum(x * y, AXIS), y with rows or columns for all of x; all threads that hold a sum have the same bits.
+
+    Where a thread has one element of a sum, the compiler fuses its product with the first addition: it adds that
+    product, not rounded, to the rounded one of another thread, which does the same the other way round, and the two
+    differ (https://github.com/triton-lang/triton/issues/7264).  When both then write to one word of shared memory,
+    either may stay: compute-sanitizer's racecheck reports that.  So products are rounded first in tiles that leave a
+    thread few elements; in larger ones it adds some of its own before.
+    """
+    FEW: tl.constexpr = x.shape[0] * x.shape[1] <= 1024
+    return tl.sum(tl.fma(x, y, 0.0) if FEW else x * y, AXIS)

@@ -6,8 +6,7 @@ writes its h (backwards: da), waits for the others of the same sequences, and mu
 Programs of other sequences do not meet.  The waiting is sound because all programs run at the same time: there are no
 more than multiprocessors, and the launch is cooperative, which the driver refuses where that cannot be.
 
-It serves where ARU_TRITON_COOPERATIVE=1 asks for it: compute-sanitizer reports a race in the adaptive backward kernel's
-shared memory (one hazard, whose cause is open), and no time speaks for it yet.
+It serves where ARU_TRITON_COOPERATIVE=1 asks for it: no time speaks for it yet.
 """
 
 from __future__ import annotations

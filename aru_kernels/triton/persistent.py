@@ -89,7 +89,7 @@ def adaptive_fwd_kernel(
     stride = tl.cast(B, tl.int64) * H
     step = 0
     while step < STEPS:
-        a = tl.load(xp_ptr + start + i, row, 0.0) + tl.sum(w_hh * h[None, :], 1)
+        a = tl.load(xp_ptr + start + i, row, 0.0) + math.sums(w_hh, h[None, :], 1)
         g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
         n, s = read_out(g, w_ptr, GP)
         # rows of padding have a gain, too, and an h that W_hh's zeros must not meet as NaN
@@ -170,7 +170,7 @@ def adaptive_bwd_kernel(
         d_x = with_inputs(d_x, d_u, a, PRODUCT, ACC)
         d_w_gg += math.product(d_u, g, PRODUCT)
         # rows of padding have a gradient, too
-        d_rec = tl.sum(w_hh * tl.where(row, d_a, 0)[:, None], 0)
+        d_rec = math.sums(w_hh, tl.where(row, d_a, 0)[:, None], 0)
         d_b_n += d_n
         d_b_s += d_s
         step -= 1
@@ -213,7 +213,7 @@ def static_steps_fwd_kernel(
     stride = tl.cast(B, tl.int64) * H
     step = 0
     while step < STEPS:
-        a = tl.load(xp_ptr + start + i, row, 0.0) + tl.sum(w_hh * h[None, :], 1)
+        a = tl.load(xp_ptr + start + i, row, 0.0) + math.sums(w_hh, h[None, :], 1)
         h = tl.where(row, math.gamma(a, n, s, N_FLOOR), 0)
         tl.store(h_ptr + start + i, h, row)
         if KEEP_A:
@@ -262,7 +262,7 @@ def static_steps_bwd_kernel(
         tl.store(da_ptr + start + i, d_a, row)
         dn += d_h * by_n
         ds += d_h * by_s
-        d_rec = tl.sum(w_hh * tl.where(row, d_a, 0)[:, None], 0)
+        d_rec = math.sums(w_hh, tl.where(row, d_a, 0)[:, None], 0)
         step -= 1
     # other threads may have loaded the same elements
     tl.debug_barrier()

@@ -213,6 +213,10 @@ def test_threads_agree_on_sums():
     assert len(whole) >= 8
     for launch in whole:
         assert table.compile_launch(launch, "cuda", 90).disagreeing == 0, launch.describe()
+    with table.recorded_launches("tf32", "tf32") as launches:
+        table.sequence_calls(16, 64)
+    (backward,) = [x for x in launches if x.kernel == "adaptive_bwd_kernel"]
+    assert table.compile_launch(backward, "cuda", 100).disagreeing == 0
 
 
 @needs_triton

@@ -136,7 +136,7 @@ def sums(x, y, AXIS: tl.constexpr):
     product, not rounded, to the rounded one of another thread, which does the same the other way round, and the two
     differ (https://github.com/triton-lang/triton/issues/7264).  When both then write to one word of shared memory,
     either may stay: compute-sanitizer's racecheck reports that.  So products are rounded first in tiles that leave a
-    thread few elements; in larger ones it adds some of its own before.
+    thread few elements, and where it may have one of a column; else it adds some of its own before.
     """
-    FEW: tl.constexpr = x.shape[0] * x.shape[1] <= 1024
+    FEW: tl.constexpr = AXIS == 0 or x.shape[0] * x.shape[1] <= 1024
     return tl.sum(tl.fma(x, y, 0.0) if FEW else x * y, AXIS)

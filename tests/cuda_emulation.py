@@ -1,6 +1,6 @@
 """The CUDA kernels under g++, every CUDA thread a fiber: built once for all test processes, in the place of a GPU.
 
-`tests/csrc/prim_emulated.h` says what the emulation is strict about; `docs/cuda.md` what it cannot see.
+`tests/csrc/emulated_machine.h` says what the emulation is strict about; `docs/cuda.md` what it cannot see.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ needs_compiler = pytest.mark.skipif(
     reason="the emulation needs Linux, a C++ compiler and pybind11",
 )
 
-# Order of Schedule in prim_emulated.h: order (0 in order, 1 reversed, 2 random), starve, deferred, seed.
+# Order of Schedule in emulated_machine.h: order (0 in order, 1 reversed, 2 random), starve, deferred, seed.
 SCHEDULES = {
     "in order": (0, 0, 0, 0),
     "reversed": (1, 0, 0, 0),

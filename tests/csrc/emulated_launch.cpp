@@ -1,10 +1,10 @@
-// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (prim_emulated.h).  With csrc/bindings_cuda.cpp
+// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (emulated_machine.h).  With csrc/bindings_cuda.cpp
 // it makes a module that aru_kernels.cuda takes for the real one.
 #define ARU_EMULATION_MAIN
 #include <string>
 
 #include "cuda/launch.h"
-#include "prim_emulated.h"
+#include "emulated_machine.h"
 
 namespace aru {
 namespace cuda {

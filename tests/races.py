@@ -25,7 +25,7 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
 import aru_kernels.triton
 
-_KERNELS = (str(Path(aru_kernels.triton.__file__).parent), "test_")
+_KERNELS = Path(aru_kernels.triton.__file__).parent
 _NOTED = ("create_masked_load", "create_masked_store", "create_barrier", "create_atomic_rmw")
 _NOBODY, _SEVERAL = 0, -1  # who accessed an address; else the program's number plus one
 
@@ -33,7 +33,10 @@ _NOBODY, _SEVERAL = 0, -1  # who accessed an address; else the program's number 
 def _place() -> str:
     """Where the kernel makes the access at hand."""
     frame = sys._getframe(1)
-    while not any(part in frame.f_code.co_filename for part in _KERNELS):
+    while True:
+        file = Path(frame.f_code.co_filename)
+        if file.parent == _KERNELS or file.name.startswith("test_"):
+            break
         frame = frame.f_back
     return f"{frame.f_code.co_name}, line {frame.f_lineno}"
 

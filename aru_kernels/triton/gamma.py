@@ -27,6 +27,8 @@ from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on
 # Dimensions after merging that the kernels can walk; beyond, operands are copied.
 MAX_DIMS = 4
 _FWD_BLOCK, _BWD_BLOCK = 2048, 1024
+# Of a program that adds up partial sums.
+_SUMS_BLOCK = 2048
 # Blocks of a backward program whose operands are on their way at a time; benchmarks/gamma_tiles.py times others.
 _BWD_STAGES = 1
 # Programs that keep the largest GPUs busy.
@@ -202,6 +204,7 @@ def gamma_bwd_kernel(
 
 @triton.jit
 def _sum_parts(parts_ptr, sum_ptr, parts, cols, BLOCK_R: tl.constexpr, BLOCK_C: tl.constexpr):
+    """The sums of this program's columns, over all parts in a fixed order."""
     r = tl.arange(0, BLOCK_R)[:, None]
     c = tl.program_id(0).to(tl.int64) * BLOCK_C + tl.arange(0, BLOCK_C)
     total = tl.zeros((BLOCK_R, BLOCK_C), tl.float64)
@@ -421,10 +424,6 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
         return dx, *_results(plan.gradients, buffers, (n, s))
 
 
-# Elements of a program of the kernel that adds up partial sums.
-_SUMS_BLOCK = 2048
-
-
 def _results(gradients: list[_Gradient], buffers: list[Tensor], parameters: tuple[Tensor, ...]) -> list[Tensor]:
     """The gradients, of the parameters' shapes and dtypes, from what the kernel wrote."""
     cases = list(zip(gradients, buffers, parameters, strict=True))
@@ -435,7 +434,7 @@ def _results(gradients: list[_Gradient], buffers: list[Tensor], parameters: tupl
         (n_parts, dn, gradient), (s_parts, ds, _) = group[0], group[-1]
         parts, cols = gradient.parts
         columns = max(16, _SUMS_BLOCK // triton.next_power_of_2(parts))
-        BLOCK_C = min(triton.next_power_of_2(cols), columns, _SUMS_BLOCK)
+        BLOCK_C = min(triton.next_power_of_2(cols), columns)
         BLOCK_R = min(triton.next_power_of_2(parts), _SUMS_BLOCK // BLOCK_C)
         gamma_sums_kernel[(triton.cdiv(cols, BLOCK_C), len(group))](
             *(n_parts, s_parts, dn, ds, parts, cols), BLOCK_R=BLOCK_R, BLOCK_C=BLOCK_C, num_warps=4, **OPTIONS

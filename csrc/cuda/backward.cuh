@@ -36,12 +36,10 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
       KeptQuad<form> g[2] = {};
-      float left[4], right[4];
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
         if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], G), G, k);
-      from_rows(g[0].unpacked(), g[1].unpacked(), left, right);
-      state[0].set(k, left, right);
+      state[0].set_kept(k, g[0], g[1]);
     }
     if (segment > 0) {  // where the next call begins
       ARU_UNROLL
@@ -57,12 +55,11 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
         if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
       float c[1][tiles][4];
       controller_product<form, tiles, 1>(controller, state, c);
-      controller_finish<form, tiles, 1>(
-          controller, a, c, state, [&](int, int k, const float(&left)[4], const float(&right)[4]) {
-            ARU_UNROLL
-            for (int high = 0; high < 2; ++high)
-              if (row[high] >= 0) store_state<form>(to[high], G, k, high, left, right);
-          });
+      controller_finish<form, tiles, 1>(controller, a, c, state, [&](int k) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high)
+          if (row[high] >= 0) store_state<form>(to[high], G, k, state[0].to_keep(k, high));
+      });
       ARU_UNROLL
       for (int high = 0; high < 2; ++high) to[high] += BH * (kept_row(G) / 4);
     }
@@ -168,7 +165,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), partial_of(v));
+      RecurrentWeights<form> first_weights;
+      first_weights.load_first(share, p.shape, weight);
+      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
       sync_block();
       if (v > 0) exchange.received(v);
 

@@ -18,15 +18,16 @@ namespace cuda {
 
 // The weights in shared memory.
 template <Form form, int tiles> struct ControllerOperands {
-  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr Form in_products = state_form(form);
+  static constexpr int k_tiles = (tiles + 1) / 2, words = words_of(in_products);
   uint2* products;  // fragments [column tile][k tile]: W_gg^T, then W_gc^T with n and s in alternate columns
   float4* input;    // [column tile][q]: w_ag and b_g of the columns 2q, 2q+1
   float bias_n, bias_s;
 
   ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
     uint2* products = reinterpret_cast<uint2*>(shared);
-    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words_of(form) * 32);
-    pack_fragments<form>(products, tiles + 1, k_tiles, [&](int k, int n) {
+    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words * 32);
+    pack_fragments<in_products>(products, tiles + 1, k_tiles, [&](int k, int n) {
       if (k >= G) return 0.f;
       if (n >= 8 * tiles) return w.weight_gc[(n & 1) * G + k];
       return n < G ? w.weight_gg[n * G + k] : 0.f;
@@ -39,8 +40,8 @@ template <Form form, int tiles> struct ControllerOperands {
     return {products, input, w.bias_c[0], w.bias_c[1]};
   }
 
-  ARU_METHOD const uint2* fragment(int column_tile, int k_tile) const {
-    return products + (column_tile * k_tiles + k_tile) * words_of(form) * 32;
+  ARU_METHOD void load(int column_tile, int k_tile, uint32_t (&b)[2][words]) const {
+    load_fragment<in_products>(products + (column_tile * k_tiles + k_tile) * words * 32, thread_index() & 31, b);
   }
 };
 
@@ -50,31 +51,76 @@ template <Form form> ARU_DEVICE float controller_tanh(float x) {
   return aru::cuda::tanh<float>(x);
 }
 
+// A row of kept state (kept_row), as the lanes q of a quad share it: four numbers of each k tile.
+template <Form form> struct KeptQuad {
+  float4 v;
+  ARU_METHOD float4 unpacked() const { return v; }
+};
+template <> struct KeptQuad<Form::bf16> {  // float16
+  uint2 v;
+  ARU_METHOD float4 unpacked() const {
+    float4 f;
+    unpack_f16(v.x, f.x, f.y);
+    unpack_f16(v.y, f.z, f.w);
+    return f;
+  }
+};
+
+// Accumulators of two column tiles from a lane's numbers of rows r and r + 8.
+ARU_DEVICE void from_rows(const float4& low, const float4& high, float (&left)[4], float (&right)[4]) {
+  left[0] = low.x, left[1] = low.y, left[2] = high.x, left[3] = high.y;
+  right[0] = low.z, right[1] = low.w, right[2] = high.z, right[3] = high.w;
+}
+
 // The state of 16 rows between two steps: what the next product needs of it, the operand itself where that is no longer
 // than float32.
 template <Form form, int tiles> struct ControllerState {
-  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr Form in_products = state_form(form);
+  static constexpr int k_tiles = (tiles + 1) / 2, words = words_of(in_products);
   static constexpr bool packed = form != Form::split;
-  uint32_t packed_g[packed ? k_tiles : 1][4][words_of(form)];
+  uint32_t packed_g[packed ? k_tiles : 1][4][words];
   float g[packed ? 1 : 2 * k_tiles][4];
 
   ARU_METHOD void set(int k, const float (&left)[4], const float (&right)[4]) {
     if constexpr (packed) {
-      operand_of<form>(left, right, packed_g[k]);
+      operand_of<in_products>(left, right, packed_g[k]);
     } else {
       ARU_UNROLL
       for (int j = 0; j < 4; ++j) g[2 * k][j] = left[j], g[2 * k + 1][j] = right[j];
     }
   }
-  ARU_METHOD void operand(int k, uint32_t (&a)[4][words_of(form)]) const {
+  // As set(), from what was kept of rows r and r + 8.
+  ARU_METHOD void set_kept(int k, const KeptQuad<form>& low, const KeptQuad<form>& high) {
+    if constexpr (keeps_half(form)) {
+      packed_g[k][0][0] = low.v.x, packed_g[k][1][0] = high.v.x;
+      packed_g[k][2][0] = low.v.y, packed_g[k][3][0] = high.v.y;
+    } else {
+      float left[4], right[4];
+      from_rows(low.v, high.v, left, right);
+      set(k, left, right);
+    }
+  }
+  ARU_METHOD void operand(int k, uint32_t (&a)[4][words]) const {
     if constexpr (packed) {
       ARU_UNROLL
       for (int j = 0; j < 4; ++j) {
         ARU_UNROLL
-        for (int p = 0; p < words_of(form); ++p) a[j][p] = packed_g[k][j][p];
+        for (int p = 0; p < words; ++p) a[j][p] = packed_g[k][j][p];
       }
     } else {
-      operand_of<form>(g[2 * k], g[2 * k + 1], a);
+      operand_of<in_products>(g[2 * k], g[2 * k + 1], a);
+    }
+  }
+  // The lane's numbers of k tile k in row r (high = 0) or r + 8, to be kept.
+  ARU_METHOD KeptQuad<form> to_keep(int k, int high) const {
+    if constexpr (keeps_half(form)) {
+      return {make_uint2(packed_g[k][high][0], packed_g[k][2 + high][0])};
+    } else if constexpr (packed) {
+      const auto number = [&](int j, int p) { return float_of_bits(packed_g[k][2 * j + high][p]); };
+      return {make_float4(number(0, 0), number(0, 1), number(1, 0), number(1, 1))};
+    } else {
+      const float *left = g[2 * k] + 2 * high, *right = g[2 * k + 1] + 2 * high;
+      return {make_float4(left[0], left[1], right[0], right[1])};
     }
   }
 };
@@ -84,9 +130,10 @@ template <Form form, int tiles> struct ControllerState {
 template <Form form, int tiles, int rows>
 ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
                                    const ControllerState<form, tiles> (&state)[rows], float (&c)[rows][tiles][4]) {
-  constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
-  const int lane = thread_index() & 31, q = lane & 3;
-  uint32_t operand[rows][k_tiles][4][words_of(form)], b[2][words_of(form)];
+  using Operands = ControllerOperands<form, tiles>;
+  constexpr int k_tiles = Operands::k_tiles, words = Operands::words;
+  const int q = thread_index() & 3;
+  uint32_t operand[rows][k_tiles][4][words], b[2][words];
   ARU_UNROLL
   for (int m = 0; m < rows; ++m) {
     ARU_UNROLL
@@ -99,23 +146,19 @@ ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
     for (int m = 0; m < rows; ++m) c[m][n][0] = c[m][n][2] = v.z, c[m][n][1] = c[m][n][3] = v.w;
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
-      load_fragment<form>(w.fragment(n, k), lane, b);
+      w.load(n, k, b);
       ARU_UNROLL
-      for (int m = 0; m < rows; ++m) multiply<form>(c[m][n], operand[m][k], b);
+      for (int m = 0; m < rows; ++m) multiply<Operands::in_products>(c[m][n], operand[m][k], b, 2 * k + 1 < tiles);
     }
   }
 }
 
-struct EmitNothing {
-  ARU_METHOD void operator()(int, int, const float (&)[4], const float (&)[4]) const {}
-};
-
-// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
-// emit(tile, k, left, right) gets the next g of two column tiles in float32.
-template <Form form, int tiles, int rows, class Emit>
+// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.  after(k)
+// comes when its k tile k is there.
+template <Form form, int tiles, int rows, class After>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
                                   const float (&c)[rows][tiles][4], ControllerState<form, tiles> (&state)[rows],
-                                  const Emit& emit) {
+                                  const After& after) {
   constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
   const int q = thread_index() & 3;
   ARU_UNROLL
@@ -134,51 +177,35 @@ ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, cons
       }
     }
     ARU_UNROLL
-    for (int m = 0; m < rows; ++m) {
-      state[m].set(to, g[0][m], g[1][m]);
-      emit(m, to, g[0][m], g[1][m]);
-    }
+    for (int m = 0; m < rows; ++m) state[m].set(to, g[0][m], g[1][m]);
+    after(to);
   }
 }
 
-// ns[tile] = n and s of row r, n and s of row r + 8.
+// n and s before any k tile's share: ns[tile] = n and s of row r, n and s of row r + 8.
 template <Form form, int tiles, int rows>
-ARU_DEVICE void controller_read_out(const ControllerOperands<form, tiles>& w,
-                                    const ControllerState<form, tiles> (&state)[rows], float (&ns)[rows][4]) {
-  constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
-  const int lane = thread_index() & 31;
+ARU_DEVICE void begin_read_out(const ControllerOperands<form, tiles>& w, float (&ns)[rows][4]) {
   ARU_UNROLL
   for (int m = 0; m < rows; ++m) {
     ns[m][0] = ns[m][2] = w.bias_n;
     ns[m][1] = ns[m][3] = w.bias_s;
   }
-  ARU_UNROLL
-  for (int k = 0; k < k_tiles; ++k) {
-    uint32_t b[2][words_of(form)];
-    load_fragment<form>(w.fragment(tiles, k), lane, b);
-    ARU_UNROLL
-    for (int m = 0; m < rows; ++m) {
-      uint32_t read[4][words_of(form)];
-      state[m].operand(k, read);
-      multiply<form>(ns[m], read, b);
-    }
-  }
 }
 
-// A row of kept state (kept_row), as the lanes q of a quad share it: four numbers of each k tile.
-template <Form form> struct KeptQuad {
-  float4 v;
-  ARU_METHOD float4 unpacked() const { return v; }
-};
-template <> struct KeptQuad<Form::bf16> {  // float16
-  uint2 v;
-  ARU_METHOD float4 unpacked() const {
-    float4 f;
-    unpack_f16(v.x, f.x, f.y);
-    unpack_f16(v.y, f.z, f.w);
-    return f;
+// Adds k tile k's.
+template <Form form, int tiles, int rows>
+ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const ControllerState<form, tiles> (&state)[rows], int k,
+                         float (&ns)[rows][4]) {
+  using Operands = ControllerOperands<form, tiles>;
+  uint32_t b[2][Operands::words];
+  w.load(tiles, k, b);
+  ARU_UNROLL
+  for (int m = 0; m < rows; ++m) {
+    uint32_t g[4][Operands::words];
+    state[m].operand(k, g);
+    multiply<Operands::in_products>(ns[m], g, b, 2 * k + 1 < tiles);
   }
-};
+}
 
 // This lane's part of a row, of k tile 0; that of k tile k is 4k further.  index: slot * B * H + row.
 template <Form form> ARU_DEVICE KeptQuad<form>* kept_quad(void* kept, size_t index, int G) {
@@ -188,16 +215,9 @@ template <Form form> ARU_DEVICE const KeptQuad<form>* kept_quad(const void* kept
   return static_cast<const KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + (thread_index() & 3);
 }
 
-// Two column tiles (k tile k) of row r of a tile (high = 0) or row r + 8.
-template <Form form>
-ARU_DEVICE void store_state(KeptQuad<form>* to, int G, int k, int high, const float (&left)[4],
-                            const float (&right)[4]) {
-  const int j = high ? 2 : 0;
-  if (16 * k >= G) return;
-  if constexpr (keeps_half(form))
-    to[4 * k].v = make_uint2(pack_f16(left[j], left[j + 1]), pack_f16(right[j], right[j + 1]));
-  else
-    to[4 * k].v = make_float4(left[j], left[j + 1], right[j], right[j + 1]);
+// The lane's numbers of k tile k; nothing beyond the row's end.
+template <Form form> ARU_DEVICE void store_state(KeptQuad<form>* to, int G, int k, const KeptQuad<form>& g) {
+  if (16 * k < G) to[4 * k] = g;
 }
 
 // Zero beyond the row's end.
@@ -219,20 +239,13 @@ ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
   return make_float4(j < G ? from[j] : 0.f, j + 1 < G ? from[j + 1] : 0.f, j + 8 < G ? from[j + 8] : 0.f,
                      j + 9 < G ? from[j + 9] : 0.f);
 }
-ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, int high, const float (&left)[4],
-                          const float (&right)[4]) {
+ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, const float4& g) {
   const int j = 16 * k + 2 * (thread_index() & 3);
   float* to = matrix + row * G;
-  if (j < G) to[j] = high ? left[2] : left[0];
-  if (j + 1 < G) to[j + 1] = high ? left[3] : left[1];
-  if (j + 8 < G) to[j + 8] = high ? right[2] : right[0];
-  if (j + 9 < G) to[j + 9] = high ? right[3] : right[1];
-}
-
-// Accumulators of two column tiles from what the above load for rows r and r + 8.
-ARU_DEVICE void from_rows(const float4& low, const float4& high, float (&left)[4], float (&right)[4]) {
-  left[0] = low.x, left[1] = low.y, left[2] = high.x, left[3] = high.y;
-  right[0] = low.z, right[1] = low.w, right[2] = high.z, right[3] = high.w;
+  if (j < G) to[j] = g.x;
+  if (j + 1 < G) to[j + 1] = g.y;
+  if (j + 8 < G) to[j + 8] = g.z;
+  if (j + 9 < G) to[j + 9] = g.w;
 }
 
 // A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.

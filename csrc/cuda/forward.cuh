@@ -38,6 +38,22 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     PairRows rows{};
     ControllerState<form, some_tiles> state[2] = {};
     float before[2][some_tiles][4];  // W_gg g + b_g
+    const auto each_row = [&](const auto& visit) {
+      ARU_UNROLL
+      for (int m = 0; m < 2; ++m) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high) {
+          ARU_UNROLL
+          for (int k = 0; k < k_tiles; ++k)
+            if (rows.index[m][high] >= 0) visit(m, k, high, size_t(rows.index[m][high]));
+        }
+      }
+    };
+    const auto keep = [&](size_t first) {
+      each_row([&](int m, int k, int high, size_t row) {
+        store_state<form>(kept_quad<form>(p.kept, first + row, z.G), z.G, k, state[m].to_keep(k, high));
+      });
+    };
     if constexpr (tiles > 0) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
       if (working) {
@@ -52,12 +68,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
               if (rows.index[m][high] >= 0) g[high] = load_row(p.g0, size_t(rows.index[m][high]), z.G, k);
             from_rows(g[0], g[1], left, right);
             state[m].set(k, left, right);
-            ARU_UNROLL
-            for (int high = 0; high < 2; ++high)
-              if (p.kept && rows.index[m][high] >= 0)
-                store_state<form>(kept_quad<form>(p.kept, size_t(rows.index[m][high]), z.G), z.G, k, high, left, right);
           }
         }
+        if (p.kept) keep(0);
         controller_product<form, tiles, 2>(controller, state, before);
       }
     }
@@ -69,51 +82,30 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
 
     float xp = some ? p.xp[own.index] : 0.f;
     int until_kept = p.segment;  // steps to the next state that is kept
-    size_t at = size_t(own.index), slot = BH;
+    size_t at = size_t(own.index), slot = 0;
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
+      RecurrentWeights<form> first_weights;
+      first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {
         exchange.fill(v, p.h0, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), sums_of(v));
+      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
       sync_block();
       if (v > 0) exchange.received(v);
       if (!working) continue;
 
       const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
       if constexpr (tiles > 0) {
-        const bool last = step + 1 == z.T;
-        const bool keep = p.kept && --until_kept == 0 && (!last || p.segment == 1);
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
-        if (keep || last) {
-          KeptQuad<form>* kept[2][2];
-          ARU_UNROLL
-          for (int m = 0; m < 2; ++m) {
-            ARU_UNROLL
-            for (int high = 0; high < 2; ++high) kept[m][high] = kept_quad<form>(p.kept, slot + rows.index[m][high], z.G);
-          }
-          controller_finish<form, tiles, 2>(
-              controller, both, before, state, [&](int m, int k, const float(&left)[4], const float(&right)[4]) {
-                ARU_UNROLL
-                for (int high = 0; high < 2; ++high) {
-                  const int row = rows.index[m][high];
-                  if (row >= 0 && keep) store_state<form>(kept[m][high], z.G, k, high, left, right);
-                  if (row >= 0 && last) store_row(p.g_last, size_t(row), z.G, k, high, left, right);
-                }
-              });
-        } else {
-          controller_finish<form, tiles, 2>(controller, both, before, state, EmitNothing());
-        }
         float ns[2][4];
-        controller_read_out<form, tiles, 2>(controller, state, ns);
+        begin_read_out<form, tiles, 2>(controller, ns);
+        controller_finish<form, tiles, 2>(controller, both, before, state,
+                                          [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
-        if (until_kept == 0) {
-          until_kept = p.segment;
-          slot += BH;
-        }
       }
       const float h = some ? gamma_value<float>(a, n, s, p.n_floor) : 0.f;
       exchange.send(v + 1, own.inside, place, h);
@@ -127,7 +119,19 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         if (step + 1 < z.T) xp = p.xp[at + BH];
         if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
       }
-      if constexpr (tiles > 0) controller_product<form, tiles, 2>(controller, state, before);
+      if constexpr (tiles > 0) {
+        if (p.kept && --until_kept == 0) {
+          until_kept = p.segment;
+          if (step + 1 < z.T || p.segment == 1) keep(slot += BH);
+        }
+        controller_product<form, tiles, 2>(controller, state, before);
+      }
+    }
+    if constexpr (tiles > 0) {
+      if (working)
+        each_row([&](int m, int k, int high, size_t row) {
+          store_row(p.g_last, row, z.G, k, state[m].to_keep(k, high).unpacked());
+        });
     }
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

@@ -69,11 +69,29 @@ ARU_DEVICE float tanh_approximate(float x) {  // relative error 2^-11; exactly 1
 //   c[0], c[1]: row r, columns 2q, 2q+1; c[2], c[3]: row r+8, the same columns;
 //   a[0], a[1]: rows r, r+8 and k 2q, 2q+1; a[2], a[3]: the same rows and k 2q+8, 2q+9;
 //   b[0], b[1]: column r and k 2q, 2q+1 and 2q+8, 2q+9.
-ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+// The numbers are bfloat16 or, `half_precision`, float16.
+template <bool half_precision> ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+  if constexpr (half_precision)
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+  else
+    asm volatile(
+        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+// The first 8 k of the same product.
+template <bool half_precision> ARU_DEVICE void mma_8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+  if constexpr (half_precision)
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b));
+  else
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 // c (16 x 8) += a (16 x 8) b (8 x 8) in TF32.  c as above, and a lane holds
 //   a[0], a[1]: rows r, r+8 and k q; a[2], a[3]: the same rows and k q+4;
@@ -122,14 +140,23 @@ ARU_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
                : "memory");
 }
-// Until the phase of this parity has ended; what was stored with the barrier is then visible.
+// Until the phase of this parity has ended; what was stored with the barrier is then visible.  An acquire of all memory
+// would empty the first-level cache at every step, with spilled registers in it; of shared memory it costs nothing.
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+#define ARU_MBARRIER_WAIT "relaxed"
+#else
+#define ARU_MBARRIER_WAIT "acquire"
+#endif
 ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
   asm volatile(
       "{\n\t.reg .pred done;\n"
-      "wait%=:\n\tmbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 done, [%0], %1;\n"
+      "wait%=:\n\tmbarrier.try_wait.parity." ARU_MBARRIER_WAIT ".cluster.shared::cta.b64 done, [%0], %1;\n"
       "\t@!done bra wait%=;\n\t}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");
+#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
+  asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
+#endif
 }
 // Stores 8 bytes to the place of `p` in block `rank` of the cluster, and counts them on that block's `barrier`.
 ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {

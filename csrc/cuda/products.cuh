@@ -5,6 +5,7 @@
 //   bf16   "medium"                              two bfloat16 in a word                     8
 //   tf32   "high"                                a word for each                            11
 //   split  "highest"                             three words of two bfloat16, to be added   24
+//   fp16   the controller's state at "medium"    two float16 in a word                      11
 //
 // The product of split numbers is that of all pairs of parts p + q < 3.
 #pragma once
@@ -17,7 +18,9 @@ namespace cuda {
 
 // Two numbers as the words of a pair.
 template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[words_of(form)]) {
-  if constexpr (form == Form::tf32) {
+  if constexpr (form == Form::fp16) {
+    pair[0] = pack_f16(x, y);
+  } else if constexpr (form == Form::tf32) {
     pair[0] = round_to_tf32(x);
     pair[1] = round_to_tf32(y);
   } else {
@@ -30,21 +33,29 @@ template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[wor
   }
 }
 
-// c (16 x 8) += a (16 x 16) b (16 x 8), the pairs of a and b as mma() in prim.cuh wants them.
+// c (16 x 8) += a (16 x 16) b (16 x 8), the pairs of a and b as mma() in prim.cuh wants them; not `whole`: of the first 8 k,
+// where the others are 0.
 template <Form form>
 ARU_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4][words_of(form)],
-                         const uint32_t (&b)[2][words_of(form)]) {
+                         const uint32_t (&b)[2][words_of(form)], bool whole = true) {
   if constexpr (form == Form::tf32) {
     // mma_tf32() wants k = q and q + 4 of a lane that has a pair, 2q and 2q + 1: a and b have them in the same order.
     ARU_UNROLL
     for (int half = 0; half < 2; ++half)
-      mma_tf32(c, {a[2 * half][0], a[2 * half + 1][0], a[2 * half][1], a[2 * half + 1][1]}, {b[half][0], b[half][1]});
+      if (half == 0 || whole)
+        mma_tf32(c, {a[2 * half][0], a[2 * half + 1][0], a[2 * half][1], a[2 * half + 1][1]}, {b[half][0], b[half][1]});
   } else {
+    constexpr bool half_precision = form == Form::fp16;
     ARU_UNROLL
     for (int order = words_of(form) - 1; order >= 0; --order) {  // small terms first
       ARU_UNROLL
-      for (int p = 0; p <= order; ++p)
-        mma(c, {a[0][p], a[1][p], a[2][p], a[3][p]}, {b[0][order - p], b[1][order - p]});
+      for (int p = 0; p <= order; ++p) {
+        const int of_b = order - p;
+        if (whole)
+          mma<half_precision>(c, {a[0][p], a[1][p], a[2][p], a[3][p]}, {b[0][of_b], b[1][of_b]});
+        else
+          mma_8<half_precision>(c, {a[0][p], a[1][p]}, b[0][of_b]);
+      }
     }
   }
 }

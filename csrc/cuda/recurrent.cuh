@@ -38,7 +38,8 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
   }
 }
 
-// What a warp takes of a product: row tiles, each from k tile `begin` to `end`.
+// What a warp takes of a product: row tiles `first_tile`, `first_tile + stride` ... of `tiles`, each from k tile `begin` to
+// `end`.
 struct RecurrentShare {
   int first_tile, tiles, stride, part, begin, end;
 
@@ -56,39 +57,71 @@ struct RecurrentShare {
   }
 };
 
-// Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.
+// Fragments of W_hh for some k tiles of a warp's share.
+template <Form form> struct RecurrentWeights {
+  static constexpr int words = words_of(form), k_tiles = form == Form::bf16 ? 4 : form == Form::tf32 ? 2 : 1;
+  uint4 fragment[k_tiles][words];
+
+  // Those from `w` on, of the `left` k tiles that there are.
+  ARU_METHOD void load(const uint4* w, int left) {
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) {
+      ARU_UNROLL
+      for (int p = 0; p < words; ++p)
+        if (k < left) fragment[k][p] = w[(k * words + p) * 32];
+    }
+  }
+  // The first of the warp's share, which need no exchanged vector.
+  ARU_METHOD void load_first(const RecurrentShare& share, const Shape& s, const uint4* weight) {
+    if (share.first_tile < share.tiles) load(first(share, s, weight, share.first_tile), share.end - share.begin);
+  }
+  ARU_DEVICE const uint4* first(const RecurrentShare& share, const Shape& s, const uint4* weight, int tile) {
+    return weight + (tile * s.k_tiles + share.begin) * words * 32 + (thread_index() & 31);
+  }
+};
+
+// Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.  loaded: after
+// load_first().
 template <Form form>
 ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, const Shape& s, const uint4* weight,
-                                  const uint32_t* state, float* sums) {
-  constexpr int words = words_of(form), chains = 2;  // of products that wait for one another
+                                  const uint32_t* state, float* sums, RecurrentWeights<form>& loaded) {
+  constexpr int words = words_of(form), at_once = RecurrentWeights<form>::k_tiles;
+  constexpr int chains = 2;  // of products that wait for one another
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
   const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
   const int word_stride = t.batch * s.state_words;
   const uint32_t* first_h = state + column * s.state_words + share.begin * 8 + 2 * q;
   for (int tile = share.first_tile; tile < share.tiles; tile += share.stride) {
-    const uint4* w = weight + (tile * s.k_tiles + share.begin) * words * 32 + lane;
+    const uint4* w = RecurrentWeights<form>::first(share, s, weight, tile);
+    if (tile != share.first_tile) loaded.load(w, share.end - share.begin);
     const uint32_t* h = first_h;
     float c[chains][4] = {};
-    const auto add = [&](float(&to)[4]) {
-      uint32_t a[4][words], b[2][words];
+    ARU_ROLLED
+    for (int left = share.end - share.begin; left > 0; left -= at_once) {
+      uint32_t b[at_once][2][words];
       ARU_UNROLL
-      for (int p = 0; p < words; ++p) {
-        const uint4 v = w[p * 32];
-        a[0][p] = v.x, a[1][p] = v.y, a[2][p] = v.z, a[3][p] = v.w;
-        const uint2 u = *reinterpret_cast<const uint2*>(h + p * word_stride);
-        b[0][p] = u.x, b[1][p] = u.y;
+      for (int k = 0; k < at_once; ++k) {
+        ARU_UNROLL
+        for (int p = 0; p < words; ++p) {
+          if (k >= left) continue;
+          const uint2 u = *reinterpret_cast<const uint2*>(h + k * 8 + p * word_stride);
+          b[k][0][p] = u.x, b[k][1][p] = u.y;
+        }
       }
-      multiply<form>(to, a, b);
-      w += words * 32;
-      h += 8;
-    };
-    int left = share.end - share.begin;
-    ARU_UNROLL_BY_2
-    for (; left >= chains; left -= chains) {
       ARU_UNROLL
-      for (int chain = 0; chain < chains; ++chain) add(c[chain]);
+      for (int k = 0; k < at_once; ++k) {
+        uint32_t a[4][words];
+        ARU_UNROLL
+        for (int p = 0; p < words; ++p) {
+          const uint4 v = loaded.fragment[k][p];
+          a[0][p] = v.x, a[1][p] = v.y, a[2][p] = v.z, a[3][p] = v.w;
+        }
+        if (k < left) multiply<form>(c[k % chains], a, b[k]);
+      }
+      w += at_once * words * 32;
+      h += at_once * 8;
+      loaded.load(w, left - at_once);
     }
-    if (left > 0) add(c[0]);
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int b = 2 * q + (j & 1);
@@ -99,8 +132,20 @@ ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, 
 
 // The sum of the partial sums of one element, which lies at `at` = b * sum_stride + i in each.
 ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sums, int at) {
+  constexpr int at_once = 4;
+  const int stride = t.batch * s.sum_stride;
   float sum = 0;
-  for (int part = 0; part < s.k_splits; ++part, at += t.batch * s.sum_stride) sum += sums[at];
+  ARU_ROLLED
+  for (int first = 0; first < s.k_splits; first += at_once, at += at_once * stride) {
+    float parts[at_once];
+    ARU_UNROLL
+    for (int part = 0; part < at_once; ++part) {  // a load in any case: a branch would cost more
+      const bool some = first + part < s.k_splits;
+      const float v = sums[at + (some ? part * stride : 0)];
+      parts[part] = some ? v : 0.f;
+    }
+    sum += (parts[0] + parts[1]) + (parts[2] + parts[3]);
+  }
   return sum;
 }
 

@@ -30,11 +30,15 @@ struct Tiling {
   int groups;
 };
 
-// How float32 matrices are multiplied, see products.cuh.
-enum class Form { bf16, tf32, split };
+// How float32 matrices are multiplied, see products.cuh.  Kernels are compiled for the first three.
+enum class Form { bf16, tf32, split, fp16 };
 
 // Words of an operand for a pair of numbers.
-ARU_ANYWHERE constexpr int words_of(Form form) { return form == Form::bf16 ? 1 : form == Form::tf32 ? 2 : 3; }
+ARU_ANYWHERE constexpr int words_of(Form form) { return form == Form::split ? 3 : form == Form::tf32 ? 2 : 1; }
+
+// Of the products that make the controller's state.  It lies within 1, where float16 has three bits more than bfloat16,
+// and a state as their operand is one as it is kept.
+ARU_ANYWHERE constexpr Form state_form(Form form) { return form == Form::bf16 ? Form::fp16 : form; }
 
 ARU_ANYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }
 ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
@@ -42,9 +46,10 @@ ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 // Warps of a block at most; a thread may then have 168 (12 warps) or 255 registers (8).
 constexpr int most_warps(Form form) { return form == Form::bf16 ? 12 : 8; }
 constexpr int largest_batch = 8;  // columns of a matrix product
+constexpr int largest_cluster = 16;
 
-// The state that a forward pass keeps: float16, which has more bits than the operands of bf16 products, or float32.
-ARU_ANYWHERE constexpr bool keeps_half(Form form) { return form == Form::bf16; }
+// The state that a forward pass keeps: float16 or float32.
+ARU_ANYWHERE constexpr bool keeps_half(Form form) { return state_form(form) == Form::fp16; }
 // Backward, whether the warps share the sums of the controller's weight gradients, with the operands in shared memory:
 // those of longer words do not fit there, and each warp sums for its own rows (backward.cuh).
 ARU_ANYWHERE constexpr bool shares_sums(Form form, int tiles) { return form == Form::bf16 && tiles > 0; }

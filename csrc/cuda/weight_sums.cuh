@@ -114,7 +114,7 @@ ARU_DEVICE void step_product(const uint2* step_weights, int n, const uint32_t (&
   for (int k = 0; k < (tiles + 1) / 2; ++k) {
     uint32_t b[2][words_of(form)];
     load_fragment<form>(step_weights + (n * ((tiles + 1) / 2) + k) * words_of(form) * 32, thread_index() & 31, b);
-    multiply<form>(c, v[k], b);
+    multiply<form>(c, v[k], b, 2 * k + 1 < tiles);
   }
 }
 

@@ -118,14 +118,28 @@ inline void product(int operation, float (&c)[4], const uint32_t (&a)[4], const 
   });
   std::memcpy(c, out, sizeof(c));
 }
-ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
+template <bool half_precision> ARU_DEVICE void unpack_pair(uint32_t word, float* to) {
+  if constexpr (half_precision) {
+    unpack_f16(word, to[0], to[1]);
+  } else {
+    to[0] = float_of_bits(word << 16);
+    to[1] = float_of_bits(word & 0xffff0000u);
+  }
+}
+template <bool half_precision> ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   product<16>(3, c, a, b, [](const uint32_t* words, int r, int q, float (&left)[16][16], float (&right)[8][16]) {
     for (int j = 0; j < 6; ++j) {
       float* to = j < 4 ? &left[r + (j & 1) * 8][2 * q + (j >> 1) * 8] : &right[r][2 * q + (j - 4) * 8];
-      to[0] = float_of_bits(words[j] << 16);
-      to[1] = float_of_bits(words[j] & 0xffff0000u);
+      unpack_pair<half_precision>(words[j], to);
     }
   });
+}
+template <bool half_precision> ARU_DEVICE void mma_8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
+  product<8>(7, c, {a[0], a[1], 0, 0}, {b, 0},
+             [](const uint32_t* words, int r, int q, float (&left)[16][8], float (&right)[8][8]) {
+               for (int j = 0; j < 2; ++j) unpack_pair<half_precision>(words[j], &left[r + j * 8][2 * q]);
+               unpack_pair<half_precision>(words[4], &right[r][2 * q]);
+             });
 }
 ARU_DEVICE void mma_tf32(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if ((a[0] | a[1] | a[2] | a[3] | b[0] | b[1]) & 0x1fff) machine().fail("an operand that is not rounded to TF32");

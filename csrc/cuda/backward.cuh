@@ -21,30 +21,28 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
   constexpr int k_tiles = (tiles + 1) / 2;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int G = p.sizes.G, steps = StepPlace::recomputed_steps(p, segment);
+  const auto kept = KeptRows<form, const void>::from(p.kept, segment * BH, G);
   ARU_ROLLED
   for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill
     const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
-    KeptQuad<form>* to[2];
-    float next_a[2];
+    auto to = KeptRows<form, void>::from(p.recomputed, 0, G);
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
+    float next_a[2];
+    ControllerState<form, tiles> state[1];
+    KeptQuad<form> g[k_tiles][2];
     ARU_UNROLL
     for (int high = 0; high < 2; ++high) {
-      to[high] = kept_quad<form>(p.recomputed, size_t(row[high]), G);
       next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) g[k][high] = load_state<form>(kept.at(row[high]), row[high] >= 0, G, k);
     }
-    ControllerState<form, tiles> state[1];
     ARU_UNROLL
-    for (int k = 0; k < k_tiles; ++k) {
-      KeptQuad<form> g[2] = {};
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0) g[high] = load_state<form>(kept_quad<form>(p.kept, segment * BH + row[high], G), G, k);
-      state[0].set_kept(k, g[0], g[1]);
-    }
+    for (int k = 0; k < k_tiles; ++k) state[0].set_kept(k, g[k][0], g[k][1]);
     if (segment > 0) {  // where the next call begins
+      const auto before = KeptRows<form, const void>::from(p.kept, (segment - 1) * BH, G);
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0) prefetch_state<form>(p.kept, (segment - 1) * BH + row[high], G);
+        if (row[high] >= 0) before.prefetch_row(row[high]);
     }
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
@@ -53,22 +51,22 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
         if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
-      float c[1][tiles][4];
-      controller_product<form, tiles, 1>(controller, state, c);
-      controller_finish<form, tiles, 1>(controller, a, c, state, [&](int k) {
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high)
-          if (row[high] >= 0) store_state<form>(to[high], G, k, state[0].to_keep(k, high));
-      });
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high) to[high] += BH * (kept_row(G) / 4);
+      const auto operands = StateOperands<form, tiles, 1>::of(state);
+      controller_finish<form, tiles, 1>(
+          controller, a, [&](int n, float(&c)[1][4]) { operands.multiplied(controller, n, c); }, state, [&](int k) {
+            ARU_UNROLL
+            for (int high = 0; high < 2; ++high)
+              if (row[high] >= 0) store_state<form>(to.at(row[high]), G, k, state[0].to_keep(k, high));
+          });
+      to.first += BH * to.row_bytes;
     }
   }
 }
 
-// What an element's gradients of a step are made of, all but the gradient of h that comes from the next step.
+// What an element's gradients of a step are made of, all but the gradient of h that comes from the next step, and those
+// that only a trace brings (of_trace).
 struct Upstream {
-  float a = 0, n = 1, s = 0, d_h = 0, d_a = 0, d_n = 0, d_s = 0;
+  float a = 0, n = 1, s = 0, d_h = 0;
 
   // n, s: of the static network.
   template <bool adaptive>
@@ -79,9 +77,6 @@ struct Upstream {
     u.n = adaptive ? p.n[at] : n;
     u.s = adaptive ? p.s[at] : s;
     if (p.d_h) u.d_h = p.d_h[at];
-    if (p.d_a) u.d_a = p.d_a[at];
-    if (p.d_n) u.d_n = p.d_n[at];
-    if (p.d_s) u.d_s = p.d_s[at];
     if (step > 0) {
       prefetch(p.a + at - BH);
       if (p.d_h) prefetch(p.d_h + at - BH);
@@ -93,6 +88,8 @@ struct Upstream {
     return u;
   }
 };
+
+ARU_DEVICE float of_trace(const float* gradient, size_t at) { return gradient ? gradient[at] : 0.f; }
 
 template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward& p) {
   constexpr bool adaptive = tiles > 0, shared_sums = shares_sums(form, tiles);
@@ -117,7 +114,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
   const bool working = thread_index() / 32 < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
-  const auto share = RecurrentShare::of(t, p.shape);
+  const auto share = RecurrentShare::of(p.shape);
   float sum_n = 0, sum_s = 0;  // static network
   const auto partial_of = [&](int v) { return partial + (v & 1) * p.shape.sum_floats; };
   int v = 0;
@@ -140,22 +137,29 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       const bool there = working && some && place.step >= 0;
       return there ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
     };
+    const auto open_segment = [&] {
+      if constexpr (adaptive) {
+        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
+      }
+    };
+    open_segment();
     Upstream up = upstream();
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
       KeptQuad<form> kept[2][k_tiles][2] = {};
-      if constexpr (adaptive) {
-        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
-      }
       if constexpr (shared_sums) {
-        ARU_UNROLL
-        for (int m = 0; m < 2; ++m) {
+        const auto state = KeptRows<form, const void>::from(place.state(p), place.slot(p) * BH, z.G);
+        if (working) {
           ARU_UNROLL
-          for (int half = 0; half < 2; ++half) {
-            if (!working || rows.index[m][half] < 0) continue;
-            const auto* from = kept_quad<form>(place.state(p), place.slot(p) * BH + rows.index[m][half], z.G);
+          for (int m = 0; m < 2; ++m) {
             ARU_UNROLL
-            for (int k = 0; k < k_tiles; ++k) kept[m][k][half] = load_state<form>(from, z.G, k);
+            for (int half = 0; half < 2; ++half) {
+              ARU_UNROLL
+              for (int k = 0; k < k_tiles; ++k) {
+                const int row = rows.index[m][half];
+                kept[m][k][half] = load_state<form>(state.at(row), row >= 0, z.G, k);
+              }
+            }
           }
         }
       }
@@ -165,17 +169,19 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      RecurrentWeights<form> first_weights;
+      RecurrentWeights<form, words_of(form) == 1 ? 2 : 1> first_weights;
       first_weights.load_first(share, p.shape, weight);
-      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
+      recurrent_product(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
       sync_block();
       if (v > 0) exchange.received(v);
 
       const bool inner = some && place.step >= 0;
       if (working) {
         const float dh = recurrent_sum(t, p.shape, partial_of(v), sum_at), all_dh = dh + up.d_h;
-        const float dn = inner ? all_dh * by.dn + up.d_n : 0.f, ds = inner ? all_dh * by.ds + up.d_s : 0.f;
-        float da = inner ? all_dh * by.dx + up.d_a : 0.f;
+        const size_t at = place.step * BH + own.index;
+        const float dn = inner ? all_dh * by.dn + of_trace(p.d_n, at) : 0.f;
+        const float ds = inner ? all_dh * by.ds + of_trace(p.d_s, at) : 0.f;
+        float da = inner ? all_dh * by.dx + of_trace(p.d_a, at) : 0.f;
         if (some && place.step < 0) p.d_h0[own.index] = dh;
         if constexpr (!adaptive) {
           sum_n += dn;
@@ -187,10 +193,11 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         }
         a_next = up.a;
         exchange.send(v + 1, own.inside, to, inner ? da : 0.f);
-        if (inner) p.d_xp[place.step * BH + own.index] = da;
+        if (inner) p.d_xp[at] = da;
       }
       // While da is under way: what the next step needs from memory, and the sums.
       place.back(p);
+      open_segment();
       up = upstream();
       if constexpr (shared_sums) {
         sync_block();

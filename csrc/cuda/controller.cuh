@@ -8,6 +8,8 @@
 // both tiles, and every lane finds n and s of two of these in the quad's own accumulators.
 #pragma once
 
+#include <type_traits>
+
 #define ARU_ISA cuda
 #include "../aru_math.h"
 #include "products.cuh"
@@ -125,60 +127,69 @@ template <Form form, int tiles> struct ControllerState {
   }
 };
 
-// Of `rows` tiles of 16 rows, W_gg g + b_g: what a step can do before it knows a.  A fragment of the weights is loaded
-// once for all tiles.
-template <Form form, int tiles, int rows>
-ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
-                                   const ControllerState<form, tiles> (&state)[rows], float (&c)[rows][tiles][4]) {
-  using Operands = ControllerOperands<form, tiles>;
-  constexpr int k_tiles = Operands::k_tiles, words = Operands::words;
-  const int q = thread_index() & 3;
-  uint32_t operand[rows][k_tiles][4][words], b[2][words];
-  ARU_UNROLL
-  for (int m = 0; m < rows; ++m) {
+// The operands of a product with the states of `rows` tiles of 16 rows.
+template <Form form, int tiles, int rows> struct StateOperands {
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  uint32_t g[rows][k_tiles][4][words_of(state_form(form))];
+
+  ARU_DEVICE StateOperands of(const ControllerState<form, tiles> (&state)[rows]) {
+    StateOperands o;
     ARU_UNROLL
-    for (int k = 0; k < k_tiles; ++k) state[m].operand(k, operand[m][k]);
+    for (int m = 0; m < rows; ++m) {
+      ARU_UNROLL
+      for (int k = 0; k < k_tiles; ++k) state[m].operand(k, o.g[m][k]);
+    }
+    return o;
   }
-  ARU_UNROLL
-  for (int n = 0; n < tiles; ++n) {
-    const float4 v = w.input[n * 4 + q];
+  // c[m] = W_gg g + b_g in column tile n.  A fragment of the weights is loaded once for all rows.
+  ARU_METHOD void multiplied(const ControllerOperands<form, tiles>& w, int n, float (&c)[rows][4]) const {
+    const float4 v = w.input[n * 4 + (thread_index() & 3)];
     ARU_UNROLL
-    for (int m = 0; m < rows; ++m) c[m][n][0] = c[m][n][2] = v.z, c[m][n][1] = c[m][n][3] = v.w;
+    for (int m = 0; m < rows; ++m) c[m][0] = c[m][2] = v.z, c[m][1] = c[m][3] = v.w;
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
+      uint32_t b[2][words_of(state_form(form))];
       w.load(n, k, b);
       ARU_UNROLL
-      for (int m = 0; m < rows; ++m) multiply<Operands::in_products>(c[m][n], operand[m][k], b, 2 * k + 1 < tiles);
+      for (int m = 0; m < rows; ++m) multiply<state_form(form)>(c[m], g[m][k], b, 2 * k + 1 < tiles);
     }
   }
+};
+
+// W_gg g + b_g: what a step can do before it knows a.
+template <Form form, int tiles, int rows>
+ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
+                                   const ControllerState<form, tiles> (&state)[rows], float (&c)[tiles][rows][4]) {
+  const auto operands = StateOperands<form, tiles, rows>::of(state);
+  ARU_UNROLL
+  for (int n = 0; n < tiles; ++n) operands.multiplied(w, n, c[n]);
 }
 
-// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.  after(k)
-// comes when its k tile k is there.
-template <Form form, int tiles, int rows, class After>
+// The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
+// product(n) gives W_gg g + b_g in column tile n; after(k) comes when k tile k of `next` is there.
+template <Form form, int tiles, int rows, class Product, class After>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
-                                  const float (&c)[rows][tiles][4], ControllerState<form, tiles> (&state)[rows],
+                                  const Product& product, ControllerState<form, tiles> (&next)[rows],
                                   const After& after) {
-  constexpr int k_tiles = ControllerOperands<form, tiles>::k_tiles;
-  const int q = thread_index() & 3;
   ARU_UNROLL
-  for (int to = 0; to < k_tiles; ++to) {
+  for (int k = 0; k < (tiles + 1) / 2; ++k) {
     float g[2][rows][4] = {};
     ARU_UNROLL
     for (int side = 0; side < 2; ++side) {
-      const int n = 2 * to + side;
+      const int n = 2 * k + side;
       if (n >= tiles) continue;
-      const float4 v = w.input[n * 4 + q];
+      const float4 v = w.input[n * 4 + (thread_index() & 3)];
+      float c[rows][4];
+      product(n, c);
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL
-        for (int j = 0; j < 4; ++j)
-          g[side][m][j] = controller_tanh<form>((j & 1 ? v.y : v.x) * a[m][j / 2] + c[m][n][j]);
+        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<form>((j & 1 ? v.y : v.x) * a[m][j / 2] + c[m][j]);
       }
     }
     ARU_UNROLL
-    for (int m = 0; m < rows; ++m) state[m].set(to, g[0][m], g[1][m]);
-    after(to);
+    for (int m = 0; m < rows; ++m) next[m].set(k, g[0][m], g[1][m]);
+    after(k);
   }
 }
 
@@ -207,29 +218,34 @@ ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const Control
   }
 }
 
-// This lane's part of a row, of k tile 0; that of k tile k is 4k further.  index: slot * B * H + row.
-template <Form form> ARU_DEVICE KeptQuad<form>* kept_quad(void* kept, size_t index, int G) {
-  return static_cast<KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + (thread_index() & 3);
-}
-template <Form form> ARU_DEVICE const KeptQuad<form>* kept_quad(const void* kept, size_t index, int G) {
-  return static_cast<const KeptQuad<form>*>(kept) + index * (kept_row(G) / 4) + (thread_index() & 3);
-}
+// This lane's part of rows of kept state, of k tile 0; that of k tile k is 4k further.  Void: void or const void.
+template <Form form, class Void> struct KeptRows {
+  static constexpr bool reads = std::is_const<Void>::value;
+  using Quad = std::conditional_t<reads, const KeptQuad<form>, KeptQuad<form>>;
+  using Byte = std::conditional_t<reads, const uint8_t, uint8_t>;
+  Byte* first;
+  unsigned row_bytes;
+
+  // From row `index` on: slot * B * H.
+  ARU_DEVICE KeptRows from(Void* kept, size_t index, int G) {
+    const unsigned row_bytes = unsigned(kept_row(G) / 4 * sizeof(Quad));
+    Byte* lane = static_cast<Byte*>(kept) + (thread_index() & 3) * sizeof(Quad);
+    return {lane + index * row_bytes, row_bytes};
+  }
+  ARU_METHOD Quad* at(int row) const { return reinterpret_cast<Quad*>(first + size_t(unsigned(row)) * row_bytes); }
+  // Fetches a row, of which each lane of the quad names a quarter.
+  ARU_METHOD void prefetch_row(int row) const { prefetch(first + size_t(unsigned(row)) * row_bytes + (thread_index() & 3) * (row_bytes / 4)); }
+};
 
 // The lane's numbers of k tile k; nothing beyond the row's end.
 template <Form form> ARU_DEVICE void store_state(KeptQuad<form>* to, int G, int k, const KeptQuad<form>& g) {
   if (16 * k < G) to[4 * k] = g;
 }
 
-// Zero beyond the row's end.
-template <Form form> ARU_DEVICE KeptQuad<form> load_state(const KeptQuad<form>* from, int G, int k) {
+// Zero beyond the row's end, and where there is no row.
+template <Form form> ARU_DEVICE KeptQuad<form> load_state(const KeptQuad<form>* from, bool some, int G, int k) {
   const KeptQuad<form> zero = {};
-  return 16 * k < G ? from[4 * k] : zero;
-}
-
-// Fetches a row, of which each lane of the quad names a quarter.
-template <Form form> ARU_DEVICE void prefetch_state(const void* kept, size_t index, int G) {
-  const int row = kept_row(G) / 4;
-  prefetch(static_cast<const KeptQuad<form>*>(kept) + index * row + (thread_index() & 3) * (row / 4));
+  return some && 16 * k < G ? from[4 * k] : zero;
 }
 
 // The same numbers of a row of a matrix [B * H][G].

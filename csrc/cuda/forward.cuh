@@ -27,7 +27,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   const bool working = thread_index() / 32 < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
-  const auto share = RecurrentShare::of(t, p.shape);
+  const auto share = RecurrentShare::of(p.shape);
   const auto sums_of = [&](int v) { return sums + (v & 1) * p.shape.sum_floats; };
   int v = 0;  // vectors sent
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
@@ -37,7 +37,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     const int place = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
     ControllerState<form, some_tiles> state[2] = {};
-    float before[2][some_tiles][4];  // W_gg g + b_g
+    float before[some_tiles][2][4];  // W_gg g + b_g
     const auto each_row = [&](const auto& visit) {
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
@@ -45,14 +45,14 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         for (int high = 0; high < 2; ++high) {
           ARU_UNROLL
           for (int k = 0; k < k_tiles; ++k)
-            if (rows.index[m][high] >= 0) visit(m, k, high, size_t(rows.index[m][high]));
+            if (rows.index[m][high] >= 0) visit(m, k, high, rows.index[m][high]);
         }
       }
     };
-    const auto keep = [&](size_t first) {
-      each_row([&](int m, int k, int high, size_t row) {
-        store_state<form>(kept_quad<form>(p.kept, first + row, z.G), z.G, k, state[m].to_keep(k, high));
-      });
+    auto kept = KeptRows<form, void>::from(p.kept, 0, z.G);
+    const auto keep = [&] {
+      each_row([&](int m, int k, int high, int row) { store_state<form>(kept.at(row), z.G, k, state[m].to_keep(k, high)); });
+      kept.first += BH * kept.row_bytes;
     };
     if constexpr (tiles > 0) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
@@ -70,7 +70,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
             state[m].set(k, left, right);
           }
         }
-        if (p.kept) keep(0);
+        if (p.kept) keep();
         controller_product<form, tiles, 2>(controller, state, before);
       }
     }
@@ -82,17 +82,17 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
 
     float xp = some ? p.xp[own.index] : 0.f;
     int until_kept = p.segment;  // steps to the next state that is kept
-    size_t at = size_t(own.index), slot = 0;
+    size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
-      RecurrentWeights<form> first_weights;
+      RecurrentWeights<form, words_of(form) == 1 ? 4 : words_of(form) == 2 ? 2 : 1> first_weights;
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {
         exchange.fill(v, p.h0, first_b, z.B, z.H);
         sync_block();
       }
-      recurrent_product<form>(share, t, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
+      recurrent_product(share, t, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
       sync_block();
       if (v > 0) exchange.received(v);
       if (!working) continue;
@@ -102,8 +102,13 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
-        controller_finish<form, tiles, 2>(controller, both, before, state,
-                                          [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
+        controller_finish<form, tiles, 2>(
+            controller, both,
+            [&](int n, float(&c)[2][4]) {
+              ARU_UNROLL
+              for (int e = 0; e < 8; ++e) c[e / 4][e % 4] = before[n][e / 4][e % 4];
+            },
+            state, [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }
@@ -122,15 +127,15 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       if constexpr (tiles > 0) {
         if (p.kept && --until_kept == 0) {
           until_kept = p.segment;
-          if (step + 1 < z.T || p.segment == 1) keep(slot += BH);
+          if (step + 1 < z.T || p.segment == 1) keep();
         }
         controller_product<form, tiles, 2>(controller, state, before);
       }
     }
     if constexpr (tiles > 0) {
       if (working)
-        each_row([&](int m, int k, int high, size_t row) {
-          store_row(p.g_last, row, z.G, k, state[m].to_keep(k, high).unpacked());
+        each_row([&](int m, int k, int high, int row) {
+          store_row(p.g_last, size_t(row), z.G, k, state[m].to_keep(k, high).unpacked());
         });
     }
   }

@@ -38,28 +38,23 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
   }
 }
 
-// What a warp takes of a product: row tiles `first_tile`, `first_tile + stride` ... of `tiles`, each from k tile `begin` to
-// `end`.
+// What a warp takes of a product: `k_tiles` from k tile `begin` of row tiles first_tile, first_tile + stride() ...
 struct RecurrentShare {
-  int first_tile, tiles, stride, part, begin, end;
+  int first_tile, part, begin, k_tiles;
 
-  ARU_DEVICE RecurrentShare of(const Tiling& t, const Shape& s) {
+  ARU_DEVICE RecurrentShare of(const Shape& s) {
     const int warp = thread_index() / 32;
     // Either a row tile is shared by several warps, or a warp takes one row tile after another.
-    const int part = s.k_splits > 1 ? warp / s.row_tiles : 0;
-    const bool some = part < s.k_splits;
-    return {s.k_splits > 1 ? warp % s.row_tiles : warp,
-            some ? s.row_tiles : 0,
-            s.k_splits > 1 ? s.row_tiles : t.warps,
-            part,
-            s.k_tiles * part / s.k_splits,
-            s.k_tiles * (part + 1) / s.k_splits};
+    if (s.k_splits == 1) return {warp, 0, 0, s.k_tiles};
+    const int part = warp / s.row_tiles, begin = s.k_tiles * part / s.k_splits;
+    return {part < s.k_splits ? warp % s.row_tiles : s.row_tiles, part, begin, s.k_tiles * (part + 1) / s.k_splits - begin};
   }
+  ARU_DEVICE int stride(const Tiling& t, const Shape& s) { return s.k_splits > 1 ? s.row_tiles : t.warps; }
 };
 
-// Fragments of W_hh for some k tiles of a warp's share.
-template <Form form> struct RecurrentWeights {
-  static constexpr int words = words_of(form), k_tiles = form == Form::bf16 ? 4 : form == Form::tf32 ? 2 : 1;
+// Fragments of W_hh for some k tiles of a warp's share: those that are loaded side by side.
+template <Form form, int k_tiles> struct RecurrentWeights {
+  static constexpr int words = words_of(form), at_once = k_tiles;
   uint4 fragment[k_tiles][words];
 
   // Those from `w` on, of the `left` k tiles that there are.
@@ -73,7 +68,7 @@ template <Form form> struct RecurrentWeights {
   }
   // The first of the warp's share, which need no exchanged vector.
   ARU_METHOD void load_first(const RecurrentShare& share, const Shape& s, const uint4* weight) {
-    if (share.first_tile < share.tiles) load(first(share, s, weight, share.first_tile), share.end - share.begin);
+    if (share.first_tile < s.row_tiles) load(first(share, s, weight, share.first_tile), share.k_tiles);
   }
   ARU_DEVICE const uint4* first(const RecurrentShare& share, const Shape& s, const uint4* weight, int tile) {
     return weight + (tile * s.k_tiles + share.begin) * words * 32 + (thread_index() & 31);
@@ -82,22 +77,22 @@ template <Form form> struct RecurrentWeights {
 
 // Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.  loaded: after
 // load_first().
-template <Form form>
+template <Form form, int at_once>
 ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, const Shape& s, const uint4* weight,
-                                  const uint32_t* state, float* sums, RecurrentWeights<form>& loaded) {
-  constexpr int words = words_of(form), at_once = RecurrentWeights<form>::k_tiles;
+                                  const uint32_t* state, float* sums, RecurrentWeights<form, at_once>& loaded) {
+  constexpr int words = words_of(form);
   constexpr int chains = 2;  // of products that wait for one another
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
   const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
   const int word_stride = t.batch * s.state_words;
   const uint32_t* first_h = state + column * s.state_words + share.begin * 8 + 2 * q;
-  for (int tile = share.first_tile; tile < share.tiles; tile += share.stride) {
-    const uint4* w = RecurrentWeights<form>::first(share, s, weight, tile);
-    if (tile != share.first_tile) loaded.load(w, share.end - share.begin);
+  for (int tile = share.first_tile; tile < s.row_tiles; tile += share.stride(t, s)) {
+    const uint4* w = loaded.first(share, s, weight, tile);
+    if (tile != share.first_tile) loaded.load(w, share.k_tiles);
     const uint32_t* h = first_h;
     float c[chains][4] = {};
     ARU_ROLLED
-    for (int left = share.end - share.begin; left > 0; left -= at_once) {
+    for (int left = share.k_tiles; left > 0; left -= at_once) {
       uint32_t b[at_once][2][words];
       ARU_UNROLL
       for (int k = 0; k < at_once; ++k) {

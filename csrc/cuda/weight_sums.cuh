@@ -4,8 +4,6 @@
 // quarter of the registers.
 #pragma once
 
-#include <type_traits>
-
 #include "controller.cuh"
 
 namespace aru {
@@ -106,15 +104,16 @@ template <Form form, int tiles> ARU_DEVICE void pack_step_weights(const Backward
   });
 }
 
-// One column tile of V [W_gg; W_gc].
-template <Form form, int tiles>
-ARU_DEVICE void step_product(const uint2* step_weights, int n, const uint32_t (&v)[(tiles + 1) / 2][4][words_of(form)],
-                             float (&c)[4]) {
+// One column tile of V [W_gg; W_gc], of `rows` tiles of 16 rows.
+template <Form form, int tiles, int rows>
+ARU_DEVICE void step_product(const uint2* step_weights, int n,
+                             const uint32_t (&v)[rows][(tiles + 1) / 2][4][words_of(form)], float (&c)[rows][4]) {
   ARU_UNROLL
   for (int k = 0; k < (tiles + 1) / 2; ++k) {
     uint32_t b[2][words_of(form)];
     load_fragment<form>(step_weights + (n * ((tiles + 1) / 2) + k) * words_of(form) * 32, thread_index() & 31, b);
-    multiply<form>(c, v[k], b, 2 * k + 1 < tiles);
+    ARU_UNROLL
+    for (int m = 0; m < rows; ++m) multiply<form>(c[m], v[m][k], b, 2 * k + 1 < tiles);
   }
 }
 
@@ -148,8 +147,8 @@ template <Form form, int tiles> struct OwnSums {
                         const StepPlace& place, int, const PairRows& rows, const KeptQuad<form> (&)[2][k_tiles][2],
                         float dn, float ds, float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    const size_t first = place.slot(p) * (size_t(p.sizes.B) * p.sizes.H);
-    const void* state = place.state(p);
+    const size_t BH = size_t(p.sizes.B) * p.sizes.H;
+    const auto state = KeptRows<form, const void>::from(place.state(p), place.slot(p) * BH, p.sizes.G);
     ARU_ROLLED
     for (int m = 0; m < 2; ++m) {
       const int low = quad + 2 * m, high = low + 1;
@@ -161,11 +160,10 @@ template <Form form, int tiles> struct OwnSums {
       float g[2 * k_tiles][4];
       ARU_UNROLL
       for (int k = 0; k < k_tiles; ++k) {
-        KeptQuad<form> loaded[2] = {};
+        KeptQuad<form> loaded[2];
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)
-          if (row[half] >= 0)
-            loaded[half] = load_state<form>(kept_quad<form>(state, first + row[half], p.sizes.G), p.sizes.G, k);
+          loaded[half] = load_state<form>(state.at(row[half]), row[half] >= 0, p.sizes.G, k);
         from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
@@ -179,27 +177,27 @@ template <Form form, int tiles> struct OwnSums {
           transpose_pairs<form>(a[n][half]);
         }
       }
-      uint32_t operand[k_tiles][4][words_of(form)];
+      uint32_t operand[1][k_tiles][4][words_of(form)];
       ARU_UNROLL
       for (int i = 0; i < k_tiles; ++i) {
         uint32_t vt[4][words_of(form)];
-        load_v(own, i, operand[i]);
-        transposed_operand<form>(operand[i], 2 * i + 1 < tiles, vt);
+        load_v(own, i, operand[0][i]);
+        transposed_operand<form>(operand[0][i], 2 * i + 1 < tiles, vt);
         ARU_UNROLL
         for (int n = 0; n < tiles; ++n) multiply<form>(sums[i][n], vt, a[n]);
       }
       if constexpr (form == Form::split) {  // three words a pair are read again, rather than held beside the sums
         sync_warp();
         ARU_UNROLL
-        for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[k]);
+        for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[0][k]);
       }
       float through_a[2] = {0, 0};
       ARU_UNROLL
       for (int n = 0; n < tiles; ++n) {
-        float c[4] = {0, 0, 0, 0};
+        float c[1][4] = {};
         step_product<form, tiles>(step_weights, n, operand, c);
-        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c, through_a);
-        own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c[0], through_a);
+        own[n * 32] = make_float4(c[0][0], c[0][1], c[0][2], c[0][3]);
       }
       da += own_share(through_a, m);
     }
@@ -274,42 +272,47 @@ template <Form form, int tiles> struct SharedSums {
     pack<form>(dn, ds, gains);
     pack<form>(a_next, 1.f, input);
     uint32_t *own = v_of(v) + own_word(), *next = v_of(v + 1) + own_word(), *beside = right + own_word();
+    uint32_t last[2][2], operand[2][k_tiles][4][1] = {};
     ARU_UNROLL
     for (int m = 0; m < 2; ++m) {
-      uint32_t last[2], operand[k_tiles][4][1] = {};
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
+        uint32_t* row = own + (2 * m + half) * 8 * row_words;
         const uint32_t word = shuffle(gains[0], quad + 2 * m + half);
-        last[half] = shuffle(input[0], quad + 2 * m + half);
-        if (q == 3) own[(2 * m + half) * 8 * row_words + (tiles - 1) * 4] = word;
+        last[m][half] = shuffle(input[0], quad + 2 * m + half);
+        if (q == 3) row[(tiles - 1) * 4] = word;
         ARU_UNROLL
-        for (int n = 0; n < tiles; ++n)
-          operand[n / 2][n % 2 * 2 + half][0] = own[(2 * m + half) * 8 * row_words + n * 4];
+        for (int n = 0; n < tiles; ++n) operand[m][n / 2][n % 2 * 2 + half][0] = row[n * 4];
       }
-      float through_a[2] = {0, 0};
+    }
+    float through_a[2][2] = {};
+    ARU_UNROLL
+    for (int n = 0; n < tiles; ++n) {
+      float c[2][4] = {};
+      step_product<form, tiles>(step_weights, n, operand, c);
       ARU_UNROLL
-      for (int n = 0; n < tiles; ++n) {
-        float g[4], c[4] = {0, 0, 0, 0};
+      for (int m = 0; m < 2; ++m) {
+        float g[4];
         const float4 low = kept[m][n / 2][0].unpacked(), high = kept[m][n / 2][1].unpacked();
         g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
         g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
-        step_product<form, tiles>(step_weights, n, operand, c);
         ARU_UNROLL
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
           pack<form>(g[2 * half], g[2 * half + 1], word);
-          beside[(2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[half] : word[0];
+          beside[(2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
         }
-        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c, through_a);
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c[m], through_a[m]);
         ARU_UNROLL
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
-          pack<form>(c[2 * half], c[2 * half + 1], word);
+          pack<form>(c[m][2 * half], c[m][2 * half + 1], word);
           next[(2 * m + half) * 8 * row_words + n * 4] = word[0];
         }
       }
-      da += own_share(through_a, m);
     }
+    ARU_UNROLL
+    for (int m = 0; m < 2; ++m) da += own_share(through_a[m], m);
     return da;
   }
   // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.

@@ -108,13 +108,20 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
-// Four such matrices from shared memory, each transposed: lanes 8j ... 8j+7 name the 8 rows, of 16 bytes, of matrix j, as
-// shared_address() does.
-ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[4]) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-               : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
-               : "r"(row)
-               : "memory");
+// `count` such matrices, 2 or 4, from shared memory, each transposed: lanes 8j ... 8j+7 name the 8 rows, of 16 bytes, of
+// matrix j, as shared_address() does.
+template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[count]) {
+  static_assert(count == 2 || count == 4, "what the instruction loads");
+  if constexpr (count == 4)
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(x[0]), "=r"(x[1]), "=r"(x[2]), "=r"(x[3])
+                 : "r"(row)
+                 : "memory");
+  else
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(x[0]), "=r"(x[1])
+                 : "r"(row)
+                 : "memory");
 }
 
 // Clusters: sm_90 and later.  Elsewhere the host never chooses them.

@@ -236,6 +236,7 @@ template <Form form, int tiles> struct OwnSums {
 // V^T A, from some of the row tiles.  V has two buffers: du of a step is V of the one before.
 template <Form form, int tiles> struct SharedSums {
   static_assert(words_of(form) == 1, "a pair of numbers is a word");
+  static_assert(tiles % 2 == 1, "column tiles are multiplied in pairs, the last alone");
   static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
   uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
   int left_words;
@@ -336,11 +337,14 @@ template <Form form, int tiles> struct SharedSums {
       ARU_UNROLL
       for (int j = 0; j < 4; ++j) a[j][0] = words[j];
       ARU_UNROLL
-      for (int n = 0; n < tiles; n += 2) {
-        load_transposed(from_right + n * 16 + (n + 1 < tiles ? beside : 0), words);
+      for (int n = 0; n + 1 < tiles; n += 2) {
+        load_transposed(from_right + n * 16 + beside, words);
         multiply<form>(sums[n], a, {{words[0]}, {words[1]}});
-        if (n + 1 < tiles) multiply<form>(sums[n + 1 < tiles ? n + 1 : n], a, {{words[2]}, {words[3]}});
+        multiply<form>(sums[n + 1], a, {{words[2]}, {words[3]}});
       }
+      uint32_t pair[2];
+      load_transposed(from_right + (tiles - 1) * 16, pair);
+      multiply<form>(sums[tiles - 1], a, {{pair[0]}, {pair[1]}});
       from_right += parts * tile_bytes;
     }
   }

@@ -163,13 +163,15 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
 }
 
 ARU_DEVICE uint32_t shared_address(const void* p) { return uint32_t(machine().shared_offset(p, 4)); }
-ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[4]) {
-  const uint8_t* from = shared_memory() + row;
-  machine().shared_offset(from, 16);
-  uint32_t words[4];
-  std::memcpy(words, from, 16);
-  machine().warp_operation(6, words, 4, x, 4, [](emulation::Warp& w) {
-    for (int j = 0; j < 4; ++j) {
+template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[count]) {
+  uint32_t words[4] = {};
+  if (thread_index() % 32 < 8 * count) {
+    const uint8_t* from = shared_memory() + row;
+    machine().shared_offset(from, 16);
+    std::memcpy(words, from, 16);
+  }
+  machine().warp_operation(count == 4 ? 6 : 8, words, 4, x, count, [](emulation::Warp& w) {
+    for (int j = 0; j < count; ++j) {
       uint16_t m[8][8];
       for (int r = 0; r < 8; ++r) std::memcpy(m[r], w.in[8 * j + r], 16);
       for (int l = 0; l < 32; ++l) w.out[l][j] = m[2 * (l & 3)][l / 4] | uint32_t(m[2 * (l & 3) + 1][l / 4]) << 16;

@@ -53,7 +53,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
         if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
       const auto operands = StateOperands<form, tiles, 1>::of(state);
       controller_finish<form, tiles, 1>(
-          controller, a, [&](int n, float(&c)[1][4]) { operands.multiplied(controller, n, c); }, state, [&](int k) {
+          controller, a, [&](int j, float(&c)[2][1][4]) { operands.multiplied(controller, j, c); }, state, [&](int k) {
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
               if (row[high] >= 0) store_state<form>(to.at(row[high]), G, k, state[0].to_keep(k, high));

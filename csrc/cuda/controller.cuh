@@ -141,55 +141,69 @@ template <Form form, int tiles, int rows> struct StateOperands {
     }
     return o;
   }
-  // c[m] = W_gg g + b_g in column tile n.  A fragment of the weights is loaded once for all rows.
-  ARU_METHOD void multiplied(const ControllerOperands<form, tiles>& w, int n, float (&c)[rows][4]) const {
-    const float4 v = w.input[n * 4 + (thread_index() & 3)];
+  // c = W_gg g + b_g in the column tiles 2j and, if there is one, 2j + 1.  A fragment of the weights is loaded once for all
+  // rows.
+  ARU_METHOD void multiplied(const ControllerOperands<form, tiles>& w, int j, float (&c)[2][rows][4]) const {
     ARU_UNROLL
-    for (int m = 0; m < rows; ++m) c[m][0] = c[m][2] = v.z, c[m][1] = c[m][3] = v.w;
+    for (int side = 0; side < 2; ++side) {
+      if (2 * j + side >= tiles) continue;
+      const float4 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) c[side][m][0] = c[side][m][2] = v.z, c[side][m][1] = c[side][m][3] = v.w;
+    }
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
-      uint32_t b[2][words_of(state_form(form))];
-      w.load(n, k, b);
+      uint32_t b[2][2][words_of(state_form(form))];
       ARU_UNROLL
-      for (int m = 0; m < rows; ++m) multiply<state_form(form)>(c[m], g[m][k], b, 2 * k + 1 < tiles);
+      for (int side = 0; side < 2; ++side)
+        if (2 * j + side < tiles) w.load(2 * j + side, k, b[side]);
+      ARU_UNROLL
+      for (int term = 0; term < instructions_of(form); ++term) {
+        ARU_UNROLL
+        for (int e = 0; e < 2 * rows; ++e) {
+          const int side = e / rows, m = e % rows;
+          if (2 * j + side < tiles)
+            multiply_term<state_form(form)>(term, c[side][m], g[m][k], b[side], 2 * k + 1 < tiles);
+        }
+      }
     }
   }
 };
 
-// W_gg g + b_g: what a step can do before it knows a.
+// W_gg g + b_g, what a step can do before it knows a, of all column tiles.
 template <Form form, int tiles, int rows>
 ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
-                                   const ControllerState<form, tiles> (&state)[rows], float (&c)[tiles][rows][4]) {
+                                   const ControllerState<form, tiles> (&state)[rows],
+                                   float (&c)[(tiles + 1) / 2][2][rows][4]) {
   const auto operands = StateOperands<form, tiles, rows>::of(state);
   ARU_UNROLL
-  for (int n = 0; n < tiles; ++n) operands.multiplied(w, n, c[n]);
+  for (int j = 0; j < (tiles + 1) / 2; ++j) operands.multiplied(w, j, c[j]);
 }
 
 // The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
-// product(n) gives W_gg g + b_g in column tile n; after(k) comes when k tile k of `next` is there.
+// product(j, c) gives W_gg g + b_g as multiplied() does; after(j) comes when k tile j of `next` is there.
 template <Form form, int tiles, int rows, class Product, class After>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
                                   const Product& product, ControllerState<form, tiles> (&next)[rows],
                                   const After& after) {
   ARU_UNROLL
-  for (int k = 0; k < (tiles + 1) / 2; ++k) {
-    float g[2][rows][4] = {};
+  for (int j = 0; j < (tiles + 1) / 2; ++j) {
+    float c[2][rows][4], g[2][rows][4] = {};
+    product(j, c);
     ARU_UNROLL
     for (int side = 0; side < 2; ++side) {
-      const int n = 2 * k + side;
-      if (n >= tiles) continue;
-      const float4 v = w.input[n * 4 + (thread_index() & 3)];
-      float c[rows][4];
-      product(n, c);
+      if (2 * j + side >= tiles) continue;
+      const float4 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL
-        for (int j = 0; j < 4; ++j) g[side][m][j] = controller_tanh<form>((j & 1 ? v.y : v.x) * a[m][j / 2] + c[m][j]);
+        for (int e = 0; e < 4; ++e)
+          g[side][m][e] = controller_tanh<form>((e & 1 ? v.y : v.x) * a[m][e / 2] + c[side][m][e]);
       }
     }
     ARU_UNROLL
-    for (int m = 0; m < rows; ++m) next[m].set(k, g[0][m], g[1][m]);
-    after(k);
+    for (int m = 0; m < rows; ++m) next[m].set(j, g[0][m], g[1][m]);
+    after(j);
   }
 }
 

@@ -37,7 +37,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     const int place = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
     ControllerState<form, some_tiles> state[2] = {};
-    float before[some_tiles][2][4];  // W_gg g + b_g
+    float before[k_tiles][2][2][4];  // W_gg g + b_g
     const auto each_row = [&](const auto& visit) {
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
@@ -104,9 +104,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         begin_read_out<form, tiles, 2>(controller, ns);
         controller_finish<form, tiles, 2>(
             controller, both,
-            [&](int n, float(&c)[2][4]) {
+            [&](int j, float(&c)[2][2][4]) {
               ARU_UNROLL
-              for (int e = 0; e < 8; ++e) c[e / 4][e % 4] = before[n][e / 4][e % 4];
+              for (int e = 0; e < 16; ++e) c[e / 8][e / 4 % 2][e % 4] = before[j][e / 8][e / 4 % 2][e % 4];
             },
             state, [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);

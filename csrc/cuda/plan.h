@@ -28,9 +28,6 @@ constexpr StepCost step_costs[2][3] = {{{2470, 2150, 69, 5.7, 13.1, 3.5, 24.6}, 
                                         {420, 1750, 231, 38, 33, 21, 32},
                                         {0, 1240, 370, 14, 20, 10.4, 13.6}}};
 
-// Matrix instructions for 16 k; one of TF32 takes 8 k in as many clocks as one of bfloat16 takes 16.
-constexpr int instructions_of(Form form) { return form == Form::bf16 ? 1 : form == Form::tf32 ? 2 : 6; }
-
 inline double step_clocks(const Device& device, const Tiling& t, const Shape& s, Form form, int tiles, bool backward) {
   constexpr int sub_cores = 4;
   const StepCost& cost = step_costs[backward][int(form)];

@@ -33,31 +33,44 @@ template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[wor
   }
 }
 
-// c (16 x 8) += a (16 x 16) b (16 x 8), the pairs of a and b as mma() in prim.cuh wants them; not `whole`: of the first 8 k,
-// where the others are 0.
+// c (16 x 8) += a (16 x 16) b (16 x 8), the pairs of a and b as mma() in prim.cuh wants them: instruction `term` of
+// instructions_of(form), small terms first.  Not `whole`: of the first 8 k, where the others are 0.
+//
+// Instructions with one sum wait for one another: a caller with several sums takes a term of all, then the next.
+template <Form form>
+ARU_DEVICE void multiply_term(int term, float (&c)[4], const uint32_t (&a)[4][words_of(form)],
+                              const uint32_t (&b)[2][words_of(form)], bool whole) {
+  if constexpr (form == Form::tf32) {
+    // mma_tf32() wants k = q and q + 4 of a lane that has a pair, 2q and 2q + 1: a and b have them in the same order.
+    if (term == 0 || whole)
+      mma_tf32(c, {a[2 * term][0], a[2 * term + 1][0], a[2 * term][1], a[2 * term + 1][1]}, {b[term][0], b[term][1]});
+  } else {
+    constexpr bool half_precision = form == Form::fp16;
+    constexpr int order = words_of(form) - 1;
+    const int parts = term < 3 ? order : term < 5 ? order - 1 : 0;  // p + q of the parts p of a and q of b
+    const int p = term < 3 ? term : term < 5 ? term - 3 : 0, q = parts - p;
+    if (whole)
+      mma<half_precision>(c, {a[0][p], a[1][p], a[2][p], a[3][p]}, {b[0][q], b[1][q]});
+    else
+      mma_8<half_precision>(c, {a[0][p], a[1][p]}, b[0][q]);
+  }
+}
+
+// c[j] += a b[j]
+template <Form form, int count>
+ARU_DEVICE void multiply(float (&c)[count][4], const uint32_t (&a)[4][words_of(form)],
+                         const uint32_t (&b)[count][2][words_of(form)], bool whole = true) {
+  ARU_UNROLL
+  for (int term = 0; term < instructions_of(form); ++term) {
+    ARU_UNROLL
+    for (int j = 0; j < count; ++j) multiply_term<form>(term, c[j], a, b[j], whole);
+  }
+}
 template <Form form>
 ARU_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4][words_of(form)],
                          const uint32_t (&b)[2][words_of(form)], bool whole = true) {
-  if constexpr (form == Form::tf32) {
-    // mma_tf32() wants k = q and q + 4 of a lane that has a pair, 2q and 2q + 1: a and b have them in the same order.
-    ARU_UNROLL
-    for (int half = 0; half < 2; ++half)
-      if (half == 0 || whole)
-        mma_tf32(c, {a[2 * half][0], a[2 * half + 1][0], a[2 * half][1], a[2 * half + 1][1]}, {b[half][0], b[half][1]});
-  } else {
-    constexpr bool half_precision = form == Form::fp16;
-    ARU_UNROLL
-    for (int order = words_of(form) - 1; order >= 0; --order) {  // small terms first
-      ARU_UNROLL
-      for (int p = 0; p <= order; ++p) {
-        const int of_b = order - p;
-        if (whole)
-          mma<half_precision>(c, {a[0][p], a[1][p], a[2][p], a[3][p]}, {b[0][of_b], b[1][of_b]});
-        else
-          mma_8<half_precision>(c, {a[0][p], a[1][p]}, b[0][of_b]);
-      }
-    }
-  }
+  ARU_UNROLL
+  for (int term = 0; term < instructions_of(form); ++term) multiply_term<form>(term, c, a, b, whole);
 }
 
 // Transposes an 8 x 8 matrix: a lane holds the pair of row r, columns 2q and 2q+1, before and after.

@@ -104,22 +104,31 @@ template <Form form, int tiles> ARU_DEVICE void pack_step_weights(const Backward
   });
 }
 
-// One column tile of V [W_gg; W_gc], of `rows` tiles of 16 rows.
-template <Form form, int tiles, int rows>
+// The column tiles from n on of V [W_gg; W_gc], one c[..][rows] each.
+template <Form form, int tiles, int columns, int rows>
 ARU_DEVICE void step_product(const uint2* step_weights, int n,
-                             const uint32_t (&v)[rows][(tiles + 1) / 2][4][words_of(form)], float (&c)[rows][4]) {
+                             const uint32_t (&v)[rows][(tiles + 1) / 2][4][words_of(form)],
+                             float (&c)[columns][rows][4]) {
+  constexpr int k_tiles = (tiles + 1) / 2;
   ARU_UNROLL
-  for (int k = 0; k < (tiles + 1) / 2; ++k) {
-    uint32_t b[2][words_of(form)];
-    load_fragment<form>(step_weights + (n * ((tiles + 1) / 2) + k) * words_of(form) * 32, thread_index() & 31, b);
+  for (int k = 0; k < k_tiles; ++k) {
+    uint32_t b[columns][2][words_of(form)];
     ARU_UNROLL
-    for (int m = 0; m < rows; ++m) multiply<form>(c[m], v[m][k], b, 2 * k + 1 < tiles);
+    for (int j = 0; j < columns; ++j)
+      load_fragment<form>(step_weights + ((n + j) * k_tiles + k) * words_of(form) * 32, thread_index() & 31, b[j]);
+    ARU_UNROLL
+    for (int term = 0; term < instructions_of(form); ++term) {
+      ARU_UNROLL
+      for (int e = 0; e < columns * rows; ++e)
+        multiply_term<form>(term, c[e / rows][e % rows], v[e % rows][k], b[e / rows], 2 * k + 1 < tiles);
+    }
   }
 }
 
 // The controller's part of a step for a warp's rows: gives da, from what gamma says of it, its share through the state.
 // This form keeps du in shared memory between steps and sums the weights' gradients of its own rows.
 template <Form form, int tiles> struct OwnSums {
+  static_assert(tiles % 2 == 1, "column tiles are taken in pairs, the last alone");
   static constexpr int k_tiles = (tiles + 1) / 2;
   static constexpr int chunk = 16;  // steps whose sums are taken by the matrix unit, which rounds towards zero
   float4* du;                       // of the lane: [row tile][column tile][32 lanes]
@@ -183,8 +192,7 @@ template <Form form, int tiles> struct OwnSums {
         uint32_t vt[4][words_of(form)];
         load_v(own, i, operand[0][i]);
         transposed_operand<form>(operand[0][i], 2 * i + 1 < tiles, vt);
-        ARU_UNROLL
-        for (int n = 0; n < tiles; ++n) multiply<form>(sums[i][n], vt, a[n]);
+        multiply<form>(sums[i], vt, a);
       }
       if constexpr (form == Form::split) {  // three words a pair are read again, rather than held beside the sums
         sync_warp();
@@ -192,13 +200,20 @@ template <Form form, int tiles> struct OwnSums {
         for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[0][k]);
       }
       float through_a[2] = {0, 0};
+      const auto column_tile = [&](int n, float(&c)[4]) {
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c, through_a);
+        own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
+      };
       ARU_UNROLL
-      for (int n = 0; n < tiles; ++n) {
-        float c[1][4] = {};
+      for (int n = 0; n + 1 < tiles; n += 2) {
+        float c[2][1][4] = {};
         step_product<form, tiles>(step_weights, n, operand, c);
-        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c[0], through_a);
-        own[n * 32] = make_float4(c[0][0], c[0][1], c[0][2], c[0][3]);
+        column_tile(n, c[0][0]);
+        column_tile(n + 1, c[1][0]);
       }
+      float c[1][1][4] = {};
+      step_product<form, tiles>(step_weights, tiles - 1, operand, c);
+      column_tile(tiles - 1, c[0][0]);
       da += own_share(through_a, m);
     }
     if (++steps == chunk) flush();
@@ -289,7 +304,7 @@ template <Form form, int tiles> struct SharedSums {
     float through_a[2][2] = {};
     ARU_UNROLL
     for (int n = 0; n < tiles; ++n) {
-      float c[2][4] = {};
+      float c[1][2][4] = {};
       step_product<form, tiles>(step_weights, n, operand, c);
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
@@ -303,11 +318,11 @@ template <Form form, int tiles> struct SharedSums {
           pack<form>(g[2 * half], g[2 * half + 1], word);
           beside[(2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
         }
-        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c[m], through_a[m]);
+        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c[0][m], through_a[m]);
         ARU_UNROLL
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
-          pack<form>(c[m][2 * half], c[m][2 * half + 1], word);
+          pack<form>(c[0][m][2 * half], c[0][m][2 * half + 1], word);
           next[(2 * m + half) * 8 * row_words + n * 4] = word[0];
         }
       }

@@ -40,12 +40,12 @@ FAULTS = {
         "mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes + 8);",
     ),
     "no barrier between partial sums and their sum, forward": Fault(
-        "forward.cuh", "exchange.buffer(v), sums_of(v));\n      sync_block();", "exchange.buffer(v), sums_of(v));"
+        "forward.cuh", "sums_of(v), first_weights);\n      sync_block();", "sums_of(v), first_weights);"
     ),
     "no barrier between partial sums and their sum, backward": Fault(
         "backward.cuh",
-        "exchange.buffer(v), partial_of(v));\n      sync_block();",
-        "exchange.buffer(v), partial_of(v));",
+        "partial_of(v), first_weights);\n      sync_block();",
+        "partial_of(v), first_weights);",
     ),
     "no barrier after the first vector is filled in": Fault(
         "forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"
@@ -82,7 +82,7 @@ FAULTS = {
         "pack<form>(element(k - (lane & 3), n), element(k - (lane & 3) + 4, n), low);",
     ),
     "a TF32 operand of rows in the place of k": Fault(
-        "products.cuh", "a[2 * half + 1][0], a[2 * half][1],", "a[2 * half][1], a[2 * half + 1][0],"
+        "products.cuh", "a[2 * term + 1][0], a[2 * term][1],", "a[2 * term][1], a[2 * term + 1][0],"
     ),
     "an operand that is not rounded to TF32": Fault("products.cuh", "round_to_tf32(y)", "bits_of_float(y)"),
     "one half of the words not transposed": Fault(
@@ -98,13 +98,23 @@ FAULTS = {
         "backward.cuh", "pack_recurrent<form, true>", "pack_recurrent<form, false>"
     ),
     "a product of parts left out": Fault(
-        "products.cuh", "p <= order; ++p)", "p < order + (order == 0); ++p)", precision="highest"
+        "products.cuh",
+        "multiply_term<form>(term, c, a, b, whole);",
+        "multiply_term<form>(term == 3 ? 2 : term, c, a, b, whole);",
+        precision="highest",
     ),
     "a quad's values in the wrong order": Fault(
         "exchange.cuh", "pack<form>(four[2], four[3], right);", "pack<form>(four[3], four[2], right);"
     ),
     "the partial sums of one k split left out": Fault(
-        "recurrent.cuh", "part < s.k_splits; ++part, at", "part < 1; ++part, at"
+        "recurrent.cuh", "first + part < s.k_splits;", "first + part < 1;"
+    ),
+    "weights loaded ahead of another share": Fault(
+        "recurrent.cuh", "(tile * s.k_tiles + share.begin)", "(tile * s.k_tiles + share.begin / 2)"
+    ),
+    "half of a k tile left out": Fault("controller.cuh", "b[side], 2 * k + 1 < tiles);", "b[side], false);"),
+    "state kept for the other row": Fault(
+        "controller.cuh", "packed_g[k][2 + high][0])};", "packed_g[k][3 - high][0])};", precision="medium"
     ),
     # The backward pass's bookkeeping
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
@@ -142,6 +152,9 @@ FAULTS = {
     ),
     "row tiles left out": Fault(
         "weight_sums.cuh", "tile < 2 * p.shape.pairs; tile += parts", "tile < p.shape.pairs; tile += parts", "medium"
+    ),
+    "the last column tile loaded from another": Fault(
+        "weight_sums.cuh", "from_right + (tiles - 1) * 16, pair", "from_right + (tiles - 2) * 16, pair", "medium"
     ),
     "V of the last batch tile carried on": Fault(
         "weight_sums.cuh",

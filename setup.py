@@ -61,7 +61,7 @@ CUDA_KERNELS = [(form, backward) for backward in (1, 0) for form in reversed(CUD
 CUDA_SOURCES = ["csrc/aru_math.h", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").iterdir())]
 CUDA_ARCHITECTURES = ("80", "90a", "100")
 # Divisions to 2 ulp.  ptxas reports registers and spills.
-CUDA_FLAGS = ["-std=c++17", "-O3", "-prec-div=false", "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc"]
+CUDA_FLAGS = ["-std=c++17", "-O3", "-prec-div=false", "-ftz=true", "-Xptxas=-v", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc"]
 
 
 class BuildError(Exception):

@@ -51,13 +51,20 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
         if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
-      const auto operands = StateOperands<form, tiles, 1>::of(state);
-      controller_finish<form, tiles, 1>(
-          controller, a, [&](int j, float(&c)[2][1][4]) { operands.multiplied(controller, j, c); }, state, [&](int k) {
-            ARU_UNROLL
-            for (int high = 0; high < 2; ++high)
-              if (row[high] >= 0) store_state<form>(to.at(row[high]), G, k, state[0].to_keep(k, high));
-          });
+      const auto store = [&](int k) {
+        ARU_UNROLL
+        for (int high = 0; high < 2; ++high)
+          if (row[high] >= 0) store_state<form>(to.at(row[high]), G, k, state[0].to_keep(k, high));
+      };
+      if constexpr (ControllerState<form, tiles>::packed) {  // a column tile at a time takes fewer registers
+        const auto operands = StateOperands<form, tiles, 1>::of(state);
+        const auto product = [&](int j, float(&c)[2][1][4]) { operands.multiplied(controller, j, c); };
+        controller_finish<form, tiles, 1>(controller, a, product, state, store);
+      } else {
+        float c[k_tiles][2][1][4];
+        controller_product<form, tiles, 1>(controller, state, c);
+        controller_finish<form, tiles, 1>(controller, a, ready_product(c), state, store);
+      }
       to.first += BH * to.row_bytes;
     }
   }
@@ -137,15 +144,12 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       const bool there = working && some && place.step >= 0;
       return there ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
     };
-    const auto open_segment = [&] {
-      if constexpr (adaptive) {
-        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
-      }
-    };
-    open_segment();
     Upstream up = upstream();
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
+      if constexpr (adaptive) {
+        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
+      }
       KeptQuad<form> kept[2][k_tiles][2] = {};
       if constexpr (shared_sums) {
         const auto state = KeptRows<form, const void>::from(place.state(p), place.slot(p) * BH, z.G);
@@ -197,7 +201,6 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       }
       // While da is under way: what the next step needs from memory, and the sums.
       place.back(p);
-      open_segment();
       up = upstream();
       if constexpr (shared_sums) {
         sync_block();

@@ -180,6 +180,14 @@ ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
   for (int j = 0; j < (tiles + 1) / 2; ++j) operands.multiplied(w, j, c[j]);
 }
 
+// Column tiles 2j and 2j + 1 of that, as controller_finish() asks for them.
+template <int k_tiles, int rows> ARU_DEVICE auto ready_product(const float (&ready)[k_tiles][2][rows][4]) {
+  return [&ready](int j, float(&c)[2][rows][4]) {
+    ARU_UNROLL
+    for (int e = 0; e < 8 * rows; ++e) c[e / (4 * rows)][e / 4 % rows][e % 4] = ready[j][e / (4 * rows)][e / 4 % rows][e % 4];
+  };
+}
+
 // The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
 // product(j, c) gives W_gg g + b_g as multiplied() does; after(j) comes when k tile j of `next` is there.
 template <Form form, int tiles, int rows, class Product, class After>

@@ -102,13 +102,15 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
-        controller_finish<form, tiles, 2>(
-            controller, both,
-            [&](int j, float(&c)[2][2][4]) {
-              ARU_UNROLL
-              for (int e = 0; e < 16; ++e) c[e / 8][e / 4 % 2][e % 4] = before[j][e / 8][e / 4 % 2][e % 4];
-            },
-            state, [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
+        const auto add = [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); };
+        // Beside the tanh of the next k tile, unless its operands of three words would take the registers of that.
+        constexpr bool at_once = ControllerState<form, tiles>::packed;
+        controller_finish<form, tiles, 2>(controller, both, ready_product(before), state, [&](int k) {
+          if (at_once) add(k);
+        });
+        ARU_UNROLL
+        for (int k = 0; k < k_tiles; ++k)
+          if (!at_once) add(k);
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }

@@ -169,10 +169,10 @@ template <Form form, int tiles> struct OwnSums {
       float g[2 * k_tiles][4];
       ARU_UNROLL
       for (int k = 0; k < k_tiles; ++k) {
-        KeptQuad<form> loaded[2];
+        KeptQuad<form> loaded[2] = {};
         ARU_UNROLL
-        for (int half = 0; half < 2; ++half)
-          loaded[half] = load_state<form>(state.at(row[half]), row[half] >= 0, p.sizes.G, k);
+        for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
+          if (row[half] >= 0) loaded[half] = load_state<form>(state.at(row[half]), true, p.sizes.G, k);
         from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand

@@ -76,11 +76,8 @@ template <Form form> struct Exchange {
     for (int p = 0; p < words; ++p) {
       if (tiling.cluster) {
         const uint32_t* to = buffer(v) + p * tiling.batch * shape.state_words + at;
-        ARU_UNROLL
-        for (int r = 0; r < largest_cluster; r += 4) {
-          if (r + q >= tiling.blocks) break;
-          store_async(to, r + q, left[p], right[p], barriers + (v & 1));
-        }
+        ARU_ROLLED
+        for (int r = q; r < tiling.blocks; r += 4) store_async(to, r, left[p], right[p], barriers + (v & 1));
       } else if (q == 0) {
         uint32_t* to = device + ((v & 1) * words + p) * tiling.batch * (shape.padded_H / 2) + at;
         store_device(reinterpret_cast<uint2*>(to), left[p], right[p]);

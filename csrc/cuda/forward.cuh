@@ -85,7 +85,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
-      RecurrentWeights<form, words_of(form) == 1 ? 4 : words_of(form) == 2 ? 2 : 1> first_weights;
+      RecurrentWeights<form, tiles < 8 ? 4 : 2> first_weights;
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {
@@ -102,15 +102,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
-        const auto add = [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); };
-        // Beside the tanh of the next k tile, unless its operands of three words would take the registers of that.
-        constexpr bool at_once = ControllerState<form, tiles>::packed;
-        controller_finish<form, tiles, 2>(controller, both, ready_product(before), state, [&](int k) {
-          if (at_once) add(k);
-        });
-        ARU_UNROLL
-        for (int k = 0; k < k_tiles; ++k)
-          if (!at_once) add(k);
+        controller_finish<form, tiles, 2>(controller, both, ready_product(before), state,
+                                          [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }

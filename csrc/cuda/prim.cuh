@@ -12,7 +12,8 @@
 #define ARU_METHOD __device__ __forceinline__
 #define ARU_UNROLL _Pragma("unroll")
 #define ARU_ROLLED _Pragma("unroll 1")
-#define ARU_UNROLL_BY_2 _Pragma("unroll 2")
+#define ARU_PRAGMA(text) _Pragma(#text)
+#define ARU_UNROLL_BY(count) ARU_PRAGMA(unroll count)
 
 namespace aru {
 namespace cuda {

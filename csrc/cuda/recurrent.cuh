@@ -52,9 +52,10 @@ struct RecurrentShare {
   ARU_DEVICE int stride(const Tiling& t, const Shape& s) { return s.k_splits > 1 ? s.row_tiles : t.warps; }
 };
 
-// Fragments of W_hh for some k tiles of a warp's share: those that are loaded side by side.
-template <Form form, int k_tiles> struct RecurrentWeights {
-  static constexpr int words = words_of(form), at_once = k_tiles;
+// Fragments of W_hh for the k tiles of a warp's share that are loaded side by side: `most`, or half as many of longer
+// words.
+template <Form form, int most> struct RecurrentWeights {
+  static constexpr int words = words_of(form), k_tiles = words == 1 ? most : most / 2;
   uint4 fragment[k_tiles][words];
 
   // Those from `w` on, of the `left` k tiles that there are.
@@ -77,11 +78,10 @@ template <Form form, int k_tiles> struct RecurrentWeights {
 
 // Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.  loaded: after
 // load_first().
-template <Form form, int at_once>
+template <Form form, int most>
 ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, const Shape& s, const uint4* weight,
-                                  const uint32_t* state, float* sums, RecurrentWeights<form, at_once>& loaded) {
-  constexpr int words = words_of(form);
-  constexpr int chains = 2;  // of products that wait for one another
+                                  const uint32_t* state, float* sums, RecurrentWeights<form, most>& loaded) {
+  constexpr int words = words_of(form), at_once = RecurrentWeights<form, most>::k_tiles;
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
   const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
   const int word_stride = t.batch * s.state_words;
@@ -90,8 +90,8 @@ ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, 
     const uint4* w = loaded.first(share, s, weight, tile);
     if (tile != share.first_tile) loaded.load(w, share.k_tiles);
     const uint32_t* h = first_h;
-    float c[chains][4] = {};
-    ARU_ROLLED
+    float c[2][4] = {};  // k tiles alternate, for a product waits for the one before it in the same sum
+    ARU_UNROLL_BY((at_once % 2 ? 2 : 1))
     for (int left = share.k_tiles; left > 0; left -= at_once) {
       uint32_t b[at_once][2][words];
       ARU_UNROLL
@@ -111,7 +111,14 @@ ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, 
           const uint4 v = loaded.fragment[k][p];
           a[0][p] = v.x, a[1][p] = v.y, a[2][p] = v.z, a[3][p] = v.w;
         }
-        if (k < left) multiply<form>(c[k % chains], a, b[k]);
+        if (k < left) multiply<form>(c[k % 2], a, b[k]);
+      }
+      if constexpr (at_once % 2) {
+        ARU_UNROLL
+        for (int j = 0; j < 4; ++j) {
+          const float other = c[0][j];
+          c[0][j] = c[1][j], c[1][j] = other;
+        }
       }
       w += at_once * words * 32;
       h += at_once * 8;

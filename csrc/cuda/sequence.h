@@ -49,7 +49,6 @@ ARU_ANYWHERE constexpr int round_up(int a, int b) { return ceil_div(a, b) * b; }
 // Warps of a block at most; a thread may then have 168 (12 warps) or 255 registers (8).
 constexpr int most_warps(Form form) { return form == Form::bf16 ? 12 : 8; }
 constexpr int largest_batch = 8;  // columns of a matrix product
-constexpr int largest_cluster = 16;
 
 // The state that a forward pass keeps: float16 or float32.
 ARU_ANYWHERE constexpr bool keeps_half(Form form) { return state_form(form) == Form::fp16; }

@@ -344,7 +344,7 @@ template <Form form, int tiles> struct SharedSums {
     uint32_t from_left = shared_address(v_of(v) + left_row * row_words + left_tile * 4) + part * tile_bytes;
     uint32_t from_right = shared_address(right + right_row * row_words) + part * tile_bytes;
     const uint32_t beside = matrix / 2 * 16;  // bytes to the second of two column tiles
-    ARU_UNROLL_BY_2
+    ARU_UNROLL_BY(2)
     for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
       uint32_t a[4][1], words[4];
       load_transposed(from_left, words);

@@ -10,7 +10,7 @@
 #define ARU_METHOD inline
 #define ARU_UNROLL
 #define ARU_ROLLED
-#define ARU_UNROLL_BY_2
+#define ARU_UNROLL_BY(count)
 
 struct alignas(8) uint2 {
   uint32_t x, y;

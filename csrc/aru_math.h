@@ -184,25 +184,33 @@ template <class V> struct GammaParts {
   V n, minus_abs_z, e, reciprocal, sigma, log1p_e, positive_part;
 };
 
-template <class V> ARU_FUNCTION GammaParts<V> gamma_parts(V x, V n, element_of<V> n_floor) {
+// The functions that gamma is made of, accurate to a few roundings; CUDA code has faster ones.
+template <class V> struct Accurate {
+  static ARU_MEMBER V exp_of_negative(V y) { return exp_negative(y); }
+  static ARU_MEMBER V log1p_of_unit(V e) { return log1p_unit(e); }
+  static ARU_MEMBER V reciprocal(V x) { return element_of<V>(1) / x; }
+  static ARU_MEMBER V quotient(V x, V y) { return x / y; }
+};
+
+template <class V, class F> ARU_FUNCTION GammaParts<V> gamma_parts(V x, V n, element_of<V> n_floor) {
   using T = element_of<V>;
   GammaParts<V> parts;
   const V signed_floor = where_less(n, T(0), splat<V>(-n_floor), splat<V>(n_floor));
   parts.n = where_less(magnitude(n), n_floor, signed_floor, n);
   const V z = parts.n * x;
   parts.minus_abs_z = negative_magnitude(z);
-  parts.e = exp_negative(parts.minus_abs_z);
-  parts.reciprocal = T(1) / (parts.e + T(1));
+  parts.e = F::exp_of_negative(parts.minus_abs_z);
+  parts.reciprocal = F::reciprocal(parts.e + T(1));
   parts.sigma = where_less(z, T(0), parts.e * parts.reciprocal, parts.reciprocal);
-  parts.log1p_e = log1p_unit(parts.e);
+  parts.log1p_e = F::log1p_of_unit(parts.e);
   parts.positive_part = where_less(z, T(0), V{}, x);
   return parts;
 }
 
-template <class V> ARU_FUNCTION V gamma_value(V x, V n, V s, element_of<V> n_floor) {
+template <class V, class F = Accurate<V>> ARU_FUNCTION V gamma_value(V x, V n, V s, element_of<V> n_floor) {
   using T = element_of<V>;
-  const GammaParts<V> parts = gamma_parts(x, n, n_floor);
-  const V softplus_over_n = parts.log1p_e / parts.n + parts.positive_part;
+  const GammaParts<V> parts = gamma_parts<V, F>(x, n, n_floor);
+  const V softplus_over_n = F::quotient(parts.log1p_e, parts.n) + parts.positive_part;
   return (T(1) - s) * softplus_over_n + s * parts.sigma;
 }
 
@@ -212,15 +220,16 @@ template <class V> struct GammaDerivatives {
   V dx, dn, ds;
 };
 
-template <class V> ARU_FUNCTION GammaDerivatives<V> gamma_derivatives(V x, V n, V s, element_of<V> n_floor) {
+template <class V, class F = Accurate<V>>
+ARU_FUNCTION GammaDerivatives<V> gamma_derivatives(V x, V n, V s, element_of<V> n_floor) {
   using T = element_of<V>;
-  const GammaParts<V> parts = gamma_parts(x, n, n_floor);
+  const GammaParts<V> parts = gamma_parts<V, F>(x, n, n_floor);
   const V tail = parts.e * parts.reciprocal;  // sigma(-|z|)
   const V v = tail * parts.reciprocal;
   // |z| may have overflowed; where e is 0, infinity * 0 would be NaN.
   const V limit = splat<V>(constants<T>::exp_floor);
   const V entropy = parts.log1p_e - extremes<V>::max(limit, parts.minus_abs_z) * tail;
-  const V inverse_n = T(1) / parts.n;
+  const V inverse_n = F::reciprocal(parts.n);
   GammaDerivatives<V> d;
   d.dx = (T(1) - s) * parts.sigma + s * (parts.n * v);
   d.dn = s * (x * v) - (T(1) - s) * ((entropy * inverse_n) * inverse_n);

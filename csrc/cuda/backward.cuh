@@ -167,7 +167,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
           }
         }
       }
-      const GammaDerivatives<float> by = gamma_derivatives<float>(up.a, up.n, up.s, p.n_floor);
+      const GammaDerivatives<float> by =
+          gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
       if (v > 0) exchange.receive(v);
       if (place.step == z.T - 1) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);

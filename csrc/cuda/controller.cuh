@@ -47,11 +47,23 @@ template <Form form, int tiles> struct ControllerOperands {
   }
 };
 
-// As accurate as the operand that it becomes: 11 bits are a TF32 number's.
+// Whether the special function unit is accurate enough: its tanh has 11 bits, as many as the longest operand that it
+// becomes, a TF32 number; its other functions are good to 22 bits.
+ARU_ANYWHERE constexpr bool special_functions(Form form) { return form != Form::split; }
+
 template <Form form> ARU_DEVICE float controller_tanh(float x) {
-  if constexpr (form != Form::split) return tanh_approximate(x);
+  if constexpr (special_functions(form)) return tanh_approximate(x);
   return aru::cuda::tanh<float>(x);
 }
+
+// What gamma is made of (aru_math.h).
+struct Special {
+  ARU_DEVICE float exp_of_negative(float y) { return exp2_approximate(y * constants<float>::log2_e); }
+  ARU_DEVICE float log1p_of_unit(float e) { return log2_approximate(1.f + e) * 0.6931471805599453f; }
+  ARU_DEVICE float reciprocal(float x) { return reciprocal_approximate(x); }
+  ARU_DEVICE float quotient(float x, float y) { return x * reciprocal_approximate(y); }
+};
+template <Form form> using GammaFunctions = std::conditional_t<special_functions(form), Special, Accurate<float>>;
 
 // A row of kept state (kept_row), as the lanes q of a quad share it: four numbers of each k tile.
 template <Form form> struct KeptQuad {

@@ -65,6 +65,22 @@ ARU_DEVICE float tanh_approximate(float x) {  // relative error 2^-11; exactly 1
   asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// 2^x and the binary logarithm, to some 2^-22 of 1; 1 / x to an ulp where that is a normal number.
+ARU_DEVICE float exp2_approximate(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ARU_DEVICE float log2_approximate(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+ARU_DEVICE float reciprocal_approximate(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // c (16 x 8) += a (16 x 16) b (16 x 8).  With q = lane % 4 and r = lane / 4 a lane holds
 //   c[0], c[1]: row r, columns 2q, 2q+1; c[2], c[3]: row r+8, the same columns;

@@ -96,6 +96,9 @@ ARU_DEVICE uint32_t round_to_tf32(float x) {
 }
 // 11 bits of the mantissa, as many as the hardware's.
 ARU_DEVICE float tanh_approximate(float x) { return float_of_bits((bits_of_float(std::tanh(x)) + 0x800u) & 0xfffff000u); }
+ARU_DEVICE float exp2_approximate(float x) { return std::exp2(x); }
+ARU_DEVICE float log2_approximate(float x) { return std::log2(x); }
+ARU_DEVICE float reciprocal_approximate(float x) { return 1.f / x; }
 
 // The warp's product of `ks` k.  place(words, r, q, left, right) puts a lane's words, a[0] ... b[1], into A and the
 // transpose of B.

@@ -107,14 +107,14 @@ FAULTS = {
         "exchange.cuh", "pack<form>(four[2], four[3], right);", "pack<form>(four[3], four[2], right);"
     ),
     "the partial sums of one k split left out": Fault(
-        "recurrent.cuh", "first + part < s.k_splits;", "first + part < 1;"
+        "recurrent.cuh", "first + part < s.k_splits;", "false;"
     ),
     "weights loaded ahead of another share": Fault(
         "recurrent.cuh", "(tile * s.k_tiles + share.begin)", "(tile * s.k_tiles + share.begin / 2)"
     ),
     "half of a k tile left out": Fault("controller.cuh", "b[side], 2 * k + 1 < tiles);", "b[side], false);"),
     "state kept for the other row": Fault(
-        "controller.cuh", "packed_g[k][2 + high][0])};", "packed_g[k][3 - high][0])};", precision="medium"
+        "controller.cuh", "exchange_halves(packed_g[k][2 + high][0])", "exchange_halves(packed_g[k][3 - high][0])", "medium"
     ),
     # The backward pass's bookkeeping
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),

@@ -23,12 +23,14 @@ template <Form form, int tiles> struct ControllerOperands {
   static constexpr Form in_products = state_form(form);
   static constexpr int k_tiles = (tiles + 1) / 2, words = words_of(in_products);
   uint2* products;  // fragments [column tile][k tile]: W_gg^T, then W_gc^T with n and s in alternate columns
-  float4* input;    // [column tile][q]: w_ag and b_g of the columns 2q, 2q+1
+  float4* bias;     // [column tile][q]: b_g of the columns 2q, 2q+1, twice: an accumulator
+  float2* input;    // likewise w_ag, once
   float bias_n, bias_s;
 
   ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
     uint2* products = reinterpret_cast<uint2*>(shared);
-    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words * 32);
+    float4* bias = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words * 32);
+    float2* input = reinterpret_cast<float2*>(bias + tiles * 4);
     pack_fragments<in_products>(products, tiles + 1, k_tiles, [&](int k, int n) {
       if (k >= G) return 0.f;
       if (n >= 8 * tiles) return w.weight_gc[(n & 1) * G + k];
@@ -36,10 +38,11 @@ template <Form form, int tiles> struct ControllerOperands {
     });
     for (int e = thread_index(); e < tiles * 4; e += block_threads()) {
       const int j = 2 * e;
-      input[e] = make_float4(j < G ? w.weight_ag[j] : 0.f, j + 1 < G ? w.weight_ag[j + 1] : 0.f,
-                             j < G ? w.bias_g[j] : 0.f, j + 1 < G ? w.bias_g[j + 1] : 0.f);
+      const float b[2] = {j < G ? w.bias_g[j] : 0.f, j + 1 < G ? w.bias_g[j + 1] : 0.f};
+      bias[e] = make_float4(b[0], b[1], b[0], b[1]);
+      input[e] = make_float2(j < G ? w.weight_ag[j] : 0.f, j + 1 < G ? w.weight_ag[j + 1] : 0.f);
     }
-    return {products, input, w.bias_c[0], w.bias_c[1]};
+    return {products, bias, input, w.bias_c[0], w.bias_c[1]};
   }
 
   ARU_METHOD void load(int column_tile, int k_tile, uint32_t (&b)[2][words]) const {
@@ -70,15 +73,18 @@ template <Form form> struct KeptQuad {
   float4 v;
   ARU_METHOD float4 unpacked() const { return v; }
 };
-template <> struct KeptQuad<Form::bf16> {  // float16
+// Pairs of float16, their halves exchanged: words that are an operand's could not be neighbours in the registers of a store,
+// too, and the compiler would move the operands at every product.
+template <> struct KeptQuad<Form::bf16> {
   uint2 v;
   ARU_METHOD float4 unpacked() const {
     float4 f;
-    unpack_f16(v.x, f.x, f.y);
-    unpack_f16(v.y, f.z, f.w);
+    unpack_f16(v.x, f.y, f.x);
+    unpack_f16(v.y, f.w, f.z);
     return f;
   }
 };
+ARU_DEVICE uint32_t exchange_halves(uint32_t pair) { return pair >> 16 | pair << 16; }
 
 // Accumulators of two column tiles from a lane's numbers of rows r and r + 8.
 ARU_DEVICE void from_rows(const float4& low, const float4& high, float (&left)[4], float (&right)[4]) {
@@ -106,8 +112,8 @@ template <Form form, int tiles> struct ControllerState {
   // As set(), from what was kept of rows r and r + 8.
   ARU_METHOD void set_kept(int k, const KeptQuad<form>& low, const KeptQuad<form>& high) {
     if constexpr (keeps_half(form)) {
-      packed_g[k][0][0] = low.v.x, packed_g[k][1][0] = high.v.x;
-      packed_g[k][2][0] = low.v.y, packed_g[k][3][0] = high.v.y;
+      packed_g[k][0][0] = exchange_halves(low.v.x), packed_g[k][1][0] = exchange_halves(high.v.x);
+      packed_g[k][2][0] = exchange_halves(low.v.y), packed_g[k][3][0] = exchange_halves(high.v.y);
     } else {
       float left[4], right[4];
       from_rows(low.v, high.v, left, right);
@@ -128,7 +134,7 @@ template <Form form, int tiles> struct ControllerState {
   // The lane's numbers of k tile k in row r (high = 0) or r + 8, to be kept.
   ARU_METHOD KeptQuad<form> to_keep(int k, int high) const {
     if constexpr (keeps_half(form)) {
-      return {make_uint2(packed_g[k][high][0], packed_g[k][2 + high][0])};
+      return {make_uint2(exchange_halves(packed_g[k][high][0]), exchange_halves(packed_g[k][2 + high][0]))};
     } else if constexpr (packed) {
       const auto number = [&](int j, int p) { return float_of_bits(packed_g[k][2 * j + high][p]); };
       return {make_float4(number(0, 0), number(0, 1), number(1, 0), number(1, 1))};
@@ -159,9 +165,9 @@ template <Form form, int tiles, int rows> struct StateOperands {
     ARU_UNROLL
     for (int side = 0; side < 2; ++side) {
       if (2 * j + side >= tiles) continue;
-      const float4 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
+      const float4 v = w.bias[(2 * j + side) * 4 + (thread_index() & 3)];
       ARU_UNROLL
-      for (int m = 0; m < rows; ++m) c[side][m][0] = c[side][m][2] = v.z, c[side][m][1] = c[side][m][3] = v.w;
+      for (int m = 0; m < rows; ++m) c[side][m][0] = v.x, c[side][m][1] = v.y, c[side][m][2] = v.z, c[side][m][3] = v.w;
     }
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
@@ -213,7 +219,7 @@ ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, cons
     ARU_UNROLL
     for (int side = 0; side < 2; ++side) {
       if (2 * j + side >= tiles) continue;
-      const float4 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
+      const float2 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL

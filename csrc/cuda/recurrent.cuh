@@ -137,17 +137,19 @@ ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sum
   constexpr int at_once = 4;
   const int stride = t.batch * s.sum_stride;
   float sum = 0;
-  ARU_ROLLED
-  for (int first = 0; first < s.k_splits; first += at_once, at += at_once * stride) {
+  int first = 0;
+  do {
     float parts[at_once];
     ARU_UNROLL
     for (int part = 0; part < at_once; ++part) {  // a load in any case: a branch would cost more
-      const bool some = first + part < s.k_splits;
+      const bool some = part == 0 || first + part < s.k_splits;
       const float v = sums[at + (some ? part * stride : 0)];
       parts[part] = some ? v : 0.f;
     }
     sum += (parts[0] + parts[1]) + (parts[2] + parts[3]);
-  }
+    first += at_once;
+    at += at_once * stride;
+  } while (first < s.k_splits);
   return sum;
 }
 

@@ -119,7 +119,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.sum_floats = round_up(s.k_splits * t.batch * s.sum_stride, 4);
   at += 2 * s.sum_floats * 4;  // a step's are read while others write the next one's
   s.controller = at;
-  at += ((tiles + 1) * k * fragment + tiles * 4 * 16) * (tiles > 0);
+  at += ((tiles + 1) * k * fragment + tiles * 4 * 24) * (tiles > 0);
   s.step_weights = at;
   at += tiles * k * fragment * backward;
   s.carry = at;

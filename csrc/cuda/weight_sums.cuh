@@ -77,7 +77,7 @@ ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, t
   }
   ARU_UNROLL
   for (int j = 0; j < 4; ++j) c[j] *= 1.f - g[j] * g[j];
-  const float4 w = controller.input[n * 4 + q];
+  const float2 w = controller.input[n * 4 + q];
   through_a[0] += w.x * c[0] + w.y * c[1];
   through_a[1] += w.x * c[2] + w.y * c[3];
 }

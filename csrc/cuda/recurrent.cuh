@@ -138,6 +138,7 @@ ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sum
   const int stride = t.batch * s.sum_stride;
   float sum = 0;
   int first = 0;
+  ARU_ROLLED
   do {
     float parts[at_once];
     ARU_UNROLL

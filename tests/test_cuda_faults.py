@@ -114,7 +114,10 @@ FAULTS = {
     ),
     "half of a k tile left out": Fault("controller.cuh", "b[side], 2 * k + 1 < tiles);", "b[side], false);"),
     "state kept for the other row": Fault(
-        "controller.cuh", "exchange_halves(packed_g[k][2 + high][0])", "exchange_halves(packed_g[k][3 - high][0])", "medium"
+        "controller.cuh",
+        "exchange_halves(packed_g[k][2 + high][0])",
+        "exchange_halves(packed_g[k][3 - high][0])",
+        precision="medium",
     ),
     # The backward pass's bookkeeping
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),

@@ -227,6 +227,31 @@ def test_empty_batch(emulation):
     assert all((x == 0).all() for x in actual)
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_sequence_continues_where_it_stopped(emulation, precision):
+    """Bit for bit: the state that is returned is the one that the next step takes."""
+    arguments = [x.detach() for x in adaptive_arguments(6, 3, 12, 5)]
+    whole = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision, 0, False)
+    xp, h, g, *weights = arguments
+    parts = []
+    for part in xp.split(2):
+        part, g, *_ = ops.call("cuda", "aru_sequence", part, h, g, *weights, 1e-3, precision, 0, False)
+        parts.append(part)
+        h = part[-1].contiguous()
+    assert torch.equal(torch.cat(parts), whole[0])
+    assert torch.equal(g, whole[1])
+
+
+def test_large_weights_and_states_stay_finite_in_16_bits(emulation):
+    """Beyond the range of float16 they count as its largest numbers: infinite ones would make NaN."""
+    arguments = [x.detach() for x in adaptive_arguments(4, 2, 8, 6)]
+    arguments[2] = arguments[2] * 1e6
+    arguments[5] = arguments[5] * 1e6
+    torch.set_float32_matmul_precision("medium")
+    outputs, actual = run_adaptive([x.requires_grad_() for x in arguments], 1)
+    assert all(x.isfinite().all() for x in (*outputs, *actual))
+
+
 # Precisions in which the shared memory does not hold the largest sizes.
 SERVES_IN_PART = {"A100": ("highest",), "RTX 4090": ("high", "highest")}
 

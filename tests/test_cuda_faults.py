@@ -106,9 +106,7 @@ FAULTS = {
     "a quad's values in the wrong order": Fault(
         "exchange.cuh", "pack<form>(four[2], four[3], right);", "pack<form>(four[3], four[2], right);"
     ),
-    "the partial sums of one k split left out": Fault(
-        "recurrent.cuh", "first + part < s.k_splits;", "false;"
-    ),
+    "the partial sums of one k split left out": Fault("recurrent.cuh", "first + part < s.k_splits;", "false;"),
     "weights loaded ahead of another share": Fault(
         "recurrent.cuh", "(tile * s.k_tiles + share.begin)", "(tile * s.k_tiles + share.begin / 2)"
     ),

@@ -18,6 +18,13 @@
 namespace aru {
 namespace cuda {
 
+// float16 ends at 65504, and infinity times 0 would be NaN.
+template <Form form> ARU_DEVICE float within(float x) {
+  if constexpr (form != Form::fp16) return x;
+  constexpr float most = 65504;
+  return x > most ? most : x < -most ? -most : x;
+}
+
 // The weights in shared memory.
 template <Form form, int tiles> struct ControllerOperands {
   static constexpr Form in_products = state_form(form);
@@ -33,8 +40,8 @@ template <Form form, int tiles> struct ControllerOperands {
     float2* input = reinterpret_cast<float2*>(bias + tiles * 4);
     pack_fragments<in_products>(products, tiles + 1, k_tiles, [&](int k, int n) {
       if (k >= G) return 0.f;
-      if (n >= 8 * tiles) return w.weight_gc[(n & 1) * G + k];
-      return n < G ? w.weight_gg[n * G + k] : 0.f;
+      if (n >= 8 * tiles) return within<in_products>(w.weight_gc[(n & 1) * G + k]);
+      return n < G ? within<in_products>(w.weight_gg[n * G + k]) : 0.f;
     });
     for (int e = thread_index(); e < tiles * 4; e += block_threads()) {
       const int j = 2 * e;
@@ -73,8 +80,8 @@ template <Form form> struct KeptQuad {
   float4 v;
   ARU_METHOD float4 unpacked() const { return v; }
 };
-// Pairs of float16, their halves exchanged: words that are an operand's could not be neighbours in the registers of a store,
-// too, and the compiler would move the operands at every product.
+// Pairs of float16, their halves exchanged: words that are an operand's could not be neighbours in the registers of a
+// store, too, and the compiler would move the operands at every product.
 template <> struct KeptQuad<Form::bf16> {
   uint2 v;
   ARU_METHOD float4 unpacked() const {
@@ -159,8 +166,8 @@ template <Form form, int tiles, int rows> struct StateOperands {
     }
     return o;
   }
-  // c = W_gg g + b_g in the column tiles 2j and, if there is one, 2j + 1.  A fragment of the weights is loaded once for all
-  // rows.
+  // c = W_gg g + b_g in the column tiles 2j and, if there is one, 2j + 1.  A fragment of the weights is loaded once for
+  // all rows.
   ARU_METHOD void multiplied(const ControllerOperands<form, tiles>& w, int j, float (&c)[2][rows][4]) const {
     ARU_UNROLL
     for (int side = 0; side < 2; ++side) {
@@ -202,7 +209,10 @@ ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
 template <int k_tiles, int rows> ARU_DEVICE auto ready_product(const float (&ready)[k_tiles][2][rows][4]) {
   return [&ready](int j, float(&c)[2][rows][4]) {
     ARU_UNROLL
-    for (int e = 0; e < 8 * rows; ++e) c[e / (4 * rows)][e / 4 % rows][e % 4] = ready[j][e / (4 * rows)][e / 4 % rows][e % 4];
+    for (int e = 0; e < 8 * rows; ++e) {
+      const int side = e / (4 * rows), m = e / 4 % rows;
+      c[side][m][e % 4] = ready[j][side][m][e % 4];
+    }
   };
 }
 
@@ -245,8 +255,8 @@ ARU_DEVICE void begin_read_out(const ControllerOperands<form, tiles>& w, float (
 
 // Adds k tile k's.
 template <Form form, int tiles, int rows>
-ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const ControllerState<form, tiles> (&state)[rows], int k,
-                         float (&ns)[rows][4]) {
+ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const ControllerState<form, tiles> (&state)[rows],
+                         int k, float (&ns)[rows][4]) {
   using Operands = ControllerOperands<form, tiles>;
   uint32_t b[2][Operands::words];
   w.load(tiles, k, b);
@@ -274,7 +284,9 @@ template <Form form, class Void> struct KeptRows {
   }
   ARU_METHOD Quad* at(int row) const { return reinterpret_cast<Quad*>(first + size_t(unsigned(row)) * row_bytes); }
   // Fetches a row, of which each lane of the quad names a quarter.
-  ARU_METHOD void prefetch_row(int row) const { prefetch(first + size_t(unsigned(row)) * row_bytes + (thread_index() & 3) * (row_bytes / 4)); }
+  ARU_METHOD void prefetch_row(int row) const {
+    prefetch(first + size_t(unsigned(row)) * row_bytes + (thread_index() & 3) * (row_bytes / 4));
+  }
 };
 
 // The lane's numbers of k tile k; nothing beyond the row's end.
@@ -288,12 +300,12 @@ template <Form form> ARU_DEVICE KeptQuad<form> load_state(const KeptQuad<form>* 
   return some && 16 * k < G ? from[4 * k] : zero;
 }
 
-// The same numbers of a row of a matrix [B * H][G].
-ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
+// The same numbers of a row of a matrix [B * H][G], to be a state.
+template <Form form> ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
   const int j = 16 * k + 2 * (thread_index() & 3);
   const float* from = matrix + row * G;
-  return make_float4(j < G ? from[j] : 0.f, j + 1 < G ? from[j + 1] : 0.f, j + 8 < G ? from[j + 8] : 0.f,
-                     j + 9 < G ? from[j + 9] : 0.f);
+  const auto number = [&](int i) { return i < G ? within<state_form(form)>(from[i]) : 0.f; };
+  return make_float4(number(j), number(j + 1), number(j + 8), number(j + 9));
 }
 ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, const float4& g) {
   const int j = 16 * k + 2 * (thread_index() & 3);

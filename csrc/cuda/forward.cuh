@@ -51,7 +51,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     };
     auto kept = KeptRows<form, void>::from(p.kept, 0, z.G);
     const auto keep = [&] {
-      each_row([&](int m, int k, int high, int row) { store_state<form>(kept.at(row), z.G, k, state[m].to_keep(k, high)); });
+      each_row([&](int m, int k, int high, int row) {
+        store_state<form>(kept.at(row), z.G, k, state[m].to_keep(k, high));
+      });
       kept.first += BH * kept.row_bytes;
     };
     if constexpr (tiles > 0) {
@@ -65,7 +67,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
             float left[4], right[4];
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
-              if (rows.index[m][high] >= 0) g[high] = load_row(p.g0, size_t(rows.index[m][high]), z.G, k);
+              if (rows.index[m][high] >= 0) g[high] = load_row<form>(p.g0, size_t(rows.index[m][high]), z.G, k);
             from_rows(g[0], g[1], left, right);
             state[m].set(k, left, right);
           }
@@ -99,7 +101,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
 
       const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
       if constexpr (tiles > 0) {
-        const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)}, {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
+        const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)},
+                                  {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
         controller_finish<form, tiles, 2>(controller, both, ready_product(before), state,

@@ -21,16 +21,16 @@ SPILLS = {
     # 9 column tiles (G above 54) are 180 accumulators of weight gradients a thread, of 255 registers in all; 7 are 112,
     # beside operands of two or three words a pair.  The code of a step is there twice, for the ends of a sequence.
     ("backward", "tf32", 9): 2400,
-    ("backward", "split", 9): 3300,
-    ("backward", "tf32", 7): 80,
-    ("backward", "split", 7): 200,
+    ("backward", "split", 9): 2800,
+    ("backward", "tf32", 7): 64,
+    ("backward", "split", 7): 144,
     ("backward", "split", 5): 32,
     # 12 warps: 168 registers.  What lives across a whole step, at the ends of the inner loops.
     ("backward", "bf16", 7): 40,
-    ("backward", "bf16", 9): 160,
+    ("backward", "bf16", 9): 100,
     # The state of two row tiles as operands of three words a pair: 192 registers of 255, a few of them stored.
-    ("forward", "split", 7): 100,
-    ("forward", "split", 8): 220,
+    ("forward", "split", 7): 40,
+    ("forward", "split", 8): 144,
 }
 
 # Column tiles that the kernels are compiled for; 0 is the static network.

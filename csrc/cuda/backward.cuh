@@ -118,7 +118,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
   }
   exchange.open();
 
-  const bool working = thread_index() / 32 < p.shape.pairs;  // the warp has rows
+  const bool working = warp_index() < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
   const auto share = RecurrentShare::of(p.shape);

@@ -24,7 +24,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   exchange.open();
 
   const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-  const bool working = thread_index() / 32 < p.shape.pairs;  // the warp has rows
+  const bool working = warp_index() < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
   const auto share = RecurrentShare::of(p.shape);

@@ -37,6 +37,8 @@ ARU_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }
 ARU_DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
 ARU_DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 ARU_DEVICE uint32_t shuffle(uint32_t x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+// All lanes have the same one, and so the compiler knows that branches on it do not diverge.
+ARU_DEVICE int warp_index() { return __shfl_sync(0xffffffffu, threadIdx.x / 32, 0); }
 
 // The two numbers rounded to bfloat16, the first in the low half.
 ARU_DEVICE uint32_t pack_bf16(float low, float high) {

@@ -43,11 +43,12 @@ struct RecurrentShare {
   int first_tile, part, begin, k_tiles;
 
   ARU_DEVICE RecurrentShare of(const Shape& s) {
-    const int warp = thread_index() / 32;
+    const int warp = warp_index();
     // Either a row tile is shared by several warps, or a warp takes one row tile after another.
     if (s.k_splits == 1) return {warp, 0, 0, s.k_tiles};
     const int part = warp / s.row_tiles, begin = s.k_tiles * part / s.k_splits;
-    return {part < s.k_splits ? warp % s.row_tiles : s.row_tiles, part, begin, s.k_tiles * (part + 1) / s.k_splits - begin};
+    const int end = s.k_tiles * (part + 1) / s.k_splits;
+    return {part < s.k_splits ? warp % s.row_tiles : s.row_tiles, part, begin, end - begin};
   }
   ARU_DEVICE int stride(const Tiling& t, const Shape& s) { return s.k_splits > 1 ? s.row_tiles : t.warps; }
 };

@@ -138,7 +138,7 @@ template <Form form, int tiles> struct OwnSums {
   bool some = false;
 
   ARU_DEVICE OwnSums create(const Backward& p) {
-    const int lane = thread_index() & 31, warp = thread_index() / 32;
+    const int lane = thread_index() & 31, warp = warp_index();
     OwnSums o{};
     o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
     o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
@@ -255,6 +255,7 @@ template <Form form, int tiles> struct SharedSums {
   static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
   uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
   int left_words;
+  int units, part;  // of the sums: which 16 units, and of which part of the row tiles
   float sums[tiles][4];
 
   ARU_DEVICE SharedSums create(const Backward& p) {
@@ -262,6 +263,8 @@ template <Form form, int tiles> struct SharedSums {
     s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
     s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
     s.left_words = p.shape.pairs * 32 * row_words;
+    s.units = warp_index() % k_tiles;
+    s.part = warp_index() / k_tiles;
     return s;
   }
   ARU_METHOD uint32_t* v_of(int v) const { return left + (v & 1) * left_words; }
@@ -334,7 +337,6 @@ template <Form form, int tiles> struct SharedSums {
   // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.
   ARU_METHOD void share(const Backward& p, int v) {
     const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
-    const int units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
     const int parts = parts_of_block(p.tiling, form, tiles);
     if (part >= parts) return;
     // Beyond the last column tile: another's, for rows of the sum that nobody reads.
@@ -364,7 +366,7 @@ template <Form form, int tiles> struct SharedSums {
     }
   }
   ARU_METHOD void finish(const Backward& p) {
-    const int lane = thread_index() & 31, units = thread_index() / 32 % k_tiles, part = thread_index() / 32 / k_tiles;
+    const int lane = thread_index() & 31;
     const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
     if (part >= parts) return;
     float* to = p.sums + ((size_t(block_index()) * parts + part) * gradient_rows(tiles) + units * 16 + lane / 4) * columns;

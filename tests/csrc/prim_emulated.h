@@ -35,6 +35,7 @@ namespace cuda {
 using emulation::machine;
 
 ARU_DEVICE int thread_index() { return machine().current->thread; }
+ARU_DEVICE int warp_index() { return thread_index() / 32; }
 ARU_DEVICE int block_threads() { return machine().threads; }
 ARU_DEVICE int block_index() { return machine().first_block + machine().current->block; }
 ARU_DEVICE uint8_t* shared_memory() { return machine().shared[size_t(machine().current->block)]; }

@@ -2,7 +2,7 @@
 
 One launch takes a sequence through all its steps.  The module has the sequences alone; γ and the single step are
 other backends'.  Products by the wanted precision: "medium" bfloat16, "high" TF32, "highest" numbers split in three
-bfloat16 parts, which is float32 to the last bit or so; accumulation and state are float32.
+bfloat16 parts, which is float32 to the last bit or so; sums are float32.  docs/cuda.md has the whole of it.
 """
 
 from __future__ import annotations

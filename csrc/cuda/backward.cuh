@@ -174,7 +174,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      RecurrentWeights<form, 2> first_weights;
+      RecurrentWeights<form, 2> first_weights;  // after the wait: no registers are left to hold them meanwhile
       first_weights.load_first(share, p.shape, weight);
       recurrent_product(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
       sync_block();

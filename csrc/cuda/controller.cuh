@@ -66,14 +66,14 @@ template <Form form> ARU_DEVICE float controller_tanh(float x) {
   return aru::cuda::tanh<float>(x);
 }
 
-// What gamma is made of (aru_math.h).
-struct Special {
+// What gamma is made of, by that unit (aru_math.h).
+struct SpecialFunctions {
   ARU_DEVICE float exp_of_negative(float y) { return exp2_approximate(y * constants<float>::log2_e); }
   ARU_DEVICE float log1p_of_unit(float e) { return log2_approximate(1.f + e) * 0.6931471805599453f; }
   ARU_DEVICE float reciprocal(float x) { return reciprocal_approximate(x); }
   ARU_DEVICE float quotient(float x, float y) { return x * reciprocal_approximate(y); }
 };
-template <Form form> using GammaFunctions = std::conditional_t<special_functions(form), Special, Accurate<float>>;
+template <Form form> using GammaFunctions = std::conditional_t<special_functions(form), SpecialFunctions, Accurate<float>>;
 
 // A row of kept state (kept_row), as the lanes q of a quad share it: four numbers of each k tile.
 template <Form form> struct KeptQuad {

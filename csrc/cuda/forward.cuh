@@ -87,7 +87,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
-      RecurrentWeights<form, tiles < 8 ? 5 : 2> first_weights;
+      RecurrentWeights<form, tiles < 8 ? 5 : 2> first_weights;  // as many as the registers hold
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {

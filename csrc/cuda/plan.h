@@ -12,7 +12,7 @@ namespace aru {
 namespace cuda {
 
 // What a step takes, in clocks: fitted to the times of some 450 tilings of six networks for each direction and form, on
-// an H100 and an H200 (2026-11-26; typical error 10%).  What matters is their order.
+// an H100 and an H200 (2026-11-26, of kernels that have changed since; typical error 10%).  What matters is their order.
 struct StepCost {
   double latency;
   double device, device_per_block;  // of an exchange through device memory, beyond one in a cluster

@@ -89,28 +89,27 @@ ARU_DEVICE float reciprocal_approximate(float x) {
 //   a[0], a[1]: rows r, r+8 and k 2q, 2q+1; a[2], a[3]: the same rows and k 2q+8, 2q+9;
 //   b[0], b[1]: column r and k 2q, 2q+1 and 2q+8, 2q+9.
 // The numbers are bfloat16 or, `half_precision`, float16.
+#define ARU_MMA(shape, type) "mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, "
+#define ARU_MMA_16(type)                                                                     \
+  asm volatile(ARU_MMA("m16n8k16", type) "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"            \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                              \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
+#define ARU_MMA_8(type)                                                                      \
+  asm volatile(ARU_MMA("m16n8k8", type) "{%4,%5}, {%6}, {%0,%1,%2,%3};"                      \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                              \
+               : "r"(a[0]), "r"(a[1]), "r"(b))
 template <bool half_precision> ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (half_precision)
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    ARU_MMA_16("f16");
   else
-    asm volatile(
-        "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+    ARU_MMA_16("bf16");
 }
 // The first 8 k of the same product.
 template <bool half_precision> ARU_DEVICE void mma_8(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
   if constexpr (half_precision)
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(b));
+    ARU_MMA_8("f16");
   else
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3}, {%4,%5}, {%6}, {%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(b));
+    ARU_MMA_8("bf16");
 }
 // c (16 x 8) += a (16 x 8) b (8 x 8) in TF32.  c as above, and a lane holds
 //   a[0], a[1]: rows r, r+8 and k q; a[2], a[3]: the same rows and k q+4;
@@ -127,8 +126,8 @@ ARU_DEVICE uint32_t transpose(uint32_t x) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(y) : "r"(x));
   return y;
 }
-// `count` such matrices, 2 or 4, from shared memory, each transposed: lanes 8j ... 8j+7 name the 8 rows, of 16 bytes, of
-// matrix j, as shared_address() does.
+// `count` such matrices, 2 or 4, from shared memory, each transposed: lanes 8j ... 8j+7 name the 8 rows, of 16 bytes,
+// of matrix j, as shared_address() does.
 template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)[count]) {
   static_assert(count == 2 || count == 4, "what the instruction loads");
   if constexpr (count == 4)
@@ -167,22 +166,22 @@ ARU_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {
                : "memory");
 }
 // Until the phase of this parity has ended; what was stored with the barrier is then visible.  An acquire of all memory
-// would empty the first-level cache at every step, with spilled registers in it; of shared memory it costs nothing.
+// would empty the first-level cache at every step, with spilled registers in it; one of shared memory alone, which nvcc
+// knows from 12.8 on, costs nothing.
 #if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
-#define ARU_MBARRIER_WAIT "relaxed"
+#define ARU_WAIT "relaxed"
+#define ARU_AFTER_WAIT "\tfence.acquire.sync_restrict::shared::cluster.cluster;\n"
 #else
-#define ARU_MBARRIER_WAIT "acquire"
+#define ARU_WAIT "acquire"
+#define ARU_AFTER_WAIT
 #endif
 ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
   asm volatile(
       "{\n\t.reg .pred done;\n"
-      "wait%=:\n\tmbarrier.try_wait.parity." ARU_MBARRIER_WAIT ".cluster.shared::cta.b64 done, [%0], %1;\n"
-      "\t@!done bra wait%=;\n\t}" ::"r"(shared_address(barrier)),
+      "wait%=:\n\tmbarrier.try_wait.parity." ARU_WAIT ".cluster.shared::cta.b64 done, [%0], %1;\n"
+      "\t@!done bra wait%=;\n" ARU_AFTER_WAIT "\t}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");
-#if __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ >= 1208
-  asm volatile("fence.acquire.sync_restrict::shared::cluster.cluster;" ::: "memory");
-#endif
 }
 // Stores 8 bytes to the place of `p` in block `rank` of the cluster, and counts them on that block's `barrier`.
 ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {

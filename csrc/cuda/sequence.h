@@ -39,8 +39,8 @@ ARU_ANYWHERE constexpr int words_of(Form form) { return form == Form::split ? 3 
 // Matrix instructions for 16 k; one of TF32 takes 8 k in as many clocks as one of bfloat16 takes 16.
 ARU_ANYWHERE constexpr int instructions_of(Form form) { return form == Form::split ? 6 : form == Form::tf32 ? 2 : 1; }
 
-// Of the products that make the controller's state.  It lies within 1, where float16 has three bits more than bfloat16,
-// and a state as their operand is one as it is kept.
+// How the products are made that take the controller's state forward.  It lies within 1, where float16 has three bits
+// more than bfloat16; and the operand is what is kept.
 ARU_ANYWHERE constexpr Form state_form(Form form) { return form == Form::bf16 ? Form::fp16 : form; }
 
 ARU_ANYWHERE constexpr int ceil_div(int a, int b) { return (a + b - 1) / b; }

@@ -86,31 +86,27 @@ def check_adaptive(arguments: list[Tensor], precision: str, segment: int, trace:
     assert_all_close(ADAPTIVE, tuple(actual), tuple(gradients(expected, exact)), kind)
 
 
-# (T, B, H, G), the tilings (cluster, blocks, slice, batch, warps, groups, teams) forward and backward, segment, schedule.
+# (T, B, H, G), the tilings (cluster, blocks, slice, batch, warps, groups) forward and backward, segment, schedule.
 # G is chosen for the column tiles that TILES has emulated.
 CASES = {
-    "one block": ((4, 3, 9, 5), (1, 1, 12, 3, 2, 1, 1), (1, 1, 12, 3, 2, 1, 1), 1, "in order"),
-    "cluster of 2": ((6, 5, 32, 16), (1, 2, 16, 3, 2, 2, 1), (1, 2, 16, 2, 2, 3, 1), 1, "random, late stores"),
-    "cluster of 3, odd sizes": ((7, 5, 31, 13), (1, 3, 12, 4, 2, 1, 1), (1, 3, 12, 5, 2, 1, 1), 3, "starving, late stores"),
-    "cluster of 16": ((3, 2, 64, 16), (1, 16, 4, 2, 1, 1, 1), (1, 16, 4, 1, 2, 2, 1), 1, "reversed"),
+    "one block": ((4, 3, 9, 5), (1, 1, 12, 3, 2, 1), (1, 1, 12, 3, 2, 1), 1, "in order"),
+    "cluster of 2": ((6, 5, 32, 16), (1, 2, 16, 3, 2, 2), (1, 2, 16, 2, 2, 3), 1, "random, late stores"),
+    "cluster of 3, odd sizes": ((7, 5, 31, 13), (1, 3, 12, 4, 2, 1), (1, 3, 12, 5, 2, 1), 3, "starving, late stores"),
+    "cluster of 16": ((3, 2, 64, 16), (1, 16, 4, 2, 1, 1), (1, 16, 4, 1, 2, 2), 1, "reversed"),
     "batch tiles after another": (
         (4, 11, 16, 16),
-        (1, 2, 8, 3, 1, 2, 1),
-        (1, 2, 8, 2, 2, 2, 1),
+        (1, 2, 8, 3, 1, 2),
+        (1, 2, 8, 2, 2, 2),
         2,
         "random, late stores",
     ),
-    "device memory": ((6, 5, 32, 16), (0, 4, 8, 5, 2, 1, 1), (0, 2, 16, 3, 2, 1, 1), 1, "starving in order"),
-    "device memory, odd sizes": ((5, 7, 29, 11), (0, 5, 8, 4, 1, 2, 1), (0, 3, 12, 4, 2, 1, 1), 2, "reversed"),
-    "all pairs full": ((4, 8, 40, 16), (1, 2, 20, 8, 5, 1, 1), (1, 2, 20, 8, 5, 1, 1), 4, "random, late stores"),
-    "k split": ((3, 2, 40, 3), (1, 1, 40, 2, 3, 1, 1), (1, 1, 40, 2, 7, 1, 1), 3, "in order"),
-    "one step": ((1, 2, 8, 16), (1, 2, 4, 2, 1, 1, 1), (0, 2, 4, 2, 2, 1, 1), 1, "in order"),
-    "a segment of all steps": ((5, 2, 8, 16), (1, 2, 4, 2, 3, 1, 1), (1, 2, 4, 2, 2, 1, 1), 5, "starving, late stores"),
-    "two teams": ((6, 7, 31, 13), (1, 3, 12, 7, 5, 1, 2), (1, 3, 12, 5, 4, 2, 2), 3, "random, late stores"),
-    "two teams, starving": ((5, 5, 24, 16), (1, 3, 8, 3, 2, 2, 2), (1, 3, 8, 5, 5, 1, 2), 1, "starving, late stores"),
-    "two teams, device memory": ((5, 7, 29, 11), (0, 3, 12, 5, 3, 2, 2), (0, 3, 12, 7, 6, 1, 2), 2, "reversed"),
-    "a team without sequences": ((4, 4, 16, 8), (1, 2, 8, 3, 2, 2, 2), (1, 2, 8, 3, 4, 2, 2), 2, "random, late stores"),
-    "twenty steps": ((20, 3, 16, 8), (1, 4, 4, 3, 4, 1, 1), (1, 4, 4, 3, 5, 1, 1), 6, "random, late stores"),
+    "device memory": ((6, 5, 32, 16), (0, 4, 8, 5, 2, 1), (0, 2, 16, 3, 2, 1), 1, "starving in order"),
+    "device memory, odd sizes": ((5, 7, 29, 11), (0, 5, 8, 4, 1, 2), (0, 3, 12, 4, 2, 1), 2, "reversed"),
+    "all pairs full": ((4, 8, 40, 16), (1, 2, 20, 8, 5, 1), (1, 2, 20, 8, 5, 1), 4, "random, late stores"),
+    "k split": ((3, 2, 40, 3), (1, 1, 40, 2, 3, 1), (1, 1, 40, 2, 7, 1), 3, "in order"),
+    "one step": ((1, 2, 8, 16), (1, 2, 4, 2, 1, 1), (0, 2, 4, 2, 2, 1), 1, "in order"),
+    "a segment of all steps": ((5, 2, 8, 16), (1, 2, 4, 2, 3, 1), (1, 2, 4, 2, 2, 1), 5, "starving, late stores"),
+    "twenty steps": ((20, 3, 16, 8), (1, 4, 4, 3, 4, 1), (1, 4, 4, 3, 5, 1), 6, "random, late stores"),
 }
 
 
@@ -123,16 +119,15 @@ def test_adaptive_matches_reference(emulation, tilings, case, precision):
     check_adaptive(adaptive_arguments(*shape), precision, segment)
 
 
-@pytest.mark.parametrize("teams", [1, 2])
 @pytest.mark.parametrize("G", [1, 2, 15, 17, 30, 32, 33, 50, 54, 55, 64])
-def test_every_number_of_column_tiles(emulation, tilings, G, teams):
-    tilings((1, 2, 8, 4, teams, 1, teams), (1, 2, 8, 4, 5 * teams, 1, teams))
+def test_every_number_of_column_tiles(emulation, tilings, G):
+    tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 5, 1))
     check_adaptive(adaptive_arguments(3, 3, 13, G), "medium", 2, trace=False)
 
 
 @pytest.mark.parametrize(("precision", "G"), [("high", 50), ("highest", 64)])
 def test_large_controllers_in_the_other_precisions(emulation, tilings, precision, G):
-    tilings((1, 2, 8, 4, 1, 1, 1), (1, 2, 8, 4, 5, 1, 1))
+    tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 5, 1))
     check_adaptive(adaptive_arguments(3, 3, 13, G), precision, 1)
 
 
@@ -140,9 +135,8 @@ def test_large_controllers_in_the_other_precisions(emulation, tilings, precision
 @pytest.mark.parametrize(
     ("shape", "forward", "backward"),
     [
-        pytest.param((6, 5, 31), (1, 3, 12, 3, 2, 2, 1), (1, 3, 12, 2, 1, 2, 1), id="cluster"),
-        pytest.param((5, 9, 40), (0, 4, 12, 8, 3, 1, 1), (0, 4, 12, 8, 4, 1, 1), id="device memory"),
-        pytest.param((6, 9, 40), (1, 4, 12, 8, 4, 1, 2), (1, 4, 12, 5, 3, 2, 2), id="two teams"),
+        pytest.param((6, 5, 31), (1, 3, 12, 3, 2, 2), (1, 3, 12, 2, 1, 2), id="cluster"),
+        pytest.param((5, 9, 40), (0, 4, 12, 8, 3, 1), (0, 4, 12, 8, 4, 1), id="device memory"),
     ],
 )
 def test_static_matches_reference(emulation, tilings, shape, forward, backward, precision):
@@ -162,7 +156,7 @@ def test_static_matches_reference(emulation, tilings, shape, forward, backward, 
 def test_bits_do_not_depend_on_who_runs_when(emulation, tilings, precision):
     torch.set_float32_matmul_precision(precision)
     arguments = adaptive_arguments(5, 7, 24, 10)
-    tilings((1, 3, 8, 3, 2, 2, 2), (0, 2, 12, 4, 2, 1, 1))
+    tilings((1, 3, 8, 3, 1, 2), (0, 2, 12, 4, 2, 1))
     results = []
     for schedule in SCHEDULES:
         emulation.schedule(schedule)
@@ -177,7 +171,7 @@ def test_checkpoints_give_the_bits_of_all_state(emulation, tilings, precision):
     """The state is kept as the next step takes it: computed again, it is the same."""
     torch.set_float32_matmul_precision(precision)
     arguments = adaptive_arguments(7, 3, 16, 10)
-    tilings((1, 2, 8, 3, 1, 1, 1), (1, 2, 8, 3, 2, 1, 1))
+    tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 2, 1))
     results = [run_adaptive(arguments, segment)[1] for segment in (1, 2, 3, 7)]
     for other in results[1:]:
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
@@ -185,7 +179,7 @@ def test_checkpoints_give_the_bits_of_all_state(emulation, tilings, precision):
 
 def test_precision_switched_between_the_passes(emulation, tilings):
     """The kept state stays what the forward pass made of it."""
-    tilings((1, 2, 8, 3, 1, 1, 1), (1, 2, 8, 3, 2, 1, 1))
+    tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 2, 1))
     arguments = adaptive_arguments(5, 3, 16, 10)
     exact = [x.detach().double().requires_grad_() for x in arguments]
     expected = gradients([reference.aru_sequence(*exact)[0]], exact)
@@ -199,7 +193,7 @@ def test_precision_switched_between_the_passes(emulation, tilings):
 
 def test_one_bad_sequence_does_not_touch_the_others(emulation, tilings):
     torch.set_float32_matmul_precision("highest")
-    tilings((1, 2, 8, 4, 1, 2, 1), (1, 2, 8, 4, 2, 2, 1))
+    tilings((1, 2, 8, 4, 1, 2), (1, 2, 8, 4, 2, 2))
     arguments = adaptive_arguments(4, 5, 13, 6)
     clean = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)[:2]
     for bad in (float("nan"), float("inf")):
@@ -214,7 +208,7 @@ def test_one_bad_sequence_does_not_touch_the_others(emulation, tilings):
 
 def test_saturated_controllers_have_no_gradient(emulation, tilings):
     """tanh rounds to 1 and 1 - g² to 0, in every precision."""
-    tilings((1, 2, 4, 2, 1, 1, 1), (1, 2, 4, 2, 2, 1, 1))
+    tilings((1, 2, 4, 2, 1, 1), (1, 2, 4, 2, 2, 1))
     arguments = adaptive_arguments(4, 2, 8, 5)
     with torch.no_grad():
         arguments[6] += 40.0  # bias_g
@@ -278,7 +272,7 @@ def test_plans_fit_the_device(emulation, device, precision):
                 assert H >= 512
                 assert plan.startswith(f"the recurrent weights of H = {H} neurons do not fit the shared memory of ")
                 continue
-            cluster, blocks, slice_, batch, warps, groups, _ = plan
+            cluster, blocks, slice_, batch, warps, groups = plan
             assert blocks * slice_ >= H > (blocks - 1) * slice_
             assert slice_ % 4 == 0
             assert batch <= min(8, B)
@@ -325,6 +319,6 @@ def test_segments(emulation, monkeypatch):
 
 def test_a_launch_that_fails_says_why(emulation, tilings):
     """A warp of 32 rows too few leaves the other blocks waiting."""
-    tilings((1, 2, 8, 8, 1, 1, 1), (1, 2, 8, 8, 1, 1, 1))
+    tilings((1, 2, 8, 8, 1, 1), (1, 2, 8, 8, 1, 1))
     with pytest.raises(RuntimeError, match=r"^emulation: nobody can go on: a barrier, or a wait for data"):
         ops.call("cuda", "aru_sequence", *adaptive_arguments(2, 8, 16, 4), 1e-3, "highest", 0, False)

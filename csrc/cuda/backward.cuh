@@ -105,37 +105,35 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
   uint4* weight = reinterpret_cast<uint4*>(shared + p.shape.weight_hh);
-  const auto own_team = OwnTeam::of(p);
-  const Team& team = own_team.team;
-  float* partial = reinterpret_cast<float*>(shared + p.shape.sums) + own_team.index * 2 * p.shape.sum_floats;
+  float* partial = reinterpret_cast<float*>(shared + p.shape.sums);
   uint2* step_weights = reinterpret_cast<uint2*>(shared + p.shape.step_weights);
-  const auto exchange = Exchange<form>::create(p, own_team, shared);
+  const auto exchange = Exchange<form>::create(p, shared);
   pack_recurrent<form, true>(p, weight, exchange.rank);
   ControllerOperands<form, tiles> controller{};
   WeightSums<form, some_tiles> weight_sums{};
   if constexpr (adaptive) {
     controller = ControllerOperands<form, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
     pack_step_weights<form, tiles>(p, step_weights);
-    weight_sums = WeightSums<form, some_tiles>::create(p, own_team);
+    weight_sums = WeightSums<form, some_tiles>::create(p);
   }
   exchange.open();
 
-  const bool working = own_team.working();
+  const bool working = warp_index() < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
-  const auto share = RecurrentShare::of(own_team, p.shape);
+  const auto share = RecurrentShare::of(p.shape);
   float sum_n = 0, sum_s = 0;  // static network
   const auto partial_of = [&](int v) { return partial + (v & 1) * p.shape.sum_floats; };
   int v = 0;
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
-    const int first_b = tile * t.batch + team.first_sequence;
-    const Row own = Row::of(own_team.thread, z, t, team, first_b, first_i);
+    const int first_b = tile * t.batch;
+    const Row own = Row::of(thread_index(), z, t, p.shape.rows, first_b, first_i);
     const bool some = own.index >= 0;
     const int to = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
-      rows = PairRows::of(z, t, own_team, first_b, first_i);
+      rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
       weight_sums.begin_tile(working, v);
     } else if (some) {
       n = p.n_given[first_i + own.i];
@@ -174,17 +172,17 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       if (v > 0) exchange.receive(v);
       if (place.step == z.T - 1) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);
-        own_team.sync();
+        sync_block();
       }
       RecurrentWeights<form, 2> first_weights;  // after the wait: no registers are left to hold them meanwhile
       first_weights.load_first(share, p.shape, weight);
-      recurrent_product(share, team, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
-      own_team.sync();
+      recurrent_product(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
+      sync_block();
       if (v > 0) exchange.received(v);
 
       const bool inner = some && place.step >= 0;
       if (working) {
-        const float dh = recurrent_sum(team, p.shape, partial_of(v), sum_at), all_dh = dh + up.d_h;
+        const float dh = recurrent_sum(t, p.shape, partial_of(v), sum_at), all_dh = dh + up.d_h;
         const size_t at = place.step * BH + own.index;
         const float dn = inner ? all_dh * by.dn + of_trace(p.d_n, at) : 0.f;
         const float ds = inner ? all_dh * by.ds + of_trace(p.d_s, at) : 0.f;
@@ -206,8 +204,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       place.back(p);
       up = upstream();
       if constexpr (shared_sums) {
-        own_team.sync();
-        weight_sums.share(v);
+        sync_block();
+        weight_sums.share(p, v);
       }
     }
   }
@@ -215,10 +213,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
 
   if constexpr (adaptive) {
     weight_sums.finish(p);
-  } else if (own_team.thread < team.rows) {
-    const int b = own_team.thread / t.slice, i = own_team.thread % t.slice, columns = t.blocks * t.slice;
-    const int sequence = block_index() / t.blocks * t.batch + team.first_sequence + b;
-    float* sums = p.sums + size_t(sequence) * 2 * columns + first_i + i;
+  } else if (thread_index() < p.shape.rows) {
+    const int b = thread_index() / t.slice, i = thread_index() % t.slice, columns = t.blocks * t.slice;
+    float* sums = p.sums + size_t(block_index() / t.blocks * t.batch + b) * 2 * columns + first_i + i;
     sums[0] = sum_n;
     sums[columns] = sum_s;
   }

@@ -14,7 +14,6 @@
 #include "../aru_math.h"
 #include "products.cuh"
 #include "sequence.h"
-#include "team.cuh"
 
 namespace aru {
 namespace cuda {
@@ -317,16 +316,15 @@ ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, const float4&
   if (j + 9 < G) to[j + 9] = g.w;
 }
 
-// A row of a team's: its element e is neuron i of the block's slice, in the team's sequence b.
+// A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.
 struct Row {
-  bool inside;  // of the team's rows
+  bool inside;  // of the block's rows
   int b, i;
   int index;  // b * H + i of the whole batch; -1 where there is no such sequence or neuron
 
-  // first_b: of the team's sequences.
-  ARU_DEVICE Row of(int e, const Sizes& z, const Tiling& t, const Team& team, int first_b, int first_i) {
+  ARU_DEVICE Row of(int e, const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
     Row r;
-    r.inside = e < team.rows;
+    r.inside = e < rows;
     r.b = r.inside ? e / t.slice : 0;
     r.i = r.inside ? e % t.slice : 0;
     const bool some = r.inside && first_b + r.b < z.B && first_i + r.i < z.H;
@@ -339,13 +337,13 @@ struct Row {
 struct PairRows {
   int index[2][2];
 
-  ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, const OwnTeam& own, int first_b, int first_i) {
+  ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
     PairRows p;
     ARU_UNROLL
     for (int m = 0; m < 2; ++m) {
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
-        p.index[m][high] = Row::of((own.thread & ~3) + 2 * m + high, z, t, own.team, first_b, first_i).index;
+        p.index[m][high] = Row::of((thread_index() & ~3) + 2 * m + high, z, t, rows, first_b, first_i).index;
     }
     return p;
   }

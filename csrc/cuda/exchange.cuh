@@ -1,15 +1,13 @@
-// The step's one exchange: every block sends its slice of a vector (h forward, da backward) to all blocks of its group,
-// a team to the same team of the other blocks.
+// The step's one exchange: every block sends its slice of a vector (h forward, da backward) to all blocks of its group.
 //
 // Vectors are numbered by a counter that runs through all steps and batch tiles; vector v lies in buffer v % 2.  Two
 // buffers suffice without another barrier: a block sends vector v + 1 only when it has vector v from all blocks, and
-// each warp sends vector v only after its team has read vector v - 1, whose buffer vector v + 1 takes.  So every vector
+// each warp sends vector v only after its block has read vector v - 1, whose buffer vector v + 1 takes.  So every vector
 // is sent to the end and waited for, the last of a batch tile too, though nobody reads that one.
 #pragma once
 
 #include "products.cuh"
 #include "sequence.h"
-#include "team.cuh"
 
 namespace aru {
 namespace cuda {
@@ -18,35 +16,37 @@ template <Form form> struct Exchange {
   static constexpr int words = words_of(form);  // of a pair of numbers
   const Tiling& tiling;
   const Shape& shape;
-  const OwnTeam& own;
-  uint32_t* state;     // shared, the team's: [buffer][word][team_batch][state_words]
+  uint32_t* state;     // shared: [buffer][word][batch][state_words]
   uint64_t* barriers;  // shared, of a cluster: one a buffer
-  uint32_t* device;    // device memory: [buffer][word][team_batch][padded_H / 2], then the counter
+  uint32_t* device;    // device memory: [buffer][word][batch][padded_H / 2], then the counter
   int rank;            // of the block in its group
 
   template <class Arguments>
-  ARU_DEVICE Exchange create(const Arguments& p, const OwnTeam& own, uint8_t* shared) {
-    Exchange e{p.tiling, p.shape, own, nullptr, nullptr, nullptr, block_index() % p.tiling.blocks};
-    e.state = reinterpret_cast<uint32_t*>(shared + p.shape.state) + own.index * e.team_words();
-    e.barriers = reinterpret_cast<uint64_t*>(shared + p.shape.barriers) + own.index * 2;
+  ARU_DEVICE Exchange create(const Arguments& p, uint8_t* shared) {
+    const int group = block_index() / p.tiling.blocks;
+    uint32_t* device = nullptr;
     if (!p.tiling.cluster)
-      e.device = p.exchange + (block_index() / p.tiling.blocks * p.tiling.teams + own.index) *
-                                  (exchange_words(p.shape, form) + counter_words);
-    return e;
+      device = p.exchange + group * (exchange_words(p.shape, p.tiling, form) + counter_words);
+    return {p.tiling,
+            p.shape,
+            reinterpret_cast<uint32_t*>(shared + p.shape.state),
+            reinterpret_cast<uint64_t*>(shared + p.shape.barriers),
+            device,
+            block_index() % p.tiling.blocks};
   }
 
-  ARU_METHOD int buffer_words() const { return words * shape.team_batch * shape.state_words; }
-  ARU_METHOD int team_words() const { return (tiling.cluster ? 2 : 1) * buffer_words(); }
+  ARU_METHOD int buffer_words() const { return words * tiling.batch * shape.state_words; }
   ARU_METHOD uint32_t* buffer(int v) const { return state + (tiling.cluster ? (v & 1) * buffer_words() : 0); }
-  ARU_METHOD unsigned* counter() const { return device + exchange_words(shape, form); }
+  ARU_METHOD unsigned* counter() const { return device + exchange_words(shape, tiling, form); }
 
   // Before anything is sent; contains a barrier of the block.
   ARU_METHOD void open() const {
-    for (int e = own.thread; e < team_words(); e += own.team.warps * 32) state[e] = 0;
+    const int all = (tiling.cluster ? 2 : 1) * buffer_words();
+    for (int e = thread_index(); e < all; e += block_threads()) state[e] = 0;
     if (tiling.cluster) {
-      if (own.thread < 2) {
-        mbarrier_init(barriers + own.thread, 1);
-        mbarrier_expect(barriers + own.thread, own.team.exchanged_bytes);
+      if (thread_index() < 2) {
+        mbarrier_init(barriers + thread_index(), 1);
+        mbarrier_expect(barriers + thread_index(), shape.exchanged_bytes);
       }
       sync_warp();
       cluster_sync();
@@ -75,11 +75,11 @@ template <Form form> struct Exchange {
     ARU_UNROLL
     for (int p = 0; p < words; ++p) {
       if (tiling.cluster) {
-        const uint32_t* to = buffer(v) + p * shape.team_batch * shape.state_words + at;
+        const uint32_t* to = buffer(v) + p * tiling.batch * shape.state_words + at;
         ARU_ROLLED
         for (int r = q; r < tiling.blocks; r += 4) store_async(to, r, left[p], right[p], barriers + (v & 1));
       } else if (q == 0) {
-        uint32_t* to = device + ((v & 1) * words + p) * shape.team_batch * (shape.padded_H / 2) + at;
+        uint32_t* to = device + ((v & 1) * words + p) * tiling.batch * (shape.padded_H / 2) + at;
         store_device(reinterpret_cast<uint2*>(to), left[p], right[p]);
       }
     }
@@ -91,37 +91,37 @@ template <Form form> struct Exchange {
       mbarrier_wait(barriers + (v & 1), ((v - 1) >> 1) & 1);
       return;
     }
-    own.sync();
-    if (own.thread == 0) {
+    sync_block();
+    if (thread_index() == 0) {
       add_release(counter());
       wait_acquire(counter(), unsigned(v) * unsigned(tiling.blocks));
     }
-    own.sync();
-    const int row = shape.padded_H / 4, rows = words * shape.team_batch;
+    sync_block();
+    const int row = shape.padded_H / 4, rows = words * tiling.batch;
     const uint2* from = reinterpret_cast<const uint2*>(device + (v & 1) * rows * (shape.padded_H / 2));
-    for (int e = own.thread; e < rows * row; e += own.team.warps * 32)
-      if (e / row % shape.team_batch < own.team.batch && e % row < tiling.blocks * tiling.slice / 4)
+    for (int e = thread_index(); e < rows * row; e += block_threads())
+      if (e % row < tiling.blocks * tiling.slice / 4)
         *reinterpret_cast<uint2*>(state + e / row * shape.state_words + e % row * 2) = load_device(from + e);
-    own.sync();
+    sync_block();
   }
 
-  // When all threads of the team have received vector v: makes its buffer's barrier ready for vector v + 2.
+  // When all threads of the block have received vector v: makes its buffer's barrier ready for vector v + 2.
   ARU_METHOD void received(int v) const {
-    if (tiling.cluster && own.thread == 0) mbarrier_expect(barriers + (v & 1), own.team.exchanged_bytes);
+    if (tiling.cluster && thread_index() == 0) mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes);
   }
 
-  // Fills buffer(v) with rows b0 ... of a matrix [B][H], or with 0 where there is none.
+  // Fills this block's buffer(v) with rows b0 ... of a matrix [B][H], or with 0 where there is none.
   ARU_METHOD void fill(int v, const float* matrix, int b0, int B, int H) const {
     uint32_t* to = buffer(v);
     const int row = shape.padded_H / 2;
-    for (int e = own.thread; e < own.team.batch * row; e += own.team.warps * 32) {
+    for (int e = thread_index(); e < tiling.batch * row; e += block_threads()) {
       const int b = e / row, i = e % row * 2;
       const float* from = matrix + size_t(b0 + b) * H + i;
       const bool some = matrix && b0 + b < B;
       uint32_t pair[words];
       pack<form>(some && i < H ? from[0] : 0.f, some && i + 1 < H ? from[1] : 0.f, pair);
       ARU_UNROLL
-      for (int p = 0; p < words; ++p) to[(p * shape.team_batch + b) * shape.state_words + e % row] = pair[p];
+      for (int p = 0; p < words; ++p) to[(p * tiling.batch + b) * shape.state_words + e % row] = pair[p];
     }
   }
 };

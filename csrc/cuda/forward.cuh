@@ -15,10 +15,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
   uint4* weight = reinterpret_cast<uint4*>(shared + p.shape.weight_hh);
-  const auto own_team = OwnTeam::of(p);
-  const Team& team = own_team.team;
-  float* sums = reinterpret_cast<float*>(shared + p.shape.sums) + own_team.index * 2 * p.shape.sum_floats;
-  const auto exchange = Exchange<form>::create(p, own_team, shared);
+  float* sums = reinterpret_cast<float*>(shared + p.shape.sums);
+  const auto exchange = Exchange<form>::create(p, shared);
   pack_recurrent<form, false>(p, weight, exchange.rank);
   ControllerOperands<form, tiles> controller{};
   if constexpr (tiles > 0)
@@ -26,15 +24,15 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   exchange.open();
 
   const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-  const bool working = own_team.working();
+  const bool working = warp_index() < p.shape.pairs;  // the warp has rows
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
-  const auto share = RecurrentShare::of(own_team, p.shape);
+  const auto share = RecurrentShare::of(p.shape);
   const auto sums_of = [&](int v) { return sums + (v & 1) * p.shape.sum_floats; };
   int v = 0;  // vectors sent
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
-    const int first_b = tile * t.batch + team.first_sequence;
-    const Row own = Row::of(own_team.thread, z, t, team, first_b, first_i);
+    const int first_b = tile * t.batch;
+    const Row own = Row::of(thread_index(), z, t, p.shape.rows, first_b, first_i);
     const bool some = own.index >= 0;
     const int place = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
@@ -59,7 +57,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       kept.first += BH * kept.row_bytes;
     };
     if constexpr (tiles > 0) {
-      rows = PairRows::of(z, t, own_team, first_b, first_i);
+      rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
       if (working) {
         ARU_UNROLL
         for (int m = 0; m < 2; ++m) {
@@ -94,14 +92,14 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       if (v > 0) exchange.receive(v);
       if (step == 0) {
         exchange.fill(v, p.h0, first_b, z.B, z.H);
-        own_team.sync();
+        sync_block();
       }
-      recurrent_product(share, team, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
-      own_team.sync();
+      recurrent_product(share, t, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
+      sync_block();
       if (v > 0) exchange.received(v);
       if (!working) continue;
 
-      const float a = xp + recurrent_sum(team, p.shape, sums_of(v), sum_at);
+      const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
       if constexpr (tiles > 0) {
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)},
                                   {shuffle(a, quad + 2), shuffle(a, quad + 3)}};

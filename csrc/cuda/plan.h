@@ -34,15 +34,12 @@ inline double step_clocks(const Device& device, const Tiling& t, const Shape& s,
   const double products = instructions_of(form), k = (tiles + 1) / 2;
   const double resident = ceil_div(t.groups * t.blocks, device.multiprocessors);  // blocks of a multiprocessor
   const double exchange = t.cluster ? 0 : cost.device + cost.device_per_block * t.blocks;
-  const Team& team = s.team[0];
-  const double chain =
-      ceil_div(s.k_tiles, team.k_splits) * ceil_div(s.row_tiles, team.warps / team.k_splits) * products;
+  const double chain = ceil_div(s.k_tiles, s.k_splits) * std::max(1, ceil_div(s.row_tiles, t.warps)) * products;
   const double recurrent = resident * s.row_tiles * s.k_tiles * products / sub_cores;
   const double controller = 2 * k * (backward ? 3 * tiles + 1 : tiles + 1) * products;
   const double pairs = resident * ceil_div(s.pairs, sub_cores) * (controller + 8 * products);
-  const double clocks = cost.latency + exchange + cost.chain * chain + cost.recurrent * recurrent + cost.pairs * pairs +
-                        cost.controller * controller;
-  return t.teams > 1 ? 0.8 * clocks : clocks;
+  return cost.latency + exchange + cost.chain * chain + cost.recurrent * recurrent + cost.pairs * pairs +
+         cost.controller * controller;
 }
 
 using MostGroups = std::function<int(const Tiling&)>;
@@ -65,22 +62,19 @@ inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backwar
       const int slice = round_up(ceil_div(z.H, blocks), 4);
       if (slice * (blocks - 1) >= z.H) continue;  // a block without neurons
       for (int batch = 1; batch <= std::min(largest_batch, z.B); ++batch) {
-        for (int teams = 1; teams <= std::min(batch, most_teams); ++teams) {
-          Tiling t{cluster, blocks, slice, batch, 0, 1, teams};
-          const int first_batch = ceil_div(batch, teams);
-          for (const int part : {first_batch, batch - first_batch})
-            if (part) t.warps += std::max(ceil_div(slice * part, 32), fewest);
-          if (t.warps > largest) continue;
-          const Shape s = shape_of(t, form, tiles, backward);
-          if (s.total > device.shared_bytes) continue;
-          const int needed = ceil_div(z.B, batch);
-          t.groups = std::min(needed, cluster ? most_groups(t) : device.multiprocessors / blocks);
-          if (t.groups < 1) continue;
-          const double clocks = ceil_div(needed, t.groups) * step_clocks(device, t, s, form, tiles, backward);
-          if (best.warps == 0 || clocks < least) {
-            best = t;
-            least = clocks;
-          }
+        Tiling t{cluster, blocks, slice, batch, 0, 1};
+        const int pairs = ceil_div(slice * batch, 32);
+        if (pairs > largest) break;
+        t.warps = std::max(pairs, fewest);
+        const Shape s = shape_of(t, form, tiles, backward);
+        if (s.total > device.shared_bytes) break;
+        const int needed = ceil_div(z.B, batch);
+        t.groups = std::min(needed, cluster ? most_groups(t) : device.multiprocessors / blocks);
+        if (t.groups < 1) continue;
+        const double clocks = ceil_div(needed, t.groups) * step_clocks(device, t, s, form, tiles, backward);
+        if (best.warps == 0 || clocks < least) {
+          best = t;
+          least = clocks;
         }
       }
     }

@@ -31,14 +31,6 @@ ARU_DEVICE uint32_t shared_address(const void* p) { return uint32_t(__cvta_gener
 ARU_DEVICE void prefetch(const void* p) { asm volatile("prefetch.global.L2 [%0];" ::"l"(p)); }
 
 ARU_DEVICE void sync_block() { __syncthreads(); }
-// Of the `threads` that come to the block's barrier 1 or 2.  Were its number not in the code, the kernel would take all
-// barriers that a block can have.
-ARU_DEVICE void sync_threads(int barrier, int threads) {
-  if (barrier == 1)
-    asm volatile("bar.sync 1, %0;" ::"r"(threads) : "memory");
-  else
-    asm volatile("bar.sync 2, %0;" ::"r"(threads) : "memory");
-}
 ARU_DEVICE void sync_warp() { __syncwarp(); }
 
 ARU_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }

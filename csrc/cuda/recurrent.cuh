@@ -6,7 +6,6 @@
 
 #include "products.cuh"
 #include "sequence.h"
-#include "team.cuh"
 
 namespace aru {
 namespace cuda {
@@ -39,15 +38,19 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
   }
 }
 
-// What a warp takes of a product: `k_tiles` from k tile `begin` of row tiles first_tile, first_tile + stride ...
+// What a warp takes of a product: `k_tiles` from k tile `begin` of row tiles first_tile, first_tile + stride() ...
 struct RecurrentShare {
-  int first_tile, stride, part, begin, k_tiles;
+  int first_tile, part, begin, k_tiles;
 
-  ARU_DEVICE RecurrentShare of(const OwnTeam& own, const Shape& s) {
-    const int splits = own.team.k_splits, stride = own.team.warps / splits;
-    const int part = own.warp / stride, begin = s.k_tiles * part / splits, end = s.k_tiles * (part + 1) / splits;
-    return {part < splits ? own.warp % stride : s.row_tiles, stride, part, begin, end - begin};
+  ARU_DEVICE RecurrentShare of(const Shape& s) {
+    const int warp = warp_index();
+    // Either a row tile is shared by several warps, or a warp takes one row tile after another.
+    if (s.k_splits == 1) return {warp, 0, 0, s.k_tiles};
+    const int part = warp / s.row_tiles, begin = s.k_tiles * part / s.k_splits;
+    const int end = s.k_tiles * (part + 1) / s.k_splits;
+    return {part < s.k_splits ? warp % s.row_tiles : s.row_tiles, part, begin, end - begin};
   }
+  ARU_DEVICE int stride(const Tiling& t, const Shape& s) { return s.k_splits > 1 ? s.row_tiles : t.warps; }
 };
 
 // Fragments of W_hh for the k tiles of a warp's share that are loaded side by side: `most`, or half as many of longer
@@ -77,14 +80,14 @@ template <Form form, int most> struct RecurrentWeights {
 // Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.  loaded: after
 // load_first().
 template <Form form, int most>
-ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Team& team, const Shape& s, const uint4* weight,
+ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, const Shape& s, const uint4* weight,
                                   const uint32_t* state, float* sums, RecurrentWeights<form, most>& loaded) {
   constexpr int words = words_of(form), at_once = RecurrentWeights<form, most>::k_tiles;
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
-  const int column = r < team.batch ? r : 0;  // columns beyond the batch are computed and not used
-  const int word_stride = s.team_batch * s.state_words;
+  const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
+  const int word_stride = t.batch * s.state_words;
   const uint32_t* first_h = state + column * s.state_words + share.begin * 8 + 2 * q;
-  for (int tile = share.first_tile; tile < s.row_tiles; tile += share.stride) {
+  for (int tile = share.first_tile; tile < s.row_tiles; tile += share.stride(t, s)) {
     const uint4* w = loaded.first(share, s, weight, tile);
     if (tile != share.first_tile) loaded.load(w, share.k_tiles);
     const uint32_t* h = first_h;
@@ -125,16 +128,15 @@ ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Team& team,
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int b = 2 * q + (j & 1);
-      if (b < team.batch)
-        sums[(share.part * s.team_batch + b) * s.sum_stride + tile * 16 + r + (j / 2) * 8] = c[0][j] + c[1][j];
+      if (b < t.batch) sums[(share.part * t.batch + b) * s.sum_stride + tile * 16 + r + (j / 2) * 8] = c[0][j] + c[1][j];
     }
   }
 }
 
 // The sum of the partial sums of one element, which lies at `at` = b * sum_stride + i in each.
-ARU_DEVICE float recurrent_sum(const Team& team, const Shape& s, const float* sums, int at) {
+ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sums, int at) {
   constexpr int at_once = 4;
-  const int stride = s.team_batch * s.sum_stride;
+  const int stride = t.batch * s.sum_stride;
   float sum = 0;
   int first = 0;
   ARU_ROLLED
@@ -142,14 +144,14 @@ ARU_DEVICE float recurrent_sum(const Team& team, const Shape& s, const float* su
     float parts[at_once];
     ARU_UNROLL
     for (int part = 0; part < at_once; ++part) {  // a load in any case: a branch would cost more
-      const bool some = part == 0 || first + part < team.k_splits;
+      const bool some = part == 0 || first + part < s.k_splits;
       const float v = sums[at + (some ? part * stride : 0)];
       parts[part] = some ? v : 0.f;
     }
     sum += (parts[0] + parts[1]) + (parts[2] + parts[3]);
     first += at_once;
     at += at_once * stride;
-  } while (first < team.k_splits);
+  } while (first < s.k_splits);
   return sum;
 }
 

@@ -137,12 +137,11 @@ template <Form form, int tiles> struct OwnSums {
   int steps = 0;
   bool some = false;
 
-  ARU_DEVICE OwnSums create(const Backward& p, const OwnTeam& own) {
-    const int lane = thread_index() & 31, warp = own.team.first_pair + own.warp;
+  ARU_DEVICE OwnSums create(const Backward& p) {
+    const int lane = thread_index() & 31, warp = warp_index();
     OwnSums o{};
     o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
-    const size_t part = size_t(block_index()) * p.tiling.warps + warp_index();
-    o.total = p.sums + part * gradient_rows(tiles) * gradient_columns(tiles) +
+    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
               lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
     return o;
   }
@@ -256,26 +255,23 @@ template <Form form, int tiles> struct SharedSums {
   static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
   uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
   int left_words;
-  const OwnTeam* own;
-  int units, part;  // of the sums: which 16 units, and of which part of the team's row tiles
+  int units, part;  // of the sums: which 16 units, and of which part of the row tiles
   float sums[tiles][4];
 
-  ARU_DEVICE SharedSums create(const Backward& p, const OwnTeam& own) {
+  ARU_DEVICE SharedSums create(const Backward& p) {
     SharedSums s{};
-    const int first = own.team.first_pair * 32 * row_words;
-    s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left) + first;
-    s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right) + first;
+    s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
+    s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
     s.left_words = p.shape.pairs * 32 * row_words;
-    s.own = &own;
-    s.units = own.warp % k_tiles;
-    s.part = own.warp / k_tiles;
+    s.units = warp_index() % k_tiles;
+    s.part = warp_index() / k_tiles;
     return s;
   }
   ARU_METHOD uint32_t* v_of(int v) const { return left + (v & 1) * left_words; }
   // Word of column tile 0 in row r of the warp's first tile; row r + 8 and the second tile follow.
-  ARU_METHOD int own_word() const {
+  ARU_DEVICE int own_word() {
     const int lane = thread_index() & 31;
-    return (own->warp * 32 + lane / 4) * row_words + (lane & 3);
+    return (thread_index() - lane + lane / 4) * row_words + (lane & 3);
   }
   ARU_METHOD void begin_tile(bool working, int v) {
     if (!working) return;
@@ -339,9 +335,9 @@ template <Form form, int tiles> struct SharedSums {
     return da;
   }
   // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.
-  ARU_METHOD void share(int v) {
+  ARU_METHOD void share(const Backward& p, int v) {
     const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
-    const int parts = parts_of_team(own->team, form, tiles);
+    const int parts = parts_of_block(p.tiling, form, tiles);
     if (part >= parts) return;
     // Beyond the last column tile: another's, for rows of the sum that nobody reads.
     const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
@@ -351,7 +347,7 @@ template <Form form, int tiles> struct SharedSums {
     uint32_t from_right = shared_address(right + right_row * row_words) + part * tile_bytes;
     const uint32_t beside = matrix / 2 * 16;  // bytes to the second of two column tiles
     ARU_UNROLL_BY(2)
-    for (int tile = part; tile < 2 * own->team.pairs; tile += parts) {
+    for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
       uint32_t a[4][1], words[4];
       load_transposed(from_left, words);
       from_left += parts * tile_bytes;
@@ -371,12 +367,9 @@ template <Form form, int tiles> struct SharedSums {
   }
   ARU_METHOD void finish(const Backward& p) {
     const int lane = thread_index() & 31;
-    const int columns = gradient_columns(tiles);
-    if (part >= parts_of_team(own->team, form, tiles)) return;
-    const int of_block = parts_before(p.shape, form, tiles, p.tiling.teams);
-    const int index = parts_before(p.shape, form, tiles, own->index) + part;
-    float* to = p.sums + (size_t(block_index()) * of_block + index) * gradient_rows(tiles) * columns +
-                (units * 16 + lane / 4) * columns;
+    const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
+    if (part >= parts) return;
+    float* to = p.sums + ((size_t(block_index()) * parts + part) * gradient_rows(tiles) + units * 16 + lane / 4) * columns;
     ARU_UNROLL
     for (int n = 0; n < tiles; ++n) {
       ARU_UNROLL

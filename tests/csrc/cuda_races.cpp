@@ -53,10 +53,10 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
 
   const auto d_h = some(all, 1), d_g = some(state, 1);
   std::vector<float> d_xp(all), d_h0(rows), d_g0(state);
+  const SumsShape of = sums_shape(backward, form, column_tiles(true, z.G));
+  std::vector<float> sums(size_t(of.parts) * of.rows * of.columns);
   Backward b{};
   b.sizes = z, b.tiling = backward, b.shape = shape(backward, true);
-  const SumsShape of = sums_shape(b.tiling, b.shape, form, column_tiles(true, z.G));
-  std::vector<float> sums(size_t(of.parts) * of.rows * of.columns);
   b.weight_hh = hh.data(), b.controller = f.controller, b.n_given = f.n_given, b.s_given = f.s_given;
   b.n_floor = f.n_floor, b.a = f.a, b.n = f.n, b.s = f.s, b.kept = f.kept, b.segment = segment;
   b.recomputed = recomputed.data();
@@ -74,11 +74,10 @@ int main() {
   const Form form = Form::ARU_FORM;
   for (int cluster : {1, 0}) {
     // one group that takes two batch tiles; two groups side by side, whose last block has few neurons
-    const Tiling one{cluster, 2, 12, 5, 4, 1}, two{cluster, 3, 8, 4, 4, 2}, teams{cluster, 2, 12, 5, 8, 1, 2};
+    const Tiling one{cluster, 2, 12, 5, 4, 1}, two{cluster, 3, 8, 4, 4, 2};
     both_passes(form, {4, 7, 23, 11}, 1, one, one);
     both_passes(form, {5, 7, 23, 11}, 2, one, two);
-    both_passes(form, {5, 7, 23, 11}, 2, teams, teams);
-    both_passes(form, {4, 7, 23, 0}, 1, two, teams);
+    both_passes(form, {4, 7, 23, 0}, 1, two, one);
   }
   std::printf("%d failed\n", failures);
   return failures != 0;

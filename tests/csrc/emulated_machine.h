@@ -175,10 +175,9 @@ class Machine {
   std::function<void()> body;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  std::vector<Barrier> block_barriers;  // three of each block
+  std::vector<Barrier> block_barriers;
   Barrier cluster_barrier;
   std::vector<uint8_t*> shared;
-  std::vector<int> ended_threads;  // of each block
   std::vector<Store> stores;
   Context main;
   Identity main_identity;
@@ -226,7 +225,6 @@ class Machine {
     std::memcpy(out, w.out[lane], sizeof(uint32_t) * size_t(outputs));  // valid until all lanes meet again
   }
 
-  Barrier& barrier(int index) { return block_barriers[size_t(current->block) * 3 + size_t(index)]; }
   void meet(Barrier& b, int count) {
     const Machinery machinery;
     const uint64_t generation = b.generation;
@@ -270,8 +268,7 @@ class Machine {
     generator.seed(schedule.seed);
     fibers.resize(count);
     warps.resize(count / 32);
-    ended_threads.resize(size_t(blocks));
-    block_barriers.resize(size_t(blocks) * 3);
+    block_barriers.resize(size_t(blocks));
     std::vector<uint8_t*> mapped;
     for (int b = 0; b < blocks; ++b) {
       auto* p = static_cast<uint8_t*>(
@@ -312,7 +309,6 @@ class Machine {
     {
       const Machinery machinery;
       m.current->done = true;
-      ++m.ended_threads[size_t(m.current->block)];
       ++m.progress;
     }
     m.yield();

@@ -43,11 +43,7 @@ ARU_DEVICE uint8_t* shared_memory() { return machine().shared[size_t(machine().c
 ARU_DEVICE void prefetch(const void*) {}
 
 ARU_DEVICE void sync_block() {
-  machine().meet(machine().barrier(0), machine().threads);
-}
-ARU_DEVICE void sync_threads(int barrier, int threads) {
-  if (barrier < 1 || barrier > 2 || threads % 32) machine().fail("a barrier that a block does not have");
-  machine().meet(machine().barrier(barrier), threads);
+  machine().meet(machine().block_barriers[size_t(machine().current->block)], machine().threads);
 }
 ARU_DEVICE void sync_warp() {
   auto& m = machine();
@@ -212,7 +208,7 @@ ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
 ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
   auto& m = machine();
   if (rank < 0 || rank >= m.blocks) m.fail("a store to a block that is not of the cluster");
-  if (m.ended_threads[size_t(rank)] == m.threads) m.fail("a store to a block that has ended");
+  if (m.fibers[size_t(rank * m.threads)].done) m.fail("a store to a block that has ended");
   const emulation::Store s = {rank, m.shared_offset(p, 8), m.shared_offset(barrier, 8), {x, y}};
   if (m.schedule.deferred)
     m.stores.push_back(s);

@@ -106,12 +106,17 @@ KEEPS_GAINS = True
 
 
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
-    """Elements of the state that a forward pass keeps: slots of rows of G padded to 16, as float16 in "medium"."""
+    """Elements of the state that a forward pass keeps: slots of float32 numbers, or of pairs of float16 in "medium"."""
     if segment == 0 or B == 0:
         return 0
     slots = T + 1 if segment == 1 else -(-T // segment)
-    elements = slots * B * H * (-(-G // 16) * 16)
-    return elements // 2 if _half(precision) else elements
+    return slots * _slot_elements(B, H, G, precision)
+
+
+def _slot_elements(B: int, H: int, G: int, precision: str) -> int:
+    """Of the state of all neurons, as csrc/cuda/sequence.h lays it out: quads of neurons, in eights; G padded."""
+    rows = -(-B * -(-H // 4) // 8) * 32
+    return rows * (-(-G // 32) * 16 if _half(precision) else -(-G // 16) * 16)
 
 
 def _half(precision: str) -> bool:
@@ -202,8 +207,7 @@ def aru_sequence_bwd(
         return tuple(torch.zeros_like(x) for x in (a, h0, g0, weight_hh, *controller))
     sizes = (T, B, H, G)
     d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, h0, g0))
-    slots, row = (segment, _C.kept_row(G)) if segment > 1 else (0, 0)
-    recomputed = _bytes(a, slots * B * H * row * (2 if _half(precision) else 4))
+    recomputed = a.new_empty(segment * _slot_elements(B, H, G, precision)) if segment > 1 else None
     sums = _backward(
         sizes,
         n_floor,

@@ -126,7 +126,9 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
         return most_groups(index, Form(form), backward, sizes_of(sizes), tiling_of(tiling));
       },
       "Groups of this tiling that the device holds at the same time.");
-  m.def("kept_row", &kept_row);
+  m.def("kept_slot_bytes", [](int form, const std::array<int, 4>& sizes) {
+    return kept_slot_bytes(sizes_of(sizes), Form(form));
+  });
   m.def("shared_bytes", [](int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
     return shape(sizes_of(sizes), tiling_of(tiling), Form(form), backward).total;
   });

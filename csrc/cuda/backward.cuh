@@ -18,32 +18,25 @@ namespace cuda {
 template <Form form, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
                           const PairRows& rows) {
-  constexpr int k_tiles = (tiles + 1) / 2;
+  constexpr int k_tiles = (tiles + 1) / 2, chunks = ControllerState<form, tiles>::chunks;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
-  const int G = p.sizes.G, steps = StepPlace::recomputed_steps(p, segment);
-  const auto kept = KeptRows<form, const void>::from(p.kept, segment * BH, G);
+  const int steps = StepPlace::recomputed_steps(p, segment);
+  const auto kept = KeptState<form, const void>::of(p.kept, segment, p.sizes, rows.quad);
+  // where the next call begins
+  if (segment > 0) KeptState<form, const void>::of(p.kept, segment - 1, p.sizes, rows.quad).prefetch_all(rows.quad);
   ARU_ROLLED
   for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill
     const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
-    auto to = KeptRows<form, void>::from(p.recomputed, 0, G);
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
     float next_a[2];
     ControllerState<form, tiles> state[1];
-    KeptQuad<form> g[k_tiles][2];
+    KeptChunk<form> g[2][chunks];
     ARU_UNROLL
     for (int high = 0; high < 2; ++high) {
       next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
-      ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) g[k][high] = load_state<form>(kept.at(row[high]), row[high] >= 0, G, k);
+      kept.load(2 * m + high, g[high]);
     }
-    ARU_UNROLL
-    for (int k = 0; k < k_tiles; ++k) state[0].set_kept(k, g[k][0], g[k][1]);
-    if (segment > 0) {  // where the next call begins
-      const auto before = KeptRows<form, const void>::from(p.kept, (segment - 1) * BH, G);
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        if (row[high] >= 0) before.prefetch_row(row[high]);
-    }
+    state[0].set_kept(g[0], g[1]);
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
       const float a[1][2] = {{next_a[0], next_a[1]}};
@@ -51,10 +44,12 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
         if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
-      const auto store = [&](int k) {
+      const auto to = KeptState<form, void>::of(p.recomputed, step, p.sizes, rows.quad);
+      const auto store = [&](int k) {  // a chunk when it is whole
+        if (k % kept_tiles(form) != kept_tiles(form) - 1 && k != k_tiles - 1) return;
         ARU_UNROLL
         for (int high = 0; high < 2; ++high)
-          if (row[high] >= 0) store_state<form>(to.at(row[high]), G, k, state[0].to_keep(k, high));
+          to.store(2 * m + high, k / kept_tiles(form), state[0].to_keep(k / kept_tiles(form), high));
       };
       if constexpr (ControllerState<form, tiles>::packed) {  // a column tile at a time takes fewer registers
         const auto operands = StateOperands<form, tiles, 1>::of(state);
@@ -65,7 +60,6 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
         controller_product<form, tiles, 1>(controller, state, c);
         controller_finish<form, tiles, 1>(controller, a, ready_product(c), state, store);
       }
-      to.first += BH * to.row_bytes;
     }
   }
 }
@@ -100,7 +94,7 @@ ARU_DEVICE float of_trace(const float* gradient, size_t at) { return gradient ? 
 
 template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward& p) {
   constexpr bool adaptive = tiles > 0, shared_sums = shares_sums(form, tiles);
-  constexpr int some_tiles = adaptive ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
+  constexpr int some_tiles = adaptive ? tiles : 1;
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
@@ -150,21 +144,12 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       if constexpr (adaptive) {
         if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
       }
-      KeptQuad<form> kept[2][k_tiles][2] = {};
+      KeptChunk<form> kept[4][ControllerState<form, some_tiles>::chunks] = {};
       if constexpr (shared_sums) {
-        const auto state = KeptRows<form, const void>::from(place.state(p), place.slot(p) * BH, z.G);
         if (working) {
+          const auto state = KeptState<form, const void>::of(place.state(p), place.slot(p), z, rows.quad);
           ARU_UNROLL
-          for (int m = 0; m < 2; ++m) {
-            ARU_UNROLL
-            for (int half = 0; half < 2; ++half) {
-              ARU_UNROLL
-              for (int k = 0; k < k_tiles; ++k) {
-                const int row = rows.index[m][half];
-                kept[m][k][half] = load_state<form>(state.at(row), row >= 0, z.G, k);
-              }
-            }
-          }
+          for (int neuron = 0; neuron < 4; ++neuron) state.load(neuron, kept[neuron]);
         }
       }
       const GammaDerivatives<float> by =

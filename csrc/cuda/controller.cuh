@@ -75,19 +75,22 @@ struct SpecialFunctions {
 };
 template <Form form> using GammaFunctions = std::conditional_t<special_functions(form), SpecialFunctions, Accurate<float>>;
 
-// A row of kept state (kept_row), as the lanes q of a quad share it: four numbers of each k tile.
-template <Form form> struct KeptQuad {
+// What a lane keeps of a row in kept_tiles(form) k tiles: four numbers of each.
+template <Form form> struct KeptChunk {
   float4 v;
-  ARU_METHOD float4 unpacked() const { return v; }
+  ARU_METHOD float4 unpacked(int) const { return v; }
 };
 // Pairs of float16, their halves exchanged: words that are an operand's could not be neighbours in the registers of a
 // store, too, and the compiler would move the operands at every product.
-template <> struct KeptQuad<Form::bf16> {
-  uint2 v;
-  ARU_METHOD float4 unpacked() const {
+template <> struct KeptChunk<Form::bf16> {
+  uint4 v;
+  ARU_METHOD uint2 pairs(int tile) const { return tile ? make_uint2(v.z, v.w) : make_uint2(v.x, v.y); }
+  // Of the first or the second k tile.
+  ARU_METHOD float4 unpacked(int tile) const {
+    const uint2 p = pairs(tile);
     float4 f;
-    unpack_f16(v.x, f.y, f.x);
-    unpack_f16(v.y, f.w, f.z);
+    unpack_f16(p.x, f.y, f.x);
+    unpack_f16(p.y, f.w, f.z);
     return f;
   }
 };
@@ -105,6 +108,7 @@ template <Form form, int tiles> struct ControllerState {
   static constexpr Form in_products = state_form(form);
   static constexpr int k_tiles = (tiles + 1) / 2, words = words_of(in_products);
   static constexpr bool packed = form != Form::split;
+  static constexpr int chunk_tiles = kept_tiles(form), chunks = ceil_div(k_tiles, chunk_tiles);
   uint32_t packed_g[packed ? k_tiles : 1][4][words];
   float g[packed ? 1 : 2 * k_tiles][4];
 
@@ -116,15 +120,19 @@ template <Form form, int tiles> struct ControllerState {
       for (int j = 0; j < 4; ++j) g[2 * k][j] = left[j], g[2 * k + 1][j] = right[j];
     }
   }
-  // As set(), from what was kept of rows r and r + 8.
-  ARU_METHOD void set_kept(int k, const KeptQuad<form>& low, const KeptQuad<form>& high) {
-    if constexpr (keeps_half(form)) {
-      packed_g[k][0][0] = exchange_halves(low.v.x), packed_g[k][1][0] = exchange_halves(high.v.x);
-      packed_g[k][2][0] = exchange_halves(low.v.y), packed_g[k][3][0] = exchange_halves(high.v.y);
-    } else {
-      float left[4], right[4];
-      from_rows(low.v, high.v, left, right);
-      set(k, left, right);
+  // As set(), of all k tiles, from the chunks that were kept of rows r and r + 8.
+  ARU_METHOD void set_kept(const KeptChunk<form> (&low)[chunks], const KeptChunk<form> (&high)[chunks]) {
+    ARU_UNROLL
+    for (int k = 0; k < k_tiles; ++k) {
+      if constexpr (keeps_half(form)) {
+        const uint2 x = low[k / 2].pairs(k % 2), y = high[k / 2].pairs(k % 2);
+        packed_g[k][0][0] = exchange_halves(x.x), packed_g[k][1][0] = exchange_halves(y.x);
+        packed_g[k][2][0] = exchange_halves(x.y), packed_g[k][3][0] = exchange_halves(y.y);
+      } else {
+        float left[4], right[4];
+        from_rows(low[k].v, high[k].v, left, right);
+        set(k, left, right);
+      }
     }
   }
   ARU_METHOD void operand(int k, uint32_t (&a)[4][words]) const {
@@ -138,10 +146,12 @@ template <Form form, int tiles> struct ControllerState {
       operand_of<in_products>(g[2 * k], g[2 * k + 1], a);
     }
   }
-  // The lane's numbers of k tile k in row r (high = 0) or r + 8, to be kept.
-  ARU_METHOD KeptQuad<form> to_keep(int k, int high) const {
+  // The lane's chunk in row r (high = 0) or r + 8, to be kept.
+  ARU_METHOD KeptChunk<form> to_keep(int chunk, int high) const {
+    const int k = chunk * chunk_tiles;
     if constexpr (keeps_half(form)) {
-      return {make_uint2(exchange_halves(packed_g[k][high][0]), exchange_halves(packed_g[k][2 + high][0]))};
+      const auto pair = [&](int j) { return k + j / 2 < k_tiles ? exchange_halves(packed_g[k + j / 2][j % 2 * 2 + high][0]) : 0; };
+      return {make_uint4(pair(0), pair(1), pair(2), pair(3))};
     } else if constexpr (packed) {
       const auto number = [&](int j, int p) { return float_of_bits(packed_g[k][2 * j + high][p]); };
       return {make_float4(number(0, 0), number(0, 1), number(1, 0), number(1, 1))};
@@ -268,37 +278,39 @@ ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const Control
   }
 }
 
-// This lane's part of rows of kept state, of k tile 0; that of k tile k is 4k further.  Void: void or const void.
-template <Form form, class Void> struct KeptRows {
+// This lane's part of the kept state of its quad, in one slot.  Void: void or const void.
+template <Form form, class Void> struct KeptState {
   static constexpr bool reads = std::is_const<Void>::value;
-  using Quad = std::conditional_t<reads, const KeptQuad<form>, KeptQuad<form>>;
-  using Byte = std::conditional_t<reads, const uint8_t, uint8_t>;
-  Byte* first;
-  unsigned row_bytes;
+  using Chunk = std::conditional_t<reads, const KeptChunk<form>, KeptChunk<form>>;
+  Chunk* first;  // null where there is no such quad
+  int chunks;
 
-  // From row `index` on: slot * B * H.
-  ARU_DEVICE KeptRows from(Void* kept, size_t index, int G) {
-    const unsigned row_bytes = unsigned(kept_row(G) / 4 * sizeof(Quad));
-    Byte* lane = static_cast<Byte*>(kept) + (thread_index() & 3) * sizeof(Quad);
-    return {lane + index * row_bytes, row_bytes};
+  ARU_DEVICE KeptState of(Void* kept, int slot, const Sizes& z, int quad) {
+    const int chunks = kept_chunks(form, z.G);
+    Chunk* all = static_cast<Chunk*>(kept) + slot * kept_slot_chunks(z, form);
+    return {quad < 0 ? nullptr : all + size_t(unsigned(quad / quads_together * 4 * chunks)) * 32 + place(quad), chunks};
   }
-  ARU_METHOD Quad* at(int row) const { return reinterpret_cast<Quad*>(first + size_t(unsigned(row)) * row_bytes); }
-  // Fetches a row, of which each lane of the quad names a quarter.
-  ARU_METHOD void prefetch_row(int row) const {
-    prefetch(first + size_t(unsigned(row)) * row_bytes + (thread_index() & 3) * (row_bytes / 4));
+  // Among the lanes of the quads that lie together.
+  ARU_DEVICE int place(int quad) { return quad % quads_together * 4 + (thread_index() & 3); }
+
+  ARU_METHOD Chunk* at(int neuron, int chunk) const { return first + (neuron * chunks + chunk) * 32; }
+  // The chunks of a neuron of the quad; nothing beyond its end, zero where there is no quad.
+  template <int count> ARU_METHOD void load(int neuron, KeptChunk<form> (&g)[count]) const {
+    ARU_UNROLL
+    for (int j = 0; j < count; ++j) {
+      g[j] = KeptChunk<form>{};
+      if (first && j < chunks) g[j] = *at(neuron, j);
+    }
+  }
+  ARU_METHOD void store(int neuron, int chunk, const KeptChunk<form>& g) const {
+    if (first && chunk < chunks) *at(neuron, chunk) = g;
+  }
+  // Fetches all of it: a line of 128 bytes has two quads, whose eight lanes share the pieces of 512 bytes.
+  ARU_METHOD void prefetch_all(int quad) const {
+    if (!first) return;
+    for (int piece = place(quad) & 7; piece < 4 * chunks; piece += 8) prefetch(first + piece * 32);
   }
 };
-
-// The lane's numbers of k tile k; nothing beyond the row's end.
-template <Form form> ARU_DEVICE void store_state(KeptQuad<form>* to, int G, int k, const KeptQuad<form>& g) {
-  if (16 * k < G) to[4 * k] = g;
-}
-
-// Zero beyond the row's end, and where there is no row.
-template <Form form> ARU_DEVICE KeptQuad<form> load_state(const KeptQuad<form>* from, bool some, int G, int k) {
-  const KeptQuad<form> zero = {};
-  return some && 16 * k < G ? from[4 * k] : zero;
-}
 
 // The same numbers of a row of a matrix [B * H][G], to be a state.
 template <Form form> ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
@@ -333,9 +345,11 @@ struct Row {
   }
 };
 
-// The rows of a lane's accumulators, [tile of the pair][half], as Row::index.
+// The rows of a lane's accumulators, [tile of the pair][half], as Row::index: the neurons of a quad.
 struct PairRows {
   int index[2][2];
+  int quad;  // of all quads of the batch; -1 where there is none
+
 
   ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
     PairRows p;
@@ -345,6 +359,8 @@ struct PairRows {
       for (int high = 0; high < 2; ++high)
         p.index[m][high] = Row::of((thread_index() & ~3) + 2 * m + high, z, t, rows, first_b, first_i).index;
     }
+    const Row first = Row::of(thread_index() & ~3, z, t, rows, first_b, first_i);
+    p.quad = first.index < 0 ? -1 : (first_b + first.b) * quads_of_sequence(z) + (first_i + first.i) / 4;
     return p;
   }
 };

@@ -38,23 +38,15 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     PairRows rows{};
     ControllerState<form, some_tiles> state[2] = {};
     float before[k_tiles][2][2][4];  // W_gg g + b_g
-    const auto each_row = [&](const auto& visit) {
-      ARU_UNROLL
-      for (int m = 0; m < 2; ++m) {
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high) {
-          ARU_UNROLL
-          for (int k = 0; k < k_tiles; ++k)
-            if (rows.index[m][high] >= 0) visit(m, k, high, rows.index[m][high]);
-        }
-      }
-    };
-    auto kept = KeptRows<form, void>::from(p.kept, 0, z.G);
+    int slot = 0;
     const auto keep = [&] {
-      each_row([&](int m, int k, int high, int row) {
-        store_state<form>(kept.at(row), z.G, k, state[m].to_keep(k, high));
-      });
-      kept.first += BH * kept.row_bytes;
+      const auto kept = KeptState<form, void>::of(p.kept, slot++, z, rows.quad);
+      ARU_UNROLL
+      for (int neuron = 0; neuron < 4; ++neuron) {
+        ARU_UNROLL
+        for (int j = 0; j < ControllerState<form, some_tiles>::chunks; ++j)
+          kept.store(neuron, j, state[neuron / 2].to_keep(j, neuron % 2));
+      }
     };
     if constexpr (tiles > 0) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
@@ -131,10 +123,17 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       }
     }
     if constexpr (tiles > 0) {
-      if (working)
-        each_row([&](int m, int k, int high, int row) {
-          store_row(p.g_last, size_t(row), z.G, k, state[m].to_keep(k, high).unpacked());
-        });
+      if (working) {
+        ARU_UNROLL
+        for (int neuron = 0; neuron < 4; ++neuron) {
+          const int row = rows.index[neuron / 2][neuron % 2];
+          ARU_UNROLL
+          for (int k = 0; k < k_tiles; ++k) {
+            const auto chunk = state[neuron / 2].to_keep(k / kept_tiles(form), neuron % 2);
+            if (row >= 0) store_row(p.g_last, size_t(row), z.G, k, chunk.unpacked(k % kept_tiles(form)));
+          }
+        }
+      }
     }
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

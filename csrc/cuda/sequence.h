@@ -136,8 +136,19 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   return s;
 }
 
-// Numbers of a row of kept state: G in k tiles of 16, lane q's four of each tile side by side.
-ARU_ANYWHERE constexpr int kept_row(int G) { return round_up(G, 16); }
+// State that is kept: slots of every neuron's state at one time.  Four neighbouring neurons of a sequence are a quad, which
+// a lane of each row tile has; of every eight quads lie, one after another, [neuron of the quad][chunk][quad][lane q],
+// so that what a warp moves at once is one piece of memory.  A chunk is what a lane has of one k tile in float32, or of
+// two in float16: 16 bytes.
+constexpr int kept_chunk_bytes = 16, quads_together = 8;
+ARU_ANYWHERE constexpr int kept_tiles(Form form) { return keeps_half(form) ? 2 : 1; }  // k tiles of a chunk
+ARU_ANYWHERE constexpr int kept_chunks(Form form, int G) { return ceil_div(G, 16 * kept_tiles(form)); }
+ARU_ANYWHERE constexpr int quads_of_sequence(const Sizes& z) { return ceil_div(z.H, 4); }
+ARU_ANYWHERE constexpr int64_t kept_slot_chunks(const Sizes& z, Form form) {
+  const int64_t quads = int64_t(z.B) * quads_of_sequence(z);
+  return (quads + quads_together - 1) / quads_together * quads_together * 16 * kept_chunks(form, z.G);
+}
+inline int64_t kept_slot_bytes(const Sizes& z, Form form) { return kept_slot_chunks(z, form) * kept_chunk_bytes; }
 
 // Exchange through device memory: two buffers for each group, then its counter on a line of its own.
 ARU_ANYWHERE constexpr int64_t exchange_words(const Shape& s, const Tiling& t, Form form) {
@@ -167,8 +178,7 @@ struct ControllerWeights {
   const float *weight_ag, *weight_gg, *bias_g, *weight_gc, *bias_c;
 };
 
-// Kept state: slots of B * H rows of kept_row(G) numbers.  Slot j has g before step j * segment; with segment 1 one more
-// has the last g.
+// Slot j of the kept state has g before step j * segment; with segment 1 one more has the last g.
 struct Forward {
   Sizes sizes;
   Tiling tiling;

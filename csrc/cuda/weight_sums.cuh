@@ -153,11 +153,11 @@ template <Form form, int tiles> struct OwnSums {
   // dn, ds: of the lane's element, as are a_next and da.
   template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int, const PairRows& rows, const KeptQuad<form> (&)[2][k_tiles][2],
+                        const StepPlace& place, int, const PairRows& rows,
+                        const KeptChunk<form> (&)[4][ControllerState<form, tiles>::chunks],
                         float dn, float ds, float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    const size_t BH = size_t(p.sizes.B) * p.sizes.H;
-    const auto state = KeptRows<form, const void>::from(place.state(p), place.slot(p) * BH, p.sizes.G);
+    const auto state = KeptState<form, const void>::of(place.state(p), place.slot(p), p.sizes, rows.quad);
     ARU_ROLLED
     for (int m = 0; m < 2; ++m) {
       const int low = quad + 2 * m, high = low + 1;
@@ -169,11 +169,11 @@ template <Form form, int tiles> struct OwnSums {
       float g[2 * k_tiles][4];
       ARU_UNROLL
       for (int k = 0; k < k_tiles; ++k) {
-        KeptQuad<form> loaded[2] = {};
+        KeptChunk<form> loaded[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
-          if (row[half] >= 0) loaded[half] = load_state<form>(state.at(row[half]), true, p.sizes.G, k);
-        from_rows(loaded[0].unpacked(), loaded[1].unpacked(), g[2 * k], g[2 * k + 1]);
+          if (row[half] >= 0 && k < state.chunks) loaded[half] = *state.at(2 * m + half, k);
+        from_rows(loaded[0].unpacked(0), loaded[1].unpacked(0), g[2 * k], g[2 * k + 1]);
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
       ARU_UNROLL
@@ -284,7 +284,8 @@ template <Form form, int tiles> struct SharedSums {
   }
   template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int v, const PairRows& rows, const KeptQuad<form> (&kept)[2][k_tiles][2],
+                        const StepPlace& place, int v, const PairRows& rows,
+                        const KeptChunk<form> (&kept)[4][ControllerState<form, tiles>::chunks],
                         float dn, float ds, float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     uint32_t gains[1], input[1];
@@ -312,7 +313,8 @@ template <Form form, int tiles> struct SharedSums {
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
         float g[4];
-        const float4 low = kept[m][n / 2][0].unpacked(), high = kept[m][n / 2][1].unpacked();
+        const int chunk = n / 2 / kept_tiles(form), tile = n / 2 % kept_tiles(form);
+        const float4 low = kept[2 * m][chunk].unpacked(tile), high = kept[2 * m + 1][chunk].unpacked(tile);
         g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
         g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
         ARU_UNROLL

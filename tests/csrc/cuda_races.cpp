@@ -28,7 +28,8 @@ void expect_success(int error, const char* text) {
 
 // A forward pass and the backward pass of it.  G = 0: the static network.
 void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, const Tiling& backward) {
-  const size_t rows = size_t(z.B) * z.H, all = z.T * rows, state = rows * z.G, kept_row_size = size_t(kept_row(z.G));
+  const size_t rows = size_t(z.B) * z.H, all = z.T * rows, state = rows * z.G;
+  const size_t slot = size_t(kept_slot_bytes(z, form)) / sizeof(float);
   const char* text = "";
   const auto shape = [&](const Tiling& t, bool back) { return shape_of(t, form, column_tiles(back, z.G), back); };
   const auto exchange = [&](const Tiling& t, bool back) {
@@ -38,7 +39,7 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   const auto ag = some(z.G, 1), gg = some(size_t(z.G) * z.G, 0.2f), bg = some(z.G, 0.1f), gc = some(2 * z.G, 0.1f);
   const auto bc = some(2, 1), n_given = some(z.H, 1), s_given = some(z.H, 1);
   std::vector<float> h(all), a(all), n(all), s(all), last(state);
-  std::vector<float> kept((z.T + 1) * rows * kept_row_size), recomputed(segment * rows * kept_row_size);
+  std::vector<float> kept((z.T + 1) * slot), recomputed(segment * slot);
 
   Forward f{};
   f.sizes = z, f.tiling = forward, f.shape = shape(forward, false);

@@ -25,31 +25,37 @@ template <Form form> ARU_DEVICE float within(float x) {
   return x > most ? most : x < -most ? -most : x;
 }
 
+// Whether groups of warps make the products, where the GPU has such.
+ARU_ANYWHERE constexpr bool uses_groups(Form form) { return warp_groups && form == Form::bf16; }
+
 // The weights in shared memory.
 template <Form form, int tiles> struct ControllerOperands {
   static constexpr Form in_products = state_form(form);
   static constexpr int k_tiles = (tiles + 1) / 2, words = words_of(in_products);
-  uint2* products;  // fragments [column tile][k tile]: W_gg^T, then W_gc^T with n and s in alternate columns
-  float4* bias;     // [column tile][q]: b_g of the columns 2q, 2q+1, twice: an accumulator
-  float2* input;    // likewise w_ag, once
+  static constexpr bool in_groups = uses_groups(form) && tiles > 0;  // warps multiply by W_gg four at a time
+  // W_gg^T as fragments [column tile][k tile], or for groups of warps [8 k][column tile]; then W_gc^T with n and s in
+  // alternate columns, fragments [k tile].
+  uint2* products;
+  float4* input;  // [column tile][q]: w_ag of the columns 2q, 2q+1, then b_g
   float bias_n, bias_s;
 
   ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
     uint2* products = reinterpret_cast<uint2*>(shared);
-    float4* bias = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words * 32);
-    float2* input = reinterpret_cast<float2*>(bias + tiles * 4);
-    pack_fragments<in_products>(products, tiles + 1, k_tiles, [&](int k, int n) {
-      if (k >= G) return 0.f;
-      if (n >= 8 * tiles) return within<in_products>(w.weight_gc[(n & 1) * G + k]);
-      return n < G ? within<in_products>(w.weight_gg[n * G + k]) : 0.f;
+    float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words * 32);
+    const auto gg = [&](int k, int n) { return k < G && n < G ? within<in_products>(w.weight_gg[n * G + k]) : 0.f; };
+    if constexpr (in_groups)
+      pack_for_groups<in_products>(products, tiles, k_tiles, gg);
+    else
+      pack_fragments<in_products>(products, tiles, k_tiles, gg);
+    pack_fragments<in_products>(products + tiles * k_tiles * words * 32, 1, k_tiles, [&](int k, int n) {
+      return k < G ? within<in_products>(w.weight_gc[(n & 1) * G + k]) : 0.f;
     });
     for (int e = thread_index(); e < tiles * 4; e += block_threads()) {
       const int j = 2 * e;
-      const float b[2] = {j < G ? w.bias_g[j] : 0.f, j + 1 < G ? w.bias_g[j + 1] : 0.f};
-      bias[e] = make_float4(b[0], b[1], b[0], b[1]);
-      input[e] = make_float2(j < G ? w.weight_ag[j] : 0.f, j + 1 < G ? w.weight_ag[j + 1] : 0.f);
+      input[e] = make_float4(j < G ? w.weight_ag[j] : 0.f, j + 1 < G ? w.weight_ag[j + 1] : 0.f,
+                             j < G ? w.bias_g[j] : 0.f, j + 1 < G ? w.bias_g[j + 1] : 0.f);
     }
-    return {products, bias, input, w.bias_c[0], w.bias_c[1]};
+    return {products, input, w.bias_c[0], w.bias_c[1]};
   }
 
   ARU_METHOD void load(int column_tile, int k_tile, uint32_t (&b)[2][words]) const {
@@ -176,16 +182,9 @@ template <Form form, int tiles, int rows> struct StateOperands {
     }
     return o;
   }
-  // c = W_gg g + b_g in the column tiles 2j and, if there is one, 2j + 1.  A fragment of the weights is loaded once for
-  // all rows.
+  // c += W_gg g in the column tiles 2j and, if there is one, 2j + 1.  A fragment of the weights is loaded once for all
+  // rows.
   ARU_METHOD void multiplied(const ControllerOperands<form, tiles>& w, int j, float (&c)[2][rows][4]) const {
-    ARU_UNROLL
-    for (int side = 0; side < 2; ++side) {
-      if (2 * j + side >= tiles) continue;
-      const float4 v = w.bias[(2 * j + side) * 4 + (thread_index() & 3)];
-      ARU_UNROLL
-      for (int m = 0; m < rows; ++m) c[side][m][0] = v.x, c[side][m][1] = v.y, c[side][m][2] = v.z, c[side][m][3] = v.w;
-    }
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
       uint32_t b[2][2][words_of(state_form(form))];
@@ -205,46 +204,71 @@ template <Form form, int tiles, int rows> struct StateOperands {
   }
 };
 
-// W_gg g + b_g, what a step can do before it knows a, of all column tiles.
-template <Form form, int tiles, int rows>
-ARU_DEVICE void controller_product(const ControllerOperands<form, tiles>& w,
-                                   const ControllerState<form, tiles> (&state)[rows],
-                                   float (&c)[(tiles + 1) / 2][2][rows][4]) {
-  const auto operands = StateOperands<form, tiles, rows>::of(state);
-  ARU_UNROLL
-  for (int j = 0; j < (tiles + 1) / 2; ++j) operands.multiplied(w, j, c[j]);
-}
+// W_gg g, what a step can do before it knows a, of all column tiles: it is there after finished().
+template <Form form, int tiles, int rows> struct ControllerProduct {
+  using Operands = ControllerOperands<form, tiles>;
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  float c[rows][tiles][4];
 
-// Column tiles 2j and 2j + 1 of that, as controller_finish() asks for them.
-template <int k_tiles, int rows> ARU_DEVICE auto ready_product(const float (&ready)[k_tiles][2][rows][4]) {
-  return [&ready](int j, float(&c)[2][rows][4]) {
+  ARU_METHOD void start(const Operands& w, const ControllerState<form, tiles> (&state)[rows]) {
+    if constexpr (Operands::in_groups) {
+      const auto weights = GroupMatrix::at(w.products, tiles * 128, 128);
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) group_pin(c[m]);
+      group_begin();
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) multiply_in_groups<Operands::in_products>(c[m], state[m].packed_g, weights);
+      group_commit();
+    } else {
+      const auto operands = StateOperands<form, tiles, rows>::of(state);
+      ARU_UNROLL
+      for (int j = 0; j < k_tiles; ++j) {
+        float both[2][rows][4] = {};
+        operands.multiplied(w, j, both);
+        ARU_UNROLL
+        for (int e = 0; e < 8 * rows; ++e) {
+          const int side = e / (4 * rows), m = e / 4 % rows;
+          if (2 * j + side < tiles) c[m][2 * j + side][e % 4] = both[side][m][e % 4];
+        }
+      }
+    }
+  }
+  ARU_METHOD void finished() {
+    if constexpr (Operands::in_groups) {
+      group_wait();
+      ARU_UNROLL
+      for (int m = 0; m < rows; ++m) group_pin(c[m]);
+    }
+  }
+  // Column tiles 2j and 2j + 1, as controller_finish() asks for them.
+  ARU_METHOD void operator()(int j, float (&both)[2][rows][4]) const {
     ARU_UNROLL
     for (int e = 0; e < 8 * rows; ++e) {
       const int side = e / (4 * rows), m = e / 4 % rows;
-      c[side][m][e % 4] = ready[j][side][m][e % 4];
+      if (2 * j + side < tiles) both[side][m][e % 4] = c[m][2 * j + side][e % 4];
     }
-  };
-}
+  }
+};
 
 // The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
-// product(j, c) gives W_gg g + b_g as multiplied() does; after(j) comes when k tile j of `next` is there.
+// product(j, c) adds W_gg g to c = 0 as multiplied() does; after(j) comes when k tile j of `next` is there.
 template <Form form, int tiles, int rows, class Product, class After>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
                                   const Product& product, ControllerState<form, tiles> (&next)[rows],
                                   const After& after) {
   ARU_UNROLL
   for (int j = 0; j < (tiles + 1) / 2; ++j) {
-    float c[2][rows][4], g[2][rows][4] = {};
+    float c[2][rows][4] = {}, g[2][rows][4] = {};
     product(j, c);
     ARU_UNROLL
     for (int side = 0; side < 2; ++side) {
       if (2 * j + side >= tiles) continue;
-      const float2 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
+      const float4 v = w.input[(2 * j + side) * 4 + (thread_index() & 3)];
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL
         for (int e = 0; e < 4; ++e)
-          g[side][m][e] = controller_tanh<form>((e & 1 ? v.y : v.x) * a[m][e / 2] + c[side][m][e]);
+          g[side][m][e] = controller_tanh<form>((e & 1 ? v.y : v.x) * a[m][e / 2] + (e & 1 ? v.w : v.z) + c[side][m][e]);
       }
     }
     ARU_UNROLL

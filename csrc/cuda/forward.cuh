@@ -11,6 +11,7 @@ namespace cuda {
 // tiles: column tiles of the controller's state, which stays in registers; 0 for the static network.
 template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
   constexpr int some_tiles = tiles > 0 ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
+  constexpr bool at_once = tiles > 0 && ControllerOperands<form, some_tiles>::in_groups;  // the next product runs beside all else
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
@@ -37,7 +38,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     const int place = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
     ControllerState<form, some_tiles> state[2] = {};
-    float before[k_tiles][2][2][4];  // W_gg g + b_g
+    ControllerProduct<form, some_tiles, 2> product;
     int slot = 0;
     const auto keep = [&] {
       const auto kept = KeptState<form, void>::of(p.kept, slot++, z, rows.quad);
@@ -65,7 +66,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
           }
         }
         if (p.kept) keep();
-        controller_product<form, tiles, 2>(controller, state, before);
+        product.start(controller, state);
       }
     }
     float n = 1, s = 0;
@@ -95,13 +96,15 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       if constexpr (tiles > 0) {
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)},
                                   {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
+        product.finished();
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
-        controller_finish<form, tiles, 2>(controller, both, ready_product(before), state,
+        controller_finish<form, tiles, 2>(controller, both, product, state,
                                           [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }
+      if constexpr (at_once) product.start(controller, state);
       const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = some ? value : 0.f;
       exchange.send(v + 1, own.inside, place, h);
 
@@ -119,7 +122,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
           until_kept = p.segment;
           if (step + 1 < z.T || p.segment == 1) keep();
         }
-        controller_product<form, tiles, 2>(controller, state, before);
+        if constexpr (!at_once) product.start(controller, state);
       }
     }
     if constexpr (tiles > 0) {

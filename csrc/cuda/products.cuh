@@ -119,5 +119,33 @@ ARU_DEVICE void pack_fragments(uint2* to, int column_tiles, int k_tiles, const E
   }
 }
 
+// Packs B for groups of warps: [8 k][column tile] 8 x 8 matrices, rows of 8 k.
+template <Form form, class Element>
+ARU_DEVICE void pack_for_groups(uint2* to, int column_tiles, int k_tiles, const Element& element) {
+  uint32_t* words = reinterpret_cast<uint32_t*>(to);
+  for (int e = thread_index(); e < k_tiles * 2 * column_tiles * 32; e += block_threads()) {
+    const int k = e / 32 / column_tiles * 8 + 2 * (e & 3), n = e / 32 % column_tiles * 8 + e % 32 / 4;
+    uint32_t pair[words_of(form)];
+    pack<form>(element(k, n), element(k + 1, n), pair);
+    words[e] = pair[0];
+  }
+  publish_to_groups();
+}
+
+// c = a b by groups of warps, of all k tiles; b as pack_for_groups() packs it.
+template <Form form, int tiles, int k_tiles>
+ARU_DEVICE void multiply_in_groups(float (&c)[tiles][4], const uint32_t (&a)[k_tiles][4][1], const GroupMatrix& b) {
+  constexpr bool half_precision = form == Form::fp16;
+  ARU_UNROLL
+  for (int k = 0; k < k_tiles; ++k) {
+    const uint32_t words[4] = {a[k][0][0], a[k][1][0], a[k][2][0], a[k][3][0]};
+    const auto from = b.from(k * 2 * tiles * 128);
+    if (k == 0)
+      group_mma<half_precision, false>(c, words, from);
+    else
+      group_mma<half_precision, true>(c, words, from);
+  }
+}
+
 }  // namespace cuda
 }  // namespace aru

@@ -56,6 +56,11 @@ ARU_ANYWHERE constexpr bool keeps_half(Form form) { return state_form(form) == F
 // those of longer words do not fit there, and each warp sums for its own rows (backward.cuh).
 ARU_ANYWHERE constexpr bool shares_sums(Form form, int tiles) { return form == Form::bf16 && tiles > 0; }
 
+// Warps with rows are groups of four where four multiply together (prim.cuh), and some GPUs' do.
+ARU_ANYWHERE constexpr int working_warps(Form form, int tiles, int pairs) {
+  return form == Form::bf16 && tiles > 0 ? round_up(pairs, 4) : pairs;
+}
+
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
 constexpr int forward_tiles[] = {2, 4, 7, 8};
 constexpr int backward_tiles[] = {3, 5, 7, 9};
@@ -72,14 +77,13 @@ constexpr int column_tiles(bool backward, int G) {
   return -1;
 }
 
-// Few rows need more warps than they fill: those share the products, and the sums of every 16 units.
-constexpr int least_warps(Form form, int tiles, bool backward) {
-  const int units = backward && shares_sums(form, tiles) ? ceil_div(tiles, 2) : 0;
-  return units > 4 ? units : 4;
-}
+// Warps that share the sums of the same rows, each those of 16 units; where they are four, the GPU may take them together.
+ARU_ANYWHERE constexpr int sharing_warps(int tiles) { return tiles > 8 ? ceil_div(tiles, 2) : 4; }
 
-// Rows of a shared operand, in words: an odd multiple of 4, so that 8 rows lie in different banks.
-ARU_ANYWHERE constexpr int outer_words(int tiles) { return 4 * (tiles | 1); }
+// Few rows need more warps than they fill: those share the products and the sums.
+constexpr int least_warps(Form form, int tiles, bool backward) {
+  return backward && shares_sums(form, tiles) ? sharing_warps(tiles) : 4;
+}
 
 // Derived sizes, and offsets in bytes into a block's shared memory.
 struct Shape {
@@ -91,7 +95,7 @@ struct Shape {
   int sum_stride;   // of the partial sums, in floats
   int sum_floats;   // of all of a step
   int rows;         // of a block
-  int pairs;        // of 16-row tiles
+  int pairs;        // of 16-row tiles, with those without rows that complete a group of warps
   // Offsets.
   int weight_hh, state, sums, controller, step_weights, carry, left, right, barriers, total;
   int exchanged_bytes;  // that reach a block in one step
@@ -108,7 +112,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.state_words = round_up(s.padded_H / 2, 32) + 8;
   s.sum_stride = s.row_tiles * 16 + 4;
   s.rows = t.batch * t.slice;
-  s.pairs = ceil_div(s.rows, 32);
+  s.pairs = working_warps(form, tiles, ceil_div(s.rows, 32));
   const int words = words_of(form), k = (tiles + 1) / 2, fragment = 256 * words;
   int at = 0;
   s.weight_hh = at;
@@ -119,12 +123,12 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.sum_floats = round_up(s.k_splits * t.batch * s.sum_stride, 4);
   at += 2 * s.sum_floats * 4;  // a step's are read while others write the next one's
   s.controller = at;
-  at += ((tiles + 1) * k * fragment + tiles * 4 * 24) * (tiles > 0);
+  at += ((tiles + 1) * k * fragment + tiles * 4 * 16) * (tiles > 0);
   s.step_weights = at;
   at += tiles * k * fragment * backward;
   s.carry = at;
   at += s.pairs * 2 * tiles * 512 * (backward && tiles > 0 && !shares_sums(form, tiles));
-  const int outer = s.pairs * 32 * outer_words(tiles) * 4 * (backward && shares_sums(form, tiles));
+  const int outer = s.pairs * 4 * tiles * 128 * (backward && shares_sums(form, tiles));
   s.left = at;
   at += 2 * outer;
   s.right = at;
@@ -167,7 +171,7 @@ struct SumsShape {
 ARU_ANYWHERE constexpr int gradient_rows(int tiles) { return ceil_div(tiles, 2) * 16; }
 ARU_ANYWHERE constexpr int gradient_columns(int tiles) { return tiles * 8; }
 ARU_ANYWHERE constexpr int parts_of_block(const Tiling& t, Form form, int tiles) {
-  return shares_sums(form, tiles) ? t.warps / ceil_div(tiles, 2) : t.warps;
+  return shares_sums(form, tiles) ? t.warps / sharing_warps(tiles) : t.warps;
 }
 constexpr SumsShape sums_shape(const Tiling& t, Form form, int tiles) {
   if (tiles == 0) return {t.groups * t.batch, 2, t.blocks * t.slice};

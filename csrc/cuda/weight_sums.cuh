@@ -77,7 +77,7 @@ ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, t
   }
   ARU_UNROLL
   for (int j = 0; j < 4; ++j) c[j] *= 1.f - g[j] * g[j];
-  const float2 w = controller.input[n * 4 + q];
+  const float4 w = controller.input[n * 4 + q];
   through_a[0] += w.x * c[0] + w.y * c[1];
   through_a[1] += w.x * c[2] + w.y * c[3];
 }
@@ -242,18 +242,22 @@ template <Form form, int tiles> struct OwnSums {
     steps = 0;
     some = true;
   }
+  ARU_METHOD void finished() {}
   ARU_METHOD void finish(const Backward&) {
     if (steps || !some) flush();
   }
 };
 
 // The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows of
-// V^T A, from some of the row tiles.  V has two buffers: du of a step is V of the one before.
+// V^T A, from some of the rows.  V has two buffers: du of a step is V of the one before.  Both lie as 8 x 8 matrices of
+// 128 bytes, [8 rows][column tile].  Groups of warps take the rows of their own.
 template <Form form, int tiles> struct SharedSums {
   static_assert(words_of(form) == 1, "a pair of numbers is a word");
   static_assert(tiles % 2 == 1, "column tiles are multiplied in pairs, the last alone");
-  static constexpr int k_tiles = (tiles + 1) / 2, row_words = outer_words(tiles);
-  uint32_t *left, *right;  // V and A: rows of pairs, [pair of tiles][tile][row]
+  static constexpr int k_tiles = (tiles + 1) / 2;
+  static constexpr int rows_words = tiles * 32;  // of 8 rows
+  static constexpr bool in_groups = uses_groups(form) && sharing_warps(tiles) == 4;
+  uint32_t *left, *right;  // V and A
   int left_words;
   int units, part;  // of the sums: which 16 units, and of which part of the row tiles
   float sums[tiles][4];
@@ -262,24 +266,21 @@ template <Form form, int tiles> struct SharedSums {
     SharedSums s{};
     s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
     s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
-    s.left_words = p.shape.pairs * 32 * row_words;
-    s.units = warp_index() % k_tiles;
-    s.part = warp_index() / k_tiles;
+    s.left_words = p.shape.pairs * 4 * rows_words;
+    s.units = warp_index() % sharing_warps(tiles);
+    s.part = warp_index() / sharing_warps(tiles);
     return s;
   }
   ARU_METHOD uint32_t* v_of(int v) const { return left + (v & 1) * left_words; }
-  // Word of column tile 0 in row r of the warp's first tile; row r + 8 and the second tile follow.
-  ARU_DEVICE int own_word() {
-    const int lane = thread_index() & 31;
-    return (thread_index() - lane + lane / 4) * row_words + (lane & 3);
-  }
+  // Word of column tile 0 in row r of the warp's first tile; those of row r + 8 and of the second tile follow.
+  ARU_DEVICE int own_word() { return warp_index() * 4 * rows_words + (thread_index() & 31); }
   ARU_METHOD void begin_tile(bool working, int v) {
     if (!working) return;
     uint32_t* to = v_of(v) + own_word();
     ARU_UNROLL
     for (int row = 0; row < 4; ++row) {
       ARU_UNROLL
-      for (int n = 0; n < tiles; ++n) to[row * 8 * row_words + n * 4] = 0;
+      for (int n = 0; n < tiles; ++n) to[row * rows_words + n * 32] = 0;
     }
   }
   template <bool at_end>
@@ -297,12 +298,12 @@ template <Form form, int tiles> struct SharedSums {
     for (int m = 0; m < 2; ++m) {
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
-        uint32_t* row = own + (2 * m + half) * 8 * row_words;
+        uint32_t* row = own + (2 * m + half) * rows_words;
         const uint32_t word = shuffle(gains[0], quad + 2 * m + half);
         last[m][half] = shuffle(input[0], quad + 2 * m + half);
-        if (q == 3) row[(tiles - 1) * 4] = word;
+        if (q == 3) row[(tiles - 1) * 32] = word;
         ARU_UNROLL
-        for (int n = 0; n < tiles; ++n) operand[m][n / 2][n % 2 * 2 + half][0] = row[n * 4];
+        for (int n = 0; n < tiles; ++n) operand[m][n / 2][n % 2 * 2 + half][0] = row[n * 32];
       }
     }
     float through_a[2][2] = {};
@@ -321,14 +322,14 @@ template <Form form, int tiles> struct SharedSums {
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
           pack<form>(g[2 * half], g[2 * half + 1], word);
-          beside[(2 * m + half) * 8 * row_words + n * 4] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
+          beside[(2 * m + half) * rows_words + n * 32] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
         }
         through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c[0][m], through_a[m]);
         ARU_UNROLL
         for (int half = 0; half < 2; ++half) {
           uint32_t word[1];
           pack<form>(c[0][m][2 * half], c[0][m][2 * half + 1], word);
-          next[(2 * m + half) * 8 * row_words + n * 4] = word[0];
+          next[(2 * m + half) * rows_words + n * 32] = word[0];
         }
       }
     }
@@ -336,18 +337,45 @@ template <Form form, int tiles> struct SharedSums {
     for (int m = 0; m < 2; ++m) da += own_share(through_a[m], m);
     return da;
   }
-  // V^T A of all rows, when all warps have written theirs; before they write again comes another barrier.
+  // V^T A, when the warps have written theirs; before they write again come finished() and another barrier.
   ARU_METHOD void share(const Backward& p, int v) {
+    if constexpr (in_groups)
+      share_in_groups(p, v);
+    else
+      share_in_block(p, v);
+  }
+  ARU_METHOD void finished() {
+    if constexpr (in_groups) {
+      group_wait();
+      group_pin(sums);
+    }
+  }
+  ARU_METHOD void share_in_groups(const Backward& p, int v) {
+    if (part >= p.shape.pairs / 4) return;
+    publish_to_groups();
+    sync_group();
+    const int first = part * 16 * rows_words;
+    const auto of_left = GroupMatrix::at(v_of(v) + first, rows_words * 4, 128);
+    const auto of_right = GroupMatrix::at(right + first, rows_words * 4, 128);
+    group_pin(sums);
+    group_begin();
+    ARU_UNROLL
+    for (int tile = 0; tile < 8; ++tile)
+      group_mma_of_columns(sums, of_left.from(tile * 2 * rows_words * 4), of_right.from(tile * 2 * rows_words * 4));
+    group_commit();
+  }
+  ARU_METHOD void share_in_block(const Backward& p, int v) {
+    sync_block();
     const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
     const int parts = parts_of_block(p.tiling, form, tiles);
-    if (part >= parts) return;
+    if (part >= parts || units >= k_tiles) return;
     // Beyond the last column tile: another's, for rows of the sum that nobody reads.
     const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
-    constexpr int tile_bytes = 16 * row_words * 4;
-    const int left_row = matrix / 2 * 8 + row, right_row = matrix % 2 * 8 + row;
-    uint32_t from_left = shared_address(v_of(v) + left_row * row_words + left_tile * 4) + part * tile_bytes;
-    uint32_t from_right = shared_address(right + right_row * row_words) + part * tile_bytes;
-    const uint32_t beside = matrix / 2 * 16;  // bytes to the second of two column tiles
+    constexpr int tile_bytes = 2 * rows_words * 4;
+    const int left_rows = matrix / 2, right_rows = matrix % 2;  // which 8
+    uint32_t from_left = shared_address(v_of(v) + left_rows * rows_words + left_tile * 32 + row * 4) + part * tile_bytes;
+    uint32_t from_right = shared_address(right + right_rows * rows_words + row * 4) + part * tile_bytes;
+    const uint32_t beside = matrix / 2 * 128;  // bytes to the second of two column tiles
     ARU_UNROLL_BY(2)
     for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {
       uint32_t a[4][1], words[4];
@@ -357,12 +385,12 @@ template <Form form, int tiles> struct SharedSums {
       for (int j = 0; j < 4; ++j) a[j][0] = words[j];
       ARU_UNROLL
       for (int n = 0; n + 1 < tiles; n += 2) {
-        load_transposed(from_right + n * 16 + beside, words);
+        load_transposed(from_right + n * 128 + beside, words);
         multiply<form>(sums[n], a, {{words[0]}, {words[1]}});
         multiply<form>(sums[n + 1], a, {{words[2]}, {words[3]}});
       }
       uint32_t pair[2];
-      load_transposed(from_right + (tiles - 1) * 16, pair);
+      load_transposed(from_right + (tiles - 1) * 128, pair);
       multiply<form>(sums[tiles - 1], a, {{pair[0]}, {pair[1]}});
       from_right += parts * tile_bytes;
     }
@@ -370,7 +398,8 @@ template <Form form, int tiles> struct SharedSums {
   ARU_METHOD void finish(const Backward& p) {
     const int lane = thread_index() & 31;
     const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
-    if (part >= parts) return;
+    finished();
+    if (part >= parts || units >= k_tiles) return;
     float* to = p.sums + ((size_t(block_index()) * parts + part) * gradient_rows(tiles) + units * 16 + lane / 4) * columns;
     ARU_UNROLL
     for (int n = 0; n < tiles; ++n) {

@@ -22,8 +22,11 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int steps = StepPlace::recomputed_steps(p, segment);
   const auto kept = KeptState<form, const void>::of(p.kept, segment, p.sizes, rows.quad);
-  // where the next call begins
-  if (segment > 0) KeptState<form, const void>::of(p.kept, segment - 1, p.sizes, rows.quad).prefetch_all(rows.quad);
+  if (segment > 0 && rows.quad >= 0) {  // what the next call wants
+    KeptState<form, const void>::of(p.kept, segment - 1, p.sizes, rows.quad).prefetch_all(rows.quad);
+    for (int step = 0; step < p.segment; ++step)
+      prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.index[0][0]);
+  }
   constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   constexpr int at_once = 1;  // row tiles; two would spill
   ARU_ROLLED
@@ -149,12 +152,12 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       const bool there = working && some && place.step >= 0;
       return there ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
     };
-    Upstream up = upstream();
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
       if constexpr (adaptive) {
         if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
       }
+      const Upstream up = upstream();
       KeptChunk<form> kept[4][ControllerState<form, some_tiles>::chunks] = {};
       if constexpr (shared_sums) {
         if (working) {
@@ -197,9 +200,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         exchange.send(v + 1, own.inside, to, inner ? da : 0.f);
         if (inner) p.d_xp[at] = da;
       }
-      // While da is under way: what the next step needs from memory, and the sums.
+      // While da is under way: the sums, and what the next step needs from memory.
       place.back(p);
-      up = upstream();
       if constexpr (shared_sums) weight_sums.share(p, v);
     }
   }

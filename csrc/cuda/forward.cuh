@@ -104,9 +104,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }
-      if constexpr (at_once) product.start(controller, state);
       const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = some ? value : 0.f;
       exchange.send(v + 1, own.inside, place, h);
+      if constexpr (at_once) product.start(controller, state);
 
       // While h is under way: what is not urgent, and what the next step can do without it.
       if (some) {

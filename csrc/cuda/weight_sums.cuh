@@ -93,15 +93,19 @@ ARU_DEVICE float own_share(float (&through_a)[2], int m) {
   return q / 2 != m ? 0.f : q & 1 ? through_a[1] : through_a[0];
 }
 
-// The operand [W_gg; W_gc] of a step's product with V, as fragments.
+// The operand [W_gg; W_gc] of a step's product with V, as fragments or for groups of warps.
 template <Form form, int tiles> ARU_DEVICE void pack_step_weights(const Backward& p, uint2* to) {
   const ControllerWeights& w = p.controller;
   const int G = p.sizes.G;
-  pack_fragments<form>(to, tiles, (tiles + 1) / 2, [&](int k, int n) {
+  const auto element = [&](int k, int n) {
     if (n >= G) return 0.f;
     if (k < G) return w.weight_gg[k * G + n];
     return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * G + n] : 0.f;
-  });
+  };
+  if constexpr (uses_groups(form))
+    pack_for_groups<form>(to, tiles, (tiles + 1) / 2, element);
+  else
+    pack_fragments<form>(to, tiles, (tiles + 1) / 2, element);
 }
 
 // The column tiles from n on of V [W_gg; W_gc], one c[..][rows] each.
@@ -298,39 +302,61 @@ template <Form form, int tiles> struct SharedSums {
     for (int m = 0; m < 2; ++m) {
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
-        uint32_t* row = own + (2 * m + half) * rows_words;
         const uint32_t word = shuffle(gains[0], quad + 2 * m + half);
         last[m][half] = shuffle(input[0], quad + 2 * m + half);
-        if (q == 3) row[(tiles - 1) * 32] = word;
-        ARU_UNROLL
-        for (int n = 0; n < tiles; ++n) operand[m][n / 2][n % 2 * 2 + half][0] = row[n * 32];
+        if (q == 3) own[(2 * m + half) * rows_words + (tiles - 1) * 32] = word;
       }
     }
+    const auto load_operand = [&](int m) {
+      ARU_UNROLL
+      for (int e = 0; e < 2 * tiles; ++e)
+        operand[m][e / 4][e % 4][0] = own[(2 * m + e % 2) * rows_words + e / 2 * 32];
+    };
     float through_a[2][2] = {};
-    ARU_UNROLL
-    for (int n = 0; n < tiles; ++n) {
-      float c[1][2][4] = {};
-      step_product<form, tiles>(step_weights, n, operand, c);
+    const auto column_tile = [&](int m, int n, float(&c)[4]) {
+      float g[4];
+      const int chunk = n / 2 / kept_tiles(form), tile = n / 2 % kept_tiles(form);
+      const float4 low = kept[2 * m][chunk].unpacked(tile), high = kept[2 * m + 1][chunk].unpacked(tile);
+      g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
+      g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        uint32_t word[1];
+        pack<form>(g[2 * half], g[2 * half + 1], word);
+        beside[(2 * m + half) * rows_words + n * 32] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
+      }
+      through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c, through_a[m]);
+      ARU_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        uint32_t word[1];
+        pack<form>(c[2 * half], c[2 * half + 1], word);
+        next[(2 * m + half) * rows_words + n * 32] = word[0];
+      }
+    };
+    if constexpr (uses_groups(form)) {
+      const auto weights = GroupMatrix::at(step_weights, tiles * 128, 128);
       ARU_UNROLL
       for (int m = 0; m < 2; ++m) {
-        float g[4];
-        const int chunk = n / 2 / kept_tiles(form), tile = n / 2 % kept_tiles(form);
-        const float4 low = kept[2 * m][chunk].unpacked(tile), high = kept[2 * m + 1][chunk].unpacked(tile);
-        g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
-        g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
+        float c[tiles][4];
+        load_operand(m);
+        group_pin(c);
+        group_begin();
+        multiply_in_groups<form>(c, operand[m], weights);
+        group_commit();
+        group_wait();
+        group_pin(c);
         ARU_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          uint32_t word[1];
-          pack<form>(g[2 * half], g[2 * half + 1], word);
-          beside[(2 * m + half) * rows_words + n * 32] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
-        }
-        through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c[0][m], through_a[m]);
-        ARU_UNROLL
-        for (int half = 0; half < 2; ++half) {
-          uint32_t word[1];
-          pack<form>(c[0][m][2 * half], c[0][m][2 * half + 1], word);
-          next[(2 * m + half) * rows_words + n * 32] = word[0];
-        }
+        for (int n = 0; n < tiles; ++n) column_tile(m, n, c[n]);
+      }
+    } else {
+      load_operand(0);
+      load_operand(1);
+      ARU_UNROLL
+      for (int n = 0; n < tiles; ++n) {
+        float c[1][2][4] = {};
+        step_product<form, tiles>(step_weights, n, operand, c);
+        column_tile(0, n, c[0][0]);
+        column_tile(1, n, c[0][1]);
       }
     }
     ARU_UNROLL

@@ -34,7 +34,7 @@ FORMS = {"medium": 0, "high": 1, "highest": 2}
 Sizes = tuple[int, int, int, int]
 """T, B, H, G; G = 0 for the static network."""
 Tiling = tuple[int, ...]
-"""cluster, blocks, slice, batch, warps, groups: see csrc/cuda/sequence.h."""
+"""cluster, blocks, slice, batch, warps, groups, together: see csrc/cuda/sequence.h."""
 
 
 def unavailable() -> str | None:

@@ -20,8 +20,8 @@ using namespace aru::cuda;
 namespace {
 
 Sizes sizes_of(const std::array<int, 4>& z) { return {z[0], z[1], z[2], z[3]}; }
-using TilingNumbers = std::array<int, 6>;
-Tiling tiling_of(const TilingNumbers& t) { return {t[0], t[1], t[2], t[3], t[4], t[5]}; }
+using TilingNumbers = std::array<int, 7>;
+Tiling tiling_of(const TilingNumbers& t) { return {t[0], t[1], t[2], t[3], t[4], t[5], t[6]}; }
 
 // Calls one of launch.h's functions; its text where it fails.
 template <class Call> void check(const Call& call) {
@@ -60,7 +60,7 @@ TilingNumbers plan_numbers(int index, int form, bool backward, const std::array<
   const Tiling t = plan(device_of(index), z, Form(form), backward, [&](const Tiling& candidate) {
     return most_groups(index, Form(form), backward, z, candidate);
   });
-  return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups};
+  return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups, t.together};
 }
 
 // Addresses in the order of a struct's fields; 0 is null.
@@ -119,7 +119,7 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
   m.attr("architectures") = ARU_CUDA_ARCHITECTURES;
   m.attr("largest_controller") = largest_controller;
   m.def("device_problem", &device_problem, "Why the kernels cannot run on a device; empty where they can.");
-  m.def("plan", &plan_numbers, "(cluster, blocks, slice, batch, warps, groups); ValueError where nothing fits.");
+  m.def("plan", &plan_numbers, "(cluster, blocks, slice, batch, warps, groups, together); ValueError where nothing fits.");
   m.def(
       "most_groups",
       [](int index, int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {

@@ -34,12 +34,23 @@ def emulation(_emulation):
     torch.set_float32_matmul_precision(before)
 
 
+def complete(tiling: tuple[int, ...], precision: str, together: int = 4) -> tuple[int, ...]:
+    """The tiling with the number of warps that make products together, and fours of warps if those are four."""
+    cluster, blocks, slice_, batch, warps, groups = tiling
+    if precision != "medium" or together == 1:
+        return *tiling, 1
+    return cluster, blocks, slice_, batch, max(warps, -(-slice_ * batch // 128) * 4), groups, together
+
+
 @pytest.fixture
 def tilings(monkeypatch):
     """tilings(forward, backward): the kernels are cut so, whatever the plan would say."""
 
     def use(*both: tuple[int, ...]) -> None:
-        monkeypatch.setattr(cuda, "_plan", lambda index, form, backward, B, H, G: both[backward])
+        def plan(index: int, form: int, backward: bool, B: int, H: int, G: int) -> tuple[int, ...]:
+            return complete(both[backward], list(cuda.FORMS)[form], 4 if G else 1)
+
+        monkeypatch.setattr(cuda, "_plan", plan)
 
     yield use
     monkeypatch.undo()
@@ -272,7 +283,7 @@ def test_plans_fit_the_device(emulation, device, precision):
                 assert H >= 512
                 assert plan.startswith(f"the recurrent weights of H = {H} neurons do not fit the shared memory of ")
                 continue
-            cluster, blocks, slice_, batch, warps, groups = plan
+            cluster, blocks, slice_, batch, warps, groups, together = plan
             assert blocks * slice_ >= H > (blocks - 1) * slice_
             assert slice_ % 4 == 0
             assert batch <= min(8, B)
@@ -282,6 +293,8 @@ def test_plans_fit_the_device(emulation, device, precision):
             assert emulation.module.shared_bytes(form, backward, (1, B, H, G), plan) <= shared_bytes
             if not backward:
                 assert warps * 32 >= slice_ * batch
+            assert together == (4 if precision == "medium" and G and clusters else 1)
+            assert together == 1 or warps >= complete(plan[:6], precision)[4]
 
 
 def test_refusals(emulation):

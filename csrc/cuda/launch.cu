@@ -111,6 +111,7 @@ int aru_cuda_device(int device, Device* result, const char** text) {
   result->multiprocessors = properties.multiProcessorCount;
   result->shared_bytes = int(properties.sharedMemPerBlockOptin);
   result->clusters = 0;
+  result->warp_groups = properties.major == 9;
   const void* small = kernel(Form::bf16, false, 0);
   cudaFuncAttributes attributes;
   error = cudaFuncGetAttributes(&attributes, small);

@@ -17,6 +17,7 @@ struct Device {
   int multiprocessors;
   int shared_bytes;  // that a block may have
   int clusters;      // the largest number of blocks in a cluster; 0: none
+  bool warp_groups;  // whether groups of warps make products (prim.cuh)
 };
 
 // The address of a compiled kernel for so many column tiles, or null.

@@ -63,9 +63,10 @@ inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backwar
       if (slice * (blocks - 1) >= z.H) continue;  // a block without neurons
       for (int batch = 1; batch <= std::min(largest_batch, z.B); ++batch) {
         Tiling t{cluster, blocks, slice, batch, 0, 1};
-        const int pairs = ceil_div(slice * batch, 32);
-        if (pairs > largest) break;
-        t.warps = std::max(pairs, fewest);
+        t.together = warps_together(form, tiles, device.warp_groups);
+        const int working = round_up(ceil_div(slice * batch, 32), t.together);
+        if (working > largest) break;
+        t.warps = std::max(working, fewest);
         const Shape s = shape_of(t, form, tiles, backward);
         if (s.total > device.shared_bytes) break;
         const int needed = ceil_div(z.B, batch);

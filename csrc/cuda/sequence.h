@@ -28,6 +28,7 @@ struct Tiling {
   int batch;    // sequences of a group at a time, at most 8
   int warps;    // of a block, at least one for each 32 of its rows
   int groups;
+  int together = 1;  // warps that make products together: 4, so that four have rows or none, or 1
 };
 
 // How float32 matrices are multiplied, see products.cuh.  Kernels are compiled for the first three.
@@ -56,9 +57,9 @@ ARU_ANYWHERE constexpr bool keeps_half(Form form) { return state_form(form) == F
 // those of longer words do not fit there, and each warp sums for its own rows (backward.cuh).
 ARU_ANYWHERE constexpr bool shares_sums(Form form, int tiles) { return form == Form::bf16 && tiles > 0; }
 
-// Warps with rows are groups of four where four multiply together (prim.cuh), and some GPUs' do.
-ARU_ANYWHERE constexpr int working_warps(Form form, int tiles, int pairs) {
-  return form == Form::bf16 && tiles > 0 ? round_up(pairs, 4) : pairs;
+// Warps whose products are made together, on a GPU that has such (prim.cuh).
+ARU_ANYWHERE constexpr int warps_together(Form form, int tiles, bool warp_groups) {
+  return warp_groups && form == Form::bf16 && tiles > 0 ? 4 : 1;
 }
 
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
@@ -95,7 +96,7 @@ struct Shape {
   int sum_stride;   // of the partial sums, in floats
   int sum_floats;   // of all of a step
   int rows;         // of a block
-  int pairs;        // of 16-row tiles, with those without rows that complete a group of warps
+  int pairs;        // of 16-row tiles, with those without rows that complete warps together
   // Offsets.
   int weight_hh, state, sums, controller, step_weights, carry, left, right, barriers, total;
   int exchanged_bytes;  // that reach a block in one step
@@ -112,7 +113,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.state_words = round_up(s.padded_H / 2, 32) + 8;
   s.sum_stride = s.row_tiles * 16 + 4;
   s.rows = t.batch * t.slice;
-  s.pairs = working_warps(form, tiles, ceil_div(s.rows, 32));
+  s.pairs = round_up(ceil_div(s.rows, 32), t.together);
   const int words = words_of(form), k = (tiles + 1) / 2, fragment = 256 * words;
   int at = 0;
   s.weight_hh = at;

@@ -75,7 +75,8 @@ int main() {
   const Form form = Form::ARU_FORM;
   for (int cluster : {1, 0}) {
     // one group that takes two batch tiles; two groups side by side, whose last block has few neurons
-    const Tiling one{cluster, 2, 12, 5, 4, 1}, two{cluster, 3, 8, 4, 4, 2};
+    const int together = warps_together(form, 1, true);
+    const Tiling one{cluster, 2, 12, 5, 4, 1, together}, two{cluster, 3, 8, 4, 4, 2, together};
     both_passes(form, {4, 7, 23, 11}, 1, one, one);
     both_passes(form, {5, 7, 23, 11}, 2, one, two);
     both_passes(form, {4, 7, 23, 0}, 1, two, one);

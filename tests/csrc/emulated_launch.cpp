@@ -16,7 +16,7 @@ template <Form form> __attribute__((weak)) void emulated_backward(int tiles, con
 namespace {
 
 emulation::Schedule schedule;
-Device emulated{"emulated device", 132, 232448, 16};
+Device emulated{"emulated device", 132, 232448, 16, true};
 thread_local std::string last_text;
 
 template <Form form> void run(int tiles, const Forward& p) { emulated_forward<form>(tiles, p); }
@@ -68,6 +68,7 @@ __attribute__((visibility("default"))) void aru_emulation_device(int multiproces
   emulated.multiprocessors = multiprocessors;
   emulated.shared_bytes = shared_bytes;
   emulated.clusters = clusters;
+  emulated.warp_groups = clusters > 0;
 }
 
 }  // extern "C"

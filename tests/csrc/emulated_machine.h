@@ -149,8 +149,16 @@ struct Barrier {
   uint64_t generation = 0;
   Marks marks;
 };
+// Sums of products that groups of warps make: computed when they are waited for, NaN until then.
+struct GroupSums {
+  float* at;
+  std::vector<float> values;
+  std::vector<std::function<void()>> products;
+};
 struct Fiber {
   Context context;
+  std::vector<GroupSums> group_sums;
+  bool group_open = false;
   Identity identity;
   int block, thread;
   bool done = false;
@@ -175,7 +183,7 @@ class Machine {
   std::function<void()> body;
   std::vector<Fiber> fibers;
   std::vector<Warp> warps;
-  std::vector<Barrier> block_barriers;
+  std::vector<Barrier> block_barriers;  // four of each block
   Barrier cluster_barrier;
   std::vector<uint8_t*> shared;
   std::vector<Store> stores;
@@ -225,6 +233,7 @@ class Machine {
     std::memcpy(out, w.out[lane], sizeof(uint32_t) * size_t(outputs));  // valid until all lanes meet again
   }
 
+  Barrier& barrier(int index) { return block_barriers[size_t(current->block) * 4 + size_t(index)]; }
   void meet(Barrier& b, int count) {
     const Machinery machinery;
     const uint64_t generation = b.generation;
@@ -268,7 +277,7 @@ class Machine {
     generator.seed(schedule.seed);
     fibers.resize(count);
     warps.resize(count / 32);
-    block_barriers.resize(size_t(blocks));
+    block_barriers.resize(size_t(blocks) * 4);
     std::vector<uint8_t*> mapped;
     for (int b = 0; b < blocks; ++b) {
       auto* p = static_cast<uint8_t*>(

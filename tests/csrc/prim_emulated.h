@@ -43,7 +43,7 @@ ARU_DEVICE uint8_t* shared_memory() { return machine().shared[size_t(machine().c
 ARU_DEVICE void prefetch(const void*) {}
 
 ARU_DEVICE void sync_block() {
-  machine().meet(machine().block_barriers[size_t(machine().current->block)], machine().threads);
+  machine().meet(machine().barrier(0), machine().threads);
 }
 ARU_DEVICE void sync_warp() {
   auto& m = machine();
@@ -182,6 +182,88 @@ template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)
     }
   });
 }
+
+// Groups of warps: every warp makes its own rows, from B as it is when the sums are waited for.
+#ifndef ARU_EMULATED_GROUPS
+#define ARU_EMULATED_GROUPS 1
+#endif
+constexpr bool warp_groups = ARU_EMULATED_GROUPS;
+
+struct GroupMatrix {
+  const uint8_t* first;
+  int along_k, across;
+  ARU_DEVICE GroupMatrix at(const void* p, int along_k, int across) {
+    machine().shared_offset(p, 16);
+    return {static_cast<const uint8_t*>(p), along_k, across};
+  }
+  ARU_METHOD GroupMatrix from(int bytes) const { return {first + bytes, along_k, across}; }
+  // Number `across` of row k where rows run across k, of 8 x 8 matrices.
+  ARU_METHOD uint32_t number(int k, int i) const {
+    uint16_t x;
+    const uint8_t* p = first + k / 8 * along_k + i / 8 * across + k % 8 * 16 + i % 8 * 2;
+    machine().shared_offset(p, 2);
+    std::memcpy(&x, p, 2);
+    return x;
+  }
+  ARU_METHOD uint32_t column_pair(int k, int i) const { return number(k, i) | number(k + 1, i) << 16; }
+  // A pair of k in row i where rows run along k.
+  ARU_METHOD uint32_t row_pair(int k, int i) const {
+    uint32_t x;
+    const uint8_t* p = first + k / 8 * along_k + i / 8 * across + i % 8 * 16 + k % 8 * 2;
+    machine().shared_offset(p, 4);
+    std::memcpy(&x, p, 4);
+    return x;
+  }
+};
+
+template <int tiles> inline void add_group_product(float (&c)[tiles][4], const std::function<void()>& product) {
+  const emulation::Machinery machinery;
+  emulation::Fiber& f = *machine().current;
+  if (!f.group_open) machine().fail("a product of a group that has not begun");
+  if (f.group_sums.empty() || f.group_sums.back().at != &c[0][0]) {
+    f.group_sums.push_back({&c[0][0], {&c[0][0], &c[0][0] + 4 * tiles}, {}});
+    std::fill(&c[0][0], &c[0][0] + 4 * tiles, NAN);
+  }
+  f.group_sums.back().products.push_back(product);
+}
+template <bool half_precision, bool add, int tiles>
+ARU_DEVICE void group_mma(float (&c)[tiles][4], const uint32_t (&a)[4], const GroupMatrix& b) {
+  const uint32_t a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
+  add_group_product(c, [&c, a0, a1, a2, a3, b] {
+    const int r = thread_index() / 4 & 7, q = thread_index() & 3;
+    for (int n = 0; n < tiles; ++n) {
+      if (!add) std::fill(c[n], c[n] + 4, 0.f);
+      mma<half_precision>(c[n], {a0, a1, a2, a3}, {b.row_pair(2 * q, n * 8 + r), b.row_pair(2 * q + 8, n * 8 + r)});
+    }
+  });
+}
+template <int tiles> ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a, const GroupMatrix& b) {
+  add_group_product(c, [&c, a, b] {
+    const int r = thread_index() / 4 & 7, q = thread_index() & 3, unit = warp_index() % 4 * 16 + r;
+    uint32_t words[4];
+    for (int j = 0; j < 4; ++j) {  // rows of A beyond the columns of both give sums that nobody reads
+      const int i = unit + j % 2 * 8;
+      words[j] = i < 8 * tiles ? a.column_pair(2 * q + j / 2 * 8, i) : 0;
+    }
+    for (int n = 0; n < tiles; ++n)
+      mma<false>(c[n], words, {b.column_pair(2 * q, n * 8 + r), b.column_pair(2 * q + 8, n * 8 + r)});
+  });
+}
+ARU_DEVICE void group_begin() { machine().current->group_open = true; }
+ARU_DEVICE void group_commit() { machine().current->group_open = false; }
+ARU_DEVICE void group_wait() {
+  emulation::Fiber& f = *machine().current;
+  if (f.group_open) machine().fail("a group's products that are waited for before they are committed");
+  std::vector<emulation::GroupSums> all;
+  all.swap(f.group_sums);
+  for (const emulation::GroupSums& sums : all) {
+    std::copy(sums.values.begin(), sums.values.end(), sums.at);
+    for (const auto& product : sums.products) product();
+  }
+}
+template <int tiles> ARU_DEVICE void group_pin(float (&)[tiles][4]) {}
+ARU_DEVICE void publish_to_groups() {}
+ARU_DEVICE void sync_group() { machine().meet(machine().barrier(1 + warp_index() / 4), 128); }
 
 ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machine().blocks * machine().threads); }
 ARU_DEVICE emulation::MBarrier& own_mbarrier(const uint64_t* barrier) {

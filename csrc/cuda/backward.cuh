@@ -178,7 +178,6 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       recurrent_product(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
       if constexpr (adaptive) weight_sums.finished();
       sync_block();
-      if (v > 0) exchange.received(v);
 
       const bool inner = some && place.step >= 0;
       if (working) {
@@ -198,6 +197,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         }
         a_next = up.a;
         exchange.send(v + 1, own.inside, to, inner ? da : 0.f);
+        if (v > 0) exchange.received(v);
         if (inner) p.d_xp[at] = da;
       }
       // While da is under way: the sums, and what the next step needs from memory.

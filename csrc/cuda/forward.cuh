@@ -89,7 +89,6 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       }
       recurrent_product(share, t, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
       sync_block();
-      if (v > 0) exchange.received(v);
       if (!working) continue;
 
       const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
@@ -106,6 +105,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       }
       const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = some ? value : 0.f;
       exchange.send(v + 1, own.inside, place, h);
+      if (v > 0) exchange.received(v);
       if constexpr (at_once) product.start(controller, state);
 
       // While h is under way: what is not urgent, and what the next step can do without it.

@@ -80,12 +80,6 @@ def _tiling(index: int, form: int, backward: bool, sizes: Sizes) -> Tiling:
     return plan
 
 
-def _staggered(index: int, form: int, sizes: Sizes) -> bool:
-    """Whether both passes have the same batch tiles, which then keep their state at different steps."""
-    forward, backward = (_plan(index, form, direction, *sizes[1:]) for direction in (False, True))
-    return not isinstance(forward, str) and not isinstance(backward, str) and forward[3] == backward[3]
-
-
 def _stream(x: Tensor) -> int:
     return torch.cuda.current_stream(x.device).cuda_stream
 
@@ -115,7 +109,7 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
     """Elements of the state that a forward pass keeps: slots of float32 numbers, or of pairs of float16 in "medium"."""
     if segment == 0 or B == 0:
         return 0
-    slots = T + 1 if segment == 1 else (T - 2 + 2 * segment) // segment  # the first segment may be shorter
+    slots = T + 1 if segment == 1 else -(-T // segment)
     return slots * _slot_elements(B, H, G, precision)
 
 
@@ -140,7 +134,7 @@ def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision
     usual = SEGMENT_HALF if _half(precision) else SEGMENT
     if budget is None:
         return min(T, usual)
-    checkpoints = max(1, limit * (T + 1) // everything - 1)
+    checkpoints = max(1, limit * (T + 1) // everything)
     # As many steps again as there are checkpoints take the least memory together.
     return min(T, max(usual, min(-(-T // checkpoints), math.isqrt(T) + 1)))
 
@@ -180,8 +174,7 @@ def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors
     tiling = _tiling(index, form, False, sizes)
     exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
     addresses = _addresses([*tensors, exchange])
-    staggered = _staggered(index, form, sizes)
-    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, max(1, segment), staggered, addresses)
+    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, max(1, segment), addresses)
 
 
 def aru_sequence_bwd(
@@ -246,8 +239,7 @@ def _backward(sizes, n_floor, precision, segment, operands, upstream, results):
     sums = like.new_empty(_C.sums_shape(form, sizes, tiling))
     exchange = _bytes(like, _C.exchange_bytes(form, True, sizes, tiling))
     addresses = _addresses([*operands, *upstream, *results, sums, exchange])
-    staggered = _staggered(index, form, sizes)
-    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, segment, staggered, addresses)
+    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, segment, addresses)
     return sums
 
 

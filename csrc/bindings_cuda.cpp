@@ -81,20 +81,19 @@ class Addresses {
 
 template <class Struct>
 Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling, double n_floor,
-              int segment, int staggered) {
+              int segment) {
   Struct p{};
   p.sizes = sizes_of(sizes);
   p.tiling = tiling_of(tiling);
   p.shape = shape(p.sizes, p.tiling, form, backward);
   p.n_floor = float(n_floor);
   p.segment = segment;
-  p.staggered = staggered;
   return p;
 }
 
 void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
-             double n_floor, int segment, int staggered, const std::vector<uintptr_t>& addresses) {
-  Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, segment, staggered);
+             double n_floor, int segment, const std::vector<uintptr_t>& addresses) {
+  Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, segment);
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.xp, p.h0, p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c,
                             p.n_given, p.s_given, p.h, p.a, p.n, p.s, p.g_last, p.kept, p.exchange);
@@ -103,8 +102,8 @@ void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& s
 }
 
 void backward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
-              double n_floor, int segment, int staggered, const std::vector<uintptr_t>& addresses) {
-  Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, segment, staggered);
+              double n_floor, int segment, const std::vector<uintptr_t>& addresses) {
+  Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, segment);
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given, p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.d_h, p.d_a, p.d_n, p.d_s,
                             p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);

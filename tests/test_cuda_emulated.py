@@ -115,8 +115,6 @@ CASES = {
     "device memory, odd sizes": ((5, 7, 29, 11), (0, 5, 8, 4, 1, 2), (0, 3, 12, 4, 2, 1), 2, "reversed"),
     "all pairs full": ((4, 8, 40, 16), (1, 2, 20, 8, 5, 1), (1, 2, 20, 8, 5, 1), 4, "random, late stores"),
     "k split": ((3, 2, 40, 3), (1, 1, 40, 2, 3, 1), (1, 1, 40, 2, 7, 1), 3, "in order"),
-    "kept at different steps": ((8, 11, 16, 16), (1, 2, 8, 3, 1, 2), (1, 2, 8, 3, 2, 1), 3, "random, late stores"),
-    "first segments of one step": ((3, 7, 8, 8), (1, 2, 4, 2, 1, 2), (0, 2, 4, 2, 1, 1), 3, "reversed"),
     "one step": ((1, 2, 8, 16), (1, 2, 4, 2, 1, 1), (0, 2, 4, 2, 2, 1), 1, "in order"),
     "a segment of all steps": ((5, 2, 8, 16), (1, 2, 4, 2, 3, 1), (1, 2, 4, 2, 2, 1), 5, "starving, late stores"),
     "twenty steps": ((20, 3, 16, 8), (1, 4, 4, 3, 4, 1), (1, 4, 4, 3, 5, 1), 6, "random, late stores"),

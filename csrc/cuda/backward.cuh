@@ -16,15 +16,16 @@ namespace cuda {
 
 // g after the steps of the segment, from the state kept before it, for this warp's rows.
 template <Form form, int tiles>
-ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, const StepPlace& place,
+ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
                           const PairRows& rows) {
   constexpr int k_tiles = (tiles + 1) / 2, chunks = ControllerState<form, tiles>::chunks;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
-  const int segment = place.segment, first = place.first_step(p), steps = place.recomputed_steps(p);
+  const int steps = StepPlace::recomputed_steps(p, segment);
   const auto kept = KeptState<form, const void>::of(p.kept, segment, p.sizes, rows.quad);
   if (segment > 0 && rows.quad >= 0) {  // what the next call wants
     KeptState<form, const void>::of(p.kept, segment - 1, p.sizes, rows.quad).prefetch_all(rows.quad);
-    for (int step = first > p.segment ? first - p.segment : 0; step < first; ++step) prefetch(p.a + step * BH + rows.index[0][0]);
+    for (int step = 0; step < p.segment; ++step)
+      prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.index[0][0]);
   }
   constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   constexpr int at_once = 1;  // row tiles; two would spill
@@ -33,7 +34,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
     int row[at_once][2];
     ARU_UNROLL
     for (int j = 0; j < 2 * at_once; ++j) row[j / 2][j % 2] = m ? rows.index[1][j % 2] : rows.index[j / 2][j % 2];
-    const float* a_at = p.a + first * BH;
+    const float* a_at = p.a + size_t(segment) * p.segment * BH;
     float next_a[at_once][2];
     ControllerState<form, tiles> state[at_once];
     ARU_UNROLL
@@ -146,7 +147,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       n = p.n_given[first_i + own.i];
       s = p.s_given[first_i + own.i];
     }
-    StepPlace place = StepPlace::last(p, tile);
+    StepPlace place = StepPlace::last(p);
     const auto upstream = [&] {
       const bool there = working && some && place.step >= 0;
       return there ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
@@ -154,7 +155,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
       if constexpr (adaptive) {
-        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place, rows);
+        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
       }
       const Upstream up = upstream();
       KeptChunk<form> kept[4][ControllerState<form, some_tiles>::chunks] = {};

@@ -76,7 +76,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     }
 
     float xp = some ? p.xp[own.index] : 0.f;
-    int until_kept = p.segment - shift_of(p.staggered, tile, p.segment);  // steps to the next state that is kept
+    int until_kept = p.segment;  // steps to the next state that is kept
     size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {

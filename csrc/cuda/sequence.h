@@ -183,11 +183,7 @@ struct ControllerWeights {
   const float *weight_ag, *weight_gg, *bias_g, *weight_gc, *bias_c;
 };
 
-// Slot j of the kept state has g before step j * segment - shift, the first before step 0; with segment 1 one more has the
-// last g.  Where both passes have the same batch tiles, these keep their state at different times, which spares the memory:
-// the shift is the tile's number modulo the segment.
-ARU_ANYWHERE constexpr int shift_of(int staggered, int tile, int segment) { return staggered ? tile % segment : 0; }
-
+// Slot j of the kept state has g before step j * segment; with segment 1 one more has the last g.
 struct Forward {
   Sizes sizes;
   Tiling tiling;
@@ -199,7 +195,7 @@ struct Forward {
   float *h, *a, *n, *s;  // [T,B,H]; a, n and s may be null
   float* g_last;         // [B,H,G]
   void* kept;            // null: no backward pass follows
-  int segment, staggered;
+  int segment;
   uint32_t* exchange;
 };
 
@@ -213,7 +209,7 @@ struct Backward {
   float n_floor;
   const float *a, *n, *s;  // [T,B,H]
   const void* kept;
-  int segment, staggered;
+  int segment;
   void* recomputed;  // `segment` slots of g after the steps of a segment, where segment > 1
   const float *d_h, *d_a, *d_n, *d_s, *d_g_last;  // null for zero
   float *d_xp, *d_h0, *d_g0;

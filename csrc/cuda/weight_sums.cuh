@@ -11,11 +11,11 @@ namespace cuda {
 
 // Where a step's state is.
 struct StepPlace {
-  int step, segment, in_segment, shift;
+  int step, segment, in_segment;
 
-  ARU_DEVICE StepPlace last(const Backward& p, int tile) {
-    const int step = p.sizes.T - 1, shift = shift_of(p.staggered, tile, p.segment);
-    return {step, (step + shift) / p.segment, (step + shift) % p.segment, shift};
+  ARU_DEVICE StepPlace last(const Backward& p) {
+    const int step = p.sizes.T - 1;
+    return {step, step / p.segment, step % p.segment};
   }
   ARU_METHOD void back(const Backward& p) {
     --step;
@@ -24,24 +24,21 @@ struct StepPlace {
       --segment;
     }
   }
-  // Steps that the first segment has less than the others.
-  ARU_METHOD int missing() const { return segment == 0 ? shift : 0; }
-  ARU_METHOD int first_step(const Backward& p) const { return segment * p.segment - shift + missing(); }
   // Steps of the segment after which the state is to be computed again: all but the last, where the next begins.
-  ARU_METHOD int recomputed_steps(const Backward& p) const {
-    const int left = p.sizes.T + shift - segment * p.segment;
-    return (left > p.segment ? p.segment - 1 : left) - missing();
+  ARU_DEVICE int recomputed_steps(const Backward& p, int segment) {
+    const int left = p.sizes.T - segment * p.segment;
+    return left > p.segment ? p.segment - 1 : left;
   }
   ARU_METHOD bool opens_segment(const Backward& p) const {
     return p.segment > 1 && step >= 0 && (step == p.sizes.T - 1 || in_segment == p.segment - 1);
   }
   // g after the step, as a slot of what `state` names; before the first step that is the first of the kept slots.
   ARU_METHOD bool recomputed(const Backward& p) const {
-    return p.segment > 1 && step >= 0 && in_segment - missing() < recomputed_steps(p);
+    return p.segment > 1 && step >= 0 && in_segment < recomputed_steps(p, segment);
   }
   ARU_METHOD const void* state(const Backward& p) const { return recomputed(p) ? p.recomputed : p.kept; }
   ARU_METHOD int slot(const Backward& p) const {
-    return recomputed(p) ? in_segment - missing() : step < 0 ? 0 : p.segment > 1 ? segment + 1 : step + 1;
+    return recomputed(p) ? in_segment : step < 0 ? 0 : p.segment > 1 ? segment + 1 : step + 1;
   }
 };
 

@@ -47,7 +47,7 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   f.controller = {ag.data(), gg.data(), bg.data(), gc.data(), bc.data()};
   f.n_given = n_given.data(), f.s_given = s_given.data(), f.n_floor = 1e-3f;
   f.h = h.data(), f.a = a.data(), f.n = n.data(), f.s = s.data(), f.g_last = last.data();
-  f.kept = z.G ? kept.data() : nullptr, f.segment = segment, f.staggered = forward.batch == backward.batch;
+  f.kept = z.G ? kept.data() : nullptr, f.segment = segment;
   auto words = exchange(forward, false);
   f.exchange = words.data();
   expect_success(aru_cuda_forward(0, form, &f, 0, &text), text);
@@ -60,7 +60,6 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   b.sizes = z, b.tiling = backward, b.shape = shape(backward, true);
   b.weight_hh = hh.data(), b.controller = f.controller, b.n_given = f.n_given, b.s_given = f.s_given;
   b.n_floor = f.n_floor, b.a = f.a, b.n = f.n, b.s = f.s, b.kept = f.kept, b.segment = segment;
-  b.staggered = f.staggered;
   b.recomputed = recomputed.data();
   b.d_h = d_h.data(), b.d_a = d_h.data(), b.d_n = d_h.data(), b.d_s = d_h.data();
   b.d_g_last = z.G ? d_g.data() : nullptr;

@@ -11,8 +11,9 @@
 namespace aru {
 namespace cuda {
 
-// What a step takes, in clocks: fitted to the times of some 450 tilings of six networks for each direction and form, on
-// an H100 and an H200 (2026-11-26, of kernels that have changed since; typical error 10%).  What matters is their order.
+// What a step takes, in clocks, on an H100 or H200: bf16 fitted to some 110 tilings of one network and to one tiling of a
+// small one (2026-11-27), tf32 and split to some 450 tilings of six networks for each (2026-11-26); typical error 10%.
+// What matters is their order.
 struct StepCost {
   double latency;
   double device, device_per_block;  // of an exchange through device memory, beyond one in a cluster
@@ -21,10 +22,10 @@ struct StepCost {
   double pairs;                     // of a controller product of each pair of row tiles of a sub-core
   double controller;                // of a controller product, whatever the rows
 };
-constexpr StepCost step_costs[2][3] = {{{2470, 2150, 69, 5.7, 13.1, 3.5, 24.6},     // forward: bf16
+constexpr StepCost step_costs[2][3] = {{{1750, 3200, 36, 13, 0, 8.2, 17},            // forward: bf16
                                         {2960, 1950, 143, 11.3, 14.7, 3.9, 39.6},   // tf32
                                         {3220, 1960, 221, 7.4, 7.0, 4.7, 16.0}},    // split
-                                       {{1650, 1870, 137, 56, 2.7, 26, 19.5},       // backward
+                                       {{3235, 2570, 71, 33, 3.4, 9.7, 9.1},        // backward
                                         {420, 1750, 231, 38, 33, 21, 32},
                                         {0, 1240, 370, 14, 20, 10.4, 13.6}}};
 

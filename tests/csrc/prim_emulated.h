@@ -1,6 +1,7 @@
 // csrc/cuda/prim.cuh on the host: the instructions, of threads that are fibers (emulated_machine.h).
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstring>
 
@@ -183,7 +184,8 @@ template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)
   });
 }
 
-// Groups of warps: every warp makes its own rows, from B as it is when the sums are waited for.
+// Groups of warps: every warp makes its own rows when the sums are waited for; what it takes from shared memory must be
+// there when the product is asked for, and then still be the same.
 #ifndef ARU_EMULATED_GROUPS
 #define ARU_EMULATED_GROUPS 1
 #endif
@@ -216,7 +218,10 @@ struct GroupMatrix {
   }
 };
 
-template <int tiles> inline void add_group_product(float (&c)[tiles][4], const std::function<void()>& product) {
+// operands() are this lane's words of shared memory, product(words) the product with them.
+template <int tiles, class Operands, class Product>
+inline void add_group_product(float (&c)[tiles][4], const Operands& operands, const Product& product) {
+  const auto before = operands();
   const emulation::Machinery machinery;
   emulation::Fiber& f = *machine().current;
   if (!f.group_open) machine().fail("a product of a group that has not begun");
@@ -224,29 +229,42 @@ template <int tiles> inline void add_group_product(float (&c)[tiles][4], const s
     f.group_sums.push_back({&c[0][0], {&c[0][0], &c[0][0] + 4 * tiles}, {}});
     std::fill(&c[0][0], &c[0][0] + 4 * tiles, NAN);
   }
-  f.group_sums.back().products.push_back(product);
+  f.group_sums.back().products.push_back([operands, before, product] {
+    const auto words = operands();
+    if (words != before) machine().fail("a group's product whose operand in shared memory changes meanwhile");
+    product(words);
+  });
 }
 template <bool half_precision, bool add, int tiles>
 ARU_DEVICE void group_mma(float (&c)[tiles][4], const uint32_t (&a)[4], const GroupMatrix& b) {
+  const int r = thread_index() / 4 & 7, q = thread_index() & 3;
+  const auto operands = [b, r, q] {
+    std::array<uint32_t, 2 * tiles> words;
+    for (int j = 0; j < 2 * tiles; ++j) words[size_t(j)] = b.row_pair(2 * q + j % 2 * 8, j / 2 * 8 + r);
+    return words;
+  };
   const uint32_t a0 = a[0], a1 = a[1], a2 = a[2], a3 = a[3];
-  add_group_product(c, [&c, a0, a1, a2, a3, b] {
-    const int r = thread_index() / 4 & 7, q = thread_index() & 3;
-    for (int n = 0; n < tiles; ++n) {
+  add_group_product(c, operands, [&c, a0, a1, a2, a3](const auto& words) {
+    for (size_t n = 0; n < tiles; ++n) {
       if (!add) std::fill(c[n], c[n] + 4, 0.f);
-      mma<half_precision>(c[n], {a0, a1, a2, a3}, {b.row_pair(2 * q, n * 8 + r), b.row_pair(2 * q + 8, n * 8 + r)});
+      mma<half_precision>(c[n], {a0, a1, a2, a3}, {words[2 * n], words[2 * n + 1]});
     }
   });
 }
 template <int tiles> ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a, const GroupMatrix& b) {
-  add_group_product(c, [&c, a, b] {
-    const int r = thread_index() / 4 & 7, q = thread_index() & 3, unit = warp_index() % 4 * 16 + r;
-    uint32_t words[4];
+  const int r = thread_index() / 4 & 7, q = thread_index() & 3, unit = warp_index() % 4 * 16 + r;
+  const auto operands = [a, b, r, q, unit] {
+    std::array<uint32_t, 4 + 2 * tiles> words;
     for (int j = 0; j < 4; ++j) {  // rows of A beyond the columns of both give sums that nobody reads
       const int i = unit + j % 2 * 8;
-      words[j] = i < 8 * tiles ? a.column_pair(2 * q + j / 2 * 8, i) : 0;
+      words[size_t(j)] = i < 8 * tiles ? a.column_pair(2 * q + j / 2 * 8, i) : 0;
     }
-    for (int n = 0; n < tiles; ++n)
-      mma<false>(c[n], words, {b.column_pair(2 * q, n * 8 + r), b.column_pair(2 * q + 8, n * 8 + r)});
+    for (int j = 0; j < 2 * tiles; ++j) words[size_t(4 + j)] = b.column_pair(2 * q + j % 2 * 8, j / 2 * 8 + r);
+    return words;
+  };
+  add_group_product(c, operands, [&c](const auto& words) {
+    for (size_t n = 0; n < tiles; ++n)
+      mma<false>(c[n], {words[0], words[1], words[2], words[3]}, {words[4 + 2 * n], words[5 + 2 * n]});
   });
 }
 ARU_DEVICE void group_begin() { machine().current->group_open = true; }

@@ -51,12 +51,14 @@ DEVICES = {"H100": (132, 232448, 16), "B200": (148, 232448, 16), "A100": (108, 1
 
 @dataclass(frozen=True)
 class Fault:
-    """One replacement in the text of a file of csrc/cuda; and the matmul precision whose kernels it is planted in."""
+    """One replacement in the text of a file of csrc/cuda; and the matmul precision whose kernels it is planted in,
+    those of a GPU with groups of warps or without."""
 
     file: str
     right: str
     wrong: str
     precision: str = "high"
+    groups: bool = True
 
 
 # Kernels' forms of products (csrc/cuda/sequence.h), by torch's matmul precision.
@@ -92,6 +94,8 @@ def compile_object(source: Path, target: Path, include: Path, *flags: str) -> Pa
     assert done.returncode == 0, done.stderr
     return target
 
+
+WITHOUT_GROUPS = "-DARU_EMULATED_GROUPS=0"  # the kernels of a GPU that has no groups of warps
 
 # Column tiles that are emulated in each form of products, a bit for each choice in csrc/cuda/sequence.h.
 TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from cuda_emulation import FORMS, Fault, build_kernels, built, link, needs_compiler, plant
+from cuda_emulation import FORMS, WITHOUT_GROUPS, Fault, build_kernels, built, link, needs_compiler, plant
 from helpers import ROOT
 
 pytestmark = [needs_compiler, pytest.mark.slow]
@@ -44,8 +44,8 @@ FAULTS = {
     ),
     "no barrier between partial sums and their sum, backward": Fault(
         "backward.cuh",
-        "partial_of(v), first_weights);\n      sync_block();",
-        "partial_of(v), first_weights);",
+        "if constexpr (adaptive) weight_sums.finished();\n      sync_block();",
+        "if constexpr (adaptive) weight_sums.finished();",
     ),
     "no barrier after the first vector is filled in": Fault(
         "forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"
@@ -113,9 +113,13 @@ FAULTS = {
     "half of a k tile left out": Fault("controller.cuh", "b[side], 2 * k + 1 < tiles);", "b[side], false);"),
     "state kept for the other row": Fault(
         "controller.cuh",
-        "exchange_halves(packed_g[k][2 + high][0])",
-        "exchange_halves(packed_g[k][3 - high][0])",
+        "exchange_halves(packed_g[k + j / 2][j % 2 * 2 + high][0])",
+        "exchange_halves(packed_g[k + j / 2][j % 2 * 2 + 1 - high][0])",
         precision="medium",
+    ),
+    "kept state of another neuron": Fault("controller.cuh", "*at(neuron, j)", "*at(neuron ^ 1, j)", "medium"),
+    "all quads kept in the place of the first": Fault(
+        "controller.cuh", "unsigned(quad / quads_together * 4 * chunks)", "unsigned(0 * chunks)", "medium"
     ),
     # The backward pass's bookkeeping
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
@@ -138,25 +142,7 @@ FAULTS = {
         "if (!working || steps > 0) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
     ),
     # Sums that the warps share
-    "no barrier between the shared operands and their product": Fault(
-        "backward.cuh",
-        "sync_block();\n        weight_sums.share(p, v);",
-        "weight_sums.share(p, v);",
-        precision="medium",
-    ),
     "one buffer for V": Fault("weight_sums.cuh", "left + (v & 1) * left_words", "left", precision="medium"),
-    "V of the step before": Fault(
-        "weight_sums.cuh", "shared_address(v_of(v) +", "shared_address(v_of(v + 1) +", "medium"
-    ),
-    "rows of V and of A in another order": Fault(
-        "weight_sums.cuh", "left_row = matrix / 2 * 8 + row", "left_row = matrix % 2 * 8 + row", precision="medium"
-    ),
-    "row tiles left out": Fault(
-        "weight_sums.cuh", "tile < 2 * p.shape.pairs; tile += parts", "tile < p.shape.pairs; tile += parts", "medium"
-    ),
-    "the last column tile loaded from another": Fault(
-        "weight_sums.cuh", "from_right + (tiles - 1) * 16, pair", "from_right + (tiles - 2) * 16, pair", "medium"
-    ),
     "V of the last batch tile carried on": Fault(
         "weight_sums.cuh",
         "if (!working) return;\n    uint32_t* to = v_of(v)",
@@ -164,6 +150,62 @@ FAULTS = {
         precision="medium",
     ),
     "rows beyond the batch that are counted": Fault("controller.cuh", "first_b + r.b < z.B &&", ""),
+    # ... without groups of warps
+    "no barrier between the shared operands and their product": Fault(
+        "weight_sums.cuh", "sync_block();\n    const int lane", "const int lane", "medium", groups=False
+    ),
+    "V of the step before": Fault(
+        "weight_sums.cuh", "shared_address(v_of(v) +", "shared_address(v_of(v + 1) +", "medium", groups=False
+    ),
+    "rows of V and of A in another order": Fault(
+        "weight_sums.cuh", "left_rows = matrix / 2,", "left_rows = matrix % 2,", "medium", groups=False
+    ),
+    "row tiles left out": Fault(
+        "weight_sums.cuh", "tile < 2 * p.shape.pairs;", "tile < p.shape.pairs;", "medium", groups=False
+    ),
+    "the last column tile loaded from another": Fault(
+        "weight_sums.cuh",
+        "from_right + (tiles - 1) * 128, pair",
+        "from_right + (tiles - 2) * 128, pair",
+        precision="medium",
+        groups=False,
+    ),
+    # Groups of warps
+    "no wait for the controller's product": Fault(
+        "controller.cuh", "group_wait();\n      ARU_UNROLL", "ARU_UNROLL", "medium"
+    ),
+    "no wait for the shared sums": Fault(
+        "weight_sums.cuh", "group_wait();\n      group_pin(sums);", "group_pin(sums);", "medium"
+    ),
+    "shared operands written while they are multiplied": Fault(
+        "backward.cuh", "if constexpr (adaptive) weight_sums.finished();", "", "medium"
+    ),
+    "no barrier of the group between the shared operands and their product": Fault(
+        "weight_sums.cuh", "publish_to_groups();\n    sync_group();", "publish_to_groups();", "medium"
+    ),
+    "a product that is not begun": Fault(
+        "weight_sums.cuh", "group_pin(sums);\n    group_begin();", "group_pin(sums);", "medium"
+    ),
+    "weights whose column tiles and k are exchanged": Fault(
+        "controller.cuh", "at(w.products, tiles * 128, 128)", "at(w.products, 128, tiles * 128)", "medium"
+    ),
+    "V's units and rows exchanged": Fault(
+        "weight_sums.cuh",
+        "at(v_of(v) + first, rows_words * 4, 128)",
+        "at(v_of(v) + first, 128, rows_words * 4)",
+        "medium",
+    ),
+    "weights of the second k tile left out": Fault(
+        "products.cuh", "b.from(k * 2 * tiles * 128)", "b.from(0)", "medium"
+    ),
+    "sums of the product before": Fault("products.cuh", "if (k == 0)\n", "if (k < 0)\n", "medium"),
+    "rows of another group": Fault(
+        "weight_sums.cuh", "first = part * 16 * rows_words", "first = 0 * rows_words", "medium"
+    ),
+    "row tiles of a group left out": Fault("weight_sums.cuh", "tile < 8; ++tile", "tile < 7; ++tile", "medium"),
+    "V of the step before, multiplied by a group": Fault(
+        "weight_sums.cuh", "at(v_of(v) + first,", "at(v_of(v + 1) + first,", "medium"
+    ),
 }
 
 CHECKS = """
@@ -175,33 +217,39 @@ import test_cuda_emulated as checks
 
 torch.set_num_threads(1)
 torch.use_deterministic_algorithms(True)
-CASES = (  # cluster, steps of a segment, schedule
-    (1, 1, "random, late stores"),
-    (0, 3, "starving in order"),
-    (1, 2, "reversed"),
-    (0, 2, "random, late stores"),
-    (1, 2, "starving, late stores"),
+SMALL = (4, 7, 23, 11), (12, 5), (12, 3)  # (T, B, H, G), slice and batch forward and backward
+LARGE = (3, 7, 39, 11), (20, 7), (20, 7)  # rows for two groups of warps
+CASES = (  # sizes, cluster, steps of a segment, schedule
+    (SMALL, 1, 1, "random, late stores"),
+    (SMALL, 0, 3, "starving in order"),
+    (SMALL, 1, 2, "reversed"),
+    (SMALL, 0, 2, "random, late stores"),
+    (SMALL, 1, 2, "starving, late stores"),
+    (LARGE, 1, 2, "random, late stores"),
 )
 
-def check(precision, path):
+def check(precision, together, path):
+    def tiling(cluster, slice_, batch):
+        warps = max(4 if precision == "medium" else 2, -(-slice_ * batch // 32))
+        return checks.complete((cluster, 2, slice_, batch, warps, 1), precision, together)
+
     emulation = Emulation(path)
     with emulation.in_place_of_a_gpu(), pytest.MonkeyPatch.context() as patch:
-        for cluster, segment, schedule in CASES:
-            both = (cluster, 2, 12, 5, 2, 1), (cluster, 2, 12, 3, 2, 1)
-            both = [checks.complete(tiling, precision) for tiling in both]
+        for (shape, *cuts), cluster, segment, schedule in CASES:
+            both = [tiling(cluster, *cut) for cut in cuts]
             patch.setattr(checks.cuda, "_plan", lambda index, form, backward, B, H, G: both[backward])
             emulation.schedule(schedule)
             torch.manual_seed(0)
-            checks.check_adaptive(checks.adaptive_arguments(4, 7, 23, 11), precision, segment)
+            checks.check_adaptive(checks.adaptive_arguments(*shape), precision, segment)
 
-for precision, path in zip(sys.argv[1::2], sys.argv[2::2]):
+for precision, together, path in zip(sys.argv[1::3], sys.argv[2::3], sys.argv[3::3]):
     child = os.fork()
     if child == 0:
         signal.alarm(100)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
         outcome = 1
         try:
-            check(precision, path)
+            check(precision, int(together), path)
             outcome = 0
         finally:
             os._exit(outcome)
@@ -209,25 +257,33 @@ for precision, path in zip(sys.argv[1::2], sys.argv[2::2]):
 """
 
 
-def build(folder: Path, precision: str, fault: Fault | None) -> Path:
-    kernels = build_kernels(folder, plant(folder, fault), FORMS[precision], 0b1)  # small controllers alone
+# Precision and whether there are groups of warps.
+SOUND = [(precision, True) for precision in FORMS] + [("medium", False)]
+
+
+def build(folder: Path, precision: str, groups: bool, fault: Fault | None) -> Path:
+    flags = [] if groups else [WITHOUT_GROUPS]
+    kernels = build_kernels(folder, plant(folder, fault), FORMS[precision], 0b1, *flags)  # small controllers alone
     link([kernels, built() / "launch.o", built() / "bindings.o"], folder / "_cuda_emulated.so")
     return folder / "_cuda_emulated.so"
 
 
 @pytest.mark.timeout(900)
 def test_every_planted_fault_is_noticed(tmp_path):
-    runs = [(precision, None) for precision in FORMS] + [(fault.precision, fault) for fault in FAULTS.values()]
+    runs = [(*sound, None) for sound in SOUND]
+    runs += [(fault.precision, fault.groups, fault) for fault in FAULTS.values()]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         jobs = [(tmp_path / str(i), *run) for i, run in enumerate(runs)]
         modules = list(pool.map(lambda job: str(build(*job)), jobs))
     paths = [str(ROOT / folder) for folder in ("", "python", "tests")]
     program = f"import sys; sys.path[:0] = {paths!r}\n{CHECKS}"
-    arguments = [text for (precision, _), module in zip(runs, modules, strict=True) for text in (precision, module)]
+    arguments = []
+    for (precision, groups, _), module in zip(runs, modules, strict=True):
+        arguments += [precision, "4" if groups else "1", module]
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     lines = [line.split(" ", 1) for line in done.stdout.splitlines()]
     assert [path for _, path in lines] == modules, done.stderr
     outcomes = [outcome for outcome, _ in lines]
-    sound, faulty = outcomes[: len(FORMS)], outcomes[len(FORMS) :]
-    assert sound == ["passed"] * len(FORMS), "the kernels without a fault do not pass the checks"
+    sound, faulty = outcomes[: len(SOUND)], outcomes[len(SOUND) :]
+    assert sound == ["passed"] * len(SOUND), "the kernels without a fault do not pass the checks"
     assert [name for name, outcome in zip(FAULTS, faulty, strict=True) if outcome == "passed"] == []

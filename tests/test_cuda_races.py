@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from cuda_emulation import CXX, FORMS, Fault, build_kernels, compile_object, needs_compiler, plant
+from cuda_emulation import CXX, FORMS, WITHOUT_GROUPS, Fault, build_kernels, compile_object, needs_compiler, plant
 from helpers import ROOT, run_sanitized
 from test_cuda_faults import FAULTS as SHOWN_BY_VALUES
+from test_cuda_faults import SOUND
 
 pytestmark = [needs_compiler, pytest.mark.slow]
 
@@ -34,20 +35,23 @@ FAULTS = NOT_SHOWN | {
     for name in (
         "blocks that begin before the cluster is ready",
         "no barrier between the shared operands and their product",
+        "no barrier of the group between the shared operands and their product",
+        "shared operands written while they are multiplied",
     )
 }
 
 SANITIZED = ["-fsanitize=thread", "-g1"]
 
 
-def build(folder: Path, precision: str, fault: Fault | None) -> Path:
+def build(folder: Path, precision: str, groups: bool, fault: Fault | None) -> Path:
     """The program that runs all launches."""
     folder.mkdir()
     sources, form = plant(folder, fault), FORMS[precision]
-    objects = [build_kernels(folder, sources, form, 0b1, *SANITIZED)]
+    flags = SANITIZED if groups else [*SANITIZED, WITHOUT_GROUPS]
+    objects = [build_kernels(folder, sources, form, 0b1, *flags)]
     for name in ("emulated_launch", "cuda_races"):
         source = ROOT / "tests" / "csrc" / f"{name}.cpp"
-        objects.append(compile_object(source, folder / f"{name}.o", sources, "-O1", f"-DARU_FORM={form}", *SANITIZED))
+        objects.append(compile_object(source, folder / f"{name}.o", sources, "-O1", f"-DARU_FORM={form}", *flags))
     subprocess.run([CXX, *SANITIZED, *map(str, objects), "-o", str(folder / "races")], check=True)
     return folder / "races"
 
@@ -60,12 +64,12 @@ def report(program: Path) -> str:
 
 @pytest.mark.timeout(600)
 def test_nothing_races_but_planted_faults(tmp_path):
-    runs = {precision: (precision, None) for precision in FORMS}
-    runs |= {name: (fault.precision, fault) for name, fault in FAULTS.items()}
+    runs = {sound: (*sound, None) for sound in SOUND}
+    runs |= {name: (fault.precision, fault.groups, fault) for name, fault in FAULTS.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         programs = pool.map(lambda job: build(tmp_path / str(job[0]), *job[1]), enumerate(runs.values()))
         reports = dict(zip(runs, pool.map(report, programs), strict=True))
-    for precision in FORMS:
-        assert "0 failed" in reports[precision], reports[precision]
-        assert reports[precision].endswith("exit status 0"), reports[precision]
+    for sound in SOUND:
+        assert "0 failed" in reports[sound], reports[sound]
+        assert reports[sound].endswith("exit status 0"), reports[sound]
     assert [name for name in FAULTS if "data race" not in reports[name]] == []

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cuda/launch.h"
+#include "cuda/prim.cuh"
 
 using namespace aru::cuda;
 
@@ -74,11 +75,14 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
 int main() {
   const Form form = Form::ARU_FORM;
   for (int cluster : {1, 0}) {
-    // one group that takes two batch tiles; two groups side by side, whose last block has few neurons
-    const int together = warps_together(form, 1, true);
+    // one group that takes two batch tiles; two groups side by side, whose last block has few neurons; a block of more
+    // rows than four warps have
+    const int together = warps_together(form, 1, warp_groups);
     const Tiling one{cluster, 2, 12, 5, 4, 1, together}, two{cluster, 3, 8, 4, 4, 2, together};
+    const Tiling large{cluster, 2, 20, 7, 8, 1, together};
     both_passes(form, {4, 7, 23, 11}, 1, one, one);
     both_passes(form, {5, 7, 23, 11}, 2, one, two);
+    both_passes(form, {3, 7, 39, 11}, 1, large, large);
     both_passes(form, {4, 7, 23, 0}, 1, two, one);
   }
   std::printf("%d failed\n", failures);

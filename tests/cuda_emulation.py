@@ -99,6 +99,7 @@ WITHOUT_GROUPS = "-DARU_EMULATED_GROUPS=0"  # the kernels of a GPU that has no g
 
 # Column tiles that are emulated in each form of products, a bit for each choice in csrc/cuda/sequence.h.
 TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}
+TILES_WITHOUT_GROUPS = 0b0101  # of bf16
 
 
 def build_kernels(folder: Path, include: Path, form: str, tiles: int, *flags: str) -> Path:
@@ -127,7 +128,9 @@ def link(objects: list[Path], target: Path) -> None:
 
 
 def built() -> Path:
-    """The folder with the module, bindings.o and launch.o; compiled by the first process that asks."""
+    """The folder with the module, bindings.o, launch.o and, in without_groups, the module of kernels without groups of
+    warps; compiled by the first process that asks.
+    """
     sources = [
         *(ROOT / "csrc" / "cuda").glob("*.*h"),
         ROOT / "csrc" / "aru_math.h",
@@ -139,13 +142,16 @@ def built() -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        module = folder / "_cuda_emulated.so"
+        module, twin = folder / "_cuda_emulated.so", folder / "without_groups"
         if not module.exists():
+            twin.mkdir(exist_ok=True)
             jobs = [partial(build_kernels, folder, ROOT / "csrc", form, tiles) for form, tiles in TILES.items()]
+            jobs.append(partial(build_kernels, twin, ROOT / "csrc", "bf16", TILES_WITHOUT_GROUPS, WITHOUT_GROUPS))
             jobs += [lambda: _build_launch(folder), lambda: _build_bindings(folder)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = list(pool.map(lambda job: job(), jobs))
-            link(objects, folder / "unfinished")
+                *kernels, kernels_without, launch, bindings = pool.map(lambda job: job(), jobs)
+            link([kernels_without, launch, bindings], twin / module.name)
+            link([*kernels, launch, bindings], folder / "unfinished")
             (folder / "unfinished").rename(module)
     return folder
 
@@ -154,7 +160,8 @@ class Emulation:
     """A module of emulated kernels, and who runs when."""
 
     def __init__(self, path: Path) -> None:
-        spec = importlib.util.spec_from_file_location("_cuda_emulated", path)
+        # pybind11 has one module of a name.
+        spec = importlib.util.spec_from_file_location(f"{path.parent.name}._cuda_emulated", path)
         self.module: ModuleType = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.module)
         self._library = ctypes.CDLL(str(path))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -26,12 +28,22 @@ def _emulation() -> Emulation:
     return Emulation(built() / "_cuda_emulated.so")
 
 
+def in_place_of_a_gpu(emulation: Emulation) -> Iterator[Emulation]:
+    before = torch.get_float32_matmul_precision()
+    with emulation.in_place_of_a_gpu():
+        yield emulation
+    torch.set_float32_matmul_precision(before)
+
+
 @pytest.fixture
 def emulation(_emulation):
-    before = torch.get_float32_matmul_precision()
-    with _emulation.in_place_of_a_gpu():
-        yield _emulation
-    torch.set_float32_matmul_precision(before)
+    yield from in_place_of_a_gpu(_emulation)
+
+
+@pytest.fixture
+def without_groups():
+    """The kernels at "medium" as a GPU runs them that has no groups of warps."""
+    yield from in_place_of_a_gpu(Emulation(built() / "without_groups" / "_cuda_emulated.so"))
 
 
 def complete(tiling: tuple[int, ...], precision: str, together: int = 4) -> tuple[int, ...]:
@@ -46,9 +58,9 @@ def complete(tiling: tuple[int, ...], precision: str, together: int = 4) -> tupl
 def tilings(monkeypatch):
     """tilings(forward, backward): the kernels are cut so, whatever the plan would say."""
 
-    def use(*both: tuple[int, ...]) -> None:
+    def use(*both: tuple[int, ...], together: int = 4) -> None:
         def plan(index: int, form: int, backward: bool, B: int, H: int, G: int) -> tuple[int, ...]:
-            return complete(both[backward], list(cuda.FORMS)[form], 4 if G else 1)
+            return complete(both[backward], list(cuda.FORMS)[form], together if G else 1)
 
         monkeypatch.setattr(cuda, "_plan", plan)
 
@@ -128,6 +140,23 @@ def test_adaptive_matches_reference(emulation, tilings, case, precision):
     tilings(forward, backward)
     emulation.schedule(schedule)
     check_adaptive(adaptive_arguments(*shape), precision, segment)
+
+
+# As CASES; at least four warps share the sums.
+WITHOUT_GROUPS = {
+    "cluster": ((6, 5, 31, 13), (1, 3, 12, 4, 2, 2), (1, 3, 12, 5, 5, 1), 1, "random, late stores"),
+    "batch tiles after another": ((4, 11, 16, 16), (1, 2, 8, 3, 1, 2), (1, 2, 8, 2, 4, 2), 2, "starving, late stores"),
+    "device memory": ((5, 9, 40, 50), (0, 2, 20, 8, 5, 1), (0, 2, 20, 8, 8, 1), 3, "reversed"),
+    "a segment of all steps": ((5, 2, 8, 54), (1, 2, 4, 2, 3, 1), (1, 2, 4, 2, 4, 1), 5, "in order"),
+}
+
+
+@pytest.mark.parametrize("case", WITHOUT_GROUPS)
+def test_without_groups_of_warps(without_groups, tilings, case):
+    shape, forward, backward, segment, schedule = WITHOUT_GROUPS[case]
+    tilings(forward, backward, together=1)
+    without_groups.schedule(schedule)
+    check_adaptive(adaptive_arguments(*shape), "medium", segment)
 
 
 @pytest.mark.parametrize("G", [1, 2, 15, 17, 30, 32, 33, 50, 54, 55, 64])

@@ -20,18 +20,23 @@ HEADER = (ROOT / "csrc" / "cuda" / "sequence.h").read_text()
 SPILLS = {
     # 9 column tiles (G above 54) are 180 accumulators of weight gradients a thread, of 255 registers in all; 7 are 112,
     # beside operands of two or three words a pair.  The code of a step is there twice, for the ends of a sequence.
-    ("backward", "tf32", 9): 2400,
-    ("backward", "split", 9): 2800,
-    ("backward", "tf32", 7): 64,
-    ("backward", "split", 7): 144,
-    ("backward", "split", 5): 32,
+    ("backward", "tf32", 9): 4600,
+    ("backward", "split", 9): 4200,
+    ("backward", "tf32", 7): 112,
+    ("backward", "split", 7): 208,
+    ("backward", "split", 5): 40,
     # 12 warps: 168 registers.  What lives across a whole step, at the ends of the inner loops.
-    ("backward", "bf16", 7): 40,
-    ("backward", "bf16", 9): 100,
+    ("backward", "bf16", 7): 44,
+    ("backward", "bf16", 9): 144,
     # The state of two row tiles as operands of three words a pair: 192 registers of 255, a few of them stored.
-    ("forward", "split", 7): 40,
-    ("forward", "split", 8): 144,
+    ("forward", "split", 7): 16,
+    ("forward", "split", 8): 108,
 }
+
+# The same of the kernels whose products groups of warps make, also with 168 registers: all column tiles of 16 rows at
+# once are 28 or 36 sums a thread, beside as many of the weights' gradients and 32 or 48 words of kept state.
+GROUPS_SPILLS = {("backward", "bf16", 7): 16, ("backward", "bf16", 9): 64}
+WITH_GROUPS = "90a"
 
 # Column tiles that the kernels are compiled for; 0 is the static network.
 TILES = {
@@ -117,7 +122,8 @@ def test_every_kernel_is_compiled_for_every_architecture(table):
 @pytest.mark.timeout(900)
 def test_no_kernel_spills_that_is_not_listed(table):
     for kernel in kernels(table):
-        assert kernel.spilled <= SPILLS.get(kernel.key, 0), f"{kernel} spills"
+        listed = GROUPS_SPILLS if kernel.architecture == WITH_GROUPS and kernel.form == "bf16" else SPILLS
+        assert kernel.spilled <= listed.get(kernel.key, 0), f"{kernel} spills"
 
 
 @needs_compiler

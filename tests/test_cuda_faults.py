@@ -210,6 +210,7 @@ FAULTS = {
 
 CHECKS = """
 import os, signal, sys
+from pathlib import Path
 import pytest
 import torch
 from cuda_emulation import Emulation
@@ -233,7 +234,7 @@ def check(precision, together, path):
         warps = max(4 if precision == "medium" else 2, -(-slice_ * batch // 32))
         return checks.complete((cluster, 2, slice_, batch, warps, 1), precision, together)
 
-    emulation = Emulation(path)
+    emulation = Emulation(Path(path))
     with emulation.in_place_of_a_gpu(), pytest.MonkeyPatch.context() as patch:
         for (shape, *cuts), cluster, segment, schedule in CASES:
             both = [tiling(cluster, *cut) for cut in cuts]

@@ -110,13 +110,20 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
     if segment == 0 or B == 0:
         return 0
     slots = T + 1 if segment == 1 else -(-T // segment)
-    return slots * _slot_elements(B, H, G, precision)
+    return slots * math.prod(_slot_shape(B, H, G, precision))
 
 
-def _slot_elements(B: int, H: int, G: int, precision: str) -> int:
-    """Of the state of all neurons, as csrc/cuda/sequence.h lays it out: quads of neurons, in eights; G padded."""
-    rows = -(-B * -(-H // 4) // 8) * 32
-    return rows * (-(-G // 32) * 16 if _half(precision) else -(-G // 16) * 16)
+def _slot_shape(B: int, H: int, G: int, precision: str) -> tuple[int, int, int, int]:
+    """Of the state of all neurons, as csrc/cuda/sequence.h lays it out: eights of quads of neurons, pieces, quads,
+    what the lanes of a quad have."""
+    eights = -(-B * -(-H // 4) // 8)
+    return eights, 4 * -(-G // (32 if _half(precision) else 16)), 8, 16
+
+
+def _clear_padding(kept: Tensor, B: int, H: int, G: int, precision: str) -> None:
+    """Zeros for the quads that complete an eight, which no kernel writes: outputs are the same every time."""
+    if kept.numel() and (last := B * -(-H // 4) % 8):
+        kept.view(-1, *_slot_shape(B, H, G, precision))[:, -1, :, last:] = 0
 
 
 def _half(precision: str) -> bool:
@@ -162,6 +169,7 @@ def aru_sequence_fwd(
     n, s = (xp.new_empty(xp.shape if trace or segment else (0,)) for _ in "ns")
     kept = xp.new_empty(kept_elements(T, B, H, G, xp.dtype, precision, segment))
     if xp.numel():
+        _clear_padding(kept, B, H, G, precision)
         results = [x if x.numel() else None for x in (h, a, n, s, g, kept)]
         _forward((T, B, H, G), n_floor, precision, segment, [xp, h0, g0, weight_hh, *controller, None, None, *results])
     return h, g, a, n, s, kept
@@ -207,7 +215,7 @@ def aru_sequence_bwd(
         return tuple(torch.zeros_like(x) for x in (a, h0, g0, weight_hh, *controller))
     sizes = (T, B, H, G)
     d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, h0, g0))
-    recomputed = a.new_empty(segment * _slot_elements(B, H, G, precision)) if segment > 1 else None
+    recomputed = a.new_empty(segment * math.prod(_slot_shape(B, H, G, precision))) if segment > 1 else None
     sums = _backward(
         sizes,
         n_floor,

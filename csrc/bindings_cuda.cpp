@@ -86,6 +86,11 @@ Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const T
   p.sizes = sizes_of(sizes);
   p.tiling = tiling_of(tiling);
   p.shape = shape(p.sizes, p.tiling, form, backward);
+  const int tiles = column_tiles(backward, p.sizes.G);
+  const int fewest = std::max(p.shape.pairs, backward && shares_sums(form, tiles) ? sharing_warps(tiles) : 1);
+  if (p.tiling.warps < fewest)
+    throw std::invalid_argument("warps: got " + std::to_string(p.tiling.warps) + ", expected at least " +
+                                std::to_string(fewest) + " for this tiling.");
   p.n_floor = float(n_floor);
   p.segment = segment;
   return p;

@@ -217,6 +217,20 @@ def test_checkpoints_give_the_bits_of_all_state(emulation, tilings, precision):
         assert all(torch.equal(x, y) for x, y in zip(results[0], other, strict=True))
 
 
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_all_outputs_are_written(emulation, tilings, precision):
+    """Padding, too: torch.compile's checks compare outputs bit for bit."""
+    tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 2, 1))
+    arguments = [x.detach() for x in adaptive_arguments(5, 3, 13, 10)]
+    torch.use_deterministic_algorithms(True)  # memory that is not written is NaN
+    try:
+        for segment in (1, 2):
+            outputs = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision, segment, True)
+            assert all(x.isfinite().all() for x in outputs)
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
 def test_precision_switched_between_the_passes(emulation, tilings):
     """The kept state stays what the forward pass made of it."""
     tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 2, 1))
@@ -359,8 +373,14 @@ def test_segments(emulation, monkeypatch):
     assert 4 * cuda.kept_elements(784, 100, 400, 50, torch.float32, "medium", segment) <= 256 * 2**20
 
 
-def test_a_launch_that_fails_says_why(emulation, tilings):
-    """A warp of 32 rows too few leaves the other blocks waiting."""
-    tilings((1, 2, 8, 8, 1, 1), (1, 2, 8, 8, 1, 1))
-    with pytest.raises(RuntimeError, match=r"^emulation: nobody can go on: a barrier, or a wait for data"):
-        ops.call("cuda", "aru_sequence", *adaptive_arguments(2, 8, 16, 4), 1e-3, "highest", 0, False)
+def test_a_launch_that_fails_says_why(emulation):
+    """The emulation has no kernel of this form for so many units."""
+    with pytest.raises(RuntimeError, match=r"^emulation: no kernel for so many column tiles"):
+        ops.call("cuda", "aru_sequence", *adaptive_arguments(2, 8, 16, 20), 1e-3, "high", 0, False)
+
+
+@pytest.mark.parametrize(("precision", "warps", "fewest"), [("highest", 1, 2), ("medium", 3, 4)])
+def test_too_few_warps_are_refused(emulation, monkeypatch, precision, warps, fewest):
+    monkeypatch.setattr(cuda, "_plan", lambda *arguments: (1, 2, 8, 8, warps, 1, 4 if precision == "medium" else 1))
+    with pytest.raises(ValueError, match=rf"^warps: got {warps}, expected at least {fewest} for this tiling\.$"):
+        ops.call("cuda", "aru_sequence", *adaptive_arguments(2, 8, 16, 4), 1e-3, precision, 0, False)

@@ -17,6 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from pathlib import Path
@@ -126,9 +127,12 @@ def compile_cuda(nvcc: str, architectures: list[str], folder: Path) -> tuple[lis
         r".*?Used (\d+) registers(?:[^\n]*?(\d+) bytes smem)?",
         re.DOTALL,
     )
+    # waits that the code does not ask for: the products of a group of warps before them run beside nothing
+    wait = re.compile(r"warpgroup\.wait is injected.*?aru_(forward|backward)ILN\w+4FormE(\d)ELi(\d)E")
+    waits = Counter(kernel for report in reports for kernel in wait.findall(report))
     rows = sorted(
         f"{direction} form={CUDA_FORMS[int(form)]} tiles={tiles} sm_{sm} registers={registers} stack={stack}"
-        f" spills={stores}+{loads} shared={shared or 0}"
+        f" spills={stores}+{loads} shared={shared or 0} waits={waits[direction, form, tiles] * (sm == '90a')}"
         for report in reports
         for direction, form, tiles, sm, stack, stores, loads, registers, shared in entry.findall(report)
     )

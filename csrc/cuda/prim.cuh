@@ -185,28 +185,25 @@ template <int tiles> struct GroupProduct;
 #define ARU_NAMES_7 ARU_NAMES_5 ", %20, %21, %22, %23, %24, %25, %26, %27"
 #define ARU_NAMES_8 ARU_NAMES_7 ", %28, %29, %30, %31"
 #define ARU_NAMES_9 ARU_NAMES_8 ", %32, %33, %34, %35"
-#define ARU_GROUP_PRODUCT(tiles, columns, p0, p1, p2, p3, p4, p5)                                                          \
-  template <> struct GroupProduct<tiles> {                                                                                 \
-    template <bool add> ARU_DEVICE void float16(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {                \
-      ARU_GROUP_ASM(ARU_GROUP_ADD(p5) "m64n" #columns "k16.f32.f16.f16 " ARU_NAMES_##tiles                                 \
-                    "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", add, 1, 1, 0; }"                               \
-                    : ARU_SUMS_##tiles                                                                                     \
-                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(add)));                                  \
-    }                                                                                                                      \
-    template <bool add> ARU_DEVICE void bfloat16(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {               \
-      ARU_GROUP_ASM(ARU_GROUP_ADD(p5) "m64n" #columns "k16.f32.bf16.bf16 " ARU_NAMES_##tiles                               \
-                    "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", add, 1, 1, 0; }"                               \
-                    : ARU_SUMS_##tiles                                                                                     \
-                    : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(add)));                                  \
-    }                                                                                                                      \
-    ARU_DEVICE void of_columns(float (&c)[tiles][4], uint64_t a, uint64_t b) {                                             \
-      ARU_GROUP_ASM("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 " ARU_NAMES_##tiles                    \
-                    "}, %" #p0 ", %" #p1 ", 1, 1, 1, 1, 1;"                                                                \
-                    : ARU_SUMS_##tiles                                                                                     \
-                    : "l"(a), "l"(b));                                                                                     \
-    }                                                                                                                      \
+// Those with A in registers.
+#define ARU_GROUP_ROWS(name, type, tiles, columns, p0, p1, p2, p3, p4, p5)                                                \
+  template <bool add> ARU_DEVICE void name(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {                    \
+    ARU_GROUP_ASM("{ .reg .pred add; setp.ne.b32 add, %" #p5 ", 0; wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." \
+                  type "." type " " ARU_NAMES_##tiles "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", add, 1, 1, 0; }"\
+                  : ARU_SUMS_##tiles                                                                                      \
+                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(add)));                                   \
   }
-#define ARU_GROUP_ADD(flag) "{ .reg .pred add; setp.ne.b32 add, %" #flag ", 0; wgmma.mma_async.sync.aligned."
+#define ARU_GROUP_PRODUCT(tiles, columns, p0, p1, p2, p3, p4, p5)                                                         \
+  template <> struct GroupProduct<tiles> {                                                                                \
+    ARU_GROUP_ROWS(float16, "f16", tiles, columns, p0, p1, p2, p3, p4, p5)                                                \
+    ARU_GROUP_ROWS(bfloat16, "bf16", tiles, columns, p0, p1, p2, p3, p4, p5)                                              \
+    ARU_DEVICE void of_columns(float (&c)[tiles][4], uint64_t a, uint64_t b) {                                            \
+      ARU_GROUP_ASM("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 " ARU_NAMES_##tiles "}, %" #p0 ", %" #p1\
+                    ", 1, 1, 1, 1, 1;"                                                                                    \
+                    : ARU_SUMS_##tiles                                                                                    \
+                    : "l"(a), "l"(b));                                                                                    \
+    }                                                                                                                     \
+  }
 ARU_GROUP_PRODUCT(2, 16, 8, 9, 10, 11, 12, 13);
 ARU_GROUP_PRODUCT(3, 24, 12, 13, 14, 15, 16, 17);
 ARU_GROUP_PRODUCT(4, 32, 16, 17, 18, 19, 20, 21);

@@ -231,6 +231,13 @@ def test_all_outputs_are_written(emulation, tilings, precision):
         torch.use_deterministic_algorithms(False)
 
 
+@pytest.mark.parametrize(("precision", "form"), cuda.FORMS.items())
+def test_both_languages_agree_on_the_kept_state(emulation, precision, form):
+    for B, H, G in ((100, 400, 50), (3, 13, 10), (1, 1, 1), (5, 33, 64)):
+        elements = cuda.kept_elements(7, B, H, G, torch.float32, precision, 1)
+        assert 4 * elements == 8 * emulation.module.kept_slot_bytes(form, (7, B, H, G))
+
+
 def test_precision_switched_between_the_passes(emulation, tilings):
     """The kept state stays what the forward pass made of it."""
     tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 2, 1))

@@ -27,52 +27,43 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
     for (int step = 0; step < p.segment; ++step)
       prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.index[0][0]);
   }
-  constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
-  constexpr int at_once = 1;  // row tiles; two would spill
   ARU_ROLLED
-  for (int m = 0; m < 2; m += at_once) {
-    int row[at_once][2];
-    ARU_UNROLL
-    for (int j = 0; j < 2 * at_once; ++j) row[j / 2][j % 2] = m ? rows.index[1][j % 2] : rows.index[j / 2][j % 2];
+  for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill
+    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
-    float next_a[at_once][2];
-    ControllerState<form, tiles> state[at_once];
+    float next_a[2];
+    ControllerState<form, tiles> state[1];
+    KeptChunk<form> g[2][chunks];
     ARU_UNROLL
-    for (int j = 0; j < at_once; ++j) {
-      KeptChunk<form> g[2][chunks];
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high) {
-        next_a[j][high] = row[j][high] >= 0 ? a_at[row[j][high]] : 0.f;
-        kept.load(2 * (m + j) + high, g[high]);
-      }
-      state[j].set_kept(g[0], g[1]);
+    for (int high = 0; high < 2; ++high) {
+      next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
+      kept.load(2 * m + high, g[high]);
     }
+    state[0].set_kept(g[0], g[1]);
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
-      float a[at_once][2];
+      const float a[1][2] = {{next_a[0], next_a[1]}};
       a_at += BH;
       ARU_UNROLL
-      for (int j = 0; j < 2 * at_once; ++j) {
-        float& next = next_a[j / 2][j % 2];
-        a[j / 2][j % 2] = next;
-        if (row[j / 2][j % 2] >= 0 && step + 1 < steps) next = a_at[row[j / 2][j % 2]];
-      }
+      for (int high = 0; high < 2; ++high)
+        if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
       const auto to = KeptState<form, void>::of(p.recomputed, step, p.sizes, rows.quad);
       const auto store = [&](int k) {  // a chunk when it is whole
         if (k % kept_tiles(form) != kept_tiles(form) - 1 && k != k_tiles - 1) return;
         ARU_UNROLL
-        for (int j = 0; j < 2 * at_once; ++j)
-          to.store(2 * m + j, k / kept_tiles(form), state[j / 2].to_keep(k / kept_tiles(form), j % 2));
+        for (int high = 0; high < 2; ++high)
+          to.store(2 * m + high, k / kept_tiles(form), state[0].to_keep(k / kept_tiles(form), high));
       };
-      if constexpr (ControllerState<form, tiles>::packed && !in_groups) {  // a column tile at a time takes fewer registers
-        const auto operands = StateOperands<form, tiles, at_once>::of(state);
-        const auto product = [&](int j, float(&c)[2][at_once][4]) { operands.multiplied(controller, j, c); };
-        controller_finish<form, tiles, at_once>(controller, a, product, state, store);
+      if constexpr (ControllerState<form, tiles>::packed && !ControllerOperands<form, tiles>::in_groups) {
+        // a column tile at a time takes fewer registers
+        const auto operands = StateOperands<form, tiles, 1>::of(state);
+        const auto product = [&](int j, float(&c)[2][1][4]) { operands.multiplied(controller, j, c); };
+        controller_finish<form, tiles, 1>(controller, a, product, state, store);
       } else {
-        ControllerProduct<form, tiles, at_once> product;
+        ControllerProduct<form, tiles, 1> product;
         product.start(controller, state);
         product.finished();
-        controller_finish<form, tiles, at_once>(controller, a, product, state, store);
+        controller_finish<form, tiles, 1>(controller, a, product, state, store);
       }
     }
   }
@@ -200,7 +191,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         if (v > 0) exchange.received(v);
         if (inner) p.d_xp[at] = da;
       }
-      // While da is under way: the sums, and what the next step needs from memory.
+      // While da is under way: the sums; then, for the next step, what it needs from memory.
       place.back(p);
       if constexpr (shared_sums) weight_sums.share(p, v);
     }

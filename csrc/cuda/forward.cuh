@@ -11,7 +11,7 @@ namespace cuda {
 // tiles: column tiles of the controller's state, which stays in registers; 0 for the static network.
 template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
   constexpr int some_tiles = tiles > 0 ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
-  constexpr bool at_once = tiles > 0 && ControllerOperands<form, some_tiles>::in_groups;  // the next product runs beside all else
+  constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
@@ -106,9 +106,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = some ? value : 0.f;
       exchange.send(v + 1, own.inside, place, h);
       if (v > 0) exchange.received(v);
-      if constexpr (at_once) product.start(controller, state);
 
-      // While h is under way: what is not urgent, and what the next step can do without it.
+      // While h is under way: what is not urgent, and what the next step can do without it, first what runs by itself.
+      if constexpr (in_groups) product.start(controller, state);
       if (some) {
         p.h[at] = h;
         if (p.a) p.a[at] = a;
@@ -122,7 +122,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
           until_kept = p.segment;
           if (step + 1 < z.T || p.segment == 1) keep();
         }
-        if constexpr (!at_once) product.start(controller, state);
+        if constexpr (!in_groups) product.start(controller, state);
       }
     }
     if constexpr (tiles > 0) {

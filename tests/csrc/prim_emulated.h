@@ -199,23 +199,19 @@ struct GroupMatrix {
     return {static_cast<const uint8_t*>(p), along_k, across};
   }
   ARU_METHOD GroupMatrix from(int bytes) const { return {first + bytes, along_k, across}; }
-  // Number `across` of row k where rows run across k, of 8 x 8 matrices.
-  ARU_METHOD uint32_t number(int k, int i) const {
-    uint16_t x;
-    const uint8_t* p = first + k / 8 * along_k + i / 8 * across + k % 8 * 16 + i % 8 * 2;
-    machine().shared_offset(p, 2);
-    std::memcpy(&x, p, 2);
+  // Of the 8 x 8 matrix that k and i are in, what lies at number `column` of `row`.
+  template <class Word> Word word(int k, int i, int row, int column) const {
+    Word x;
+    const uint8_t* p = first + k / 8 * along_k + i / 8 * across + row % 8 * 16 + column % 8 * 2;
+    machine().shared_offset(p, sizeof(Word));
+    std::memcpy(&x, p, sizeof(Word));
     return x;
   }
-  ARU_METHOD uint32_t column_pair(int k, int i) const { return number(k, i) | number(k + 1, i) << 16; }
-  // A pair of k in row i where rows run along k.
-  ARU_METHOD uint32_t row_pair(int k, int i) const {
-    uint32_t x;
-    const uint8_t* p = first + k / 8 * along_k + i / 8 * across + i % 8 * 16 + k % 8 * 2;
-    machine().shared_offset(p, 4);
-    std::memcpy(&x, p, 4);
-    return x;
+  // A pair of k in column i where rows run across k, and in row i where they run along k.
+  ARU_METHOD uint32_t column_pair(int k, int i) const {
+    return word<uint16_t>(k, i, k, i) | uint32_t(word<uint16_t>(k + 1, i, k + 1, i)) << 16;
   }
+  ARU_METHOD uint32_t row_pair(int k, int i) const { return word<uint32_t>(k, i, i, k); }
 };
 
 // operands() are this lane's words of shared memory, product(words) the product with them.

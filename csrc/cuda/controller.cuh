@@ -156,7 +156,9 @@ template <Form form, int tiles> struct ControllerState {
   ARU_METHOD KeptChunk<form> to_keep(int chunk, int high) const {
     const int k = chunk * chunk_tiles;
     if constexpr (keeps_half(form)) {
-      const auto pair = [&](int j) { return k + j / 2 < k_tiles ? exchange_halves(packed_g[k + j / 2][j % 2 * 2 + high][0]) : 0; };
+      const auto pair = [&](int j) {
+        return k + j / 2 < k_tiles ? exchange_halves(packed_g[k + j / 2][j % 2 * 2 + high][0]) : 0;
+      };
       return {make_uint4(pair(0), pair(1), pair(2), pair(3))};
     } else if constexpr (packed) {
       const auto number = [&](int j, int p) { return float_of_bits(packed_g[k][2 * j + high][p]); };

@@ -221,7 +221,8 @@ ARU_DEVICE void group_mma(float (&c)[tiles][4], const uint32_t (&a)[4], const Gr
     GroupProduct<tiles>::template bfloat16<add>(c, a, b.descriptor);
 }
 // c (the warp's 16 rows of 64) += a^T b of bfloat16, a 16 x 64 and b 16 x 8 tiles, both with rows of 16 bytes across k.
-template <int tiles> ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a, const GroupMatrix& b) {
+template <int tiles>
+ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a, const GroupMatrix& b) {
   GroupProduct<tiles>::of_columns(c, a.descriptor, b.descriptor);
 }
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)

@@ -1,7 +1,7 @@
 // The controller's part of a backward step: where its state is, du from V, its share of da, and the sums of the weights'
 // gradients V^T A (backward.cuh says what V and A are).  The sums over t stay in registers: each warp's of its own rows
-// (OwnSums), or of all rows of the block each warp some units (SharedSums), from operands in shared memory, which takes a
-// quarter of the registers.
+// (OwnSums), or of all rows of a block, or of four warps, each warp some units (SharedSums), from operands in shared
+// memory, which takes a quarter of the registers.
 #pragma once
 
 #include "controller.cuh"

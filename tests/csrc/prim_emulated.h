@@ -247,7 +247,8 @@ ARU_DEVICE void group_mma(float (&c)[tiles][4], const uint32_t (&a)[4], const Gr
     }
   });
 }
-template <int tiles> ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a, const GroupMatrix& b) {
+template <int tiles>
+ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a, const GroupMatrix& b) {
   const int r = thread_index() / 4 & 7, q = thread_index() & 3, unit = warp_index() % 4 * 16 + r;
   const auto operands = [a, b, r, q, unit] {
     std::array<uint32_t, 4 + 2 * tiles> words;

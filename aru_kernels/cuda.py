@@ -57,7 +57,7 @@ def device() -> str:
 
 def refuses(H: int, G: int) -> str | None:
     """Why no kernel serves a sequence of these sizes on the current device, or None.  G = 0: the static network."""
-    index = torch.cuda.current_device() if torch.cuda.is_available() else 0
+    index = _current_index()
     for backward in (False, True):
         if isinstance(plan := _plan(index, FORMS[product_precision("cuda")], backward, 1, H, G), str):
             return plan
@@ -82,6 +82,10 @@ def _tiling(index: int, form: int, backward: bool, sizes: Sizes) -> Tiling:
 
 def _stream(x: Tensor) -> int:
     return torch.cuda.current_stream(x.device).cuda_stream
+
+
+def _current_index() -> int:
+    return torch.cuda.current_device() if torch.cuda.is_available() else 0
 
 
 def _index(x: Tensor) -> int:
@@ -110,20 +114,13 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
     if segment == 0 or B == 0:
         return 0
     slots = T + 1 if segment == 1 else -(-T // segment)
-    return slots * math.prod(_slot_shape(B, H, G, precision))
+    tiling = _tiling(_current_index(), FORMS[precision], True, (1, int(B), H, G))
+    return slots * _slot_elements(B, H, G, precision, tiling)
 
 
-def _slot_shape(B: int, H: int, G: int, precision: str) -> tuple[int, int, int, int]:
-    """Of the state of all neurons, as csrc/cuda/sequence.h lays it out: eights of quads of neurons, pieces, quads,
-    what the lanes of a quad have."""
-    eights = -(-B * -(-H // 4) // 8)
-    return eights, 4 * -(-G // (32 if _half(precision) else 16)), 8, 16
-
-
-def _clear_padding(kept: Tensor, B: int, H: int, G: int, precision: str) -> None:
-    """Zeros for the quads that complete an eight, which no kernel writes: outputs are the same every time."""
-    if kept.numel() and (last := B * -(-H // 4) % 8):
-        kept.view(-1, *_slot_shape(B, H, G, precision))[:, -1, :, last:] = 0
+def _slot_elements(B: int, H: int, G: int, precision: str, tiling: Tiling) -> int:
+    """Elements of the state of all neurons at one time, as csrc/cuda/sequence.h lays it out for the tiling."""
+    return _C.kept_slot_bytes(FORMS[precision], (1, int(B), H, G), tiling) // 4
 
 
 def _half(precision: str) -> bool:
@@ -133,7 +130,7 @@ def _half(precision: str) -> bool:
 
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it is small or fits ARU_STATE_BUDGET."""
-    everything = 4 * kept_elements(T, B, H, G, dtype, precision, 1)
+    everything = (T + 1) * B * H * G * (2 if _half(precision) else 4)
     budget = wanted_budget()
     limit = SMALL_STATE if budget is None else budget
     if everything <= limit:
@@ -169,7 +166,6 @@ def aru_sequence_fwd(
     n, s = (xp.new_empty(xp.shape if trace or segment else (0,)) for _ in "ns")
     kept = xp.new_empty(kept_elements(T, B, H, G, xp.dtype, precision, segment))
     if xp.numel():
-        _clear_padding(kept, B, H, G, precision)
         results = [x if x.numel() else None for x in (h, a, n, s, g, kept)]
         _forward((T, B, H, G), n_floor, precision, segment, [xp, h0, g0, weight_hh, *controller, None, None, *results])
     return h, g, a, n, s, kept
@@ -179,7 +175,8 @@ def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors
     tensors = [None if x is None else x.contiguous() for x in tensors]
     xp = tensors[0]
     index, form = _index(xp), FORMS[precision]
-    tiling = _tiling(index, form, False, sizes)
+    keeps = tensors[-1] is not None
+    tiling = _tiling(index, form, keeps, sizes)  # what is kept lies as the backward pass has its rows
     exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
     addresses = _addresses([*tensors, exchange])
     _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, max(1, segment), addresses)
@@ -215,7 +212,8 @@ def aru_sequence_bwd(
         return tuple(torch.zeros_like(x) for x in (a, h0, g0, weight_hh, *controller))
     sizes = (T, B, H, G)
     d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, h0, g0))
-    recomputed = a.new_empty(segment * math.prod(_slot_shape(B, H, G, precision))) if segment > 1 else None
+    tiling = _tiling(_index(a), FORMS[precision], True, sizes)
+    recomputed = a.new_empty(segment * _slot_elements(B, H, G, precision, tiling)) if segment > 1 else None
     sums = _backward(
         sizes,
         n_floor,

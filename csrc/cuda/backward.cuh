@@ -14,32 +14,37 @@
 namespace aru {
 namespace cuda {
 
-// g after the steps of the segment, from the state kept before it, for this warp's rows.
+// g after the steps of the segment, from the state kept before it, for this warp's rows.  staging: where groups of warps
+// make the sums, shared memory of the warp that no product of its group reads after the first here.
 template <Form form, int tiles>
-ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment,
-                          const PairRows& rows) {
-  constexpr int k_tiles = (tiles + 1) / 2, chunks = ControllerState<form, tiles>::chunks;
+ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment, int image,
+                          const PairRows& rows, uint32_t* staging) {
+  constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int steps = StepPlace::recomputed_steps(p, segment);
-  const auto kept = KeptState<form, const void>::of(p.kept, segment, p.sizes, rows.quad);
-  if (segment > 0 && rows.quad >= 0) {  // what the next call wants
-    KeptState<form, const void>::of(p.kept, segment - 1, p.sizes, rows.quad).prefetch_all(rows.quad);
-    for (int step = 0; step < p.segment; ++step)
-      prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.index[0][0]);
+  const auto kept_before = [&](int which) {
+    return KeptState<form, const void>::of(p.kept, which, p.slot_bytes, image, p.sizes.G);
+  };
+  if (segment > 0) {  // what the next call wants
+    kept_before(segment - 1).prefetch_all();
+    if (rows.index[0][0] >= 0)
+      for (int step = 0; step < p.segment; ++step)
+        prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.index[0][0]);
   }
+  const auto kept = kept_before(segment);
   ARU_ROLLED
   for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill
     const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
     float next_a[2];
     ControllerState<form, tiles> state[1];
-    KeptChunk<form> g[2][chunks];
+    KeptPair<form> g[2][tiles];
     ARU_UNROLL
     for (int high = 0; high < 2; ++high) {
       next_a[high] = row[high] >= 0 ? a_at[row[high]] : 0.f;
       kept.load(2 * m + high, g[high]);
     }
-    state[0].set_kept(g[0], g[1]);
+    state[0].set_kept(g);
     ARU_ROLLED
     for (int step = 0; step < steps; ++step) {
       const float a[1][2] = {{next_a[0], next_a[1]}};
@@ -47,23 +52,24 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
       ARU_UNROLL
       for (int high = 0; high < 2; ++high)
         if (row[high] >= 0 && step + 1 < steps) next_a[high] = a_at[row[high]];
-      const auto to = KeptState<form, void>::of(p.recomputed, step, p.sizes, rows.quad);
-      const auto store = [&](int k) {  // a chunk when it is whole
-        if (k % kept_tiles(form) != kept_tiles(form) - 1 && k != k_tiles - 1) return;
-        ARU_UNROLL
-        for (int high = 0; high < 2; ++high)
-          to.store(2 * m + high, k / kept_tiles(form), state[0].to_keep(k / kept_tiles(form), high));
-      };
-      if constexpr (ControllerState<form, tiles>::packed && !ControllerOperands<form, tiles>::in_groups) {
+      const auto to = KeptState<form, void>::of(p.recomputed, step, p.slot_bytes, image, p.sizes.G);
+      if constexpr (ControllerState<form, tiles>::packed && !in_groups) {
         // a column tile at a time takes fewer registers
         const auto operands = StateOperands<form, tiles, 1>::of(state);
         const auto product = [&](int j, float(&c)[2][1][4]) { operands.multiplied(controller, j, c); };
-        controller_finish<form, tiles, 1>(controller, a, product, state, store);
+        controller_finish<form, tiles, 1>(controller, a, product, state, [](int) {});
+        to.store(2 * m, state);
       } else {
         ControllerProduct<form, tiles, 1> product;
         product.start(controller, state);
         product.finished();
-        controller_finish<form, tiles, 1>(controller, a, product, state, store);
+        controller_finish<form, tiles, 1>(controller, a, product, state, [](int) {});
+        if constexpr (sums_in_groups(form, tiles)) {
+          if (m == 0 && step == 0) sync_group();
+          to.template store<1>(2 * m, state, staging + (m * steps + step) % 2 * 2 * tiles * 32);
+        } else {
+          to.store(2 * m, state);
+        }
       }
     }
   }
@@ -130,6 +136,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     const bool some = own.index >= 0;
     const int to = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
+    const int image = image_of(t, p.shape, tile, exchange.rank);
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
@@ -146,17 +153,16 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
       if constexpr (adaptive) {
-        if (working && place.opens_segment(p)) recompute<form, tiles>(p, controller, place.segment, rows);
-      }
-      const Upstream up = upstream();
-      KeptChunk<form> kept[4][ControllerState<form, some_tiles>::chunks] = {};
-      if constexpr (shared_sums) {
-        if (working) {
-          const auto state = KeptState<form, const void>::of(place.state(p), place.slot(p), z, rows.quad);
-          ARU_UNROLL
-          for (int neuron = 0; neuron < 4; ++neuron) state.load(neuron, kept[neuron]);
+        if (working && place.opens_segment(p)) {
+          uint32_t* staging = nullptr;
+          if constexpr (shared_sums) staging = weight_sums.own_right(v + 1);
+          recompute<form, tiles>(p, controller, place.segment, image, rows, staging);
         }
       }
+      if constexpr (shared_sums) {
+        if (working && place.step == z.T - 1) weight_sums.fetch(place.kept<form>(p, image), v);
+      }
+      const Upstream up = upstream();
       const GammaDerivatives<float> by =
           gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
       if (v > 0) exchange.receive(v);
@@ -168,6 +174,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       first_weights.load_first(share, p.shape, weight);
       recurrent_product(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
       if constexpr (adaptive) weight_sums.finished();
+      if constexpr (shared_sums) weight_sums.fetched();
       sync_block();
 
       const bool inner = some && place.step >= 0;
@@ -182,18 +189,21 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
           sum_n += dn;
           sum_s += ds;
         } else if (place.step < 0 || (place.step == z.T - 1 && p.d_g_last)) {
-          da = weight_sums.template step<true>(p, controller, step_weights, place, v, rows, kept, dn, ds, a_next, da);
+          da = weight_sums.template step<true>(p, controller, step_weights, place, v, image, rows, dn, ds, a_next, da);
         } else {
-          da = weight_sums.template step<false>(p, controller, step_weights, place, v, rows, kept, dn, ds, a_next, da);
+          da = weight_sums.template step<false>(p, controller, step_weights, place, v, image, rows, dn, ds, a_next, da);
         }
         a_next = up.a;
         exchange.send(v + 1, own.inside, to, inner ? da : 0.f);
         if (v > 0) exchange.received(v);
         if (inner) p.d_xp[at] = da;
       }
-      // While da is under way: the sums; then, for the next step, what it needs from memory.
+      // While da is under way: the next step's state; the sums.
       place.back(p);
-      if constexpr (shared_sums) weight_sums.share(p, v);
+      if constexpr (shared_sums) {
+        if (working && place.step >= -1) weight_sums.fetch(place.kept<form>(p, image), v + 1);
+        weight_sums.share(p, v);
+      }
     }
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

@@ -81,26 +81,14 @@ struct SpecialFunctions {
 };
 template <Form form> using GammaFunctions = std::conditional_t<special_functions(form), SpecialFunctions, Accurate<float>>;
 
-// What a lane keeps of a row in kept_tiles(form) k tiles: four numbers of each.
-template <Form form> struct KeptChunk {
-  float4 v;
-  ARU_METHOD float4 unpacked(int) const { return v; }
-};
-// Pairs of float16, their halves exchanged: words that are an operand's could not be neighbours in the registers of a
-// store, too, and the compiler would move the operands at every product.
-template <> struct KeptChunk<Form::bf16> {
-  uint4 v;
-  ARU_METHOD uint2 pairs(int tile) const { return tile ? make_uint2(v.z, v.w) : make_uint2(v.x, v.y); }
-  // Of the first or the second k tile.
-  ARU_METHOD float4 unpacked(int tile) const {
-    const uint2 p = pairs(tile);
-    float4 f;
-    unpack_f16(p.x, f.y, f.x);
-    unpack_f16(p.y, f.w, f.z);
-    return f;
-  }
-};
-ARU_DEVICE uint32_t exchange_halves(uint32_t pair) { return pair >> 16 | pair << 16; }
+// Two neighbouring numbers of a row as they are kept.
+template <Form form> using KeptPair = std::conditional_t<keeps_half(form), uint32_t, float2>;
+ARU_DEVICE float2 unpacked(const float2& pair) { return pair; }
+ARU_DEVICE float2 unpacked(uint32_t pair) {
+  float2 f;
+  unpack_f16(pair, f.x, f.y);
+  return f;
+}
 
 // Accumulators of two column tiles from a lane's numbers of rows r and r + 8.
 ARU_DEVICE void from_rows(const float4& low, const float4& high, float (&left)[4], float (&right)[4]) {
@@ -114,7 +102,6 @@ template <Form form, int tiles> struct ControllerState {
   static constexpr Form in_products = state_form(form);
   static constexpr int k_tiles = (tiles + 1) / 2, words = words_of(in_products);
   static constexpr bool packed = form != Form::split;
-  static constexpr int chunk_tiles = kept_tiles(form), chunks = ceil_div(k_tiles, chunk_tiles);
   uint32_t packed_g[packed ? k_tiles : 1][4][words];
   float g[packed ? 1 : 2 * k_tiles][4];
 
@@ -126,17 +113,20 @@ template <Form form, int tiles> struct ControllerState {
       for (int j = 0; j < 4; ++j) g[2 * k][j] = left[j], g[2 * k + 1][j] = right[j];
     }
   }
-  // As set(), of all k tiles, from the chunks that were kept of rows r and r + 8.
-  ARU_METHOD void set_kept(const KeptChunk<form> (&low)[chunks], const KeptChunk<form> (&high)[chunks]) {
+  // As set(), of all k tiles, from what was kept of rows r and r + 8.
+  ARU_METHOD void set_kept(const KeptPair<form> (&rows)[2][tiles]) {
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
+      KeptPair<form> pair[2][2] = {};
+      ARU_UNROLL
+      for (int e = 0; e < 4; ++e)
+        if (2 * k + e / 2 < tiles) pair[e / 2][e % 2] = rows[e % 2][2 * k + e / 2];
       if constexpr (keeps_half(form)) {
-        const uint2 x = low[k / 2].pairs(k % 2), y = high[k / 2].pairs(k % 2);
-        packed_g[k][0][0] = exchange_halves(x.x), packed_g[k][1][0] = exchange_halves(y.x);
-        packed_g[k][2][0] = exchange_halves(x.y), packed_g[k][3][0] = exchange_halves(y.y);
+        ARU_UNROLL
+        for (int e = 0; e < 4; ++e) packed_g[k][e][0] = pair[e / 2][e % 2];
       } else {
-        float left[4], right[4];
-        from_rows(low[k].v, high[k].v, left, right);
+        const float left[4] = {pair[0][0].x, pair[0][0].y, pair[0][1].x, pair[0][1].y};
+        const float right[4] = {pair[1][0].x, pair[1][0].y, pair[1][1].x, pair[1][1].y};
         set(k, left, right);
       }
     }
@@ -152,20 +142,15 @@ template <Form form, int tiles> struct ControllerState {
       operand_of<in_products>(g[2 * k], g[2 * k + 1], a);
     }
   }
-  // The lane's chunk in row r (high = 0) or r + 8, to be kept.
-  ARU_METHOD KeptChunk<form> to_keep(int chunk, int high) const {
-    const int k = chunk * chunk_tiles;
+  // The lane's pair in column tile n of row r (high = 0) or r + 8, to be kept.
+  ARU_METHOD KeptPair<form> to_keep(int n, int high) const {
     if constexpr (keeps_half(form)) {
-      const auto pair = [&](int j) {
-        return k + j / 2 < k_tiles ? exchange_halves(packed_g[k + j / 2][j % 2 * 2 + high][0]) : 0;
-      };
-      return {make_uint4(pair(0), pair(1), pair(2), pair(3))};
+      return packed_g[n / 2][n % 2 * 2 + high][0];
     } else if constexpr (packed) {
-      const auto number = [&](int j, int p) { return float_of_bits(packed_g[k][2 * j + high][p]); };
-      return {make_float4(number(0, 0), number(0, 1), number(1, 0), number(1, 1))};
+      const auto& pair = packed_g[n / 2][n % 2 * 2 + high];
+      return make_float2(float_of_bits(pair[0]), float_of_bits(pair[1]));
     } else {
-      const float *left = g[2 * k] + 2 * high, *right = g[2 * k + 1] + 2 * high;
-      return {make_float4(left[0], left[1], right[0], right[1])};
+      return make_float2(g[n][2 * high], g[n][2 * high + 1]);
     }
   }
 };
@@ -304,39 +289,66 @@ ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const Control
   }
 }
 
-// This lane's part of the kept state of its quad, in one slot.  Void: void or const void.
+// The image of a warp in one slot of the kept state (sequence.h).  Void: void or const void.
 template <Form form, class Void> struct KeptState {
-  static constexpr bool reads = std::is_const<Void>::value;
-  using Chunk = std::conditional_t<reads, const KeptChunk<form>, KeptChunk<form>>;
-  Chunk* first;  // null where there is no such quad
-  int chunks;
+  using Pair = std::conditional_t<std::is_const<Void>::value, const KeptPair<form>, KeptPair<form>>;
+  Pair* image;
+  int tiles;
 
-  ARU_DEVICE KeptState of(Void* kept, int slot, const Sizes& z, int quad) {
-    const int chunks = kept_chunks(form, z.G);
-    Chunk* all = static_cast<Chunk*>(kept) + slot * kept_slot_chunks(z, form);
-    return {quad < 0 ? nullptr : all + size_t(unsigned(quad / quads_together * 4 * chunks)) * 32 + place(quad), chunks};
+  // image: which of a slot's.
+  ARU_DEVICE KeptState of(Void* kept, int slot, int64_t slot_bytes, int image, int G) {
+    using Byte = std::conditional_t<std::is_const<Void>::value, const uint8_t, uint8_t>;
+    Byte* at = static_cast<Byte*>(kept) + slot * slot_bytes + int64_t(image) * kept_image_bytes(form, G);
+    return {reinterpret_cast<Pair*>(at), kept_tiles(G)};
   }
-  // Among the lanes of the quads that lie together.
-  ARU_DEVICE int place(int quad) { return quad % quads_together * 4 + (thread_index() & 3); }
-
-  ARU_METHOD Chunk* at(int neuron, int chunk) const { return first + (neuron * chunks + chunk) * 32; }
-  // The chunks of a neuron of the quad; nothing beyond its end, zero where there is no quad.
-  template <int count> ARU_METHOD void load(int neuron, KeptChunk<form> (&g)[count]) const {
+  // Row 2m + high of the lane's four.
+  ARU_METHOD Pair* row(int row) const { return image + row * tiles * 32 + (thread_index() & 31); }
+  // A row's pairs; nothing beyond those that are kept.
+  template <int count> ARU_METHOD void load(int which, KeptPair<form> (&pairs)[count]) const {
+    Pair* from = row(which);
     ARU_UNROLL
-    for (int j = 0; j < count; ++j) {
-      g[j] = KeptChunk<form>{};
-      if (first && j < chunks) g[j] = *at(neuron, j);
+    for (int n = 0; n < count; ++n) {
+      pairs[n] = KeptPair<form>{};
+      if (n < tiles) pairs[n] = from[n * 32];
     }
   }
-  ARU_METHOD void store(int neuron, int chunk, const KeptChunk<form>& g) const {
-    if (first && chunk < chunks) *at(neuron, chunk) = g;
+  // The rows from `first` on.
+  template <int units, int rows> ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows]) const {
+    put(row(first), state);
   }
-  // Fetches all of it: a line of 128 bytes has two quads, whose eight lanes share the pieces of 512 bytes.
-  ARU_METHOD void prefetch_all(int quad) const {
-    if (!first) return;
-    for (int piece = place(quad) & 7; piece < 4 * chunks; piece += 8) prefetch(first + piece * 32);
+  // Likewise by the warp's staging in shared memory, which has the same layout; `left` stores before may still read it.
+  template <int left, int units, int rows>
+  ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows], uint32_t* staging) const {
+    const bool one = (thread_index() & 31) == 0;
+    if (one) bulk_stores_read<left>();
+    sync_warp();
+    put(staging + (thread_index() & 31), state);
+    publish_to_groups();
+    sync_warp();
+    if (one) bulk_store(image + first * tiles * 32, staging, 2 * rows * tiles * 32 * kept_pair_bytes(form));
+  }
+  // Fetches all of it into the second-level cache.
+  ARU_METHOD void prefetch_all() const {
+    constexpr int line = 128 / kept_pair_bytes(form);
+    for (int e = (thread_index() & 31) * line; e < 4 * tiles * 32; e += 32 * line) prefetch(image + e);
+  }
+
+ private:
+  template <int units, int rows>
+  ARU_METHOD void put(KeptPair<form>* to, const ControllerState<form, units> (&state)[rows]) const {
+    ARU_UNROLL
+    for (int row = 0; row < 2 * rows; ++row) {
+      ARU_UNROLL
+      for (int n = 0; n < units; ++n)
+        if (n < tiles) to[(row * tiles + n) * 32] = state[row / 2].to_keep(n, row % 2);
+    }
   }
 };
+
+// Which image of a slot is this warp's.
+ARU_DEVICE int image_of(const Tiling& t, const Shape& s, int batch_tile, int rank) {
+  return (batch_tile * t.blocks + rank) * s.pairs + warp_index();
+}
 
 // The same numbers of a row of a matrix [B * H][G], to be a state.
 template <Form form> ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
@@ -345,13 +357,11 @@ template <Form form> ARU_DEVICE float4 load_row(const float* matrix, size_t row,
   const auto number = [&](int i) { return i < G ? within<state_form(form)>(from[i]) : 0.f; };
   return make_float4(number(j), number(j + 1), number(j + 8), number(j + 9));
 }
-ARU_DEVICE void store_row(float* matrix, size_t row, int G, int k, const float4& g) {
-  const int j = 16 * k + 2 * (thread_index() & 3);
+ARU_DEVICE void store_pair(float* matrix, size_t row, int G, int column_tile, const float2& g) {
+  const int j = 8 * column_tile + 2 * (thread_index() & 3);
   float* to = matrix + row * G;
   if (j < G) to[j] = g.x;
   if (j + 1 < G) to[j + 1] = g.y;
-  if (j + 8 < G) to[j + 8] = g.z;
-  if (j + 9 < G) to[j + 9] = g.w;
 }
 
 // A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.
@@ -371,11 +381,9 @@ struct Row {
   }
 };
 
-// The rows of a lane's accumulators, [tile of the pair][half], as Row::index: the neurons of a quad.
+// The rows of a lane's accumulators, [tile of the pair][half], as Row::index.
 struct PairRows {
   int index[2][2];
-  int quad;  // of all quads of the batch; -1 where there is none
-
 
   ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
     PairRows p;
@@ -385,8 +393,6 @@ struct PairRows {
       for (int high = 0; high < 2; ++high)
         p.index[m][high] = Row::of((thread_index() & ~3) + 2 * m + high, z, t, rows, first_b, first_i).index;
     }
-    const Row first = Row::of(thread_index() & ~3, z, t, rows, first_b, first_i);
-    p.quad = first.index < 0 ? -1 : (first_b + first.b) * quads_of_sequence(z) + (first_i + first.i) / 4;
     return p;
   }
 };

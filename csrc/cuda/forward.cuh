@@ -26,6 +26,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
 
   const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
   const bool working = warp_index() < p.shape.pairs;  // the warp has rows
+  uint32_t* staging = reinterpret_cast<uint32_t*>(shared + p.shape.staging) + warp_index() * some_tiles * 128;
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
   const auto share = RecurrentShare::of(p.shape);
@@ -40,14 +41,13 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     ControllerState<form, some_tiles> state[2] = {};
     ControllerProduct<form, some_tiles, 2> product;
     int slot = 0;
+    const int image = image_of(t, p.shape, tile, exchange.rank);
     const auto keep = [&] {
-      const auto kept = KeptState<form, void>::of(p.kept, slot++, z, rows.quad);
-      ARU_UNROLL
-      for (int neuron = 0; neuron < 4; ++neuron) {
-        ARU_UNROLL
-        for (int j = 0; j < ControllerState<form, some_tiles>::chunks; ++j)
-          kept.store(neuron, j, state[neuron / 2].to_keep(j, neuron % 2));
-      }
+      const auto to = KeptState<form, void>::of(p.kept, slot++, p.slot_bytes, image, z.G);
+      if constexpr (in_groups)
+        to.template store<0>(0, state, staging);
+      else
+        to.store(0, state);
     };
     if constexpr (tiles > 0) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
@@ -131,13 +131,14 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         for (int neuron = 0; neuron < 4; ++neuron) {
           const int row = rows.index[neuron / 2][neuron % 2];
           ARU_UNROLL
-          for (int k = 0; k < k_tiles; ++k) {
-            const auto chunk = state[neuron / 2].to_keep(k / kept_tiles(form), neuron % 2);
-            if (row >= 0) store_row(p.g_last, size_t(row), z.G, k, chunk.unpacked(k % kept_tiles(form)));
-          }
+          for (int n = 0; n < some_tiles; ++n)
+            if (row >= 0) store_pair(p.g_last, size_t(row), z.G, n, unpacked(state[neuron / 2].to_keep(n, neuron % 2)));
         }
       }
     }
+  }
+  if constexpr (in_groups) {
+    if (lane == 0) bulk_stores_done();
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it
 }

@@ -243,6 +243,31 @@ template <int tiles> ARU_DEVICE void group_pin(float (&c)[tiles][4]) {
   ARU_UNROLL
   for (int j = 0; j < tiles; ++j) asm volatile("" : ARU_SUMS(j)::"memory");
 }
+// Stores from shared to device memory of one thread, in multiples of 16 bytes: what the warp's threads have stored to
+// shared memory, then published, then met.  They run beside what comes after them.
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+ARU_DEVICE void bulk_store(void* to, const void* from, int bytes) {
+  asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;\n\tcp.async.bulk.commit_group;" ::"l"(to),
+               "r"(shared_address(from)), "r"(bytes)
+               : "memory");
+}
+// Until all of the thread's but the last `left` have read the shared memory, or all are done.
+template <int left> ARU_DEVICE void bulk_stores_read() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(left) : "memory");
+}
+ARU_DEVICE void bulk_stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+#else
+ARU_DEVICE void bulk_store(void*, const void*, int) { __trap(); }
+template <int left> ARU_DEVICE void bulk_stores_read() { __trap(); }
+ARU_DEVICE void bulk_stores_done() { __trap(); }
+#endif
+// Copies 16 bytes of device memory to shared memory, past the first-level cache; runs beside what comes after it.
+ARU_DEVICE void copy_async(void* to, const void* from) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+}
+// Until this thread's copies are there.
+ARU_DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
 // A barrier of the group.
 ARU_DEVICE void sync_group() {
   switch (warp_index() / 4) {

@@ -86,6 +86,9 @@ constexpr int least_warps(Form form, int tiles, bool backward) {
   return backward && shares_sums(form, tiles) ? sharing_warps(tiles) : 4;
 }
 
+// 16-row tiles are taken in pairs: those of a block, with those without rows that complete warps together.
+ARU_ANYWHERE constexpr int pairs_of(const Tiling& t) { return round_up(ceil_div(t.batch * t.slice, 32), t.together); }
+
 // Derived sizes, and offsets in bytes into a block's shared memory.
 struct Shape {
   int padded_H;     // columns of W_hh in k tiles
@@ -96,9 +99,9 @@ struct Shape {
   int sum_stride;   // of the partial sums, in floats
   int sum_floats;   // of all of a step
   int rows;         // of a block
-  int pairs;        // of 16-row tiles, with those without rows that complete warps together
+  int pairs;        // pairs_of()
   // Offsets.
-  int weight_hh, state, sums, controller, step_weights, carry, left, right, barriers, total;
+  int weight_hh, state, sums, controller, step_weights, carry, left, right, staging, barriers, total;
   int exchanged_bytes;  // that reach a block in one step
 };
 
@@ -113,7 +116,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.state_words = round_up(s.padded_H / 2, 32) + 8;
   s.sum_stride = s.row_tiles * 16 + 4;
   s.rows = t.batch * t.slice;
-  s.pairs = round_up(ceil_div(s.rows, 32), t.together);
+  s.pairs = pairs_of(t);
   const int words = words_of(form), k = (tiles + 1) / 2, fragment = 256 * words;
   int at = 0;
   s.weight_hh = at;
@@ -131,9 +134,11 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   at += s.pairs * 2 * tiles * 512 * (backward && tiles > 0 && !shares_sums(form, tiles));
   const int outer = s.pairs * 4 * tiles * 128 * (backward && shares_sums(form, tiles));
   s.left = at;
-  at += 2 * outer;
-  s.right = at;
   at += outer;
+  s.right = at;
+  at += 2 * outer;
+  s.staging = at;
+  at += s.pairs * 4 * tiles * 128 * (!backward && t.together > 1);
   s.barriers = at;
   at += 16;
   s.total = at;
@@ -141,19 +146,16 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   return s;
 }
 
-// State that is kept: slots of every neuron's state at one time.  Four neighbouring neurons of a sequence are a quad, which
-// a lane of each row tile has; of every eight quads lie, one after another, [neuron of the quad][chunk][quad][lane q],
-// so that what a warp moves at once is one piece of memory.  A chunk is what a lane has of one k tile in float32, or of
-// two in float16: 16 bytes.
-constexpr int kept_chunk_bytes = 16, quads_together = 8;
-ARU_ANYWHERE constexpr int kept_tiles(Form form) { return keeps_half(form) ? 2 : 1; }  // k tiles of a chunk
-ARU_ANYWHERE constexpr int kept_chunks(Form form, int G) { return ceil_div(G, 16 * kept_tiles(form)); }
-ARU_ANYWHERE constexpr int quads_of_sequence(const Sizes& z) { return ceil_div(z.H, 4); }
-ARU_ANYWHERE constexpr int64_t kept_slot_chunks(const Sizes& z, Form form) {
-  const int64_t quads = int64_t(z.B) * quads_of_sequence(z);
-  return (quads + quads_together - 1) / quads_together * quads_together * 16 * kept_chunks(form, z.G);
+// State that is kept: slots of all neurons' state at one time.  A slot has an image of each warp, in order of batch tiles,
+// blocks and warps, as the accumulators have it: [row tile][row r or r + 8][column tile][lane], the lane's pair of
+// numbers.  What a warp moves at once is one piece of memory, and an image of float16 is A of the weights' gradients but
+// for the numbers' type (weight_sums.cuh).  So both passes have the same tiling.
+ARU_ANYWHERE constexpr int kept_tiles(int G) { return ceil_div(G, 8); }
+ARU_ANYWHERE constexpr int kept_pair_bytes(Form form) { return keeps_half(form) ? 4 : 8; }
+ARU_ANYWHERE constexpr int kept_image_bytes(Form form, int G) { return 4 * kept_tiles(G) * 32 * kept_pair_bytes(form); }
+inline int64_t kept_slot_bytes(const Sizes& z, const Tiling& t, Form form) {
+  return int64_t(ceil_div(z.B, t.batch)) * t.blocks * pairs_of(t) * kept_image_bytes(form, z.G);
 }
-inline int64_t kept_slot_bytes(const Sizes& z, Form form) { return kept_slot_chunks(z, form) * kept_chunk_bytes; }
 
 // Exchange through device memory: two buffers for each group, then its counter on a line of its own.
 ARU_ANYWHERE constexpr int64_t exchange_words(const Shape& s, const Tiling& t, Form form) {
@@ -195,6 +197,7 @@ struct Forward {
   float *h, *a, *n, *s;  // [T,B,H]; a, n and s may be null
   float* g_last;         // [B,H,G]
   void* kept;            // null: no backward pass follows
+  int64_t slot_bytes;
   int segment;
   uint32_t* exchange;
 };
@@ -209,6 +212,7 @@ struct Backward {
   float n_floor;
   const float *a, *n, *s;  // [T,B,H]
   const void* kept;
+  int64_t slot_bytes;
   int segment;
   void* recomputed;  // `segment` slots of g after the steps of a segment, where segment > 1
   const float *d_h, *d_a, *d_n, *d_s, *d_g_last;  // null for zero

@@ -36,9 +36,12 @@ struct StepPlace {
   ARU_METHOD bool recomputed(const Backward& p) const {
     return p.segment > 1 && step >= 0 && in_segment < recomputed_steps(p, segment);
   }
-  ARU_METHOD const void* state(const Backward& p) const { return recomputed(p) ? p.recomputed : p.kept; }
   ARU_METHOD int slot(const Backward& p) const {
     return recomputed(p) ? in_segment : step < 0 ? 0 : p.segment > 1 ? segment + 1 : step + 1;
+  }
+  template <Form form> ARU_METHOD KeptState<form, const void> kept(const Backward& p, int image) const {
+    const void* state = recomputed(p) ? p.recomputed : p.kept;
+    return KeptState<form, const void>::of(state, slot(p), p.slot_bytes, image, p.sizes.G);
   }
 };
 
@@ -157,11 +160,10 @@ template <Form form, int tiles> struct OwnSums {
   // dn, ds: of the lane's element, as are a_next and da.
   template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int, const PairRows& rows,
-                        const KeptChunk<form> (&)[4][ControllerState<form, tiles>::chunks],
-                        float dn, float ds, float a_next, float da) {
+                        const StepPlace& place, int, int image, const PairRows& rows, float dn, float ds, float a_next,
+                        float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    const auto state = KeptState<form, const void>::of(place.state(p), place.slot(p), p.sizes, rows.quad);
+    const auto state = place.kept<form>(p, image);
     ARU_ROLLED
     for (int m = 0; m < 2; ++m) {
       const int low = quad + 2 * m, high = low + 1;
@@ -172,12 +174,12 @@ template <Form form, int tiles> struct OwnSums {
       if (q == 3) own[(tiles - 1) * 32] = make_float4(extra[0][0], extra[0][1], extra[0][2], extra[0][3]);
       float g[2 * k_tiles][4];
       ARU_UNROLL
-      for (int k = 0; k < k_tiles; ++k) {
-        KeptChunk<form> loaded[2] = {};
+      for (int n = 0; n < tiles; ++n) {
+        float2 pair[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
-          if (row[half] >= 0 && k < state.chunks) loaded[half] = *state.at(2 * m + half, k);
-        from_rows(loaded[0].unpacked(0), loaded[1].unpacked(0), g[2 * k], g[2 * k + 1]);
+          if (row[half] >= 0 && n < state.tiles) pair[half] = state.row(2 * m + half)[n * 32];
+        g[n][0] = pair[0].x, g[n][1] = pair[0].y, g[n][2] = pair[1].x, g[n][3] = pair[1].y;
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
       ARU_UNROLL
@@ -252,85 +254,113 @@ template <Form form, int tiles> struct OwnSums {
   }
 };
 
+// Whether groups of warps make the sums, which therefore need nothing of another group.
+ARU_ANYWHERE constexpr bool sums_in_groups(Form form, int tiles) { return uses_groups(form) && sharing_warps(tiles) == 4; }
+
 // The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows of
-// V^T A, from some of the rows.  V has two buffers: du of a step is V of the one before.  Both lie as 8 x 8 matrices of
-// 128 bytes, [8 rows][column tile].  Groups of warps take the rows of their own.
+// V^T A, from some of the rows.  Both lie as 8 x 8 matrices of 128 bytes, [8 rows][column tile].  Groups of warps take
+// the rows of their own.
+//
+// The state comes by copies that run beside the exchange and the recurrent product to where A will be, and becomes A
+// there; A has two buffers, for the next step's comes while the sums are made.  du of a step, which is V of the one
+// before, waits for them in registers.
 template <Form form, int tiles> struct SharedSums {
-  static_assert(words_of(form) == 1, "a pair of numbers is a word");
+  static_assert(words_of(form) == 1 && kept_pair_bytes(form) == 4, "a pair of numbers is a word");
   static_assert(tiles % 2 == 1, "column tiles are multiplied in pairs, the last alone");
   static constexpr int k_tiles = (tiles + 1) / 2;
   static constexpr int rows_words = tiles * 32;  // of 8 rows
-  static constexpr bool in_groups = uses_groups(form) && sharing_warps(tiles) == 4;
+  static constexpr bool in_groups = sums_in_groups(form, tiles);
   uint32_t *left, *right;  // V and A
-  int left_words;
+  int right_words;
   int units, part;  // of the sums: which 16 units, and of which part of the row tiles
   float sums[tiles][4];
+  uint32_t du[2][tiles][2];  // of the lane's rows: [row tile][column tile][r or r + 8]
 
   ARU_DEVICE SharedSums create(const Backward& p) {
     SharedSums s{};
     s.left = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.left);
     s.right = reinterpret_cast<uint32_t*>(shared_memory() + p.shape.right);
-    s.left_words = p.shape.pairs * 4 * rows_words;
+    s.right_words = p.shape.pairs * 4 * rows_words;
     s.units = warp_index() % sharing_warps(tiles);
     s.part = warp_index() / sharing_warps(tiles);
     return s;
   }
-  ARU_METHOD uint32_t* v_of(int v) const { return left + (v & 1) * left_words; }
-  // Word of column tile 0 in row r of the warp's first tile; those of row r + 8 and of the second tile follow.
-  ARU_DEVICE int own_word() { return warp_index() * 4 * rows_words + (thread_index() & 31); }
-  ARU_METHOD void begin_tile(bool working, int v) {
-    if (!working) return;
-    uint32_t* to = v_of(v) + own_word();
+  // Of this warp: rows of its first tile's first half; the others follow.
+  ARU_METHOD uint32_t* own_left() const { return left + warp_index() * 4 * rows_words; }
+  ARU_METHOD uint32_t* own_right(int v) const {
+    return right + (v & 1) * right_words + warp_index() * 4 * rows_words;
+  }
+  ARU_METHOD void begin_tile(bool, int) {
+    ARU_UNROLL
+    for (int e = 0; e < 4 * tiles; ++e) du[e % 2][e / 4][e / 2 % 2] = 0;
+  }
+  // The state for step v on its way; it is there after fetched() and a barrier.
+  ARU_METHOD void fetch(const KeptState<form, const void>& from, int v) const {
+    const int lane = thread_index() & 31;
+    // Other lanes may have computed it again; this buffer may have been its way to memory.
+    if constexpr (in_groups) {
+      if (lane == 0) bulk_stores_done();
+    }
+    sync_warp();
+    uint32_t* to = own_right(v);
     ARU_UNROLL
     for (int row = 0; row < 4; ++row) {
-      ARU_UNROLL
-      for (int n = 0; n < tiles; ++n) to[row * rows_words + n * 32] = 0;
+      const auto* from_row = from.image + row * from.tiles * 32;
+      for (int e = 4 * lane; e < from.tiles * 32; e += 128) copy_async(to + row * rows_words + e, from_row + e);
     }
   }
+  ARU_METHOD void fetched() const { copies_done(); }
   template <bool at_end>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int v, const PairRows& rows,
-                        const KeptChunk<form> (&kept)[4][ControllerState<form, tiles>::chunks],
-                        float dn, float ds, float a_next, float da) {
+                        const StepPlace& place, int v, int, const PairRows& rows, float dn, float ds, float a_next,
+                        float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
+    const int kept = kept_tiles(p.sizes.G);
     uint32_t gains[1], input[1];
     pack<form>(dn, ds, gains);
     pack<form>(a_next, 1.f, input);
-    uint32_t *own = v_of(v) + own_word(), *next = v_of(v + 1) + own_word(), *beside = right + own_word();
-    uint32_t last[2][2], operand[2][k_tiles][4][1] = {};
+    uint32_t *of_v = own_left() + lane, *of_a = own_right(v) + lane;
+    uint32_t last[2][2];
     ARU_UNROLL
     for (int m = 0; m < 2; ++m) {
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
         const uint32_t word = shuffle(gains[0], quad + 2 * m + half);
         last[m][half] = shuffle(input[0], quad + 2 * m + half);
-        if (q == 3) own[(2 * m + half) * rows_words + (tiles - 1) * 32] = word;
+        if (q == 3) du[m][tiles - 1][half] = word;
       }
     }
+    uint32_t operand[2][k_tiles][4][1] = {}, g[2][tiles][2];
     const auto load_operand = [&](int m) {
       ARU_UNROLL
-      for (int e = 0; e < 2 * tiles; ++e)
-        operand[m][e / 4][e % 4][0] = own[(2 * m + e % 2) * rows_words + e / 2 * 32];
+      for (int e = 0; e < 2 * tiles; ++e) operand[m][e / 4][e % 4][0] = du[m][e / 2][e % 2];
+    };
+    // Stores V, and makes A of the state.
+    const auto exchange_operands = [&](int m) {
+      ARU_UNROLL
+      for (int e = 0; e < 2 * tiles; ++e) {
+        const int at = (2 * m + e % 2) * rows_words + e / 2 * 32;
+        of_v[at] = du[m][e / 2][e % 2];
+        g[m][e / 2][e % 2] = e / 2 < kept ? of_a[at] : 0;
+      }
+      ARU_UNROLL
+      for (int e = 0; e < 2 * tiles; ++e) {
+        const float2 pair = unpacked(g[m][e / 2][e % 2]);
+        uint32_t word[1];
+        pack<form>(pair.x, pair.y, word);
+        of_a[(2 * m + e % 2) * rows_words + e / 2 * 32] = e / 2 == tiles - 1 && q == 3 ? last[m][e % 2] : word[0];
+      }
     };
     float through_a[2][2] = {};
     const auto column_tile = [&](int m, int n, float(&c)[4]) {
-      float g[4];
-      const int chunk = n / 2 / kept_tiles(form), tile = n / 2 % kept_tiles(form);
-      const float4 low = kept[2 * m][chunk].unpacked(tile), high = kept[2 * m + 1][chunk].unpacked(tile);
-      g[0] = n % 2 ? low.z : low.x, g[1] = n % 2 ? low.w : low.y;
-      g[2] = n % 2 ? high.z : high.x, g[3] = n % 2 ? high.w : high.y;
-      ARU_UNROLL
-      for (int half = 0; half < 2; ++half) {
-        uint32_t word[1];
-        pack<form>(g[2 * half], g[2 * half + 1], word);
-        beside[(2 * m + half) * rows_words + n * 32] = n == tiles - 1 && q == 3 ? last[m][half] : word[0];
-      }
-      through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], g, c, through_a[m]);
+      const float2 low = unpacked(g[m][n][0]), high = unpacked(g[m][n][1]);
+      const float of_g[4] = {low.x, low.y, high.x, high.y};
+      through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], of_g, c, through_a[m]);
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
         uint32_t word[1];
         pack<form>(c[2 * half], c[2 * half + 1], word);
-        next[(2 * m + half) * rows_words + n * 32] = word[0];
+        du[m][n][half] = word[0];
       }
     };
     if constexpr (uses_groups(form)) {
@@ -343,14 +373,18 @@ template <Form form, int tiles> struct SharedSums {
         group_begin();
         multiply_in_groups<form>(c, operand[m], weights);
         group_commit();
+        exchange_operands(m);
         group_wait();
         group_pin(c);
         ARU_UNROLL
         for (int n = 0; n < tiles; ++n) column_tile(m, n, c[n]);
       }
     } else {
-      load_operand(0);
-      load_operand(1);
+      ARU_UNROLL
+      for (int m = 0; m < 2; ++m) {
+        load_operand(m);
+        exchange_operands(m);
+      }
       ARU_UNROLL
       for (int n = 0; n < tiles; ++n) {
         float c[1][2][4] = {};
@@ -381,8 +415,8 @@ template <Form form, int tiles> struct SharedSums {
     publish_to_groups();
     sync_group();
     const int first = part * 16 * rows_words;
-    const auto of_left = GroupMatrix::at(v_of(v) + first, rows_words * 4, 128);
-    const auto of_right = GroupMatrix::at(right + first, rows_words * 4, 128);
+    const auto of_left = GroupMatrix::at(left + first, rows_words * 4, 128);
+    const auto of_right = GroupMatrix::at(right + (v & 1) * right_words + first, rows_words * 4, 128);
     group_pin(sums);
     group_begin();
     ARU_UNROLL
@@ -399,8 +433,8 @@ template <Form form, int tiles> struct SharedSums {
     const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
     constexpr int tile_bytes = 2 * rows_words * 4;
     const int left_rows = matrix / 2, right_rows = matrix % 2;  // which 8
-    uint32_t from_left = shared_address(v_of(v) + left_rows * rows_words + left_tile * 32 + row * 4) + part * tile_bytes;
-    uint32_t from_right = shared_address(right + right_rows * rows_words + row * 4) + part * tile_bytes;
+    uint32_t from_left = shared_address(left + left_rows * rows_words + left_tile * 32 + row * 4) + part * tile_bytes;
+    uint32_t from_right = shared_address(right + (v & 1) * right_words + right_rows * rows_words + row * 4) + part * tile_bytes;
     const uint32_t beside = matrix / 2 * 128;  // bytes to the second of two column tiles
     ARU_UNROLL_BY(2)
     for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {

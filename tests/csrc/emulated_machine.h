@@ -129,7 +129,7 @@ struct Schedule {
   enum Order { in_order, reversed, random };
   Order order = in_order;
   bool starve = false;    // one block after another does not run for a while
-  bool deferred = false;  // asynchronous stores arrive at a random later time
+  bool deferred = false;  // asynchronous stores arrive at a random later time, copies when they are waited for
   unsigned seed = 0;
 };
 
@@ -155,8 +155,15 @@ struct GroupSums {
   std::vector<float> values;
   std::vector<std::function<void()>> products;
 };
+// A copy between shared and device memory that runs beside its thread.
+struct Copy {
+  void* to;
+  const void* from;
+  size_t bytes;
+};
 struct Fiber {
   Context context;
+  std::vector<Copy> copies, bulk_stores;
   std::vector<GroupSums> group_sums;
   bool group_open = false;
   Identity identity;
@@ -314,6 +321,7 @@ class Machine {
     Machine& m = *running();
     acquire(&m.begun);
     m.body();
+    if (!m.current->copies.empty() || !m.current->bulk_stores.empty()) m.fail("a copy that nobody waits for");
     release(m.ended);
     {
       const Machinery machinery;

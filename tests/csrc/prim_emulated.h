@@ -278,6 +278,35 @@ ARU_DEVICE void group_wait() {
 }
 template <int tiles> ARU_DEVICE void group_pin(float (&)[tiles][4]) {}
 ARU_DEVICE void publish_to_groups() {}
+
+// Copies are made at once or, deferred, when they are waited for.
+inline void begin_copy(std::vector<emulation::Copy>& copies, const emulation::Copy& copy) {
+  if (!machine().schedule.deferred) std::memcpy(copy.to, copy.from, copy.bytes);
+  const emulation::Machinery machinery;
+  copies.push_back(copy);
+}
+inline void finish_copies(std::vector<emulation::Copy>& copies, size_t left) {
+  while (copies.size() > left) {
+    const emulation::Copy copy = copies.front();
+    if (machine().schedule.deferred) std::memcpy(copy.to, copy.from, copy.bytes);
+    const emulation::Machinery machinery;
+    copies.erase(copies.begin());
+  }
+}
+ARU_DEVICE void bulk_store(void* to, const void* from, int bytes) {
+  auto& m = machine();
+  for (int at = 0; at < bytes; at += 16) m.shared_offset(static_cast<const uint8_t*>(from) + at, 16);
+  if (bytes % 16 || reinterpret_cast<uintptr_t>(to) % 16) m.fail("a misaligned bulk store");
+  begin_copy(m.current->bulk_stores, {to, from, size_t(bytes)});
+}
+template <int left> ARU_DEVICE void bulk_stores_read() { finish_copies(machine().current->bulk_stores, left); }
+ARU_DEVICE void bulk_stores_done() { finish_copies(machine().current->bulk_stores, 0); }
+ARU_DEVICE void copy_async(void* to, const void* from) {
+  machine().shared_offset(to, 16);
+  if (reinterpret_cast<uintptr_t>(from) % 16) machine().fail("a misaligned copy");
+  begin_copy(machine().current->copies, {to, from, 16});
+}
+ARU_DEVICE void copies_done() { finish_copies(machine().current->copies, 0); }
 ARU_DEVICE void sync_group() { machine().meet(machine().barrier(1 + warp_index() / 4), 128); }
 
 ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machine().blocks * machine().threads); }

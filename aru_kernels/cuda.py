@@ -130,7 +130,7 @@ def _half(precision: str) -> bool:
 
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it is small or fits ARU_STATE_BUDGET."""
-    everything = (T + 1) * B * H * G * (2 if _half(precision) else 4)
+    everything = 4 * kept_elements(T, B, H, G, dtype, precision, 1)
     budget = wanted_budget()
     limit = SMALL_STATE if budget is None else budget
     if everything <= limit:

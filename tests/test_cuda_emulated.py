@@ -364,7 +364,7 @@ def test_segments(emulation, monkeypatch):
     assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium") == cuda.SEGMENT_HALF
     assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "highest") == cuda.SEGMENT
     everything = 4 * cuda.kept_elements(784, 100, 400, 50, torch.float32, "medium", 1)
-    assert 1 < everything / (785 * 100 * 400 * 56 * 2) < 1.2  # float16 and column tiles, and warps that are filled up
+    assert 1 < everything / (785 * 100 * 400 * 56 * 2) < 1.3  # float16 and column tiles, and warps that are filled up
     monkeypatch.setenv("ARU_STATE_BUDGET", "100G")
     assert cuda.choose_segment(784, 100, 400, 50, torch.float32, "medium") == 1
     monkeypatch.setenv("ARU_STATE_BUDGET", "256M")

@@ -14,14 +14,14 @@
 namespace aru {
 namespace cuda {
 
-// g after the steps of the segment, from the state kept before it, for this warp's rows.  staging: where groups of warps
-// make the sums, shared memory of the warp that no product of its group reads after the first here.
+// g after the steps of the place's segment, from the state kept before it, for this warp's rows.  Where groups of warps
+// make the sums the last one goes to `last`, which no product of the group reads after the first here.
 template <Form form, int tiles>
-ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, int segment, int image,
-                          const PairRows& rows, uint32_t* staging) {
+ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, const StepPlace& place,
+                          int image, const PairRows& rows, uint32_t* last) {
   constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
-  const int steps = StepPlace::recomputed_steps(p, segment);
+  const int steps = place.again, segment = place.segment;
   const auto kept_before = [&](int which) {
     return KeptState<form, const void>::of(p.kept, which, p.slot_bytes, image, p.sizes.G);
   };
@@ -66,10 +66,12 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
         controller_finish<form, tiles, 1>(controller, a, product, state, [](int) {});
         if constexpr (sums_in_groups(form, tiles)) {
           if (m == 0 && step == 0) sync_group();
-          to.template store<1>(2 * m, state, staging + (m * steps + step) % 2 * 2 * tiles * 32);
-        } else {
-          to.store(2 * m, state);
+          if (step == steps - 1) {
+            put_rows<form>(last + 2 * m * tiles * 32 + (thread_index() & 31), tiles, to.tiles, state);
+            continue;
+          }
         }
+        to.store(2 * m, state);
       }
     }
   }
@@ -150,23 +152,26 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       const bool there = working && some && place.step >= 0;
       return there ? Upstream::of<adaptive>(p, place.step, own.index, n, s) : Upstream();
     };
+    const auto fetch = [&](int v) {
+      if constexpr (shared_sums) {
+        if (!(sums_in_groups(form, tiles) && place.computed_last())) weight_sums.fetch(place.kept<form>(p, image), v);
+      }
+    };
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
       if constexpr (adaptive) {
         if (working && place.opens_segment(p)) {
-          uint32_t* staging = nullptr;
-          if constexpr (shared_sums) staging = weight_sums.own_right(v + 1);
-          recompute<form, tiles>(p, controller, place.segment, image, rows, staging);
+          uint32_t* last = nullptr;
+          if constexpr (shared_sums) last = weight_sums.own_right(place.is_last(p) ? v : v + 1);
+          recompute<form, tiles>(p, controller, place, image, rows, last);
         }
-      }
-      if constexpr (shared_sums) {
-        if (working && place.step == z.T - 1) weight_sums.fetch(place.kept<form>(p, image), v);
+        if (working && place.is_last(p)) fetch(v);
       }
       const Upstream up = upstream();
       const GammaDerivatives<float> by =
           gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
       if (v > 0) exchange.receive(v);
-      if (place.step == z.T - 1) {
+      if (place.is_last(p)) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
@@ -188,7 +193,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         if constexpr (!adaptive) {
           sum_n += dn;
           sum_s += ds;
-        } else if (place.step < 0 || (place.step == z.T - 1 && p.d_g_last)) {
+        } else if (place.step < 0 || (place.is_last(p) && p.d_g_last)) {
           da = weight_sums.template step<true>(p, controller, step_weights, place, v, image, rows, dn, ds, a_next, da);
         } else {
           da = weight_sums.template step<false>(p, controller, step_weights, place, v, image, rows, dn, ds, a_next, da);
@@ -201,7 +206,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       // While da is under way: the next step's state; the sums.
       place.back(p);
       if constexpr (shared_sums) {
-        if (working && place.step >= -1) weight_sums.fetch(place.kept<form>(p, image), v + 1);
+        if (working && place.step >= -1) fetch(v + 1);
         weight_sums.share(p, v);
       }
     }

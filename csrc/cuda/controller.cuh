@@ -289,11 +289,22 @@ ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const Control
   }
 }
 
+// Puts the lane's pairs of the column tiles below `kept`, [row][stride of column tiles][32 lanes].
+template <Form form, int tiles, int rows>
+ARU_DEVICE void put_rows(KeptPair<form>* to, int stride, int kept, const ControllerState<form, tiles> (&state)[rows]) {
+  ARU_UNROLL
+  for (int row = 0; row < 2 * rows; ++row) {
+    ARU_UNROLL
+    for (int n = 0; n < tiles; ++n)
+      if (n < kept) to[(row * stride + n) * 32] = state[row / 2].to_keep(n, row % 2);
+  }
+}
+
 // The image of a warp in one slot of the kept state (sequence.h).  Void: void or const void.
 template <Form form, class Void> struct KeptState {
   using Pair = std::conditional_t<std::is_const<Void>::value, const KeptPair<form>, KeptPair<form>>;
   Pair* image;
-  int tiles;
+  int tiles;  // that are kept
 
   // image: which of a slot's.
   ARU_DEVICE KeptState of(Void* kept, int slot, int64_t slot_bytes, int image, int G) {
@@ -314,34 +325,12 @@ template <Form form, class Void> struct KeptState {
   }
   // The rows from `first` on.
   template <int units, int rows> ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows]) const {
-    put(row(first), state);
-  }
-  // Likewise by the warp's staging in shared memory, which has the same layout; `left` stores before may still read it.
-  template <int left, int units, int rows>
-  ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows], uint32_t* staging) const {
-    const bool one = (thread_index() & 31) == 0;
-    if (one) bulk_stores_read<left>();
-    sync_warp();
-    put(staging + (thread_index() & 31), state);
-    publish_to_groups();
-    sync_warp();
-    if (one) bulk_store(image + first * tiles * 32, staging, 2 * rows * tiles * 32 * kept_pair_bytes(form));
+    put_rows<form>(row(first), tiles, tiles, state);
   }
   // Fetches all of it into the second-level cache.
   ARU_METHOD void prefetch_all() const {
     constexpr int line = 128 / kept_pair_bytes(form);
     for (int e = (thread_index() & 31) * line; e < 4 * tiles * 32; e += 32 * line) prefetch(image + e);
-  }
-
- private:
-  template <int units, int rows>
-  ARU_METHOD void put(KeptPair<form>* to, const ControllerState<form, units> (&state)[rows]) const {
-    ARU_UNROLL
-    for (int row = 0; row < 2 * rows; ++row) {
-      ARU_UNROLL
-      for (int n = 0; n < units; ++n)
-        if (n < tiles) to[(row * tiles + n) * 32] = state[row / 2].to_keep(n, row % 2);
-    }
   }
 };
 

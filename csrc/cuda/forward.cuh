@@ -42,12 +42,23 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     ControllerProduct<form, some_tiles, 2> product;
     int slot = 0;
     const int image = image_of(t, p.shape, tile, exchange.rank);
+    // By groups of warps what is kept goes to `staging`; and on from there after the next barrier: the fence before it
+    // waits for all that the thread has stored to memory.
+    bool staged = false;
     const auto keep = [&] {
+      if constexpr (in_groups) {
+        if (lane == 0) bulk_stores_read();
+        sync_warp();
+        put_rows<form>(staging + lane, kept_tiles(z.G), kept_tiles(z.G), state);
+        staged = true;
+      } else {
+        KeptState<form, void>::of(p.kept, slot++, p.slot_bytes, image, z.G).store(0, state);
+      }
+    };
+    const auto store_staged = [&] {
       const auto to = KeptState<form, void>::of(p.kept, slot++, p.slot_bytes, image, z.G);
-      if constexpr (in_groups)
-        to.template store<0>(0, state, staging);
-      else
-        to.store(0, state);
+      if (lane == 0) bulk_store(to.image, staging, kept_image_bytes(form, z.G));
+      staged = false;
     };
     if constexpr (tiles > 0) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
@@ -88,7 +99,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         sync_block();
       }
       recurrent_product(share, t, p.shape, weight, exchange.buffer(v), sums_of(v), first_weights);
+      if (staged) publish_to_groups();
       sync_block();
+      if (staged) store_staged();
       if (!working) continue;
 
       const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
@@ -125,6 +138,11 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         if constexpr (!in_groups) product.start(controller, state);
       }
     }
+    if (staged) {
+      publish_to_groups();
+      sync_warp();
+      store_staged();
+    }
     if constexpr (tiles > 0) {
       if (working) {
         ARU_UNROLL
@@ -138,7 +156,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     }
   }
   if constexpr (in_groups) {
-    if (lane == 0) bulk_stores_done();
+    if (lane == 0) bulk_stores_read();
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it
 }

@@ -251,15 +251,11 @@ ARU_DEVICE void bulk_store(void* to, const void* from, int bytes) {
                "r"(shared_address(from)), "r"(bytes)
                : "memory");
 }
-// Until all of the thread's but the last `left` have read the shared memory, or all are done.
-template <int left> ARU_DEVICE void bulk_stores_read() {
-  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(left) : "memory");
-}
-ARU_DEVICE void bulk_stores_done() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+// Until all of the thread's have read the shared memory.  (To wait until they are done empties the first-level cache.)
+ARU_DEVICE void bulk_stores_read() { asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory"); }
 #else
 ARU_DEVICE void bulk_store(void*, const void*, int) { __trap(); }
-template <int left> ARU_DEVICE void bulk_stores_read() { __trap(); }
-ARU_DEVICE void bulk_stores_done() { __trap(); }
+ARU_DEVICE void bulk_stores_read() { __trap(); }
 #endif
 // Copies 16 bytes of device memory to shared memory, past the first-level cache; runs beside what comes after it.
 ARU_DEVICE void copy_async(void* to, const void* from) {

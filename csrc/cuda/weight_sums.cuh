@@ -9,39 +9,33 @@
 namespace aru {
 namespace cuda {
 
-// Where a step's state is.
+// Where a step's state is: g after the step, kept or computed again.
 struct StepPlace {
   int step, segment, in_segment;
+  int again;  // steps of the segment whose state is computed again: all but the last, where the next segment begins
 
   ARU_DEVICE StepPlace last(const Backward& p) {
-    const int step = p.sizes.T - 1;
-    return {step, step / p.segment, step % p.segment};
+    const int step = p.sizes.T - 1, segment = step / p.segment, in_segment = step % p.segment;
+    return {step, segment, in_segment, p.segment > 1 ? in_segment + 1 : 0};
   }
   ARU_METHOD void back(const Backward& p) {
     --step;
     if (--in_segment < 0) {
       in_segment = p.segment - 1;
+      again = p.segment - 1;
       --segment;
     }
   }
-  // Steps of the segment after which the state is to be computed again: all but the last, where the next begins.
-  ARU_DEVICE int recomputed_steps(const Backward& p, int segment) {
-    const int left = p.sizes.T - segment * p.segment;
-    return left > p.segment ? p.segment - 1 : left;
-  }
+  ARU_METHOD bool is_last(const Backward& p) const { return step == p.sizes.T - 1; }
   ARU_METHOD bool opens_segment(const Backward& p) const {
-    return p.segment > 1 && step >= 0 && (step == p.sizes.T - 1 || in_segment == p.segment - 1);
+    return p.segment > 1 && step >= 0 && (is_last(p) || in_segment == p.segment - 1);
   }
-  // g after the step, as a slot of what `state` names; before the first step that is the first of the kept slots.
-  ARU_METHOD bool recomputed(const Backward& p) const {
-    return p.segment > 1 && step >= 0 && in_segment < recomputed_steps(p, segment);
-  }
-  ARU_METHOD int slot(const Backward& p) const {
-    return recomputed(p) ? in_segment : step < 0 ? 0 : p.segment > 1 ? segment + 1 : step + 1;
-  }
+  // Of the segment's states the last one is computed last.
+  ARU_METHOD bool computed_last() const { return again > 0 && in_segment == again - 1; }
   template <Form form> ARU_METHOD KeptState<form, const void> kept(const Backward& p, int image) const {
-    const void* state = recomputed(p) ? p.recomputed : p.kept;
-    return KeptState<form, const void>::of(state, slot(p), p.slot_bytes, image, p.sizes.G);
+    const bool computed = in_segment < again;
+    return KeptState<form, const void>::of(computed ? p.recomputed : p.kept, computed ? in_segment : segment + 1,
+                                           p.slot_bytes, image, p.sizes.G);
   }
 };
 
@@ -296,17 +290,15 @@ template <Form form, int tiles> struct SharedSums {
   }
   // The state for step v on its way; it is there after fetched() and a barrier.
   ARU_METHOD void fetch(const KeptState<form, const void>& from, int v) const {
-    const int lane = thread_index() & 31;
-    // Other lanes may have computed it again; this buffer may have been its way to memory.
-    if constexpr (in_groups) {
-      if (lane == 0) bulk_stores_done();
-    }
-    sync_warp();
-    uint32_t* to = own_right(v);
+    const int first = 4 * (thread_index() & 31);
+    sync_warp();  // other lanes may have computed it again
     ARU_UNROLL
-    for (int row = 0; row < 4; ++row) {
-      const auto* from_row = from.image + row * from.tiles * 32;
-      for (int e = 4 * lane; e < from.tiles * 32; e += 128) copy_async(to + row * rows_words + e, from_row + e);
+    for (int i = 0; i < ceil_div(tiles, 4); ++i) {
+      if (first + i * 128 >= from.tiles * 32) continue;
+      uint32_t* to = own_right(v) + first + i * 128;
+      const uint32_t* at = from.image + first + i * 128;
+      ARU_UNROLL
+      for (int row = 0; row < 4; ++row) copy_async(to + row * rows_words, at + row * from.tiles * 32);
     }
   }
   ARU_METHOD void fetched() const { copies_done(); }

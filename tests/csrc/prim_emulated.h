@@ -285,8 +285,8 @@ inline void begin_copy(std::vector<emulation::Copy>& copies, const emulation::Co
   const emulation::Machinery machinery;
   copies.push_back(copy);
 }
-inline void finish_copies(std::vector<emulation::Copy>& copies, size_t left) {
-  while (copies.size() > left) {
+inline void finish_copies(std::vector<emulation::Copy>& copies) {
+  while (!copies.empty()) {
     const emulation::Copy copy = copies.front();
     if (machine().schedule.deferred) std::memcpy(copy.to, copy.from, copy.bytes);
     const emulation::Machinery machinery;
@@ -299,14 +299,13 @@ ARU_DEVICE void bulk_store(void* to, const void* from, int bytes) {
   if (bytes % 16 || reinterpret_cast<uintptr_t>(to) % 16) m.fail("a misaligned bulk store");
   begin_copy(m.current->bulk_stores, {to, from, size_t(bytes)});
 }
-template <int left> ARU_DEVICE void bulk_stores_read() { finish_copies(machine().current->bulk_stores, left); }
-ARU_DEVICE void bulk_stores_done() { finish_copies(machine().current->bulk_stores, 0); }
+ARU_DEVICE void bulk_stores_read() { finish_copies(machine().current->bulk_stores); }
 ARU_DEVICE void copy_async(void* to, const void* from) {
   machine().shared_offset(to, 16);
   if (reinterpret_cast<uintptr_t>(from) % 16) machine().fail("a misaligned copy");
   begin_copy(machine().current->copies, {to, from, 16});
 }
-ARU_DEVICE void copies_done() { finish_copies(machine().current->copies, 0); }
+ARU_DEVICE void copies_done() { finish_copies(machine().current->copies); }
 ARU_DEVICE void sync_group() { machine().meet(machine().barrier(1 + warp_index() / 4), 128); }
 
 ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machine().blocks * machine().threads); }

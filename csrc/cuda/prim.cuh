@@ -257,9 +257,12 @@ ARU_DEVICE void bulk_stores_read() { asm volatile("cp.async.bulk.wait_group.read
 ARU_DEVICE void bulk_store(void*, const void*, int) { __trap(); }
 ARU_DEVICE void bulk_stores_read() { __trap(); }
 #endif
-// Copies 16 bytes of device memory to shared memory, past the first-level cache; runs beside what comes after it.
-ARU_DEVICE void copy_async(void* to, const void* from) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(to)), "l"(from) : "memory");
+// Copies 16 bytes of device memory to shared memory, past the first-level cache, or does not; runs beside what comes after
+// it.  No branch: lanes that parted here would have to meet again before the next instruction of all.
+ARU_DEVICE void copy_async(bool wanted, void* to, const void* from) {
+  asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p cp.async.cg.shared.global [%1], [%2], 16; }" ::"r"(int(wanted)),
+               "r"(shared_address(to)), "l"(from)
+               : "memory");
 }
 // Until this thread's copies are there.
 ARU_DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }

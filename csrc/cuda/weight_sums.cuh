@@ -294,11 +294,11 @@ template <Form form, int tiles> struct SharedSums {
     sync_warp();  // other lanes may have computed it again
     ARU_UNROLL
     for (int i = 0; i < ceil_div(tiles, 4); ++i) {
-      if (first + i * 128 >= from.tiles * 32) continue;
+      const bool wanted = first + i * 128 < from.tiles * 32;
       uint32_t* to = own_right(v) + first + i * 128;
       const uint32_t* at = from.image + first + i * 128;
       ARU_UNROLL
-      for (int row = 0; row < 4; ++row) copy_async(to + row * rows_words, at + row * from.tiles * 32);
+      for (int row = 0; row < 4; ++row) copy_async(wanted, to + row * rows_words, at + row * from.tiles * 32);
     }
   }
   ARU_METHOD void fetched() const { copies_done(); }

@@ -300,7 +300,8 @@ ARU_DEVICE void bulk_store(void* to, const void* from, int bytes) {
   begin_copy(m.current->bulk_stores, {to, from, size_t(bytes)});
 }
 ARU_DEVICE void bulk_stores_read() { finish_copies(machine().current->bulk_stores); }
-ARU_DEVICE void copy_async(void* to, const void* from) {
+ARU_DEVICE void copy_async(bool wanted, void* to, const void* from) {
+  if (!wanted) return;
   machine().shared_offset(to, 16);
   if (reinterpret_cast<uintptr_t>(from) % 16) machine().fail("a misaligned copy");
   begin_copy(machine().current->copies, {to, from, 16});

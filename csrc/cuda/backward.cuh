@@ -27,14 +27,14 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
   };
   if (segment > 0) {  // what the next call wants
     kept_before(segment - 1).prefetch_all();
-    if (rows.index[0][0] >= 0)
+    if (rows.count > 0)
       for (int step = 0; step < p.segment; ++step)
-        prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.index[0][0]);
+        prefetch(p.a + (size_t(segment - 1) * p.segment + step) * BH + rows.first);
   }
   const auto kept = kept_before(segment);
   ARU_ROLLED
   for (int m = 0; m < 2; ++m) {  // one tile at a time: two would spill
-    const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+    const int row[2] = {rows.index(m, 0), rows.index(m, 1)};
     const float* a_at = p.a + size_t(segment) * p.segment * BH;
     float next_a[2];
     ControllerState<form, tiles> state[1];
@@ -159,6 +159,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     };
     ARU_ROLLED
     for (; place.step >= -1; ++v) {
+      const Upstream up = upstream();  // before what takes long
       if constexpr (adaptive) {
         if (working && place.opens_segment(p)) {
           uint32_t* last = nullptr;
@@ -167,16 +168,15 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         }
         if (working && place.is_last(p)) fetch(v);
       }
-      const Upstream up = upstream();
       const GammaDerivatives<float> by =
           gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
+      RecurrentWeights<form, tiles < 9 ? 4 : 2> first_weights;
+      first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (place.is_last(p)) {
         exchange.fill(v, nullptr, first_b, z.B, z.H);
         sync_block();
       }
-      RecurrentWeights<form, 2> first_weights;  // after the wait: no registers are left to hold them meanwhile
-      first_weights.load_first(share, p.shape, weight);
       recurrent_product(share, t, p.shape, weight, exchange.buffer(v), partial_of(v), first_weights);
       if constexpr (adaptive) weight_sums.finished();
       if constexpr (shared_sums) weight_sums.fetched();
@@ -194,7 +194,9 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
           sum_n += dn;
           sum_s += ds;
         } else if (place.step < 0 || (place.is_last(p) && p.d_g_last)) {
+          weight_sums.park(p);  // else this seldom code would take registers from the other
           da = weight_sums.template step<true>(p, controller, step_weights, place, v, image, rows, dn, ds, a_next, da);
+          weight_sums.take_back(p);
         } else {
           da = weight_sums.template step<false>(p, controller, step_weights, place, v, image, rows, dn, ds, a_next, da);
         }

@@ -42,18 +42,23 @@ template <Form form, int tiles> struct ControllerOperands {
   ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
     uint2* products = reinterpret_cast<uint2*>(shared);
     float4* input = reinterpret_cast<float4*>(products + (tiles + 1) * k_tiles * words * 32);
-    const auto gg = [&](int k, int n) { return k < G && n < G ? within<in_products>(w.weight_gg[n * G + k]) : 0.f; };
+    // k and n are columns of the accumulators.
+    const auto gg = [&](int k, int n) {
+      const int from = unit_of(k, G), to = unit_of(n, G);
+      return from < G && to < G ? within<in_products>(w.weight_gg[to * G + from]) : 0.f;
+    };
     if constexpr (in_groups)
       pack_for_groups<in_products>(products, tiles, k_tiles, gg);
     else
       pack_fragments<in_products>(products, tiles, k_tiles, gg);
     pack_fragments<in_products>(products + tiles * k_tiles * words * 32, 1, k_tiles, [&](int k, int n) {
-      return k < G ? within<in_products>(w.weight_gc[(n & 1) * G + k]) : 0.f;
+      const int from = unit_of(k, G);
+      return from < G ? within<in_products>(w.weight_gc[(n & 1) * G + from]) : 0.f;
     });
     for (int e = thread_index(); e < tiles * 4; e += block_threads()) {
-      const int j = 2 * e;
-      input[e] = make_float4(j < G ? w.weight_ag[j] : 0.f, j + 1 < G ? w.weight_ag[j + 1] : 0.f,
-                             j < G ? w.bias_g[j] : 0.f, j + 1 < G ? w.bias_g[j + 1] : 0.f);
+      const int j = unit_of(2 * e, G), l = unit_of(2 * e + 1, G);
+      input[e] = make_float4(j < G ? w.weight_ag[j] : 0.f, l < G ? w.weight_ag[l] : 0.f, j < G ? w.bias_g[j] : 0.f,
+                             l < G ? w.bias_g[l] : 0.f);
     }
     return {products, input, w.bias_c[0], w.bias_c[1]};
   }
@@ -238,8 +243,9 @@ template <Form form, int tiles, int rows> struct ControllerProduct {
 };
 
 // The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
-// product(j, c) adds W_gg g to c = 0 as multiplied() does; after(j) comes when k tile j of `next` is there.
-template <Form form, int tiles, int rows, class Product, class After>
+// product(j, c) adds W_gg g to c = 0 as multiplied() does; after(j) comes when k tile j of `next` is there.  half: the odd
+// columns of the last column tile have no units.
+template <Form form, int tiles, int rows, bool half = false, class Product, class After>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
                                   const Product& product, ControllerState<form, tiles> (&next)[rows],
                                   const After& after) {
@@ -254,8 +260,10 @@ ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, cons
       ARU_UNROLL
       for (int m = 0; m < rows; ++m) {
         ARU_UNROLL
-        for (int e = 0; e < 4; ++e)
+        for (int e = 0; e < 4; ++e) {
+          if (half && 2 * j + side == tiles - 1 && e % 2 == 1) continue;
           g[side][m][e] = controller_tanh<form>((e & 1 ? v.y : v.x) * a[m][e / 2] + (e & 1 ? v.w : v.z) + c[side][m][e]);
+        }
       }
     }
     ARU_UNROLL
@@ -343,14 +351,17 @@ ARU_DEVICE int image_of(const Tiling& t, const Shape& s, int batch_tile, int ran
 template <Form form> ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
   const int j = 16 * k + 2 * (thread_index() & 3);
   const float* from = matrix + row * G;
-  const auto number = [&](int i) { return i < G ? within<state_form(form)>(from[i]) : 0.f; };
+  const auto number = [&](int column) {
+    const int i = unit_of(column, G);
+    return i < G ? within<state_form(form)>(from[i]) : 0.f;
+  };
   return make_float4(number(j), number(j + 1), number(j + 8), number(j + 9));
 }
 ARU_DEVICE void store_pair(float* matrix, size_t row, int G, int column_tile, const float2& g) {
-  const int j = 8 * column_tile + 2 * (thread_index() & 3);
+  const int column = 8 * column_tile + 2 * (anew(thread_index()) & 3), j = unit_of(column, G), l = unit_of(column + 1, G);
   float* to = matrix + row * G;
   if (j < G) to[j] = g.x;
-  if (j + 1 < G) to[j + 1] = g.y;
+  if (l < G) to[l] = g.y;
 }
 
 // A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.
@@ -370,20 +381,17 @@ struct Row {
   }
 };
 
-// The rows of a lane's accumulators, [tile of the pair][half], as Row::index.
+// The rows of a lane's accumulators, which are four neighbouring neurons of a sequence, as Row::index.
 struct PairRows {
-  int index[2][2];
+  int first, count;
 
   ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
-    PairRows p;
-    ARU_UNROLL
-    for (int m = 0; m < 2; ++m) {
-      ARU_UNROLL
-      for (int high = 0; high < 2; ++high)
-        p.index[m][high] = Row::of((thread_index() & ~3) + 2 * m + high, z, t, rows, first_b, first_i).index;
-    }
-    return p;
+    const Row r = Row::of(thread_index() & ~3, z, t, rows, first_b, first_i);
+    const int left = z.H - first_i - r.i;
+    return {r.index, r.index < 0 ? 0 : left < 4 ? left : 4};
   }
+  // Of row tile m, row r (half = 0) or r + 8.
+  ARU_METHOD int index(int m, int half) const { return 2 * m + half < count ? first + 2 * m + half : -1; }
 };
 
 }  // namespace cuda

@@ -71,7 +71,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
             float left[4], right[4];
             ARU_UNROLL
             for (int high = 0; high < 2; ++high)
-              if (rows.index[m][high] >= 0) g[high] = load_row<form>(p.g0, size_t(rows.index[m][high]), z.G, k);
+              if (rows.index(m, high) >= 0) g[high] = load_row<form>(p.g0, size_t(rows.index(m, high)), z.G, k);
             from_rows(g[0], g[1], left, right);
             state[m].set(k, left, right);
           }
@@ -111,7 +111,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         product.finished();
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
-        controller_finish<form, tiles, 2>(controller, both, product, state,
+        controller_finish<form, tiles, 2, half_of_last(tiles)>(controller, both, product, state,
                                           [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
@@ -147,7 +147,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       if (working) {
         ARU_UNROLL
         for (int neuron = 0; neuron < 4; ++neuron) {
-          const int row = rows.index[neuron / 2][neuron % 2];
+          const int row = rows.index(neuron / 2, neuron % 2);
           ARU_UNROLL
           for (int n = 0; n < some_tiles; ++n)
             if (row >= 0) store_pair(p.g_last, size_t(row), z.G, n, unpacked(state[neuron / 2].to_keep(n, neuron % 2)));

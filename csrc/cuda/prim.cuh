@@ -37,6 +37,11 @@ ARU_DEVICE uint32_t bits_of_float(float x) { return __float_as_uint(x); }
 ARU_DEVICE float float_of_bits(uint32_t x) { return __uint_as_float(x); }
 ARU_DEVICE float shuffle(float x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 ARU_DEVICE uint32_t shuffle(uint32_t x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+// x, of which the compiler has worked out nothing before: what seldom code needs would take registers all along.
+ARU_DEVICE int anew(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
 // All lanes have the same one, and so the compiler knows that branches on it do not diverge.
 ARU_DEVICE int warp_index() { return __shfl_sync(0xffffffffu, threadIdx.x / 32, 0); }
 

@@ -65,6 +65,15 @@ ARU_ANYWHERE constexpr int warps_together(Form form, int tiles, bool warp_groups
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
 constexpr int forward_tiles[] = {2, 4, 7, 8};
 constexpr int backward_tiles[] = {3, 5, 7, 9};
+// Up to three units in the last column tile have even columns, so that no tanh of an odd one is needed there: the forward
+// kernels of an odd number of tiles do without.
+ARU_ANYWHERE constexpr bool spreads(int G) { return G % 8 > 0 && G % 8 < 4; }
+ARU_ANYWHERE constexpr bool half_of_last(int tiles) { return tiles % 2 == 1; }
+// The unit of a column; there is none where it is not below G.
+ARU_ANYWHERE constexpr int unit_of(int column, int G) {
+  const int i = column % 8;
+  return spreads(G) && column / 8 == G / 8 && i < 6 ? column - i + i / 2 + i % 2 * 3 : column;
+}
 constexpr int tile_choices = 4;
 constexpr int largest_controller = 64;
 
@@ -73,7 +82,8 @@ constexpr int column_tiles(bool backward, int G) {
   if (G == 0) return 0;
   for (int j = 0; j < tile_choices; ++j) {
     const int tiles = backward ? backward_tiles[j] : forward_tiles[j];
-    if (G + (backward ? 2 : 0) <= 8 * tiles) return tiles;
+    const bool fits = !backward && half_of_last(tiles) && G > 8 * (tiles - 1) ? G < 8 * (tiles - 1) + 4 : G + 2 * backward <= 8 * tiles;
+    if (fits) return tiles;
   }
   return -1;
 }

@@ -60,11 +60,12 @@ ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, t
                              const int (&row)[2], const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
   const int q = thread_index() & 3, G = p.sizes.G;
   if constexpr (at_end) {
+    const int column = n * 8 + 2 * (anew(thread_index()) & 3);
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const int column = n * 8 + 2 * q + (j & 1);
-      if (row[j / 2] < 0 || column >= G) continue;
-      const size_t at = size_t(row[j / 2]) * G + column;
+      const int unit = unit_of(column + (j & 1), G);
+      if (row[j / 2] < 0 || unit >= G) continue;
+      const size_t at = size_t(anew(row[j / 2])) * G + unit;
       if (step < 0)
         p.d_g0[at] = c[j];
       else
@@ -95,9 +96,10 @@ template <Form form, int tiles> ARU_DEVICE void pack_step_weights(const Backward
   const ControllerWeights& w = p.controller;
   const int G = p.sizes.G;
   const auto element = [&](int k, int n) {
-    if (n >= G) return 0.f;
-    if (k < G) return w.weight_gg[k * G + n];
-    return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * G + n] : 0.f;
+    const int from = unit_of(k, G), to = unit_of(n, G);
+    if (to >= G) return 0.f;
+    if (from < G) return w.weight_gg[from * G + to];
+    return k >= 8 * tiles - 2 && k < 8 * tiles ? w.weight_gc[(k & 1) * G + to] : 0.f;
   };
   if constexpr (uses_groups(form))
     pack_for_groups<form>(to, tiles, (tiles + 1) / 2, element);
@@ -134,7 +136,7 @@ template <Form form, int tiles> struct OwnSums {
   static constexpr int chunk = 16;  // steps whose sums are taken by the matrix unit, which rounds towards zero
   float4* du;                       // of the lane: [row tile][column tile][32 lanes]
   float sums[k_tiles][tiles][4];
-  float* total;  // of the lane
+  float* total;  // of the warp
   int steps = 0;
   bool some = false;
 
@@ -142,8 +144,7 @@ template <Form form, int tiles> struct OwnSums {
     const int lane = thread_index() & 31, warp = warp_index();
     OwnSums o{};
     o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
-    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
-              lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
+    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles);
     return o;
   }
   ARU_METHOD void begin_tile(bool working, int) {
@@ -161,7 +162,7 @@ template <Form form, int tiles> struct OwnSums {
     ARU_ROLLED
     for (int m = 0; m < 2; ++m) {
       const int low = quad + 2 * m, high = low + 1;
-      const int row[2] = {m ? rows.index[1][0] : rows.index[0][0], m ? rows.index[1][1] : rows.index[0][1]};
+      const int row[2] = {rows.index(m, 0), rows.index(m, 1)};
       const float extra[2][4] = {{shuffle(dn, low), shuffle(ds, low), shuffle(dn, high), shuffle(ds, high)},
                                  {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
       float4* own = du + m * tiles * 32;
@@ -216,7 +217,7 @@ template <Form form, int tiles> struct OwnSums {
       column_tile(tiles - 1, c[0][0]);
       da += own_share(through_a, m);
     }
-    if (++steps == chunk) flush();
+    if (++steps == chunk) flush(p.sizes.G);
     return da;
   }
   // One k tile of V, as an operand.
@@ -226,14 +227,16 @@ template <Form form, int tiles> struct OwnSums {
     operand_of<form>(left, right, v);
   }
   // Adds the sums to the total, in float32 that rounds to nearest.
-  ARU_METHOD void flush() {
+  ARU_METHOD void flush(int G) {
+    const int lane = thread_index() & 31;
     ARU_UNROLL
     for (int i = 0; i < k_tiles; ++i) {
       ARU_UNROLL
       for (int j = 0; j < tiles; ++j) {
         ARU_UNROLL
         for (int e = 0; e < 4; ++e) {
-          float* to = total + (i * 16 + e / 2 * 8) * gradient_columns(tiles) + j * 8 + (e & 1);
+          const int row = unit_of(i * 16 + e / 2 * 8 + lane / 4, G), column = unit_of(j * 8 + 2 * (lane & 3) + (e & 1), G);
+          float* to = total + row * gradient_columns(tiles) + column;
           *to = some ? *to + sums[i][j][e] : sums[i][j][e];
           sums[i][j][e] = 0;
         }
@@ -243,8 +246,10 @@ template <Form form, int tiles> struct OwnSums {
     some = true;
   }
   ARU_METHOD void finished() {}
-  ARU_METHOD void finish(const Backward&) {
-    if (steps || !some) flush();
+  ARU_METHOD void park(const Backward&) const {}
+  ARU_METHOD void take_back(const Backward&) {}
+  ARU_METHOD void finish(const Backward& p) {
+    if (steps || !some) flush(p.sizes.G);
   }
 };
 
@@ -347,7 +352,7 @@ template <Form form, int tiles> struct SharedSums {
     const auto column_tile = [&](int m, int n, float(&c)[4]) {
       const float2 low = unpacked(g[m][n][0]), high = unpacked(g[m][n][1]);
       const float of_g[4] = {low.x, low.y, high.x, high.y};
-      through_tanh<form, tiles, at_end>(p, controller, place.step, n, rows.index[m], of_g, c, through_a[m]);
+      through_tanh<form, tiles, at_end>(p, controller, place.step, n, {rows.index(m, 0), rows.index(m, 1)}, of_g, c, through_a[m]);
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
         uint32_t word[1];
@@ -448,15 +453,32 @@ template <Form form, int tiles> struct SharedSums {
     }
   }
   ARU_METHOD void finish(const Backward& p) {
-    const int lane = thread_index() & 31;
-    const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
     finished();
+    park(p);
+  }
+  // Leaves the sums in memory, and takes them back: what comes between may have their registers.
+  ARU_METHOD void park(const Backward& p) const {
+    each_sum(p, [&](float* at, int n, int e) { *at = sums[n][e]; });
+  }
+  ARU_METHOD void take_back(const Backward& p) {
+    ARU_UNROLL
+    for (int e = 0; e < 4 * tiles; ++e) sums[e / 4][e % 4] = 0;
+    each_sum(p, [&](const float* at, int n, int e) { sums[n][e] = *at; });
+  }
+
+ private:
+  template <class Action> ARU_METHOD void each_sum(const Backward& p, const Action& action) const {
+    const int lane = anew(thread_index()) & 31;
+    const int parts = parts_of_block(p.tiling, form, tiles), columns = gradient_columns(tiles);
     if (part >= parts || units >= k_tiles) return;
-    float* to = p.sums + ((size_t(block_index()) * parts + part) * gradient_rows(tiles) + units * 16 + lane / 4) * columns;
+    float* to = p.sums + (size_t(block_index()) * parts + part) * gradient_rows(tiles) * columns;
     ARU_UNROLL
     for (int n = 0; n < tiles; ++n) {
       ARU_UNROLL
-      for (int e = 0; e < 4; ++e) to[e / 2 * 8 * columns + n * 8 + 2 * (lane & 3) + (e & 1)] = sums[n][e];
+      for (int e = 0; e < 4; ++e) {
+        const int row = units * 16 + e / 2 * 8 + lane / 4, column = n * 8 + 2 * (lane & 3) + (e & 1);
+        action(to + unit_of(row, p.sizes.G) * columns + unit_of(column, p.sizes.G), n, e);
+      }
     }
   }
 };

@@ -55,6 +55,7 @@ ARU_DEVICE void sync_warp() {
   emulation::acquire(mark);
 }
 
+ARU_DEVICE int anew(int x) { return x; }
 ARU_DEVICE uint32_t bits_of_float(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);

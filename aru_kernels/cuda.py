@@ -224,15 +224,26 @@ def aru_sequence_bwd(
         [d_xp, d_h0, d_g0],
     )
     total = sums.sum(0)
-    units, columns = total[:G], total.shape[1]
+    last = total.shape[1] - 1
+    units = _of_units(total, 0, G)
     d_controller = (
-        units[:, columns - 2].contiguous(),
-        units[:, :G].contiguous(),
-        units[:, columns - 1].contiguous(),
-        total[columns - 2 : columns, :G].contiguous(),
-        total[columns - 2 : columns, columns - 1].contiguous(),
+        units[:, last - 1].contiguous(),
+        _of_units(units, 1, G).contiguous(),
+        units[:, last].contiguous(),
+        _of_units(total[last - 1 : last + 1], 1, G).contiguous(),
+        total[last - 1 : last + 1, last].contiguous(),
     )
     return d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, h0, h), *d_controller
+
+
+def _of_units(sums: Tensor, dim: int, G: int) -> Tensor:
+    """Those rows or columns of the kernels' sums that belong to units: of the last eight, up to three units have even
+    ones (`unit_of` in csrc/cuda/sequence.h)."""
+    whole, rest = G // 8 * 8, G % 8
+    if not 0 < rest < 4:
+        return sums.narrow(dim, 0, G)
+    spread = sums.narrow(dim, whole, 2 * rest).unflatten(dim, (rest, 2)).select(dim + 1, 0)
+    return torch.cat((sums.narrow(dim, 0, whole), spread), dim)
 
 
 def _backward(sizes, n_floor, precision, segment, operands, upstream, results):

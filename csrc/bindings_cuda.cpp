@@ -142,6 +142,7 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
     const Tiling t = tiling_of(tiling);
     return exchange_bytes(shape(sizes_of(sizes), t, Form(form), backward), t, Form(form));
   });
+  m.def("unit_of", &unit_of, "The unit of a column of the sums, of (column, G); there is none where it is not below G.");
   m.def("sums_shape", [](int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
     const SumsShape s = sums_shape(tiling_of(tiling), Form(form), column_tiles(true, sizes[3]));
     return std::array<int, 3>{s.parts, s.rows, s.columns};

@@ -347,21 +347,28 @@ ARU_DEVICE int image_of(const Tiling& t, const Shape& s, int batch_tile, int ran
   return (batch_tile * t.blocks + rank) * s.pairs + warp_index();
 }
 
+// The units of a lane's two columns of a column tile; not below G where there is none.
+struct UnitPair {
+  int first, second;
+  ARU_DEVICE UnitPair of(int column_tile, int G) {
+    const int q = anew(thread_index()) & 3, column = 8 * column_tile;
+    if (spreads(G) && column_tile == G / 8) return {column + q, G};
+    return {column + 2 * q, column + 2 * q + 1};
+  }
+};
+
 // The same numbers of a row of a matrix [B * H][G], to be a state.
 template <Form form> ARU_DEVICE float4 load_row(const float* matrix, size_t row, int G, int k) {
-  const int j = 16 * k + 2 * (thread_index() & 3);
   const float* from = matrix + row * G;
-  const auto number = [&](int column) {
-    const int i = unit_of(column, G);
-    return i < G ? within<state_form(form)>(from[i]) : 0.f;
-  };
-  return make_float4(number(j), number(j + 1), number(j + 8), number(j + 9));
+  const auto number = [&](int i) { return i < G ? within<state_form(form)>(from[i]) : 0.f; };
+  const UnitPair left = UnitPair::of(2 * k, G), right = UnitPair::of(2 * k + 1, G);
+  return make_float4(number(left.first), number(left.second), number(right.first), number(right.second));
 }
 ARU_DEVICE void store_pair(float* matrix, size_t row, int G, int column_tile, const float2& g) {
-  const int column = 8 * column_tile + 2 * (anew(thread_index()) & 3), j = unit_of(column, G), l = unit_of(column + 1, G);
+  const UnitPair units = UnitPair::of(column_tile, G);
   float* to = matrix + row * G;
-  if (j < G) to[j] = g.x;
-  if (l < G) to[l] = g.y;
+  if (units.first < G) to[units.first] = g.x;
+  if (units.second < G) to[units.second] = g.y;
 }
 
 // A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.

@@ -71,8 +71,8 @@ ARU_ANYWHERE constexpr bool spreads(int G) { return G % 8 > 0 && G % 8 < 4; }
 ARU_ANYWHERE constexpr bool half_of_last(int tiles) { return tiles % 2 == 1; }
 // The unit of a column; there is none where it is not below G.
 ARU_ANYWHERE constexpr int unit_of(int column, int G) {
-  const int i = column % 8;
-  return spreads(G) && column / 8 == G / 8 && i < 6 ? column - i + i / 2 + i % 2 * 3 : column;
+  if (!spreads(G) || column / 8 != G / 8) return column;
+  return column % 2 == 0 ? column / 8 * 8 + column % 8 / 2 : G;
 }
 constexpr int tile_choices = 4;
 constexpr int largest_controller = 64;

@@ -60,10 +60,10 @@ ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, t
                              const int (&row)[2], const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
   const int q = thread_index() & 3, G = p.sizes.G;
   if constexpr (at_end) {
-    const int column = n * 8 + 2 * (anew(thread_index()) & 3);
+    const UnitPair units = UnitPair::of(n, G);
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const int unit = unit_of(column + (j & 1), G);
+      const int unit = j % 2 ? units.second : units.first;
       if (row[j / 2] < 0 || unit >= G) continue;
       const size_t at = size_t(anew(row[j / 2])) * G + unit;
       if (step < 0)
@@ -136,7 +136,7 @@ template <Form form, int tiles> struct OwnSums {
   static constexpr int chunk = 16;  // steps whose sums are taken by the matrix unit, which rounds towards zero
   float4* du;                       // of the lane: [row tile][column tile][32 lanes]
   float sums[k_tiles][tiles][4];
-  float* total;  // of the warp
+  float* total;  // of the lane
   int steps = 0;
   bool some = false;
 
@@ -144,7 +144,8 @@ template <Form form, int tiles> struct OwnSums {
     const int lane = thread_index() & 31, warp = warp_index();
     OwnSums o{};
     o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
-    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles);
+    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
+              lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
     return o;
   }
   ARU_METHOD void begin_tile(bool working, int) {
@@ -217,7 +218,7 @@ template <Form form, int tiles> struct OwnSums {
       column_tile(tiles - 1, c[0][0]);
       da += own_share(through_a, m);
     }
-    if (++steps == chunk) flush(p.sizes.G);
+    if (++steps == chunk) flush();
     return da;
   }
   // One k tile of V, as an operand.
@@ -227,16 +228,14 @@ template <Form form, int tiles> struct OwnSums {
     operand_of<form>(left, right, v);
   }
   // Adds the sums to the total, in float32 that rounds to nearest.
-  ARU_METHOD void flush(int G) {
-    const int lane = thread_index() & 31;
+  ARU_METHOD void flush() {
     ARU_UNROLL
     for (int i = 0; i < k_tiles; ++i) {
       ARU_UNROLL
       for (int j = 0; j < tiles; ++j) {
         ARU_UNROLL
         for (int e = 0; e < 4; ++e) {
-          const int row = unit_of(i * 16 + e / 2 * 8 + lane / 4, G), column = unit_of(j * 8 + 2 * (lane & 3) + (e & 1), G);
-          float* to = total + row * gradient_columns(tiles) + column;
+          float* to = total + (i * 16 + e / 2 * 8) * gradient_columns(tiles) + j * 8 + (e & 1);
           *to = some ? *to + sums[i][j][e] : sums[i][j][e];
           sums[i][j][e] = 0;
         }
@@ -248,8 +247,8 @@ template <Form form, int tiles> struct OwnSums {
   ARU_METHOD void finished() {}
   ARU_METHOD void park(const Backward&) const {}
   ARU_METHOD void take_back(const Backward&) {}
-  ARU_METHOD void finish(const Backward& p) {
-    if (steps || !some) flush(p.sizes.G);
+  ARU_METHOD void finish(const Backward&) {
+    if (steps || !some) flush();
   }
 };
 
@@ -477,7 +476,7 @@ template <Form form, int tiles> struct SharedSums {
       ARU_UNROLL
       for (int e = 0; e < 4; ++e) {
         const int row = units * 16 + e / 2 * 8 + lane / 4, column = n * 8 + 2 * (lane & 3) + (e & 1);
-        action(to + unit_of(row, p.sizes.G) * columns + unit_of(column, p.sizes.G), n, e);
+        action(to + row * columns + column, n, e);
       }
     }
   }

@@ -70,16 +70,14 @@ template <Form form> struct Exchange {
     uint32_t left[words], right[words];
     pack<form>(four[0], four[1], left);
     pack<form>(four[2], four[3], right);
+    if (!inside) return;
     ARU_UNROLL
     for (int p = 0; p < words; ++p) {
       if (tiling.cluster) {
         const uint32_t* to = buffer(v) + p * tiling.batch * shape.state_words + at;
-        for (int first = 0; first < tiling.blocks; first += 8) {  // clusters of more than 8 are rare
-          ARU_UNROLL
-          for (int r = first + q; r < first + 8; r += 4)
-            store_async(inside && r < tiling.blocks, to, r, left[p], right[p], barriers + (v & 1));
-        }
-      } else if (inside && q == 0) {
+        ARU_ROLLED
+        for (int r = q; r < tiling.blocks; r += 4) store_async(to, r, left[p], right[p], barriers + (v & 1));
+      } else if (q == 0) {
         uint32_t* to = device + ((v & 1) * words + p) * tiling.batch * (shape.padded_H / 2) + at;
         store_device(reinterpret_cast<uint2*>(to), left[p], right[p]);
       }

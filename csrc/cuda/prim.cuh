@@ -287,7 +287,7 @@ ARU_DEVICE void cluster_sync() { __trap(); }
 ARU_DEVICE void mbarrier_init(uint64_t*, int) { __trap(); }
 ARU_DEVICE void mbarrier_expect(uint64_t*, int) { __trap(); }
 ARU_DEVICE void mbarrier_wait(uint64_t*, int) { __trap(); }
-ARU_DEVICE void store_async(bool, const void*, int, uint32_t, uint32_t, const uint64_t*) { __trap(); }
+ARU_DEVICE void store_async(const void*, int, uint32_t, uint32_t, const uint64_t*) { __trap(); }
 #else
 ARU_DEVICE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
@@ -322,16 +322,14 @@ ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
       "r"(parity)
       : "memory");
 }
-// Stores 8 bytes to the place of `p` in block `rank` of the cluster, and counts them on that block's `barrier`; or does not,
-// without a branch.
-ARU_DEVICE void store_async(bool wanted, const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
-  asm volatile(
-      "{\n\t.reg .pred wanted;\n\t.reg .b32 to, counter;\n\tsetp.ne.b32 wanted, %0, 0;\n"
-      "\t@wanted mapa.shared::cluster.u32 to, %1, %2;\n\t@wanted mapa.shared::cluster.u32 counter, %5, %2;\n"
-      "\t@wanted st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [to], {%3, %4}, [counter];\n\t}" ::"r"(
-          int(wanted)),
-      "r"(shared_address(p)), "r"(rank), "r"(x), "r"(y), "r"(shared_address(barrier))
-      : "memory");
+// Stores 8 bytes to the place of `p` in block `rank` of the cluster, and counts them on that block's `barrier`.
+ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
+  uint32_t to, counter;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(to) : "r"(shared_address(p)), "r"(rank));
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(counter) : "r"(shared_address(barrier)), "r"(rank));
+  asm volatile("st.async.weak.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1, %2}, [%3];" ::"r"(to),
+               "r"(x), "r"(y), "r"(counter)
+               : "memory");
 }
 #endif
 

@@ -332,8 +332,7 @@ ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
   while (int(own_mbarrier(barrier).phase) == parity) machine().yield();
   emulation::acquire(&own_mbarrier(barrier));
 }
-ARU_DEVICE void store_async(bool wanted, const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
-  if (!wanted) return;
+ARU_DEVICE void store_async(const void* p, int rank, uint32_t x, uint32_t y, const uint64_t* barrier) {
   auto& m = machine();
   if (rank < 0 || rank >= m.blocks) m.fail("a store to a block that is not of the cluster");
   if (m.fibers[size_t(rank * m.threads)].done) m.fail("a store to a block that has ended");

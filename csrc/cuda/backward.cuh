@@ -208,8 +208,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       // While da is under way: the next step's state; the sums.
       place.back(p);
       if constexpr (shared_sums) {
-        if (working && place.step >= -1) fetch(v + 1);
         weight_sums.share(p, v);
+        if (working && place.step >= -1) fetch(v + 1);
       }
     }
   }

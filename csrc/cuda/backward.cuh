@@ -18,7 +18,7 @@ namespace cuda {
 // make the sums the last one goes to `last`, which no product of the group reads after the first here.
 template <Form form, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, const StepPlace& place,
-                          int image, const PairRows& rows, uint32_t* last) {
+                          int image, const PairRows& rows, int group, uint32_t* last) {
   constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int steps = place.again, segment = place.segment;
@@ -65,7 +65,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
         product.finished();
         controller_finish<form, tiles, 1>(controller, a, product, state, [](int) {});
         if constexpr (sums_in_groups(form, tiles)) {
-          if (m == 0 && step == 0) sync_group();
+          if (m == 0 && step == 0) sync_group(group);
           if (step == steps - 1) {
             put_rows<form>(last + 2 * m * tiles * 32 + (thread_index() & 31), tiles, to.tiles, state);
             continue;
@@ -162,15 +162,19 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
       const Upstream up = upstream();  // before what takes long
       if constexpr (adaptive) {
         if (working && place.opens_segment(p)) {
+          int group = 0;
           uint32_t* last = nullptr;
-          if constexpr (shared_sums) last = weight_sums.own_right(place.is_last(p) ? v : v + 1);
-          recompute<form, tiles>(p, controller, place, image, rows, last);
+          if constexpr (shared_sums) {
+            group = weight_sums.part;
+            last = weight_sums.own_right(place.is_last(p) ? v : v + 1);
+          }
+          recompute<form, tiles>(p, controller, place, image, rows, group, last);
         }
         if (working && place.is_last(p)) fetch(v);
       }
       const GammaDerivatives<float> by =
           gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
-      RecurrentWeights<form, tiles < 9 ? 4 : 2> first_weights;
+      RecurrentWeights<form, tiles < 9 ? 3 : 2> first_weights;
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (place.is_last(p)) {

@@ -272,14 +272,8 @@ ARU_DEVICE void copy_async(bool wanted, void* to, const void* from) {
 // Until this thread's copies are there.
 ARU_DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
-// A barrier of the group.
-ARU_DEVICE void sync_group() {
-  switch (warp_index() / 4) {
-    case 0: asm volatile("bar.sync 1, 128;" ::: "memory"); break;
-    case 1: asm volatile("bar.sync 2, 128;" ::: "memory"); break;
-    default: asm volatile("bar.sync 3, 128;" ::: "memory");
-  }
-}
+// A barrier of the warps of a group, the first four being group 0.
+ARU_DEVICE void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(group + 1) : "memory"); }
 
 // Clusters: sm_90 and later.  Elsewhere the host never chooses them.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900

@@ -269,7 +269,7 @@ template <Form form, int tiles> struct SharedSums {
   static constexpr int rows_words = tiles * 32;  // of 8 rows
   static constexpr bool in_groups = sums_in_groups(form, tiles);
   uint32_t *left, *right;  // V and A
-  int right_words;
+  int right_words, own;
   int units, part;  // of the sums: which 16 units, and of which part of the row tiles
   float sums[tiles][4];
   uint32_t du[2][tiles][2];  // of the lane's rows: [row tile][column tile][r or r + 8]
@@ -281,13 +281,12 @@ template <Form form, int tiles> struct SharedSums {
     s.right_words = p.shape.pairs * 4 * rows_words;
     s.units = warp_index() % sharing_warps(tiles);
     s.part = warp_index() / sharing_warps(tiles);
+    s.own = warp_index() * 4 * rows_words;
     return s;
   }
   // Of this warp: rows of its first tile's first half; the others follow.
-  ARU_METHOD uint32_t* own_left() const { return left + warp_index() * 4 * rows_words; }
-  ARU_METHOD uint32_t* own_right(int v) const {
-    return right + (v & 1) * right_words + warp_index() * 4 * rows_words;
-  }
+  ARU_METHOD uint32_t* own_left() const { return left + own; }
+  ARU_METHOD uint32_t* own_right(int v) const { return right + (v & 1) * right_words + own; }
   ARU_METHOD void begin_tile(bool, int) {
     ARU_UNROLL
     for (int e = 0; e < 4 * tiles; ++e) du[e % 2][e / 4][e / 2 % 2] = 0;
@@ -409,7 +408,7 @@ template <Form form, int tiles> struct SharedSums {
   ARU_METHOD void share_in_groups(const Backward& p, int v) {
     if (part >= p.shape.pairs / 4) return;
     publish_to_groups();
-    sync_group();
+    sync_group(part);
     const int first = part * 16 * rows_words;
     const auto of_left = GroupMatrix::at(left + first, rows_words * 4, 128);
     const auto of_right = GroupMatrix::at(right + (v & 1) * right_words + first, rows_words * 4, 128);

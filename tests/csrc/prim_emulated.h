@@ -308,7 +308,10 @@ ARU_DEVICE void copy_async(bool wanted, void* to, const void* from) {
   begin_copy(machine().current->copies, {to, from, 16});
 }
 ARU_DEVICE void copies_done() { finish_copies(machine().current->copies); }
-ARU_DEVICE void sync_group() { machine().meet(machine().barrier(1 + warp_index() / 4), 128); }
+ARU_DEVICE void sync_group(int group) {
+  if (group != warp_index() / 4) machine().fail("the barrier of another group");
+  machine().meet(machine().barrier(1 + group), 128);
+}
 
 ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machine().blocks * machine().threads); }
 ARU_DEVICE emulation::MBarrier& own_mbarrier(const uint64_t* barrier) {

@@ -137,11 +137,10 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     const Row own = Row::of(thread_index(), z, t, p.shape.rows, first_b, first_i);
     const bool some = own.index >= 0;
     const int to = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
-    PairRows rows{};
+    const auto rows = [&] { return PairRows::of(z, t, p.shape.rows, first_b, first_i); };  // seldom needed
     const int image = image_of(t, p.shape, tile, exchange.rank);
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
-      rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
       weight_sums.begin_tile(working, v);
     } else if (some) {
       n = p.n_given[first_i + own.i];
@@ -168,7 +167,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
             group = weight_sums.part;
             last = weight_sums.own_right(place.is_last(p) ? v : v + 1);
           }
-          recompute<form, tiles>(p, controller, place, image, rows, group, last);
+          recompute<form, tiles>(p, controller, place, image, rows(), group, last);
         }
         if (working && place.is_last(p)) fetch(v);
       }

@@ -393,7 +393,7 @@ struct PairRows {
   int first, count;
 
   ARU_DEVICE PairRows of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
-    const Row r = Row::of(thread_index() & ~3, z, t, rows, first_b, first_i);
+    const Row r = Row::of(anew(thread_index()) & ~3, z, t, rows, first_b, first_i);
     const int left = z.H - first_i - r.i;
     return {r.index, r.index < 0 ? 0 : left < 4 ? left : 4};
   }

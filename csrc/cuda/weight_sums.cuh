@@ -56,16 +56,16 @@ ARU_DEVICE void transposed_operand(const uint32_t (&v)[4][words_of(form)], bool 
 // c = dg_t of 16 rows in column tile n; gives du_t = c (1 - g^2) and adds to <w_ag, du_t>.  At the ends of the sequence c
 // takes the gradient of the last g, and is that of the first (at_end; the code of all other steps does without).
 template <Form form, int tiles, bool at_end>
-ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, tiles>& controller, int step, int n,
-                             const int (&row)[2], const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
+ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, tiles>& controller, int step,
+                             const PairRows& rows, int m, int n, const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
   const int q = thread_index() & 3, G = p.sizes.G;
   if constexpr (at_end) {
     const UnitPair units = UnitPair::of(n, G);
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
-      const int unit = j % 2 ? units.second : units.first;
-      if (row[j / 2] < 0 || unit >= G) continue;
-      const size_t at = size_t(anew(row[j / 2])) * G + unit;
+      const int unit = j % 2 ? units.second : units.first, row = rows.index(m, j / 2);
+      if (row < 0 || unit >= G) continue;
+      const size_t at = size_t(row) * G + unit;
       if (step < 0)
         p.d_g0[at] = c[j];
       else
@@ -154,16 +154,15 @@ template <Form form, int tiles> struct OwnSums {
     for (int j = 0; j < 2 * tiles; ++j) du[j * 32] = make_float4(0, 0, 0, 0);
   }
   // dn, ds: of the lane's element, as are a_next and da.
-  template <bool at_end>
+  template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int, int image, const PairRows& rows, float dn, float ds, float a_next,
+                        const StepPlace& place, int, int image, const Rows& rows, float dn, float ds, float a_next,
                         float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     const auto state = place.kept<form>(p, image);
     ARU_ROLLED
     for (int m = 0; m < 2; ++m) {
       const int low = quad + 2 * m, high = low + 1;
-      const int row[2] = {rows.index(m, 0), rows.index(m, 1)};
       const float extra[2][4] = {{shuffle(dn, low), shuffle(ds, low), shuffle(dn, high), shuffle(ds, high)},
                                  {shuffle(a_next, low), 1.f, shuffle(a_next, high), 1.f}};
       float4* own = du + m * tiles * 32;
@@ -174,7 +173,7 @@ template <Form form, int tiles> struct OwnSums {
         float2 pair[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
-          if (row[half] >= 0 && n < state.tiles) pair[half] = state.row(2 * m + half)[n * 32];
+          if (n < state.tiles) pair[half] = state.row(2 * m + half)[n * 32];
         g[n][0] = pair[0].x, g[n][1] = pair[0].y, g[n][2] = pair[1].x, g[n][3] = pair[1].y;
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
@@ -203,7 +202,9 @@ template <Form form, int tiles> struct OwnSums {
       }
       float through_a[2] = {0, 0};
       const auto column_tile = [&](int n, float(&c)[4]) {
-        through_tanh<form, tiles, at_end>(p, controller, place.step, n, row, g[n], c, through_a);
+        PairRows ends{};
+        if constexpr (at_end) ends = rows();
+        through_tanh<form, tiles, at_end>(p, controller, place.step, ends, m, n, g[n], c, through_a);
         own[n * 32] = make_float4(c[0], c[1], c[2], c[3]);
       };
       ARU_UNROLL
@@ -285,8 +286,8 @@ template <Form form, int tiles> struct SharedSums {
     return s;
   }
   // Of this warp: rows of its first tile's first half; the others follow.
-  ARU_METHOD uint32_t* own_left() const { return left + own; }
-  ARU_METHOD uint32_t* own_right(int v) const { return right + (v & 1) * right_words + own; }
+  ARU_METHOD uint32_t* own_left() const { return left + (part * 4 + units) * (4 * rows_words); }
+  ARU_METHOD uint32_t* own_right(int v) const { return right + (v & 1) * right_words + (part * 4 + units) * (4 * rows_words); }
   ARU_METHOD void begin_tile(bool, int) {
     ARU_UNROLL
     for (int e = 0; e < 4 * tiles; ++e) du[e % 2][e / 4][e / 2 % 2] = 0;
@@ -305,9 +306,9 @@ template <Form form, int tiles> struct SharedSums {
     }
   }
   ARU_METHOD void fetched() const { copies_done(); }
-  template <bool at_end>
+  template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int v, int, const PairRows& rows, float dn, float ds, float a_next,
+                        const StepPlace& place, int v, int, const Rows& rows, float dn, float ds, float a_next,
                         float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     const int kept = kept_tiles(p.sizes.G);
@@ -346,11 +347,13 @@ template <Form form, int tiles> struct SharedSums {
         of_a[(2 * m + e % 2) * rows_words + e / 2 * 32] = e / 2 == tiles - 1 && q == 3 ? last[m][e % 2] : word[0];
       }
     };
+    PairRows ends{};
+    if constexpr (at_end) ends = rows();
     float through_a[2][2] = {};
     const auto column_tile = [&](int m, int n, float(&c)[4]) {
       const float2 low = unpacked(g[m][n][0]), high = unpacked(g[m][n][1]);
       const float of_g[4] = {low.x, low.y, high.x, high.y};
-      through_tanh<form, tiles, at_end>(p, controller, place.step, n, {rows.index(m, 0), rows.index(m, 1)}, of_g, c, through_a[m]);
+      through_tanh<form, tiles, at_end>(p, controller, place.step, ends, m, n, of_g, c, through_a[m]);
       ARU_UNROLL
       for (int half = 0; half < 2; ++half) {
         uint32_t word[1];

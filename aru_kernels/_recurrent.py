@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
 from aru_kernels._layout import Layout, flatten
+from aru_kernels._projection import project
 from aru_kernels.reference import Trace
 
 
@@ -148,7 +149,7 @@ class Recurrent(nn.Module):
         traces: list[tuple[Tensor, ...]] = []
         outputs: list[Tensor] = []
         for index, (layer, suffix) in enumerate(layers):
-            xp = F.linear(x, getattr(self, "weight_ih" + suffix), getattr(self, "bias" + suffix))
+            xp = project(x, getattr(self, "weight_ih" + suffix), getattr(self, "bias" + suffix))
             if xi is not None:
                 xp = xp + xi
             (h, *trace), state = layout.scan(

@@ -106,6 +106,10 @@ def check_adaptive(arguments: list[Tensor], precision: str, segment: int, trace:
     expected = [h, g, *(traced or ())]
     kind = f"{precision} products"
     assert_all_close(("h", "g", "a", "n", "s")[: len(outputs)], tuple(outputs), tuple(expected), kind)
+    # Without a gradient the pass has a tiling of its own.
+    with torch.no_grad():
+        alone = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision, 0, False)[:2]
+    assert_all_close(("h", "g"), tuple(alone), tuple(expected[:2]), kind)
     assert_all_close(ADAPTIVE, tuple(actual), tuple(gradients(expected, exact)), kind)
 
 
@@ -159,7 +163,7 @@ def test_without_groups_of_warps(without_groups, tilings, case):
     check_adaptive(adaptive_arguments(*shape), "medium", segment)
 
 
-@pytest.mark.parametrize("G", [1, 2, 15, 17, 30, 32, 33, 50, 54, 55, 64])
+@pytest.mark.parametrize("G", [1, 2, 3, 4, 15, 17, 19, 20, 30, 32, 33, 38, 48, 50, 51, 52, 54, 55, 59, 64])
 def test_every_number_of_column_tiles(emulation, tilings, G):
     tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 5, 1))
     check_adaptive(adaptive_arguments(3, 3, 13, G), "medium", 2, trace=False)
@@ -229,6 +233,15 @@ def test_all_outputs_are_written(emulation, tilings, precision):
             assert all(x.isfinite().all() for x in outputs)
     finally:
         torch.use_deterministic_algorithms(False)
+
+
+def test_both_languages_agree_on_the_columns_of_the_units(emulation):
+    for G in range(1, 65):
+        columns = torch.arange(8 * -(-G // 8))
+        units = cuda._of_units(columns, 0, G)
+        assert [emulation.module.unit_of(column, G) for column in units.tolist()] == list(range(G))
+        others = set(columns.tolist()) - set(units.tolist())
+        assert all(emulation.module.unit_of(column, G) >= G for column in others)
 
 
 def test_precision_switched_between_the_passes(emulation, tilings):

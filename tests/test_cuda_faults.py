@@ -40,12 +40,12 @@ FAULTS = {
         "mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes + 8);",
     ),
     "no barrier between partial sums and their sum, forward": Fault(
-        "forward.cuh", "sums_of(v), first_weights);\n      sync_block();", "sums_of(v), first_weights);"
+        "forward.cuh", "publish_to_groups();\n      sync_block();", "publish_to_groups();"
     ),
     "no barrier between partial sums and their sum, backward": Fault(
         "backward.cuh",
-        "if constexpr (adaptive) weight_sums.finished();\n      sync_block();",
-        "if constexpr (adaptive) weight_sums.finished();",
+        "weight_sums.fetched();\n      sync_block();",
+        "weight_sums.fetched();",
     ),
     "no barrier after the first vector is filled in": Fault(
         "forward.cuh", "z.B, z.H);\n        sync_block();", "z.B, z.H);"
@@ -113,24 +113,32 @@ FAULTS = {
     "half of a k tile left out": Fault("controller.cuh", "b[side], 2 * k + 1 < tiles);", "b[side], false);"),
     "state kept for the other row": Fault(
         "controller.cuh",
-        "exchange_halves(packed_g[k + j / 2][j % 2 * 2 + high][0])",
-        "exchange_halves(packed_g[k + j / 2][j % 2 * 2 + 1 - high][0])",
+        "return packed_g[n / 2][n % 2 * 2 + high][0];",
+        "return packed_g[n / 2][n % 2 * 2 + 1 - high][0];",
         precision="medium",
     ),
-    "kept state of another neuron": Fault("controller.cuh", "*at(neuron, j)", "*at(neuron ^ 1, j)", "medium"),
-    "all quads kept in the place of the first": Fault(
-        "controller.cuh", "unsigned(quad / quads_together * 4 * chunks)", "unsigned(0 * chunks)", "medium"
+    "kept state of another row": Fault(
+        "controller.cuh", "image + row * tiles * 32 +", "image + (row ^ 1) * tiles * 32 +", "medium"
+    ),
+    "all images kept in the place of the first": Fault(
+        "controller.cuh", "(batch_tile * t.blocks + rank) * s.pairs + warp_index()", "warp_index()", "medium"
+    ),
+    "kept state of the next column tile": Fault(
+        "weight_sums.cuh", "state.row(2 * m + half)[n * 32]", "state.row(2 * m + half)[0]"
+    ),
+    "units of the last column tile that are not spread": Fault(
+        "sequence.h", "column / 8 * 8 + column % 8 / 2 : G", "column : column", "medium"
     ),
     # The backward pass's bookkeeping
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
     "state of the step before": Fault(
-        "weight_sums.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment + 1 : step"
+        "weight_sums.cuh", "computed ? in_segment : segment + 1", "computed ? in_segment : segment"
     ),
-    "the checkpoint before the segment in the place of that behind it": Fault(
-        "weight_sums.cuh", "p.segment > 1 ? segment + 1 : step + 1", "p.segment > 1 ? segment : step + 1"
+    "state of the segment's first step": Fault(
+        "weight_sums.cuh", "computed ? in_segment : segment + 1", "computed ? 0 : segment + 1", "highest"
     ),
     "a segment of which one step too few is computed again": Fault(
-        "weight_sums.cuh", "left > p.segment ? p.segment - 1 : left;", "p.segment - 1;"
+        "weight_sums.cuh", "p.segment > 1 ? in_segment + 1 : 0", "p.segment > 1 ? in_segment : 0"
     ),
     "du that is not multiplied by 1 - g²": Fault("weight_sums.cuh", "c[j] *= 1.f - g[j] * g[j];", "c[j] *= 1.f;"),
     "a checkpoint one step late": Fault(
@@ -142,20 +150,39 @@ FAULTS = {
         "if (!working || steps > 0) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
     ),
     # Sums that the warps share
-    "one buffer for V": Fault("weight_sums.cuh", "left + (v & 1) * left_words", "left", precision="medium"),
-    "V of the last batch tile carried on": Fault(
+    "one buffer for A": Fault(
         "weight_sums.cuh",
-        "if (!working) return;\n    uint32_t* to = v_of(v)",
-        "if (!working || v) return;\n    uint32_t* to = v_of(v)",
+        "return right + (v & 1) * right_words + (part",
+        "return right + (part",
         precision="medium",
+    ),
+    "du of the last batch tile carried on": Fault(
+        "weight_sums.cuh", "e < 4 * tiles; ++e) du[", "e < (sums[0][0] ? 0 : 4 * tiles); ++e) du[", "medium"
+    ),
+    "the step's state not waited for": Fault("backward.cuh", "weight_sums.fetched();", "", "medium"),
+    "state computed again that other lanes have not stored": Fault(
+        "weight_sums.cuh", "sync_warp();  // other lanes may have computed it again", "", "medium", groups=False
+    ),
+    "the state that is computed last fetched from memory": Fault(
+        "backward.cuh", "!(sums_in_groups(form, tiles) && place.computed_last())", "true", "medium"
+    ),
+    "the state that is computed last in the other buffer": Fault(
+        "backward.cuh", "place.is_last(p) ? v : v + 1", "place.is_last(p) ? v + 1 : v", "medium"
+    ),
+    "sums taken back that were not left": Fault("backward.cuh", "weight_sums.park(p);", "", "medium"),
+    "kept state staged for all of the block's warps in one place": Fault(
+        "forward.cuh", "warp_index() * some_tiles * 128", "0", "medium"
+    ),
+    "kept state that is staged over what is still to be read": Fault(
+        "forward.cuh", "if (lane == 0) bulk_stores_read();\n        sync_warp();", "sync_warp();", "medium"
     ),
     "rows beyond the batch that are counted": Fault("controller.cuh", "first_b + r.b < z.B &&", ""),
     # ... without groups of warps
     "no barrier between the shared operands and their product": Fault(
         "weight_sums.cuh", "sync_block();\n    const int lane", "const int lane", "medium", groups=False
     ),
-    "V of the step before": Fault(
-        "weight_sums.cuh", "shared_address(v_of(v) +", "shared_address(v_of(v + 1) +", "medium", groups=False
+    "A of one buffer": Fault(
+        "weight_sums.cuh", "right + (v & 1) * right_words + right_rows", "right + right_rows", "medium", groups=False
     ),
     "rows of V and of A in another order": Fault(
         "weight_sums.cuh", "left_rows = matrix / 2,", "left_rows = matrix % 2,", "medium", groups=False
@@ -181,7 +208,7 @@ FAULTS = {
         "backward.cuh", "if constexpr (adaptive) weight_sums.finished();", "", "medium"
     ),
     "no barrier of the group between the shared operands and their product": Fault(
-        "weight_sums.cuh", "publish_to_groups();\n    sync_group();", "publish_to_groups();", "medium"
+        "weight_sums.cuh", "publish_to_groups();\n    sync_group(part);", "publish_to_groups();", "medium"
     ),
     "a product that is not begun": Fault(
         "weight_sums.cuh", "group_pin(sums);\n    group_begin();", "group_pin(sums);", "medium"
@@ -191,8 +218,8 @@ FAULTS = {
     ),
     "V's units and rows exchanged": Fault(
         "weight_sums.cuh",
-        "at(v_of(v) + first, rows_words * 4, 128)",
-        "at(v_of(v) + first, 128, rows_words * 4)",
+        "at(left + first, rows_words * 4, 128)",
+        "at(left + first, 128, rows_words * 4)",
         "medium",
     ),
     "weights of the second k tile left out": Fault(
@@ -203,8 +230,11 @@ FAULTS = {
         "weight_sums.cuh", "first = part * 16 * rows_words", "first = 0 * rows_words", "medium"
     ),
     "row tiles of a group left out": Fault("weight_sums.cuh", "tile < 8; ++tile", "tile < 7; ++tile", "medium"),
-    "V of the step before, multiplied by a group": Fault(
-        "weight_sums.cuh", "at(v_of(v) + first,", "at(v_of(v + 1) + first,", "medium"
+    "A of the step before, multiplied by a group": Fault(
+        "weight_sums.cuh", "right + (v & 1) * right_words + first", "right + (v + 1 & 1) * right_words + first", "medium"
+    ),
+    "the last state put where the group still reads": Fault(
+        "backward.cuh", "if (m == 0 && step == 0) sync_group(group);", "", "medium"
     ),
 }
 

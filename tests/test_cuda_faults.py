@@ -121,7 +121,7 @@ FAULTS = {
         "controller.cuh", "image + row * tiles * 32 +", "image + (row ^ 1) * tiles * 32 +", "medium"
     ),
     "all images kept in the place of the first": Fault(
-        "controller.cuh", "(batch_tile * t.blocks + rank) * s.pairs + warp_index()", "warp_index()", "medium"
+        "controller.cuh", "(batch_tile * t.blocks + rank) * images + warp_index()", "warp_index()", "medium"
     ),
     "kept state of the next column tile": Fault(
         "weight_sums.cuh", "state.row(2 * m + half)[n * 32]", "state.row(2 * m + half)[0]"

@@ -138,7 +138,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     const bool some = own.index >= 0;
     const int to = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     const auto rows = [&] { return PairRows::of(z, t, p.shape.rows, first_b, first_i); };  // seldom needed
-    const int image = image_of(t, p.shape, tile, exchange.rank);
+    const int image = image_of(t, tile, exchange.rank);
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
       weight_sums.begin_tile(working, v);

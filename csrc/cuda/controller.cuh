@@ -314,11 +314,11 @@ template <Form form, class Void> struct KeptState {
   Pair* image;
   int tiles;  // that are kept
 
-  // image: which of a slot's.
+  // image: which of a slot's; -1: none, of which nothing is loaded or stored.
   ARU_DEVICE KeptState of(Void* kept, int slot, int64_t slot_bytes, int image, int G) {
     using Byte = std::conditional_t<std::is_const<Void>::value, const uint8_t, uint8_t>;
     Byte* at = static_cast<Byte*>(kept) + slot * slot_bytes + int64_t(image) * kept_image_bytes(form, G);
-    return {reinterpret_cast<Pair*>(at), kept_tiles(G)};
+    return {reinterpret_cast<Pair*>(at), image < 0 ? 0 : kept_tiles(G)};
   }
   // Row 2m + high of the lane's four.
   ARU_METHOD Pair* row(int row) const { return image + row * tiles * 32 + (thread_index() & 31); }
@@ -342,9 +342,10 @@ template <Form form, class Void> struct KeptState {
   }
 };
 
-// Which image of a slot is this warp's.
-ARU_DEVICE int image_of(const Tiling& t, const Shape& s, int batch_tile, int rank) {
-  return (batch_tile * t.blocks + rank) * s.pairs + warp_index();
+// Which image of a slot is this warp's; -1 for a warp without rows.
+ARU_DEVICE int image_of(const Tiling& t, int batch_tile, int rank) {
+  const int images = images_of_block(t);
+  return warp_index() < images ? (batch_tile * t.blocks + rank) * images + warp_index() : -1;
 }
 
 // The units of a lane's two columns of a column tile; not below G where there is none.

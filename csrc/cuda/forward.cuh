@@ -41,7 +41,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     ControllerState<form, some_tiles> state[2] = {};
     ControllerProduct<form, some_tiles, 2> product;
     int slot = 0;
-    const int image = image_of(t, p.shape, tile, exchange.rank);
+    const int image = image_of(t, tile, exchange.rank);
     // By groups of warps what is kept goes to `staging`; and on from there after the next barrier: the fence before it
     // waits for all that the thread has stored to memory.
     bool staged = false;
@@ -57,7 +57,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     };
     const auto store_staged = [&] {
       const auto to = KeptState<form, void>::of(p.kept, slot++, p.slot_bytes, image, z.G);
-      if (lane == 0) bulk_store(to.image, staging, kept_image_bytes(form, z.G));
+      if (lane == 0 && image >= 0) bulk_store(to.image, staging, kept_image_bytes(form, z.G));
       staged = false;
     };
     if constexpr (tiles > 0) {

@@ -308,10 +308,10 @@ template <Form form, int tiles> struct SharedSums {
   ARU_METHOD void fetched() const { copies_done(); }
   template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int v, int, const Rows& rows, float dn, float ds, float a_next,
+                        const StepPlace& place, int v, int image, const Rows& rows, float dn, float ds, float a_next,
                         float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    const int kept = kept_tiles(p.sizes.G);
+    const int kept = image < 0 ? 0 : kept_tiles(p.sizes.G);
     uint32_t gains[1], input[1];
     pack<form>(dn, ds, gains);
     pack<form>(a_next, 1.f, input);

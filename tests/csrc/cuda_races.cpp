@@ -27,10 +27,10 @@ void expect_success(int error, const char* text) {
   ++failures;
 }
 
-// A forward pass and the backward pass of it.  G = 0: the static network.
+// A forward pass and the backward pass of it; with kept state both have one tiling.  G = 0: the static network.
 void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, const Tiling& backward) {
   const size_t rows = size_t(z.B) * z.H, all = z.T * rows, state = rows * z.G;
-  const size_t slot = size_t(kept_slot_bytes(z, form)) / sizeof(float);
+  const size_t slot = size_t(kept_slot_bytes(z, forward, form)) / sizeof(float);
   const char* text = "";
   const auto shape = [&](const Tiling& t, bool back) { return shape_of(t, form, column_tiles(back, z.G), back); };
   const auto exchange = [&](const Tiling& t, bool back) {
@@ -49,6 +49,7 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   f.n_given = n_given.data(), f.s_given = s_given.data(), f.n_floor = 1e-3f;
   f.h = h.data(), f.a = a.data(), f.n = n.data(), f.s = s.data(), f.g_last = last.data();
   f.kept = z.G ? kept.data() : nullptr, f.segment = segment;
+  f.slot_bytes = kept_slot_bytes(z, forward, form);
   auto words = exchange(forward, false);
   f.exchange = words.data();
   expect_success(aru_cuda_forward(0, form, &f, 0, &text), text);
@@ -61,7 +62,7 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   b.sizes = z, b.tiling = backward, b.shape = shape(backward, true);
   b.weight_hh = hh.data(), b.controller = f.controller, b.n_given = f.n_given, b.s_given = f.s_given;
   b.n_floor = f.n_floor, b.a = f.a, b.n = f.n, b.s = f.s, b.kept = f.kept, b.segment = segment;
-  b.recomputed = recomputed.data();
+  b.recomputed = recomputed.data(), b.slot_bytes = f.slot_bytes;
   b.d_h = d_h.data(), b.d_a = d_h.data(), b.d_n = d_h.data(), b.d_s = d_h.data();
   b.d_g_last = z.G ? d_g.data() : nullptr;
   b.d_xp = d_xp.data(), b.d_h0 = d_h0.data(), b.d_g0 = d_g0.data(), b.sums = sums.data();
@@ -81,7 +82,8 @@ int main() {
     const Tiling one{cluster, 2, 12, 5, 4, 1, together}, two{cluster, 3, 8, 4, 4, 2, together};
     const Tiling large{cluster, 2, 20, 7, 8, 1, together};
     both_passes(form, {4, 7, 23, 11}, 1, one, one);
-    both_passes(form, {5, 7, 23, 11}, 2, one, two);
+    both_passes(form, {5, 7, 23, 11}, 2, two, two);
+    both_passes(form, {7, 7, 23, 11}, 3, one, one);
     both_passes(form, {3, 7, 39, 11}, 1, large, large);
     both_passes(form, {4, 7, 23, 0}, 1, two, one);
   }

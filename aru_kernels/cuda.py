@@ -105,8 +105,6 @@ SMALL_STATE = 256 * 2**20
 # Steps between checkpoints beyond that, of float32 and of float16: about 2 GB of memory for a training step of the
 # paper's size.  The state of a segment, computed again, still lies in the second-level cache for the most part.
 SEGMENT, SEGMENT_HALF = 8, 4
-# The most, in quarters, that warps which are filled up add to the state of a large network.
-FILLED_UP = 5
 # n and s of all steps are kept beside checkpoints too: they take little, and save their share of the recomputation.
 KEEPS_GAINS = True
 
@@ -116,13 +114,13 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
     if segment == 0 or B == 0:
         return 0
     slots = T + 1 if segment == 1 else -(-T // segment)
-    sizes = 1, int(B), int(H), int(G)  # torch.compile's symbols, too
-    return slots * _slot_elements(sizes, precision, _tiling(_current_index(), FORMS[precision], True, sizes))
+    return slots * _slot_elements(B, H, G, precision)
 
 
-def _slot_elements(sizes: Sizes, precision: str, tiling: Tiling) -> int:
-    """Elements of the state of all neurons at one time, as csrc/cuda/sequence.h lays it out for the tiling."""
-    return _C.kept_slot_bytes(FORMS[precision], sizes, tiling) // 4
+def _slot_elements(B: int, H: int, G: int, precision: str) -> int:
+    """Elements of the state of all neurons at one time, as csrc/cuda/sequence.h lays it out: quads of neurons, column
+    tiles of eight units."""
+    return B * -(-H // 4) * 4 * -(-G // 8) * (4 if _half(precision) else 8)
 
 
 def _half(precision: str) -> bool:
@@ -132,7 +130,7 @@ def _half(precision: str) -> bool:
 
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it is small or fits ARU_STATE_BUDGET."""
-    everything = (T + 1) * B * H * 8 * -(-G // 8) * (2 if _half(precision) else 4) * FILLED_UP // 4
+    everything = 4 * kept_elements(T, B, H, G, dtype, precision, 1)
     budget = wanted_budget()
     limit = SMALL_STATE if budget is None else budget
     if everything <= limit:
@@ -214,8 +212,7 @@ def aru_sequence_bwd(
         return tuple(torch.zeros_like(x) for x in (a, h0, g0, weight_hh, *controller))
     sizes = (T, B, H, G)
     d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, h0, g0))
-    tiling = _tiling(_index(a), FORMS[precision], True, sizes)
-    recomputed = a.new_empty(segment * _slot_elements(sizes, precision, tiling)) if segment > 1 else None
+    recomputed = a.new_empty(segment * _slot_elements(B, H, G, precision)) if segment > 1 else None
     sums = _backward(
         sizes,
         n_floor,

@@ -92,7 +92,7 @@ Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const T
     throw std::invalid_argument("warps: got " + std::to_string(p.tiling.warps) + ", expected at least " +
                                 std::to_string(fewest) + " for this tiling.");
   p.n_floor = float(n_floor);
-  p.slot_bytes = kept_slot_bytes(p.sizes, p.tiling, form);
+  p.slot_bytes = kept_slot_bytes(p.sizes, form);
   p.segment = segment;
   return p;
 }
@@ -132,8 +132,8 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
         return most_groups(index, Form(form), backward, sizes_of(sizes), tiling_of(tiling));
       },
       "Groups of this tiling that the device holds at the same time.");
-  m.def("kept_slot_bytes", [](int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
-    return kept_slot_bytes(sizes_of(sizes), tiling_of(tiling), Form(form));
+  m.def("kept_slot_bytes", [](int form, const std::array<int, 4>& sizes) {
+    return kept_slot_bytes(sizes_of(sizes), Form(form));
   });
   m.def("shared_bytes", [](int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
     return shape(sizes_of(sizes), tiling_of(tiling), Form(form), backward).total;

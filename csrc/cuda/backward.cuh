@@ -18,7 +18,7 @@ namespace cuda {
 // make the sums the last one goes to `last`, which no product of the group reads after the first here.
 template <Form form, int tiles>
 ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tiles>& controller, const StepPlace& place,
-                          int image, const PairRows& rows, int group, uint32_t* last) {
+                          const Image& image, const PairRows& rows, int group, uint32_t* last) {
   constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
   const size_t BH = size_t(p.sizes.B) * p.sizes.H;
   const int steps = place.again, segment = place.segment;
@@ -67,7 +67,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
         if constexpr (sums_in_groups(form, tiles)) {
           if (m == 0 && step == 0) sync_group(group);
           if (step == steps - 1) {
-            put_rows<form>(last + 2 * m * tiles * 32 + (thread_index() & 31), tiles, to.tiles, state);
+            put_rows<form>(last + 2 * m * tiles * 32 + (thread_index() & 31), tiles * 32, 32, to.tiles, state);
             continue;
           }
         }
@@ -138,7 +138,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     const bool some = own.index >= 0;
     const int to = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     const auto rows = [&] { return PairRows::of(z, t, p.shape.rows, first_b, first_i); };  // seldom needed
-    const int image = image_of(t, tile, exchange.rank);
+    const Image image = Image::of(z, t, p.shape.rows, first_b, first_i);
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
       weight_sums.begin_tile(working, v);
@@ -153,7 +153,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     };
     const auto fetch = [&](int v) {
       if constexpr (shared_sums) {
-        if (!(sums_in_groups(form, tiles) && place.computed_last())) weight_sums.fetch(place.kept<form>(p, image), v);
+        if (!(sums_in_groups(form, tiles) && place.computed_last())) weight_sums.fetch(place.kept<form>(p, image), image, v);
       }
     };
     ARU_ROLLED

@@ -297,14 +297,61 @@ ARU_DEVICE void read_out(const ControllerOperands<form, tiles>& w, const Control
   }
 }
 
-// Puts the lane's pairs of the column tiles below `kept`, [row][stride of column tiles][32 lanes].
+// A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.
+struct Row {
+  bool inside;  // of the block's rows
+  int b, i;
+  int index;  // b * H + i of the whole batch; -1 where there is no such sequence or neuron
+
+  ARU_DEVICE Row of(int e, const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
+    Row r;
+    r.inside = e < rows;
+    r.b = r.inside ? e / t.slice : 0;
+    r.i = r.inside ? e % t.slice : 0;
+    const bool some = r.inside && first_b + r.b < z.B && first_i + r.i < z.H;
+    r.index = some ? (first_b + r.b) * z.H + first_i + r.i : -1;
+    return r;
+  }
+};
+
+// Where the image of a warp is in a slot.
+struct Image {
+  int first;        // quads of the slot before it
+  uint32_t packed;  // quads of the warp that there are; which of them is the lane's, and which quad `lane % 8`: 15 for none
+
+  ARU_DEVICE Image of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
+    const int lane = thread_index() & 31;
+    const Row own = Row::of(thread_index() & ~3, z, t, rows, first_b, first_i);
+    const int sequences = z.B - first_b < t.batch ? z.B - first_b : t.batch;
+    const int neurons = z.H - first_i < t.slice ? z.H - first_i : t.slice;
+    const int quad = own.index < 0 ? -1 : own.b * quads_of(neurons) + own.i / 4;
+    int first = 0, quads = 0, rank = 15;
+    ARU_ROLLED
+    for (int j = 0; j < 8; ++j) {
+      const int other = int(shuffle(uint32_t(quad), 4 * j));
+      if (other < 0) continue;
+      if (quads == 0) first = other;
+      if (j == lane / 4) rank = quads;
+      ++quads;
+    }
+    const uint32_t copied = shuffle(uint32_t(rank), lane % 8 * 4);
+    return {first_b * quads_of(z.H) + sequences * (first_i / 4) + first, uint32_t(quads) | uint32_t(rank) << 4 | copied << 8};
+  }
+  ARU_METHOD int quads() const { return int(packed & 15); }
+  ARU_METHOD int rank() const { return int(packed >> 4 & 15); }
+  ARU_METHOD bool some() const { return rank() < 15; }
+  ARU_METHOD int copied() const { return int(packed >> 8); }
+};
+
+// Puts the lane's pairs of the column tiles below `kept`.
 template <Form form, int tiles, int rows>
-ARU_DEVICE void put_rows(KeptPair<form>* to, int stride, int kept, const ControllerState<form, tiles> (&state)[rows]) {
+ARU_DEVICE void put_rows(KeptPair<form>* to, int row_stride, int tile_stride, int kept,
+                         const ControllerState<form, tiles> (&state)[rows]) {
   ARU_UNROLL
   for (int row = 0; row < 2 * rows; ++row) {
     ARU_UNROLL
     for (int n = 0; n < tiles; ++n)
-      if (n < kept) to[(row * stride + n) * 32] = state[row / 2].to_keep(n, row % 2);
+      if (n < kept) to[row * row_stride + n * tile_stride] = state[row / 2].to_keep(n, row % 2);
   }
 }
 
@@ -312,41 +359,44 @@ ARU_DEVICE void put_rows(KeptPair<form>* to, int stride, int kept, const Control
 template <Form form, class Void> struct KeptState {
   using Pair = std::conditional_t<std::is_const<Void>::value, const KeptPair<form>, KeptPair<form>>;
   Pair* image;
-  int tiles;  // that are kept
+  int all_tiles, quads;
+  int tiles;  // column tiles that the lane has: none where there is no such quad
+  int lane;   // its pairs' place in the first column tile
 
-  // image: which of a slot's; -1: none, of which nothing is loaded or stored.
-  ARU_DEVICE KeptState of(Void* kept, int slot, int64_t slot_bytes, int image, int G) {
+  ARU_DEVICE KeptState of(Void* kept, int slot, int64_t slot_bytes, const Image& place, int G) {
     using Byte = std::conditional_t<std::is_const<Void>::value, const uint8_t, uint8_t>;
-    Byte* at = static_cast<Byte*>(kept) + slot * slot_bytes + int64_t(image) * kept_image_bytes(form, G);
-    return {reinterpret_cast<Pair*>(at), image < 0 ? 0 : kept_tiles(G)};
+    Byte* at = static_cast<Byte*>(kept) + slot * slot_bytes + int64_t(place.first) * kept_quad_bytes(form, G);
+    const int tiles = kept_tiles(G);
+    return {reinterpret_cast<Pair*>(at), tiles, place.quads(), place.some() ? tiles : 0,
+            place.rank() * 4 + (thread_index() & 3)};
   }
-  // Row 2m + high of the lane's four.
-  ARU_METHOD Pair* row(int row) const { return image + row * tiles * 32 + (thread_index() & 31); }
+  ARU_METHOD int tile_stride() const { return quads * 4; }
+  ARU_METHOD int row_stride() const { return all_tiles * tile_stride(); }
+  ARU_METHOD int bytes() const { return 4 * row_stride() * kept_pair_bytes(form); }
+  // A pair of row 2m + high of the lane's four.
+  ARU_METHOD Pair* at(int row, int n) const { return image + lane + row * row_stride() + n * tile_stride(); }
   // A row's pairs; nothing beyond those that are kept.
-  template <int count> ARU_METHOD void load(int which, KeptPair<form> (&pairs)[count]) const {
-    Pair* from = row(which);
+  template <int count> ARU_METHOD void load(int row, KeptPair<form> (&pairs)[count]) const {
     ARU_UNROLL
     for (int n = 0; n < count; ++n) {
       pairs[n] = KeptPair<form>{};
-      if (n < tiles) pairs[n] = from[n * 32];
+      if (n < tiles) pairs[n] = *at(row, n);
     }
   }
   // The rows from `first` on.
   template <int units, int rows> ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows]) const {
-    put_rows<form>(row(first), tiles, tiles, state);
+    put_rows<form>(at(first, 0), row_stride(), tile_stride(), tiles, state);
+  }
+  // All rows to shared memory, as they lie in the image.
+  template <int units> ARU_METHOD void stage(KeptPair<form>* to, const ControllerState<form, units> (&state)[2]) const {
+    put_rows<form>(to + lane, row_stride(), tile_stride(), tiles, state);
   }
   // Fetches all of it into the second-level cache.
   ARU_METHOD void prefetch_all() const {
     constexpr int line = 128 / kept_pair_bytes(form);
-    for (int e = (thread_index() & 31) * line; e < 4 * tiles * 32; e += 32 * line) prefetch(image + e);
+    for (int e = (thread_index() & 31) * line; e < 4 * row_stride(); e += 32 * line) prefetch(image + e);
   }
 };
-
-// Which image of a slot is this warp's; -1 for a warp without rows.
-ARU_DEVICE int image_of(const Tiling& t, int batch_tile, int rank) {
-  const int images = images_of_block(t);
-  return warp_index() < images ? (batch_tile * t.blocks + rank) * images + warp_index() : -1;
-}
 
 // The units of a lane's two columns of a column tile; not below G where there is none.
 struct UnitPair {
@@ -371,23 +421,6 @@ ARU_DEVICE void store_pair(float* matrix, size_t row, int G, int column_tile, co
   if (units.first < G) to[units.first] = g.x;
   if (units.second < G) to[units.second] = g.y;
 }
-
-// A row of a block's batch tile: element e of the block is neuron i of its slice, in sequence b of the tile.
-struct Row {
-  bool inside;  // of the block's rows
-  int b, i;
-  int index;  // b * H + i of the whole batch; -1 where there is no such sequence or neuron
-
-  ARU_DEVICE Row of(int e, const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
-    Row r;
-    r.inside = e < rows;
-    r.b = r.inside ? e / t.slice : 0;
-    r.i = r.inside ? e % t.slice : 0;
-    const bool some = r.inside && first_b + r.b < z.B && first_i + r.i < z.H;
-    r.index = some ? (first_b + r.b) * z.H + first_i + r.i : -1;
-    return r;
-  }
-};
 
 // The rows of a lane's accumulators, which are four neighbouring neurons of a sequence, as Row::index.
 struct PairRows {

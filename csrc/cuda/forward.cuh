@@ -41,23 +41,25 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     ControllerState<form, some_tiles> state[2] = {};
     ControllerProduct<form, some_tiles, 2> product;
     int slot = 0;
-    const int image = image_of(t, tile, exchange.rank);
+    const Image image = Image::of(z, t, p.shape.rows, first_b, first_i);
     // By groups of warps what is kept goes to `staging`; and on from there after the next barrier: the fence before it
     // waits for all that the thread has stored to memory.
     bool staged = false;
+    const auto kept = [&] { return KeptState<form, void>::of(p.kept, slot, p.slot_bytes, image, z.G); };
     const auto keep = [&] {
       if constexpr (in_groups) {
         if (lane == 0) bulk_stores_read();
         sync_warp();
-        put_rows<form>(staging + lane, kept_tiles(z.G), kept_tiles(z.G), state);
+        kept().stage(staging, state);
         staged = true;
       } else {
-        KeptState<form, void>::of(p.kept, slot++, p.slot_bytes, image, z.G).store(0, state);
+        kept().store(0, state);
+        ++slot;
       }
     };
     const auto store_staged = [&] {
-      const auto to = KeptState<form, void>::of(p.kept, slot++, p.slot_bytes, image, z.G);
-      if (lane == 0 && image >= 0) bulk_store(to.image, staging, kept_image_bytes(form, z.G));
+      if (lane == 0 && image.quads() > 0) bulk_store(kept().image, staging, kept().bytes());
+      ++slot;
       staged = false;
     };
     if constexpr (tiles > 0) {

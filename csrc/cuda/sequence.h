@@ -156,16 +156,18 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   return s;
 }
 
-// State that is kept: slots of all neurons' state at one time.  A slot has an image of each warp with rows, in order of batch
-// tiles, blocks and warps, as the accumulators have it: [row tile][row r or r + 8][column tile][lane], the lane's pair of
-// numbers.  What a warp moves at once is one piece of memory, and an image of float16 is A of the weights' gradients but
-// for the numbers' type (weight_sums.cuh).  So both passes have the same tiling.
+// State that is kept: slots of all neurons' state at one time.  Four neighbouring neurons of a sequence are a quad, which
+// four lanes have.  A slot has an image of each warp, in order of batch tiles, blocks and warps, as the accumulators have
+// it: [row tile][row r or r + 8][column tile][quad][lane of the quad], the lane's pair of numbers.  What a warp moves at
+// once is one piece of memory, and an image of float16 is A of the weights' gradients but for the numbers' type
+// (weight_sums.cuh).  So both passes have the same tiling; the size does not depend on it, for images leave out the quads
+// of a warp that there are not.
 ARU_ANYWHERE constexpr int kept_tiles(int G) { return ceil_div(G, 8); }
 ARU_ANYWHERE constexpr int kept_pair_bytes(Form form) { return keeps_half(form) ? 4 : 8; }
-ARU_ANYWHERE constexpr int kept_image_bytes(Form form, int G) { return 4 * kept_tiles(G) * 32 * kept_pair_bytes(form); }
-ARU_ANYWHERE constexpr int images_of_block(const Tiling& t) { return ceil_div(t.batch * t.slice, 32); }
-inline int64_t kept_slot_bytes(const Sizes& z, const Tiling& t, Form form) {
-  return int64_t(ceil_div(z.B, t.batch)) * t.blocks * images_of_block(t) * kept_image_bytes(form, z.G);
+ARU_ANYWHERE constexpr int kept_quad_bytes(Form form, int G) { return 4 * kept_tiles(G) * 4 * kept_pair_bytes(form); }
+ARU_ANYWHERE constexpr int quads_of(int H) { return ceil_div(H, 4); }
+inline int64_t kept_slot_bytes(const Sizes& z, Form form) {
+  return int64_t(z.B) * quads_of(z.H) * kept_quad_bytes(form, z.G);
 }
 
 // Exchange through device memory: two buffers for each group, then its counter on a line of its own.

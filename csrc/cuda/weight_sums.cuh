@@ -32,7 +32,7 @@ struct StepPlace {
   }
   // Of the segment's states the last one is computed last.
   ARU_METHOD bool computed_last() const { return again > 0 && in_segment == again - 1; }
-  template <Form form> ARU_METHOD KeptState<form, const void> kept(const Backward& p, int image) const {
+  template <Form form> ARU_METHOD KeptState<form, const void> kept(const Backward& p, const Image& image) const {
     const bool computed = in_segment < again;
     return KeptState<form, const void>::of(computed ? p.recomputed : p.kept, computed ? in_segment : segment + 1,
                                            p.slot_bytes, image, p.sizes.G);
@@ -156,7 +156,7 @@ template <Form form, int tiles> struct OwnSums {
   // dn, ds: of the lane's element, as are a_next and da.
   template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int, int image, const Rows& rows, float dn, float ds, float a_next,
+                        const StepPlace& place, int, const Image& image, const Rows& rows, float dn, float ds, float a_next,
                         float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     const auto state = place.kept<form>(p, image);
@@ -173,7 +173,7 @@ template <Form form, int tiles> struct OwnSums {
         float2 pair[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
-          if (n < state.tiles) pair[half] = state.row(2 * m + half)[n * 32];
+          if (n < state.tiles) pair[half] = *state.at(2 * m + half, n);
         g[n][0] = pair[0].x, g[n][1] = pair[0].y, g[n][2] = pair[1].x, g[n][3] = pair[1].y;
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
@@ -293,25 +293,26 @@ template <Form form, int tiles> struct SharedSums {
     for (int e = 0; e < 4 * tiles; ++e) du[e % 2][e / 4][e / 2 % 2] = 0;
   }
   // The state for step v on its way; it is there after fetched() and a barrier.
-  ARU_METHOD void fetch(const KeptState<form, const void>& from, int v) const {
-    const int first = 4 * (thread_index() & 31);
+  ARU_METHOD void fetch(const KeptState<form, const void>& from, const Image& image, int v) const {
+    const int lane = thread_index() & 31;
     sync_warp();  // other lanes may have computed it again
     ARU_UNROLL
-    for (int i = 0; i < ceil_div(tiles, 4); ++i) {
-      const bool wanted = first + i * 128 < from.tiles * 32;
-      uint32_t* to = own_right(v) + first + i * 128;
-      const uint32_t* at = from.image + first + i * 128;
+    for (int i = 0; i < ceil_div(tiles, 4); ++i) {  // four column tiles at once, a quad a lane
+      const int n = lane / 8 + 4 * i;
+      const bool wanted = image.copied() < 15 && n < from.all_tiles;
+      uint32_t* to = own_right(v) + n * 32 + lane % 8 * 4;
+      const uint32_t* at = from.image + n * from.tile_stride() + image.copied() * 4;
       ARU_UNROLL
-      for (int row = 0; row < 4; ++row) copy_async(wanted, to + row * rows_words, at + row * from.tiles * 32);
+      for (int row = 0; row < 4; ++row) copy_async(wanted, to + row * rows_words, at + row * from.row_stride());
     }
   }
   ARU_METHOD void fetched() const { copies_done(); }
   template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int v, int image, const Rows& rows, float dn, float ds, float a_next,
+                        const StepPlace& place, int v, const Image& image, const Rows& rows, float dn, float ds, float a_next,
                         float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    const int kept = image < 0 ? 0 : kept_tiles(p.sizes.G);
+    const int kept = image.some() ? kept_tiles(p.sizes.G) : 0;
     uint32_t gains[1], input[1];
     pack<form>(dn, ds, gains);
     pack<form>(a_next, 1.f, input);

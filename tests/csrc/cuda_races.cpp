@@ -30,7 +30,7 @@ void expect_success(int error, const char* text) {
 // A forward pass and the backward pass of it; with kept state both have one tiling.  G = 0: the static network.
 void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, const Tiling& backward) {
   const size_t rows = size_t(z.B) * z.H, all = z.T * rows, state = rows * z.G;
-  const size_t slot = size_t(kept_slot_bytes(z, forward, form)) / sizeof(float);
+  const size_t slot = size_t(kept_slot_bytes(z, form)) / sizeof(float);
   const char* text = "";
   const auto shape = [&](const Tiling& t, bool back) { return shape_of(t, form, column_tiles(back, z.G), back); };
   const auto exchange = [&](const Tiling& t, bool back) {
@@ -49,7 +49,7 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   f.n_given = n_given.data(), f.s_given = s_given.data(), f.n_floor = 1e-3f;
   f.h = h.data(), f.a = a.data(), f.n = n.data(), f.s = s.data(), f.g_last = last.data();
   f.kept = z.G ? kept.data() : nullptr, f.segment = segment;
-  f.slot_bytes = kept_slot_bytes(z, forward, form);
+  f.slot_bytes = kept_slot_bytes(z, form);
   auto words = exchange(forward, false);
   f.exchange = words.data();
   expect_success(aru_cuda_forward(0, form, &f, 0, &text), text);

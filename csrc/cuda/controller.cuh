@@ -355,6 +355,10 @@ ARU_DEVICE void put_rows(KeptPair<form>* to, int row_stride, int tile_stride, in
   }
 }
 
+template <int number> struct Constant {
+  ARU_METHOD constexpr operator int() const { return number; }
+};
+
 // The image of a warp in one slot of the kept state (sequence.h).  Void: void or const void.
 template <Form form, class Void> struct KeptState {
   using Pair = std::conditional_t<std::is_const<Void>::value, const KeptPair<form>, KeptPair<form>>;
@@ -370,31 +374,40 @@ template <Form form, class Void> struct KeptState {
     return {reinterpret_cast<Pair*>(at), tiles, place.quads(), place.some() ? tiles : 0,
             place.rank() * 4 + (thread_index() & 3)};
   }
-  ARU_METHOD int tile_stride() const { return quads * 4; }
-  ARU_METHOD int row_stride() const { return all_tiles * tile_stride(); }
-  ARU_METHOD int bytes() const { return 4 * row_stride() * kept_pair_bytes(form); }
-  // A pair of row 2m + high of the lane's four.
-  ARU_METHOD Pair* at(int row, int n) const { return image + lane + row * row_stride() + n * tile_stride(); }
-  // A row's pairs; nothing beyond those that are kept.
+  ARU_METHOD int bytes() const { return 16 * all_tiles * quads * kept_pair_bytes(form); }
+  // action(stride, tiles) with the stride of column tiles, those of the lane: most warps have all quads, and take code with
+  // constants.
+  template <class Action> ARU_METHOD void strided(const Action& action) const {
+    if (quads == 8)
+      action(Constant<32>(), all_tiles);
+    else
+      action(quads * 4, tiles);
+  }
+  // A row's pairs; nothing beyond those that are kept.  Row 2m + high of the lane's four.
   template <int count> ARU_METHOD void load(int row, KeptPair<form> (&pairs)[count]) const {
-    ARU_UNROLL
-    for (int n = 0; n < count; ++n) {
-      pairs[n] = KeptPair<form>{};
-      if (n < tiles) pairs[n] = *at(row, n);
-    }
+    strided([&](auto stride, int tiles) {
+      const Pair* from = image + lane + row * all_tiles * stride;
+      ARU_UNROLL
+      for (int n = 0; n < count; ++n) {
+        pairs[n] = KeptPair<form>{};
+        if (n < tiles) pairs[n] = from[n * stride];
+      }
+    });
   }
   // The rows from `first` on.
   template <int units, int rows> ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows]) const {
-    put_rows<form>(at(first, 0), row_stride(), tile_stride(), tiles, state);
+    strided([&](auto stride, int tiles) {
+      put_rows<form>(image + lane + first * all_tiles * stride, all_tiles * stride, stride, tiles, state);
+    });
   }
   // All rows to shared memory, as they lie in the image.
   template <int units> ARU_METHOD void stage(KeptPair<form>* to, const ControllerState<form, units> (&state)[2]) const {
-    put_rows<form>(to + lane, row_stride(), tile_stride(), tiles, state);
+    put_rows<form>(to + lane, all_tiles * quads * 4, quads * 4, tiles, state);
   }
   // Fetches all of it into the second-level cache.
   ARU_METHOD void prefetch_all() const {
     constexpr int line = 128 / kept_pair_bytes(form);
-    for (int e = (thread_index() & 31) * line; e < 4 * row_stride(); e += 32 * line) prefetch(image + e);
+    for (int e = (thread_index() & 31) * line; e < 16 * all_tiles * quads; e += 32 * line) prefetch(image + e);
   }
 };
 

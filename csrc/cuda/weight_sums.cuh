@@ -173,7 +173,7 @@ template <Form form, int tiles> struct OwnSums {
         float2 pair[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
-          if (n < state.tiles) pair[half] = *state.at(2 * m + half, n);
+          if (n < state.tiles) pair[half] = state.image[state.lane + ((2 * m + half) * state.all_tiles + n) * state.quads * 4];
         g[n][0] = pair[0].x, g[n][1] = pair[0].y, g[n][2] = pair[1].x, g[n][3] = pair[1].y;
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
@@ -296,15 +296,18 @@ template <Form form, int tiles> struct SharedSums {
   ARU_METHOD void fetch(const KeptState<form, const void>& from, const Image& image, int v) const {
     const int lane = thread_index() & 31;
     sync_warp();  // other lanes may have computed it again
-    ARU_UNROLL
-    for (int i = 0; i < ceil_div(tiles, 4); ++i) {  // four column tiles at once, a quad a lane
-      const int n = lane / 8 + 4 * i;
-      const bool wanted = image.copied() < 15 && n < from.all_tiles;
-      uint32_t* to = own_right(v) + n * 32 + lane % 8 * 4;
-      const uint32_t* at = from.image + n * from.tile_stride() + image.copied() * 4;
+    from.strided([&](auto stride, int) {
       ARU_UNROLL
-      for (int row = 0; row < 4; ++row) copy_async(wanted, to + row * rows_words, at + row * from.row_stride());
-    }
+      for (int i = 0; i < ceil_div(tiles, 4); ++i) {  // four column tiles at once, a quad a lane
+        const int n = lane / 8 + 4 * i;
+        const bool wanted = image.copied() < 15 && n < from.all_tiles;
+        uint32_t* to = own_right(v) + n * 32 + lane % 8 * 4;
+        const uint32_t* at = from.image + n * stride + image.copied() * 4;
+        ARU_UNROLL
+        for (int row = 0; row < 4; ++row) copy_async(wanted, to + row * rows_words, at + row * from.all_tiles * stride);
+      }
+    });
+    sync_warp();  // quads == 8 is the same for all, which the compiler does not know
   }
   ARU_METHOD void fetched() const { copies_done(); }
   template <bool at_end, class Rows>

@@ -283,6 +283,8 @@ template <Form form, int tiles> struct SharedSums {
     s.units = warp_index() % sharing_warps(tiles);
     s.part = warp_index() / sharing_warps(tiles);
     s.own = warp_index() * 4 * rows_words;
+    // What no state comes to stays A of before, and finite; V is zero there.
+    for (int e = thread_index(); e < 2 * s.right_words; e += block_threads()) s.right[e] = 0;
     return s;
   }
   // Of this warp: rows of its first tile's first half; the others follow.
@@ -312,10 +314,9 @@ template <Form form, int tiles> struct SharedSums {
   ARU_METHOD void fetched() const { copies_done(); }
   template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int v, const Image& image, const Rows& rows, float dn, float ds, float a_next,
+                        const StepPlace& place, int v, const Image&, const Rows& rows, float dn, float ds, float a_next,
                         float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-    const int kept = image.some() ? kept_tiles(p.sizes.G) : 0;
     uint32_t gains[1], input[1];
     pack<form>(dn, ds, gains);
     pack<form>(a_next, 1.f, input);
@@ -341,7 +342,7 @@ template <Form form, int tiles> struct SharedSums {
       for (int e = 0; e < 2 * tiles; ++e) {
         const int at = (2 * m + e % 2) * rows_words + e / 2 * 32;
         of_v[at] = du[m][e / 2][e % 2];
-        g[m][e / 2][e % 2] = e / 2 < kept ? of_a[at] : 0;
+        g[m][e / 2][e % 2] = of_a[at];
       }
       ARU_UNROLL
       for (int e = 0; e < 2 * tiles; ++e) {

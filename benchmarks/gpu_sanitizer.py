@@ -41,7 +41,7 @@ def sanitizer_findings(report: str) -> list[str]:
         if "SUMMARY" in line:
             summaries.append(line)
         elif re.match(r"(Invalid|Misaligned|Error|Warning|Barrier|Divergent|Program hit|Uninitialized|Leaked)", line):
-            found[f"{line} {after}" if after.startswith("at ") else line] += 1
+            found[f"{line} {after}" if after.startswith(("at ", "and ")) else line] += 1
     return [f"{count} x {line}" for line, count in found.most_common(20)] + summaries
 
 

@@ -118,13 +118,24 @@ FAULTS = {
         precision="medium",
     ),
     "kept state of another row": Fault(
-        "controller.cuh", "image + row * tiles * 32 +", "image + (row ^ 1) * tiles * 32 +", "medium"
+        "controller.cuh",
+        "const Pair* from = image + lane + row * all_tiles",
+        "const Pair* from = image + lane + (row ^ 1) * all_tiles",
+        precision="medium",
     ),
-    "all images kept in the place of the first": Fault(
-        "controller.cuh", "(batch_tile * t.blocks + rank) * images + warp_index()", "warp_index()", "medium"
+    "the images of all sequences in one place": Fault(
+        "controller.cuh", "return {first_b * quads_of(z.H) + sequences", "return {sequences", "medium"
     ),
+    "images that count quads beyond the batch": Fault(
+        "controller.cuh", "z.B - first_b < t.batch ? z.B - first_b : t.batch", "t.batch", "medium"
+    ),
+    "a quad in the place of another": Fault(
+        "controller.cuh", "if (j == lane / 4) rank = quads;", "if (j == lane / 4) rank = j;", "medium"
+    ),
+    "copies of the wrong quad": Fault("controller.cuh", "lane % 8 * 4);\n    return", "lane / 4 * 4);\n    return", "medium"),
+    "A that is not finite where no state comes": Fault("weight_sums.cuh", "s.right[e] = 0;", ";", "medium"),
     "kept state of the next column tile": Fault(
-        "weight_sums.cuh", "state.row(2 * m + half)[n * 32]", "state.row(2 * m + half)[0]"
+        "weight_sums.cuh", "state.all_tiles + n) * state.quads", "state.all_tiles) * state.quads"
     ),
     "units of the last column tile that are not spread": Fault(
         "sequence.h", "column / 8 * 8 + column % 8 / 2 : G", "column : column", "medium"

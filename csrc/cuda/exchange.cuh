@@ -44,7 +44,7 @@ template <Form form> struct Exchange {
     const int all = (tiling.cluster ? 2 : 1) * buffer_words();
     for (int e = thread_index(); e < all; e += block_threads()) state[e] = 0;
     if (tiling.cluster) {
-      if (thread_index() < 2) mbarrier_init(barriers + thread_index(), 1);
+      if (warp_index() == 0) mbarrier_init(thread_index() < 2, barriers + (thread_index() & 1), 1);
       sync_block();  // for compute-sanitizer, which takes the two for a race within the warp
       if (thread_index() < 2) mbarrier_expect(barriers + thread_index(), shape.exchanged_bytes);
       sync_warp();

@@ -278,7 +278,7 @@ ARU_DEVICE void sync_group(int group) { asm volatile("bar.sync %0, 128;" ::"r"(g
 // Clusters: sm_90 and later.  Elsewhere the host never chooses them.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
 ARU_DEVICE void cluster_sync() { __trap(); }
-ARU_DEVICE void mbarrier_init(uint64_t*, int) { __trap(); }
+ARU_DEVICE void mbarrier_init(bool, uint64_t*, int) { __trap(); }
 ARU_DEVICE void mbarrier_expect(uint64_t*, int) { __trap(); }
 ARU_DEVICE void mbarrier_wait(uint64_t*, int) { __trap(); }
 ARU_DEVICE void store_async(const void*, int, uint32_t, uint32_t, const uint64_t*) { __trap(); }
@@ -286,11 +286,13 @@ ARU_DEVICE void store_async(const void*, int, uint32_t, uint32_t, const uint64_t
 ARU_DEVICE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// Makes the barrier, for `arrivals` arrivals a phase, known to the whole cluster at the next cluster_sync().
-ARU_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals) {
+// Makes the barrier, for `arrivals` arrivals a phase, known to the whole cluster at the next cluster_sync(); or does not.
+// (compute-sanitizer takes what a lane without a part in it has in the register for an address that it writes.)
+ARU_DEVICE void mbarrier_init(bool wanted, uint64_t* barrier, int arrivals) {
   asm volatile(
-      "mbarrier.init.shared::cta.b64 [%0], %1;\n\tfence.mbarrier_init.release.cluster;" ::"r"(shared_address(barrier)),
-      "r"(arrivals)
+      "{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t@wanted mbarrier.init.shared::cta.b64 [%1], %2;\n"
+      "\t@wanted fence.mbarrier_init.release.cluster;\n\t}" ::"r"(int(wanted)),
+      "r"(shared_address(barrier)), "r"(arrivals)
       : "memory");
 }
 // One arrival; the phase ends only when `bytes` more have been stored with the barrier, too.

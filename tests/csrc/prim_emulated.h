@@ -317,7 +317,8 @@ ARU_DEVICE void cluster_sync() { machine().meet(machine().cluster_barrier, machi
 ARU_DEVICE emulation::MBarrier& own_mbarrier(const uint64_t* barrier) {
   return machine().mbarrier(machine().current->block, machine().shared_offset(barrier, 8));
 }
-ARU_DEVICE void mbarrier_init(uint64_t* barrier, int arrivals) {
+ARU_DEVICE void mbarrier_init(bool wanted, uint64_t* barrier, int arrivals) {
+  if (!wanted) return;
   const emulation::Machinery machinery;
   own_mbarrier(barrier) = {int16_t(arrivals), int16_t(arrivals), 0, 0};
 }

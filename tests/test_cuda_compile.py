@@ -22,20 +22,25 @@ SPILLS = {
     # beside operands of two or three words a pair.  The code of a step is there twice, for the ends of a sequence.
     ("backward", "tf32", 9): 4600,
     ("backward", "split", 9): 4200,
-    ("backward", "tf32", 7): 112,
-    ("backward", "split", 7): 208,
+    ("backward", "tf32", 7): 152,
+    ("backward", "split", 7): 236,
     ("backward", "split", 5): 40,
-    # 12 warps: 168 registers.  What lives across a whole step, at the ends of the inner loops.
-    ("backward", "bf16", 7): 44,
-    ("backward", "bf16", 9): 144,
-    # The state of two row tiles as operands of three words a pair: 192 registers of 255, a few of them stored.
-    ("forward", "split", 7): 16,
-    ("forward", "split", 8): 108,
+    # 12 warps: 168 registers.  What lives across a whole step, at the ends of the inner loops, such as du.
+    ("backward", "bf16", 5): 16,
+    ("backward", "bf16", 7): 112,
+    ("backward", "bf16", 9): 168,
+    # Where images of kept state are and how their quads lie, beside the state of two row tiles.
+    ("forward", "bf16", 7): 76,
+    ("forward", "bf16", 8): 88,
+    ("forward", "tf32", 8): 4,
+    # ... which as operands of three words a pair takes 192 registers of 255.
+    ("forward", "split", 7): 136,
+    ("forward", "split", 8): 240,
 }
 
 # The same of the kernels whose products groups of warps make, also with 168 registers: all column tiles of 16 rows at
-# once are 28 or 36 sums a thread, beside as many of the weights' gradients and 32 or 48 words of kept state.
-GROUPS_SPILLS = {("backward", "bf16", 7): 16, ("backward", "bf16", 9): 64}
+# once are 28 or 36 sums a thread, beside as many of the weights' gradients and 28 or 36 words of du.
+GROUPS_SPILLS = {("backward", "bf16", 5): 40, ("backward", "bf16", 7): 16, ("backward", "bf16", 9): 192}
 WITH_GROUPS = "90a"
 
 # Column tiles that the kernels are compiled for; 0 is the static network.

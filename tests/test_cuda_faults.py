@@ -129,10 +129,9 @@ FAULTS = {
     "images that count quads beyond the batch": Fault(
         "controller.cuh", "z.B - first_b < t.batch ? z.B - first_b : t.batch", "t.batch", "medium"
     ),
-    "a quad in the place of another": Fault(
-        "controller.cuh", "if (j == lane / 4) rank = quads;", "if (j == lane / 4) rank = j;", "medium"
+    "copies of the wrong quad": Fault(
+        "controller.cuh", "uint32_t(rank), lane % 8", "uint32_t(rank), lane / 4", "medium"
     ),
-    "copies of the wrong quad": Fault("controller.cuh", "lane % 8 * 4);\n    return", "lane / 4 * 4);\n    return", "medium"),
     "A that is not finite where no state comes": Fault("weight_sums.cuh", "s.right[e] = 0;", ";", "medium"),
     "kept state of the next column tile": Fault(
         "weight_sums.cuh", "state.all_tiles + n) * state.quads", "state.all_tiles) * state.quads"
@@ -242,7 +241,10 @@ FAULTS = {
     ),
     "row tiles of a group left out": Fault("weight_sums.cuh", "tile < 8; ++tile", "tile < 7; ++tile", "medium"),
     "A of the step before, multiplied by a group": Fault(
-        "weight_sums.cuh", "right + (v & 1) * right_words + first", "right + (v + 1 & 1) * right_words + first", "medium"
+        "weight_sums.cuh",
+        "right + (v & 1) * right_words + first",
+        "right + (v + 1 & 1) * right_words + first",
+        precision="medium",
     ),
     "the last state put where the group still reads": Fault(
         "backward.cuh", "if (m == 0 && step == 0) sync_group(group);", "", "medium"

@@ -169,6 +169,12 @@ def test_every_number_of_column_tiles(emulation, tilings, G):
     check_adaptive(adaptive_arguments(3, 3, 13, G), "medium", 2, trace=False)
 
 
+def test_many_rows_of_a_large_controller(emulation, tilings):
+    """Five warps share the sums of the same rows."""
+    tilings((1, 2, 40, 8, 12, 1), (1, 2, 40, 8, 12, 1))
+    check_adaptive(adaptive_arguments(2, 9, 77, 64), "medium", 2, trace=False)
+
+
 @pytest.mark.parametrize(("precision", "G"), [("high", 50), ("highest", 64)])
 def test_large_controllers_in_the_other_precisions(emulation, tilings, precision, G):
     tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 5, 1))

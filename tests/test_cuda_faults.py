@@ -162,8 +162,8 @@ FAULTS = {
     # Sums that the warps share
     "one buffer for A": Fault(
         "weight_sums.cuh",
-        "return right + (v & 1) * right_words + (part",
-        "return right + (part",
+        "return right + (v & 1) * right_words + own();",
+        "return right + own();",
         precision="medium",
     ),
     "du of the last batch tile carried on": Fault(

@@ -355,6 +355,7 @@ ARU_DEVICE void put_rows(KeptPair<form>* to, int row_stride, int tile_stride, in
   }
 }
 
+// A number that the compiler knows.
 template <int number> struct Constant {
   ARU_METHOD constexpr operator int() const { return number; }
 };

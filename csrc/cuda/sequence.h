@@ -82,8 +82,8 @@ constexpr int column_tiles(bool backward, int G) {
   if (G == 0) return 0;
   for (int j = 0; j < tile_choices; ++j) {
     const int tiles = backward ? backward_tiles[j] : forward_tiles[j];
-    const bool fits = !backward && half_of_last(tiles) && G > 8 * (tiles - 1) ? G < 8 * (tiles - 1) + 4 : G + 2 * backward <= 8 * tiles;
-    if (fits) return tiles;
+    const int whole = 8 * (tiles - 1);
+    if (!backward && half_of_last(tiles) && G > whole ? G < whole + 4 : G + 2 * backward <= 8 * tiles) return tiles;
   }
   return -1;
 }

@@ -270,7 +270,7 @@ template <Form form, int tiles> struct SharedSums {
   static constexpr int rows_words = tiles * 32;  // of 8 rows
   static constexpr bool in_groups = sums_in_groups(form, tiles);
   uint32_t *left, *right;  // V and A
-  int right_words, own;
+  int right_words;
   int units, part;  // of the sums: which 16 units, and of which part of the row tiles
   float sums[tiles][4];
   uint32_t du[2][tiles][2];  // of the lane's rows: [row tile][column tile][r or r + 8]
@@ -282,14 +282,14 @@ template <Form form, int tiles> struct SharedSums {
     s.right_words = p.shape.pairs * 4 * rows_words;
     s.units = warp_index() % sharing_warps(tiles);
     s.part = warp_index() / sharing_warps(tiles);
-    s.own = warp_index() * 4 * rows_words;
     // What no state comes to stays A of before, and finite; V is zero there.
     for (int e = thread_index(); e < 2 * s.right_words; e += block_threads()) s.right[e] = 0;
     return s;
   }
   // Of this warp: rows of its first tile's first half; the others follow.
-  ARU_METHOD uint32_t* own_left() const { return left + (part * 4 + units) * (4 * rows_words); }
-  ARU_METHOD uint32_t* own_right(int v) const { return right + (v & 1) * right_words + (part * 4 + units) * (4 * rows_words); }
+  ARU_METHOD int own() const { return (part * sharing_warps(tiles) + units) * 4 * rows_words; }
+  ARU_METHOD uint32_t* own_left() const { return left + own(); }
+  ARU_METHOD uint32_t* own_right(int v) const { return right + (v & 1) * right_words + own(); }
   ARU_METHOD void begin_tile(bool, int) {
     ARU_UNROLL
     for (int e = 0; e < 4 * tiles; ++e) du[e % 2][e / 4][e / 2 % 2] = 0;

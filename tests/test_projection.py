@@ -15,7 +15,12 @@ def operands() -> list[torch.Tensor]:
     return [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
 
 
-def test_the_outer_product_is_the_linear_map(operands):
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU"))],
+)
+def test_the_outer_product_is_the_linear_map(operands, device):
+    operands = [x.detach().to(device).requires_grad_() for x in operands]
     results = [function(*operands) for function in (OuterProduct.apply, F.linear)]
     torch.testing.assert_close(*results)
     weights = torch.randn_like(results[0])

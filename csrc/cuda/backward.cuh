@@ -141,7 +141,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     const Image image = Image::of(z, t, p.shape.rows, first_b, first_i);
     float n = 1, s = 0, a_next = 0;
     if constexpr (adaptive) {
-      weight_sums.begin_tile(working, v);
+      weight_sums.begin_tile(working);
     } else if (some) {
       n = p.n_given[first_i + own.i];
       s = p.s_given[first_i + own.i];

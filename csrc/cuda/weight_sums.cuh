@@ -148,7 +148,7 @@ template <Form form, int tiles> struct OwnSums {
               lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
     return o;
   }
-  ARU_METHOD void begin_tile(bool working, int) {
+  ARU_METHOD void begin_tile(bool working) {
     if (!working) return;
     ARU_UNROLL
     for (int j = 0; j < 2 * tiles; ++j) du[j * 32] = make_float4(0, 0, 0, 0);
@@ -286,11 +286,11 @@ template <Form form, int tiles> struct SharedSums {
     for (int e = thread_index(); e < 2 * s.right_words; e += block_threads()) s.right[e] = 0;
     return s;
   }
-  // Of this warp: rows of its first tile's first half; the others follow.
+  // Where the warp's rows begin, those of its first tile's first half.
   ARU_METHOD int own() const { return (part * sharing_warps(tiles) + units) * 4 * rows_words; }
   ARU_METHOD uint32_t* own_left() const { return left + own(); }
   ARU_METHOD uint32_t* own_right(int v) const { return right + (v & 1) * right_words + own(); }
-  ARU_METHOD void begin_tile(bool, int) {
+  ARU_METHOD void begin_tile(bool) {
     ARU_UNROLL
     for (int e = 0; e < 4 * tiles; ++e) du[e % 2][e / 4][e / 2 % 2] = 0;
   }

@@ -76,35 +76,45 @@ def _fused_step(backend: str, a: Tensor, g: Tensor, *weights: Tensor, n_floor: f
     return h, g, n, s
 
 
-def aru_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[Tensor, Tensor, Trace | None]:
-    """xp, h0, g0, weight_hh and the controller's weights -> h, last g, trace."""
+def aru_sequence(
+    *tensors: Tensor, n_floor: float, return_trace: bool
+) -> tuple[Tensor, tuple[Tensor, Tensor], Trace | None]:
+    """xp, h0, g0, weight_hh and the controller's weights -> h, last (h, g), trace."""
     backend, out_dtype, tensors = _prepare("aru_sequence", _ARU_SEQUENCE, tensors, *tensors[2].shape[-2:])
     xp, _, g0, *_ = tensors
     if backend == "reference":
         with check.no_autocast(xp.device):
             h, g, trace = reference.aru_sequence(*tensors, n_floor, return_trace)
+        h_last = h[-1].clone()
     else:
         needed = _needs_gradient(*tensors)
         precision = product_precision(xp.device.type)
         segment = ops.choose_segment(backend, *xp.shape, g0.shape[-1], xp.dtype, precision) if needed else 0
-        h, g, a, n, s, _ = ops.call(backend, "aru_sequence", *tensors, n_floor, precision, segment, return_trace)
+        arguments = (*tensors, n_floor, precision, segment, return_trace)
+        h, h_last, g, a, n, s, _ = ops.call(backend, "aru_sequence", *arguments)
         trace = Trace(a, n, s) if return_trace else None
-    return *_cast((h, g), out_dtype), trace and Trace(*_cast(trace, out_dtype))
+    h, *last = _cast((h, h_last, g), out_dtype)
+    return h, tuple(last), trace and Trace(*_cast(trace, out_dtype))
 
 
-def gamma_rnn_sequence(*tensors: Tensor, n_floor: float, return_trace: bool) -> tuple[Tensor, Trace | None]:
-    """xp, h0, weight_hh, n and s -> h, trace."""
+def gamma_rnn_sequence(
+    *tensors: Tensor, n_floor: float, return_trace: bool
+) -> tuple[Tensor, tuple[Tensor], Trace | None]:
+    """xp, h0, weight_hh, n and s -> h, last (h,), trace."""
     backend, out_dtype, tensors = _prepare("gamma_rnn_sequence", _GAMMA_RNN_SEQUENCE, tensors, tensors[0].shape[-1])
     xp, *_, n, s = tensors
     if backend == "reference":
         with check.no_autocast(xp.device):
             h, trace = reference.gamma_rnn_sequence(*tensors, n_floor, return_trace)
+        h_last = h[-1].clone()
     else:
         keep = return_trace or _needs_gradient(*tensors)
-        h, a = ops.call(backend, "gamma_rnn_sequence", *tensors, n_floor, product_precision(xp.device.type), keep)
+        precision = product_precision(xp.device.type)
+        h, h_last, a = ops.call(backend, "gamma_rnn_sequence", *tensors, n_floor, precision, keep)
         # copies: a trace that is kept must not change with the parameters
         trace = Trace(a, n.clone().expand_as(a), s.clone().expand_as(a)) if return_trace else None
-    return h.to(out_dtype), trace and Trace(*_cast(trace, out_dtype))
+    h, h_last = _cast((h, h_last), out_dtype)
+    return h, (h_last,), trace and Trace(*_cast(trace, out_dtype))
 
 
 def _cast(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:

@@ -166,10 +166,8 @@ class Recurrent(nn.Module):
                 outputs = []
                 if layer < self.num_layers - 1:
                     x = F.dropout(x, self.dropout, self.training)
-        # h is copied out of the output, which it would keep alive and change with; g of one layer, larger, is its own
         h_n = [
-            layout.restore_state(s[0].unsqueeze(0) if len(s) == 1 and i > 0 else torch.stack(s))
-            for i, s in enumerate(zip(*last, strict=True))
+            layout.restore_state(s[0].unsqueeze(0) if len(s) == 1 else torch.stack(s)) for s in zip(*last, strict=True)
         ]
         trace = Trace(*(layout.restore(torch.cat(t, -1)) for t in zip(*traces, strict=True))) if return_trace else None
         return layout.restore(x), h_n, trace

@@ -204,16 +204,19 @@ def aru_sequence_fwd(
     precision: str,
     segment: int,
     trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, its last step, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient
+    needs them."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    return _adaptive_fwd(
+    h, *others = _adaptive_fwd(
         xp, h0, g0, weight_hh, controller, n_floor, precision, segment, trace or segment > 0, trace or segment == 1
     )
+    return h, h[-1].clone(), *others
 
 
 def aru_sequence_bwd(
     d_h: Tensor | None,
+    d_h_last: Tensor | None,
     d_g: Tensor | None,
     d_a: Tensor | None,
     d_n: Tensor | None,
@@ -237,7 +240,7 @@ def aru_sequence_bwd(
 ) -> tuple[Tensor, ...]:
     """Gradients for xp, h0, g0, weight_hh and the controller's weights."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    upstream = (d_h, d_a, d_n, d_s, d_g)
+    upstream = (d_h, d_a, d_n, d_s, d_h_last, d_g)
     return _adaptive_bwd(upstream, h0, g0, weight_hh, controller, (h, a, n, s), kept, n_floor, precision, segment)
 
 
@@ -279,7 +282,7 @@ def controller_step_bwd(
 ) -> tuple[Tensor, ...]:
     """Gradients for a, g and the controller's weights."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    upstream = (d_h, None, d_n, d_s, d_g)
+    upstream = (d_h, None, d_n, d_s, None, d_g)
     results = (None, a[None], n, s)
     d_a, *rest = _adaptive_bwd(upstream, None, g, None, controller, results, kept, n_floor, precision, 1)
     return d_a[0], *rest
@@ -330,7 +333,8 @@ def _adaptive_bwd(
     precision: str,
     segment: int,
 ) -> tuple[Tensor, ...]:
-    """upstream: gradients of h, a, n, s, g; results: h, a, n, s -> gradients of xp and of the arguments present."""
+    """upstream: gradients of h, a, n, s, the last h and g; results: h, a, n, s -> gradients of xp and of the arguments
+    present."""
     a = results[1]
     (T, B, H), G = a.shape, g0.shape[-1]
     arguments = [h0, g0, weight_hh, *controller]
@@ -349,18 +353,19 @@ def _adaptive_bwd(
 
 def gamma_rnn_sequence_fwd(
     xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """h, and a where a gradient or the trace needs it (else empty)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h, its last step, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if xp.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         _launch(_C.gamma_rnn_fwd, _NAMES[xp.dtype], sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
-    return h, a
+    return h, h[-1].clone(), a
 
 
 def gamma_rnn_sequence_bwd(
     d_h: Tensor | None,
+    d_h_last: Tensor | None,
     d_a: Tensor | None,
     h0: Tensor,
     weight_hh: Tensor,
@@ -377,7 +382,7 @@ def gamma_rnn_sequence_bwd(
     d_n, d_s = a.new_empty(H), a.new_empty(H)
     if a.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
-        operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a)
+        operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a, d_h_last)
         _launch(_C.gamma_rnn_bwd, _NAMES[a.dtype], sizes, n_floor, *operands, d_xp, d_h0, d_weight_hh, d_n, d_s)
     else:
         for x in (d_weight_hh, d_n, d_s):

@@ -157,8 +157,9 @@ def aru_sequence_fwd(
     precision: str,
     segment: int,
     trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, its last step, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient
+    needs them."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     (T, B, H), G = xp.shape, g0.shape[-1]
     h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
@@ -168,7 +169,7 @@ def aru_sequence_fwd(
     if xp.numel():
         results = [x if x.numel() else None for x in (h, a, n, s, g, kept)]
         _forward((T, B, H, G), n_floor, precision, segment, [xp, h0, g0, weight_hh, *controller, None, None, *results])
-    return h, g, a, n, s, kept
+    return h, h[-1].clone(), g, a, n, s, kept
 
 
 def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors: list[Tensor | None]) -> None:
@@ -184,6 +185,7 @@ def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors
 
 def aru_sequence_bwd(
     d_h: Tensor | None,
+    d_h_last: Tensor | None,
     d_g: Tensor | None,
     d_a: Tensor | None,
     d_n: Tensor | None,
@@ -219,7 +221,7 @@ def aru_sequence_bwd(
         precision,
         segment,
         [weight_hh, *controller, None, None, a, n, s, kept, recomputed],
-        [d_h, d_a, d_n, d_s, d_g],
+        [d_h, d_a, d_n, d_s, d_h_last, d_g],
         [d_xp, d_h0, d_g0],
     )
     total = sums.sum(0)
@@ -269,19 +271,20 @@ def _recurrent_gradient(d_xp: Tensor, h0: Tensor, h: Tensor) -> Tensor:
 
 def gamma_rnn_sequence_fwd(
     xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """h, and a where a gradient or the trace needs it (else empty)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h, its last step, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if xp.numel():
         results = [h, a if keep else None, *[None] * 4]
         operands = [xp, h0, None, weight_hh, *[None] * 5, n.expand(H), s.expand(H)]
         _forward((T, B, H, 0), n_floor, precision, 1, [*operands, *results])
-    return h, a
+    return h, h[-1].clone(), a
 
 
 def gamma_rnn_sequence_bwd(
     d_h: Tensor | None,
+    d_h_last: Tensor | None,
     d_a: Tensor | None,
     h0: Tensor,
     weight_hh: Tensor,
@@ -303,7 +306,7 @@ def gamma_rnn_sequence_bwd(
         precision,
         1,
         [weight_hh, *[None] * 5, n.expand(H), s.expand(H), a, *[None] * 4],
-        [d_h, d_a, None, None, None],
+        [d_h, d_a, None, None, d_h_last, None],
         [d_xp, d_h0, None],
     )
     d_n, d_s = sums.sum(0)[:, :H]

@@ -135,7 +135,8 @@ def aru_sequence(
     check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
     n_floor = check.gain_floor(n_floor)
     tensors = (xp, h0, g0, weight_hh, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    return _dispatch.aru_sequence(*tensors, n_floor=n_floor, return_trace=return_trace)
+    h, (_, g), trace = _dispatch.aru_sequence(*tensors, n_floor=n_floor, return_trace=return_trace)
+    return h, g, trace
 
 
 def gamma_rnn_sequence(
@@ -167,7 +168,8 @@ def gamma_rnn_sequence(
         if tuple(check.tensor(name, p).shape) not in ((), (1,), (H,)):
             raise ValueError(f"{name} has shape {tuple(p.shape)}, expected (), (1,) or (H,) = ({H},).")
     n_floor = check.gain_floor(n_floor)
-    return _dispatch.gamma_rnn_sequence(xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace)
+    h, _, trace = _dispatch.gamma_rnn_sequence(xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace)
+    return h, trace
 
 
 def _check_projection(xp: Tensor) -> tuple[int, int]:

@@ -94,10 +94,10 @@ class ARUN(Recurrent):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         weight_hh = getattr(self, "weight_hh" + suffix)
         controller = named(self, _dispatch.CONTROLLER, suffix)
-        h, g, trace = _dispatch.aru_sequence(
+        h, last, trace = _dispatch.aru_sequence(
             xp, *state, weight_hh, *controller, n_floor=self.n_floor, return_trace=return_trace
         )
-        return (h, *(trace or ())), (h[-1], g)
+        return (h, *(trace or ())), last
 
     def forward(
         self,
@@ -182,10 +182,10 @@ class GammaRNN(Recurrent):
     ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
         weight_hh = getattr(self, "weight_hh" + suffix)
         gain, saturation = named(self, gamma_shapes(1), suffix)
-        h, trace = _dispatch.gamma_rnn_sequence(
+        h, last, trace = _dispatch.gamma_rnn_sequence(
             xp, *state, weight_hh, gain, saturation, n_floor=self.n_floor, return_trace=return_trace
         )
-        return (h, *(trace or ())), (h[-1],)
+        return (h, *(trace or ())), last
 
     def forward(
         self,

@@ -65,26 +65,26 @@ def _aru_fake(module: ModuleType, xp: Tensor, h0: Tensor, g0: Tensor, *rest: Any
     a = xp.new_empty(xp.shape if trace or segment > 0 else (0,))
     gains = segment > 0 if module.KEEPS_GAINS else segment == 1
     n, s = (xp.new_empty(xp.shape if trace or gains else (0,)) for _ in "ns")
-    return xp.new_empty(xp.shape), g0.new_empty(g0.shape), a, n, s, xp.new_empty(kept)
+    return xp.new_empty(xp.shape), h0.new_empty(h0.shape), g0.new_empty(g0.shape), a, n, s, xp.new_empty(kept)
 
 
 def _aru_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
-    h0, g0, *weights = arguments[5:13]
-    a = arguments[14]
+    h0, g0, *weights = arguments[6:14]
+    a = arguments[15]
     return tuple(x.new_empty(x.shape) for x in (a, h0, g0, *weights))
 
 
 def _aru_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, *tensors, ctx.n_floor, ctx.precision, ctx.segment, _ = inputs
-    h, _, a, n, s, kept = output
+    h, _, _, a, n, s, kept = output
     ctx.mark_non_differentiable(kept)
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors, h, a, n, s, kept)
 
 
 def _aru_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None) -> tuple[Any, ...]:
-    d_h, d_g, d_a, d_n, d_s, _ = grads
-    arguments = (d_h, d_g, d_a, d_n, d_s, *ctx.saved_tensors, ctx.n_floor, ctx.precision, ctx.segment)
+    *upstream, _ = grads
+    arguments = (*upstream, *ctx.saved_tensors, ctx.n_floor, ctx.precision, ctx.segment)
     return (*backward(*arguments), None, None, None, None)
 
 
@@ -113,19 +113,20 @@ def _controller_gradients(
     return (*backward(*grads[:4], *ctx.saved_tensors, ctx.n_floor, ctx.precision), None, None, None)
 
 
-def _gamma_rnn_fake(module: ModuleType, xp: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return xp.new_empty(xp.shape), xp.new_empty(xp.shape if rest[-1] else (0,))
+def _gamma_rnn_fake(module: ModuleType, xp: Tensor, h0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    return xp.new_empty(xp.shape), h0.new_empty(h0.shape), xp.new_empty(xp.shape if rest[-1] else (0,))
 
 
 def _gamma_rnn_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
-    a = arguments[7]
-    return tuple(x.new_empty(x.shape) for x in (a, *arguments[2:6]))
+    a = arguments[8]
+    return tuple(x.new_empty(x.shape) for x in (a, *arguments[3:7]))
 
 
 def _gamma_rnn_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
     _, *tensors, ctx.n_floor, ctx.precision, _ = inputs
+    h, _, a = output
     ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, *output)
+    ctx.save_for_backward(*tensors, h, a)
 
 
 def _gamma_rnn_gradients(
@@ -136,6 +137,7 @@ def _gamma_rnn_gradients(
 
 # precision: of float32 products, in the words of torch.set_float32_matmul_precision; an argument, so that the backward
 # pass finds the state as the forward pass left it.
+# h_last: the last step of h, with a gradient of its own: that of h would be zeros at all other steps.
 # segment: K of the checkpoints, 0 where no backward pass follows.  trace: whether a, n and s are wanted as results.
 OPERATORS = {
     "gamma": Operator(
@@ -159,10 +161,10 @@ OPERATORS = {
     ),
     "aru_sequence": Operator(
         schema=f"(Tensor xp, Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, float n_floor, str precision, "
-        "int segment, bool trace) -> (Tensor h, Tensor g, Tensor a, Tensor n, Tensor s, Tensor kept)",
-        backward_schema="(Tensor? d_h, Tensor? d_g, Tensor? d_a, Tensor? d_n, Tensor? d_s, Tensor h0, Tensor g0, "
-        f"Tensor weight_hh, {_CONTROLLER}, Tensor h, Tensor a, Tensor n, Tensor s, Tensor kept, float n_floor, "
-        f"str precision, int segment) -> ({', '.join(['Tensor'] * 9)})",
+        "int segment, bool trace) -> (Tensor h, Tensor h_last, Tensor g, Tensor a, Tensor n, Tensor s, Tensor kept)",
+        backward_schema="(Tensor? d_h, Tensor? d_h_last, Tensor? d_g, Tensor? d_a, Tensor? d_n, Tensor? d_s, "
+        f"Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, Tensor h, Tensor a, Tensor n, Tensor s, Tensor kept, "
+        f"float n_floor, str precision, int segment) -> ({', '.join(['Tensor'] * 9)})",
         fake=_aru_fake,
         backward_fake=_aru_backward_fake,
         save=_aru_save,
@@ -170,9 +172,9 @@ OPERATORS = {
     ),
     "gamma_rnn_sequence": Operator(
         schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, str precision, bool keep)"
-        " -> (Tensor h, Tensor a)",
-        backward_schema="(Tensor? d_h, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, Tensor h, "
-        f"Tensor a, float n_floor, str precision) -> ({', '.join(['Tensor'] * 5)})",
+        " -> (Tensor h, Tensor h_last, Tensor a)",
+        backward_schema="(Tensor? d_h, Tensor? d_h_last, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, "
+        f"Tensor h, Tensor a, float n_floor, str precision) -> ({', '.join(['Tensor'] * 5)})",
         fake=_gamma_rnn_fake,
         backward_fake=_gamma_rnn_backward_fake,
         save=_gamma_rnn_save,

@@ -164,8 +164,8 @@ void read_aru_fwd(Addresses& next, aru::AruForward& f) {
 void read_aru_bwd(Addresses& next, aru::AruBackward& f) {
   next.fill(f.h0, f.weight_hh);
   fill(next, f.controller);
-  next.fill(f.h, f.a, f.n, f.s, f.kept, f.d_h, f.d_a, f.d_n, f.d_s, f.d_g_last, f.d_xp, f.d_h0, f.d_g0, f.d_weight_hh,
-            f.d_weight_ag, f.d_weight_gg, f.d_bias_g, f.d_weight_gc, f.d_bias_c);
+  next.fill(f.h, f.a, f.n, f.s, f.kept, f.d_h, f.d_a, f.d_n, f.d_s, f.d_h_last, f.d_g_last, f.d_xp, f.d_h0, f.d_g0,
+            f.d_weight_hh, f.d_weight_ag, f.d_weight_gg, f.d_bias_g, f.d_weight_gc, f.d_bias_c);
 }
 
 void read_gamma_rnn_fwd(Addresses& next, aru::GammaRnnForward& f) {
@@ -173,7 +173,8 @@ void read_gamma_rnn_fwd(Addresses& next, aru::GammaRnnForward& f) {
 }
 
 void read_gamma_rnn_bwd(Addresses& next, aru::GammaRnnBackward& f) {
-  next.fill(f.h0, f.weight_hh, f.n, f.s, f.h, f.a, f.d_h, f.d_a, f.d_xp, f.d_h0, f.d_weight_hh, f.d_n, f.d_s);
+  next.fill(f.h0, f.weight_hh, f.n, f.s, f.h, f.a, f.d_h, f.d_a, f.d_h_last, f.d_xp, f.d_h0, f.d_weight_hh, f.d_n,
+            f.d_s);
 }
 
 // Memory for kept state, given back for reuse when Python lets go of it.

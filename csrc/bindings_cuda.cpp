@@ -112,7 +112,7 @@ void backward(int device, uintptr_t stream, int form, const std::array<int, 4>& 
   Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, segment);
   ControllerWeights& w = p.controller;
   Addresses(addresses).fill(p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given, p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.d_h, p.d_a, p.d_n, p.d_s,
-                            p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
+                            p.d_h_last, p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
   const py::gil_scoped_release release;
   check([&](const char** text) { return aru_cuda_backward(device, Form(form), &p, stream, text); });
 }

@@ -85,16 +85,17 @@ def static_arguments(T: int, B: int, H: int) -> list[Tensor]:
     return [x.requires_grad_() for x in tensors]
 
 
-def gradients(outputs: list[Tensor], arguments: list[Tensor]) -> list[Tensor]:
+def gradients(outputs: list[Tensor], arguments: list[Tensor], retain_graph: bool = False) -> list[Tensor]:
     """Of a weighted sum of all outputs, the weights always the same."""
     generator = torch.Generator().manual_seed(1)
     weights = [torch.randn(x.shape, generator=generator).to(x.dtype) for x in outputs]
-    return list(torch.autograd.grad(sum((w * x).sum() for w, x in zip(weights, outputs, strict=True)), arguments))
+    loss = sum((w * x).sum() for w, x in zip(weights, outputs, strict=True))
+    return list(torch.autograd.grad(loss, arguments, retain_graph=retain_graph))
 
 
 def run_adaptive(arguments: list[Tensor], segment: int, trace: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-    h, g, a, n, s, _ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), segment, trace)
-    outputs = [h, g, a, n, s] if trace else [h, g]
+    h, h_last, g, a, n, s, _ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), segment, trace)
+    outputs = [g, h_last, h, a, n, s] if trace else [g, h_last]
     return outputs, gradients(outputs, arguments)
 
 
@@ -103,13 +104,13 @@ def check_adaptive(arguments: list[Tensor], precision: str, segment: int, trace:
     outputs, actual = run_adaptive(arguments, segment, trace)
     exact = [x.detach().double().requires_grad_() for x in arguments]
     h, g, traced = reference.aru_sequence(*exact, 1e-3, trace)
-    expected = [h, g, *(traced or ())]
+    expected = [g, h[-1], h, *traced] if trace else [g, h[-1]]
     kind = f"{precision} products"
-    assert_all_close(("h", "g", "a", "n", "s")[: len(outputs)], tuple(outputs), tuple(expected), kind)
+    assert_all_close(("g", "h_last", "h", "a", "n", "s")[: len(outputs)], tuple(outputs), tuple(expected), kind)
     # Without a gradient the pass has a tiling of its own.
     with torch.no_grad():
-        alone = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision, 0, False)[:2]
-    assert_all_close(("h", "g"), tuple(alone), tuple(expected[:2]), kind)
+        alone, _, last, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision, 0, False)
+    assert_all_close(("h", "g"), (alone, last), (h, g), kind)
     assert_all_close(ADAPTIVE, tuple(actual), tuple(gradients(expected, exact)), kind)
 
 
@@ -198,8 +199,11 @@ def test_static_matches_reference(emulation, tilings, shape, forward, backward, 
     exact = [x.detach().double().requires_grad_() for x in arguments]
     h, trace = reference.gamma_rnn_sequence(*exact, 1e-3, True)
     kind = f"{precision} products"
-    assert_all_close(("h", "a"), outputs, (h, trace.a), kind)
-    assert_all_close(STATIC, tuple(gradients(list(outputs), arguments)), tuple(gradients([h, trace.a], exact)), kind)
+    expected = [h, h[-1], trace.a]
+    assert_all_close(("h", "h_last", "a"), outputs, tuple(expected), kind)
+    for used in (slice(None), slice(1, 2)):
+        actual = gradients(list(outputs[used]), arguments, retain_graph=True)
+        assert_all_close(STATIC, tuple(actual), tuple(gradients(expected[used], exact, retain_graph=True)), kind)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -275,14 +279,14 @@ def test_one_bad_sequence_does_not_touch_the_others(emulation, tilings):
     torch.set_float32_matmul_precision("highest")
     tilings((1, 2, 8, 4, 1, 2), (1, 2, 8, 4, 2, 2))
     arguments = adaptive_arguments(4, 5, 13, 6)
-    clean = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)[:2]
+    clean_h, _, clean_g, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)
     for bad in (float("nan"), float("inf")):
         with torch.no_grad():
             arguments[0][1, 3, 1] = bad
-        h, g, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)
+        h, _, g, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), 0, False)
         others = [0, 1, 2, 4]
-        assert torch.equal(h[:, others], clean[0][:, others])
-        assert torch.equal(g[others], clean[1][others])
+        assert torch.equal(h[:, others], clean_h[:, others])
+        assert torch.equal(g[others], clean_g[others])
         assert not h[1:, 3].isfinite().all()
 
 
@@ -294,7 +298,7 @@ def test_saturated_controllers_have_no_gradient(emulation, tilings):
         arguments[6] += 40.0  # bias_g
     for precision in PRECISIONS:
         torch.set_float32_matmul_precision(precision)
-        (g, *_), actual = run_adaptive(arguments, 1)[0][1:], run_adaptive(arguments, 1)[1]
+        (g, *_), actual = run_adaptive(arguments, 1)
         assert (g == 1).all()
         assert (actual[4] == 0).all()
         assert (actual[5] == 0).all()
@@ -303,7 +307,7 @@ def test_saturated_controllers_have_no_gradient(emulation, tilings):
 def test_empty_batch(emulation):
     arguments = adaptive_arguments(3, 0, 4, 2)
     outputs, actual = run_adaptive(arguments, 1, trace=False)
-    assert outputs[0].shape == (3, 0, 4)
+    assert [x.shape for x in outputs] == [(0, 4, 2), (0, 4)]
     assert all((x == 0).all() for x in actual)
 
 
@@ -315,11 +319,10 @@ def test_a_sequence_continues_where_it_stopped(emulation, precision):
     xp, h, g, *weights = arguments
     parts = []
     for part in xp.split(2):
-        part, g, *_ = ops.call("cuda", "aru_sequence", part, h, g, *weights, 1e-3, precision, 0, False)
+        part, h, g, *_ = ops.call("cuda", "aru_sequence", part, h, g, *weights, 1e-3, precision, 0, False)
         parts.append(part)
-        h = part[-1].contiguous()
-    assert torch.equal(torch.cat(parts), whole[0])
-    assert torch.equal(g, whole[1])
+    for own, expected in zip((torch.cat(parts), h, g), whole[:3], strict=True):
+        assert torch.equal(own, expected)
 
 
 def test_large_weights_and_states_stay_finite_in_16_bits(emulation):

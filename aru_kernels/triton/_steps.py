@@ -37,6 +37,11 @@ def slots(x: Tensor | None, steps: slice) -> Tensor | None:
     return None if x is None else x[steps]
 
 
+def start_gradient(d_rec: Tensor, d_h_last: Tensor | None) -> None:
+    """The gradient of the last h that comes from no step."""
+    d_rec.zero_() if d_h_last is None else d_rec.copy_(d_h_last)
+
+
 def recurrent_gradient(d_xp: Tensor, h0: Tensor, h: Tensor) -> Tensor:
     """dW_hh = Σ_t da_t h_{t-1}^T, as one product over all steps but the first."""
     first = torch.mm(d_xp[0].t(), h0)

@@ -22,7 +22,7 @@ from torch.nn import functional
 from aru_kernels._precision import product_precision
 from aru_kernels.triton import cooperative, kept_slots, persistent
 from aru_kernels.triton._launch import launching_on
-from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots
+from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots, start_gradient
 from aru_kernels.triton.controller import Controller, row_length
 
 # Steps whose gradients are held for the sums: few enough to be small beside the states.
@@ -177,8 +177,9 @@ def aru_sequence_fwd(
     precision: str,
     segment: int,
     trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, its last step, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient
+    needs them."""
     T, B, H = xp.shape
     h, last_g = xp.new_empty(xp.shape), g0.new_empty(g0.shape)
     a = xp.new_empty(xp.shape if trace or segment else (0,))
@@ -186,7 +187,7 @@ def aru_sequence_fwd(
     GS = row_length(g0.shape[-1])
     kept = xp.new_empty(kept_slots(T, segment), B, H, GS)
     if not xp.numel():
-        return h, last_g, a, n, s, kept.view(-1)
+        return h, h[-1].clone(), last_g, a, n, s, kept.view(-1)
     with launching_on(xp):
         net = Adaptive(weight_hh, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, precision)
         xp, h_before = contiguous(xp, h0)
@@ -211,11 +212,12 @@ def aru_sequence_fwd(
                 steps(part, now)
                 h_before, g_before = now[4][-1], now[5][-1]
         last_g.copy_(g_before[..., : g0.shape[-1]])
-    return h, last_g, a, n, s, kept.view(-1)
+    return h, h[-1].clone(), last_g, a, n, s, kept.view(-1)
 
 
 def aru_sequence_bwd(
     d_h: Tensor | None,
+    d_h_last: Tensor | None,
     d_g: Tensor | None,
     d_a: Tensor | None,
     d_n: Tensor | None,
@@ -248,13 +250,14 @@ def aru_sequence_bwd(
         upstream = tuple(contiguous(d_h, d_a, d_n, d_s))
         kept = kept.view(-1, B, H, row_length(g0.shape[-1]))
         backward = _backward_at_once if net.at_once(B) else _backward_in_steps
-        d_h0, d_g0, gradients = backward(net, upstream, d_g, a, kept, g0, d_xp, segment)
+        d_h0, d_g0, gradients = backward(net, upstream, d_h_last, d_g, a, kept, g0, d_xp, segment)
         return d_xp, d_h0, d_g0, recurrent_gradient(d_xp, h0, h), *gradients
 
 
 def _backward_at_once(
     net: Adaptive,
     upstream: tuple[Tensor | None, ...],
+    d_h_last: Tensor | None,
     d_g: Tensor | None,
     a: Tensor,
     kept: Tensor,
@@ -267,7 +270,8 @@ def _backward_at_once(
     parts = chunks(T, segment, True)
     # K states before the steps of a chunk
     states = kept[:T] if segment == 1 else a.new_empty(parts[0].stop, *kept.shape[1:])
-    d_rec = a.new_zeros(B, H)
+    d_rec = a.new_empty(B, H)
+    start_gradient(d_rec, d_h_last)
     dg = a.new_zeros(kept.shape[1:]) if d_g is None else padded_rows(d_g, kept.shape[-1])
     partials = net.controller.new_partials(net.programs(B))
     for index, part in reversed(list(enumerate(parts))):
@@ -285,6 +289,7 @@ def _backward_at_once(
 def _backward_in_steps(
     net: Adaptive,
     upstream: tuple[Tensor | None, ...],
+    d_h_last: Tensor | None,
     d_g: Tensor | None,
     a: Tensor,
     kept: Tensor,
@@ -314,7 +319,8 @@ def _backward_in_steps(
             # what goes from chunk to chunk stays in the graph's own buffers
             *_, own_states, _, d_rec, du, vectors, sums = steps.recorded.buffers
             states = states if segment == 1 else own_states
-        for x in (d_rec, sums, du[0], vectors[0, 0]):
+        start_gradient(d_rec, d_h_last)
+        for x in (sums, du[0], vectors[0, 0]):
             x.zero_()
         for index, part in reversed(list(enumerate(parts))):
             g = states[part] if segment == 1 else states[: part.stop - part.start]

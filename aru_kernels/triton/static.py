@@ -13,7 +13,7 @@ from aru_kernels._precision import product_precision
 from aru_kernels.triton import _math as math
 from aru_kernels.triton import cooperative, persistent
 from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, products
-from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots
+from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots, start_gradient
 
 
 @triton.jit
@@ -163,12 +163,12 @@ class Static:
 
 def gamma_rnn_sequence_fwd(
     xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """h, and a where a gradient or the trace needs it (else empty)."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """h, its last step, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if not xp.numel():
-        return h, a
+        return h, h[-1].clone(), a
     with launching_on(xp):
         net = Static(weight_hh, n, s, n_floor, precision)
         xp, h_before = contiguous(xp, h0)
@@ -182,11 +182,12 @@ def gamma_rnn_sequence_fwd(
             for part in parts:
                 steps(part, arguments(part))
                 h_before = h[part][-1]
-    return h, a
+    return h, h[-1].clone(), a
 
 
 def gamma_rnn_sequence_bwd(
     d_h: Tensor | None,
+    d_h_last: Tensor | None,
     d_a: Tensor | None,
     h0: Tensor,
     weight_hh: Tensor,
@@ -211,7 +212,8 @@ def gamma_rnn_sequence_bwd(
         with graph(net, "backward", example, written=(3, 4, 5, 6), updated=(4, 5, 6)) as steps:
             if steps.recorded is not None:
                 sums = d_rec, dn, ds = steps.recorded.buffers[4:]
-            for x in sums:
+            start_gradient(d_rec, d_h_last)
+            for x in (dn, ds):
                 x.zero_()
             for part in reversed(parts):
                 steps(part, (*(slots(x, part) for x in upstream), a[part], d_xp[part], *sums))

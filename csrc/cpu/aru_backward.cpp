@@ -241,7 +241,7 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
       multiply(w.recurrent, at<T>(f.d_xp, rows + step), upstream, dh, tile.count, member.begin(panels),
                member.end(panels));
     } else if (member.index == 0) {
-      copy_or_zero(dh, upstream, tile.rows);
+      sum_or_zero(dh, upstream, at<T>(f.d_h_last, tile.offset), tile.rows);
     }
     member.wait();  // for all of dh_t
     for (int64_t p = member.index; p < parts; p += member.size) {

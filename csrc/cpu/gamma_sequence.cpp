@@ -65,7 +65,7 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
     } else if (own.begin < own.end) {
       for (int64_t b = 0; b < tile.count; ++b) {
         const int64_t row = b * z.H + own.begin;
-        copy_or_zero(dh + row, upstream ? upstream + row : nullptr, own.end - own.begin);
+        sum_or_zero(dh + row, at<T>(upstream, row), at<T>(f.d_h_last, tile.offset + row), own.end - own.begin);
       }
     }
     for (int64_t i = own.begin; i < own.end; i += lanes<T>) {

@@ -50,6 +50,7 @@ struct AruBackward {
   const void *kept;
   // gradients of the results; null for zero
   const void *d_h, *d_a, *d_n, *d_s;  // [T,B,H]
+  const void *d_h_last;               // [B,H], of the last h alone, beside d_h
   const void *d_g_last;               // [B,H,G]
   // gradients of the arguments
   void *d_xp;         // [T,B,H]
@@ -75,6 +76,7 @@ struct GammaRnnBackward {
   double n_floor;
   const void *h, *a;
   const void *d_h, *d_a;  // [T,B,H] or null
+  const void *d_h_last;   // [B,H] or null, of the last h alone
   void *d_xp, *d_h0, *d_weight_hh;
   void *d_n, *d_s;  // [H]
   int threads;

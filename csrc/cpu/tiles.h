@@ -81,12 +81,9 @@ template <class T> const T* at(const void* p, int64_t offset) {
 }
 template <class T> T* at(void* p, int64_t offset) { return p ? static_cast<T*>(p) + offset : nullptr; }
 
-template <class T> void copy_or_zero(T* to, const T* from, int64_t count) {
-  if (from) {
-    std::memcpy(to, from, sizeof(T) * size_t(count));
-  } else {
-    std::memset(to, 0, sizeof(T) * size_t(count));
-  }
+// to = a + b; null counts as zero.
+template <class T> void sum_or_zero(T* to, const T* a, const T* b, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) to[i] = (a ? a[i] : T(0)) + (b ? b[i] : T(0));
 }
 
 // Adds the lanes in a fixed order.

@@ -91,6 +91,7 @@ struct Upstream {
     u.n = adaptive ? p.n[at] : n;
     u.s = adaptive ? p.s[at] : s;
     if (p.d_h) u.d_h = p.d_h[at];
+    if (p.d_h_last && step == p.sizes.T - 1) u.d_h += p.d_h_last[row];
     if (step > 0) {
       prefetch(p.a + at - BH);
       if (p.d_h) prefetch(p.d_h + at - BH);

@@ -228,7 +228,7 @@ struct Backward {
   int64_t slot_bytes;
   int segment;
   void* recomputed;  // `segment` slots of g after the steps of a segment, where segment > 1
-  const float *d_h, *d_a, *d_n, *d_s, *d_g_last;  // null for zero
+  const float *d_h, *d_a, *d_n, *d_s, *d_h_last, *d_g_last;  // null for zero; d_h_last: of the last h alone
   float *d_xp, *d_h0, *d_g0;
   float* sums;  // of sums_shape()
   uint32_t* exchange;

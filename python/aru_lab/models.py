@@ -71,10 +71,11 @@ class SequenceClassifier(nn.Module):
             factor = contrast.to(x).reshape(len(x), -1, 1)
             x = torch.where(x > 0, x * factor, x)
         if isinstance(self.recurrent, nn.RNNBase):
-            output = driven_rnn(self.recurrent, x, drive)
-        else:
-            output = self.recurrent(x, drive=drive)[0]
-        return self.readout(output[-1])
+            return self.readout(driven_rnn(self.recurrent, x, drive)[-1])
+        # not the output's last step, whose gradient would be that of all steps
+        _, last = self.recurrent(x, drive=drive)
+        h_n = last[0] if isinstance(last, tuple) else last
+        return self.readout(h_n[-1])
 
 
 def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor | None) -> Tensor:

@@ -64,7 +64,7 @@ void both_passes(Form form, const Sizes& z, int segment, const Tiling& forward, 
   b.n_floor = f.n_floor, b.a = f.a, b.n = f.n, b.s = f.s, b.kept = f.kept, b.segment = segment;
   b.recomputed = recomputed.data(), b.slot_bytes = f.slot_bytes;
   b.d_h = d_h.data(), b.d_a = d_h.data(), b.d_n = d_h.data(), b.d_s = d_h.data();
-  b.d_g_last = z.G ? d_g.data() : nullptr;
+  b.d_h_last = d_h.data(), b.d_g_last = z.G ? d_g.data() : nullptr;
   b.d_xp = d_xp.data(), b.d_h0 = d_h0.data(), b.d_g0 = d_g0.data(), b.sums = sums.data();
   words = exchange(backward, true);
   b.exchange = words.data();

@@ -95,7 +95,7 @@ Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent
   b.sizes = sizes;
   b.h0 = h0.get(), b.weight_hh = weight, b.controller = f.controller, b.n_floor = f.n_floor;
   b.h = h.get(), b.a = a.get(), b.n = n.get(), b.s = s.get(), b.kept = kept.get();
-  b.d_h = d_h.get(), b.d_a = d_a.get(), b.d_n = d_h.get(), b.d_s = d_a.get(), b.d_g_last = d_g.get();
+  b.d_h = d_h.get(), b.d_a = d_a.get(), b.d_n = d_h.get(), b.d_s = d_a.get(), b.d_h_last = d_a.get(), b.d_g_last = d_g.get();
   b.d_xp = d_xp.get(), b.d_h0 = d_h0.get(), b.d_g0 = d_g0.get(), b.d_weight_hh = d_hh.get();
   b.d_weight_ag = d_ag.get(), b.d_weight_gg = d_gg.get(), b.d_bias_g = d_bg.get(), b.d_weight_gc = d_gc.get();
   b.d_bias_c = d_bc.get();
@@ -118,7 +118,7 @@ template <class T> Results<T> fixed(const Shape& z, int threads) {
   Tensor<T> h(all), a(all), d_xp(all), d_h0(rows), d_hh(z.H * z.H), d_n(z.H), d_s(z.H);
   k.gamma_rnn_fwd(scalar<T>, {sizes, xp.get(), h0.get(), hh.get(), n.get(), s.get(), 1e-3, h.get(), a.get(), threads});
   k.gamma_rnn_bwd(scalar<T>, {sizes, h0.get(), hh.get(), n.get(), s.get(), 1e-3, h.get(), a.get(), d_h.get(), d_a.get(),
-                              d_xp.get(), d_h0.get(), d_hh.get(), d_n.get(), d_s.get(), threads});
+                              d_a.get(), d_xp.get(), d_h0.get(), d_hh.get(), d_n.get(), d_s.get(), threads});
   Results<T> results;
   for (Tensor<T>* x : {&h, &d_xp, &d_h0, &d_hh, &d_n, &d_s}) results.push_back(std::move(*x));
   return results;

@@ -15,6 +15,7 @@ from triton.runtime.errors import InterpreterError
 
 import aru_kernels
 import aru_kernels.functional as F
+import test_last_state
 from aru_kernels.triton import _cooperative, cooperative, persistent
 from simultaneous import simultaneous
 from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
@@ -75,6 +76,14 @@ def test_adaptive(T, B, H, G, trace, seed, starved):
 @given(T=st.integers(1, 6), B=st.integers(1, 36), H=st.integers(1, 40), trace=st.booleans(), **schedules)
 def test_static(T, B, H, trace, seed, starved):
     check(F.gamma_rnn_sequence, static_arguments(T, B, H, (H,)), trace, seed=seed, starved=starved)
+
+
+@test_last_state.each_use
+def test_the_last_state_has_a_gradient_of_its_own(used):
+    with simultaneous(seed=0, starved=None) as launches:
+        test_last_state.check_adaptive("triton", adaptive_arguments(5, 3, 10, 4), used)
+        test_last_state.check_static("triton", static_arguments(5, 3, 10, (10,)), used)
+    assert len(launches) == 4
 
 
 @pytest.mark.parametrize("block", [8, 16])

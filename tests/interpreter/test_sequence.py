@@ -13,6 +13,7 @@ from torch import Tensor
 
 import aru_kernels
 import aru_kernels.functional as F
+import test_last_state
 from aru_kernels import ops, triton
 from aru_kernels.triton import _graphs, _steps, controller, persistent, sequence
 from aru_kernels.triton._controller import controller_fwd_kernel
@@ -201,6 +202,21 @@ def test_only_the_last_state_is_used(way):
             _, g, _ = F.aru_sequence(*arguments)
         gradients.append(torch.autograd.grad(g.sum(), arguments))
     assert_all_close(ADAPTIVE, *gradients, "sequence")
+
+
+@test_last_state.each_use
+def test_the_last_state_has_a_gradient_of_its_own(used, way, budget):
+    test_last_state.check_adaptive("triton", adaptive_arguments(10, 2, 4, 3), used)
+    test_last_state.check_static("triton", static_arguments(10, 2, 4, (1,)), used)
+
+
+@test_last_state.each_use
+def test_graphs_and_a_gradient_of_the_last_h(used, fake_graphs, budget, monkeypatch):
+    monkeypatch.setattr(_steps, "CHUNK", 4)
+    for _ in range(2):
+        test_last_state.check_adaptive("triton", adaptive_arguments(8, 2, 3, 2), used)
+        test_last_state.check_static("triton", static_arguments(8, 2, 3, (3,)), used)
+    assert FakeGraph.replays
 
 
 def test_inference_keeps_nothing():

@@ -118,6 +118,7 @@ class ARUN(Recurrent):
         Returns:
             output (T, B, D·H), in the input's layout; (h_n (D·L, B, H), g_n (D·L, B, H, G)), each sequence's state
             after its last step; and, if asked for, `Trace` with a, n and s of shape (T, B, L·D·H), layer after layer.
+            For a loss on the last step h_n takes less memory and time than output[-1].
 
         Raises:
             TypeError, ValueError: an argument of the wrong type, dtype, device or shape.

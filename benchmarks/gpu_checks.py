@@ -355,7 +355,7 @@ def training_equals_the_reference(place: Place) -> None:
         with use_backend(backend):
             for _ in range(3 if place.small else 10):
                 optimizer.zero_grad()
-                loss = torch.nn.functional.cross_entropy(readout(layer(x)[0][-1]), y)
+                loss = torch.nn.functional.cross_entropy(readout(layer(x)[1][0][-1]), y)
                 loss.backward()
                 optimizer.step()
                 losses[backend].append(loss.detach())

@@ -166,9 +166,8 @@ class Recurrent(nn.Module):
                 outputs = []
                 if layer < self.num_layers - 1:
                     x = F.dropout(x, self.dropout, self.training)
-        h_n = [
-            layout.restore_state(s[0].unsqueeze(0) if len(s) == 1 else torch.stack(s)) for s in zip(*last, strict=True)
-        ]
+        # stacked even if of one layer: detach_(), as between the parts of a long sequence, refuses a view
+        h_n = [layout.restore_state(torch.stack(s)) for s in zip(*last, strict=True)]
         trace = Trace(*(layout.restore(torch.cat(t, -1)) for t in zip(*traces, strict=True))) if return_trace else None
         return layout.restore(x), h_n, trace
 

@@ -110,6 +110,9 @@ class Recurrent(nn.Module):
         """Draws all parameters anew."""
         raise NotImplementedError
 
+    def flatten_parameters(self) -> None:
+        """Nothing to do: programs for torch.nn.RNNBase call it, whose kernels want all weights in one piece of memory."""
+
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
         defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "n_floor": 1e-3}

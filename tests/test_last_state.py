@@ -80,28 +80,3 @@ def test_a_layers_last_state_needs_no_gradient_of_all_steps(index):
         if "Eager" not in node.name():
             nodes += [n for n, _ in node.next_functions if n is not None]
     assert not {n for n in names if n.startswith(("Select", "Slice"))}
-
-
-@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=needs_cpu_kernels)])
-@pytest.mark.parametrize("index", range(2), ids=["ARUN", "GammaRNN"])
-def test_a_layers_last_state_is_its_own(index, backend):
-    with aru_kernels.use_backend(backend), torch.no_grad():
-        output, last = layers()[index](torch.randn(5, 3, 2))
-    h_n = last[0] if isinstance(last, tuple) else last
-    before = output.clone()
-    h_n.zero_()
-    assert torch.equal(output, before)
-    assert h_n.untyped_storage().nbytes() == h_n.nbytes
-
-
-@needs_cpu_kernels
-@pytest.mark.parametrize("index", range(3), ids=["ARUN", "GammaRNN", "ARUN of two layers and directions"])
-def test_a_layers_last_state_can_be_detached_in_place(index):
-    """As torch.nn.LSTM's, between the parts of a long sequence."""
-    layer, state = layers()[index], None
-    for x in torch.randn(6, 3, 2).split(2):
-        output, state = layer(x, state)
-        output.sum().backward()
-        for tensor in state if isinstance(state, tuple) else (state,):
-            tensor.detach_()
-            assert tensor.grad_fn is None

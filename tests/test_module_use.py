@@ -117,3 +117,17 @@ def test_vmap_over_an_ensemble(make):
     outputs = torch.func.vmap(lambda p: torch.func.functional_call(members[0], (p, buffers), (x,))[0])(parameters)
     for i, member in enumerate(members):
         assert_close(f"member {i}", outputs[i], member(x)[0], "sequence")
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("make", [lambda n: ARUN(I, H, G, num_layers=n), lambda n: GammaRNN(I, H, num_layers=n)])
+def test_a_long_sequence_in_parts_as_with_an_lstm(make, layers):
+    """Truncated back-propagation, as programs for torch.nn.LSTM do it."""
+    layer, state = make(layers), None
+    layer.flatten_parameters()
+    for x in torch.randn(6, 3, I).split(2):
+        output, state = layer(x, state)
+        output.sum().backward()
+        for tensor in state if isinstance(state, tuple) else (state,):
+            tensor.detach_()
+            assert tensor.grad_fn is None

@@ -111,7 +111,7 @@ class Recurrent(nn.Module):
         raise NotImplementedError
 
     def flatten_parameters(self) -> None:
-        """Nothing to do: programs for torch.nn.RNNBase call it, whose kernels want all weights in one piece of memory."""
+        """Nothing to do, for programs that call it: torch.nn.RNNBase has all weights in one piece of memory."""
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]

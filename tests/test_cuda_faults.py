@@ -140,9 +140,7 @@ FAULTS = {
         "sequence.h", "column / 8 * 8 + column % 8 / 2 : G", "column : column", "medium"
     ),
     # The backward pass's bookkeeping
-    "the gradient of the last h at every step": Fault(
-        "backward.cuh", "p.d_h_last && step == p.sizes.T - 1", "p.d_h_last"
-    ),
+    "the gradient of the last h at every step": Fault("backward.cuh", "inner && place.is_last(p) ?", "inner ?"),
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
     "state of the step before": Fault(
         "weight_sums.cuh", "computed ? in_segment : segment + 1", "computed ? in_segment : segment"

@@ -78,7 +78,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
 }
 
 // What an element's gradients of a step are made of, all but the gradient of h that comes from the next step, and those
-// that only a trace brings (of_trace).
+// that a trace or the last state brings (where_given).
 struct Upstream {
   float a = 0, n = 1, s = 0, d_h = 0;
 
@@ -91,7 +91,6 @@ struct Upstream {
     u.n = adaptive ? p.n[at] : n;
     u.s = adaptive ? p.s[at] : s;
     if (p.d_h) u.d_h = p.d_h[at];
-    if (p.d_h_last && step == p.sizes.T - 1) u.d_h += p.d_h_last[row];
     if (step > 0) {
       prefetch(p.a + at - BH);
       if (p.d_h) prefetch(p.d_h + at - BH);
@@ -104,7 +103,7 @@ struct Upstream {
   }
 };
 
-ARU_DEVICE float of_trace(const float* gradient, size_t at) { return gradient ? gradient[at] : 0.f; }
+ARU_DEVICE float where_given(const float* gradient, size_t at) { return gradient ? gradient[at] : 0.f; }
 
 template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward& p) {
   constexpr bool adaptive = tiles > 0, shared_sums = shares_sums(form, tiles);
@@ -188,11 +187,13 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
 
       const bool inner = some && place.step >= 0;
       if (working) {
-        const float dh = recurrent_sum(t, p.shape, partial_of(v), sum_at), all_dh = dh + up.d_h;
+        const float dh = recurrent_sum(t, p.shape, partial_of(v), sum_at);
+        const float of_last = inner && place.is_last(p) ? where_given(p.d_h_last, own.index) : 0.f;
+        const float all_dh = dh + up.d_h + of_last;
         const size_t at = place.step * BH + own.index;
-        const float dn = inner ? all_dh * by.dn + of_trace(p.d_n, at) : 0.f;
-        const float ds = inner ? all_dh * by.ds + of_trace(p.d_s, at) : 0.f;
-        float da = inner ? all_dh * by.dx + of_trace(p.d_a, at) : 0.f;
+        const float dn = inner ? all_dh * by.dn + where_given(p.d_n, at) : 0.f;
+        const float ds = inner ? all_dh * by.ds + where_given(p.d_s, at) : 0.f;
+        float da = inner ? all_dh * by.dx + where_given(p.d_a, at) : 0.f;
         if (some && place.step < 0) p.d_h0[own.index] = dh;
         if constexpr (!adaptive) {
           sum_n += dn;

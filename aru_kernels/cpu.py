@@ -204,14 +204,12 @@ def aru_sequence_fwd(
     precision: str,
     segment: int,
     trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, its last step, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient
-    needs them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    h, *others = _adaptive_fwd(
+    return _adaptive_fwd(
         xp, h0, g0, weight_hh, controller, n_floor, precision, segment, trace or segment > 0, trace or segment == 1
     )
-    return h, h[-1].clone(), *others
 
 
 def aru_sequence_bwd(
@@ -353,14 +351,14 @@ def _adaptive_bwd(
 
 def gamma_rnn_sequence_fwd(
     xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """h, its last step, and a where a gradient or the trace needs it (else empty)."""
+) -> tuple[Tensor, Tensor]:
+    """h, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if xp.numel():
         sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
         _launch(_C.gamma_rnn_fwd, _NAMES[xp.dtype], sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
-    return h, h[-1].clone(), a
+    return h, a
 
 
 def gamma_rnn_sequence_bwd(

@@ -157,9 +157,8 @@ def aru_sequence_fwd(
     precision: str,
     segment: int,
     trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, its last step, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient
-    needs them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
     controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     (T, B, H), G = xp.shape, g0.shape[-1]
     h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
@@ -169,7 +168,7 @@ def aru_sequence_fwd(
     if xp.numel():
         results = [x if x.numel() else None for x in (h, a, n, s, g, kept)]
         _forward((T, B, H, G), n_floor, precision, segment, [xp, h0, g0, weight_hh, *controller, None, None, *results])
-    return h, h[-1].clone(), g, a, n, s, kept
+    return h, g, a, n, s, kept
 
 
 def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors: list[Tensor | None]) -> None:
@@ -271,15 +270,15 @@ def _recurrent_gradient(d_xp: Tensor, h0: Tensor, h: Tensor) -> Tensor:
 
 def gamma_rnn_sequence_fwd(
     xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """h, its last step, and a where a gradient or the trace needs it (else empty)."""
+) -> tuple[Tensor, Tensor]:
+    """h, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if xp.numel():
         results = [h, a if keep else None, *[None] * 4]
         operands = [xp, h0, None, weight_hh, *[None] * 5, n.expand(H), s.expand(H)]
         _forward((T, B, H, 0), n_floor, precision, 1, [*operands, *results])
-    return h, h[-1].clone(), a
+    return h, a
 
 
 def gamma_rnn_sequence_bwd(

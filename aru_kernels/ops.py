@@ -25,7 +25,7 @@ class Operator:
     schema, backward_schema: in torch.library's language, without the name.
     fake, backward_fake: outputs without data; their first argument is the backend's module, which knows how much state
     it keeps.  save: fills the autograd context.  gradients(ctx, backward, *grads): the gradients of all inputs by means
-    of the backward operator.
+    of the backward operator.  with_last: of a sequence, whose last step is a result that kernels need not make.
     """
 
     schema: str
@@ -34,6 +34,7 @@ class Operator:
     backward_fake: Callable[..., Any]
     save: Callable[..., None]
     gradients: Callable[..., tuple[Tensor | None, ...]]
+    with_last: bool = False
 
 
 def _gamma_fake(module: ModuleType, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
@@ -169,6 +170,7 @@ OPERATORS = {
         backward_fake=_aru_backward_fake,
         save=_aru_save,
         gradients=_aru_gradients,
+        with_last=True,
     ),
     "gamma_rnn_sequence": Operator(
         schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, str precision, bool keep)"
@@ -179,6 +181,7 @@ OPERATORS = {
         backward_fake=_gamma_rnn_backward_fake,
         save=_gamma_rnn_save,
         gradients=_gamma_rnn_gradients,
+        with_last=True,
     ),
 }
 
@@ -193,6 +196,8 @@ _CHOOSE_SEGMENT: dict[str, Callable[[int, int, int, int, torch.dtype, str], int]
 
 def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
     shared, module = OPERATORS[op], backend.load()
+    if shared.with_last:
+        forward = _with_last(forward)
     name = f"aru_kernels::{backend.name}_{op}"
     backward_name = f"{name}_backward"
     devices = tuple(backend.devices)
@@ -219,6 +224,16 @@ def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: 
     torch.library.register_autograd(backward_name, no_second_derivative, setup_context=lambda ctx, inputs, output: None)
     _FORWARD[backend.name, op] = _overload(name)
     _EAGER[backend.name, op] = forward, _eager_function(shared, forward, backward, backward_op)
+
+
+def _with_last(kernel: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
+    """The kernel of a sequence, with a copy of the last step of h after h."""
+
+    def forward(*arguments: Any) -> tuple[Tensor, ...]:
+        h, *others = kernel(*arguments)
+        return h, h[-1].clone(), *others
+
+    return forward
 
 
 def _eager_function(

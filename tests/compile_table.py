@@ -163,19 +163,19 @@ def sequence_calls(
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
     arguments = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
     for segment, trace in kinds:
-        h, h_last, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, precision, segment, trace)
+        h, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, precision, segment, trace)
         if segment:
             d_trace = (a, n, s) if trace else (None, None, None)
-            sequence.aru_sequence_bwd(h, h_last, g, *d_trace, *arguments, h, a, n, s, kept, 1e-3, precision, segment)
+            sequence.aru_sequence_bwd(h, h[-1], g, *d_trace, *arguments, h, a, n, s, kept, 1e-3, precision, segment)
 
 
 def static_calls(*sizes: int) -> None:
     """Forward and backward of the operation gamma_rnn_sequence; by default step by step and in one launch."""
     for H in sizes or (400, persistent.MAX_STATIC):
         xp, h0, weight_hh, n = empty(4, 100, H), empty(100, H), empty(H, H), empty(H)
-        h, h_last, a = static.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
+        h, a = static.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
         for d_a in (None, a):
-            static.gamma_rnn_sequence_bwd(h, h_last, d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
+            static.gamma_rnn_sequence_bwd(h, h[-1], d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
 
 
 def cooperative_calls(compute: tuple[int, int], product: str, largest: bool) -> None:

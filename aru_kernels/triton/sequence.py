@@ -177,9 +177,8 @@ def aru_sequence_fwd(
     precision: str,
     segment: int,
     trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, its last step, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient
-    needs them."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
     T, B, H = xp.shape
     h, last_g = xp.new_empty(xp.shape), g0.new_empty(g0.shape)
     a = xp.new_empty(xp.shape if trace or segment else (0,))
@@ -187,7 +186,7 @@ def aru_sequence_fwd(
     GS = row_length(g0.shape[-1])
     kept = xp.new_empty(kept_slots(T, segment), B, H, GS)
     if not xp.numel():
-        return h, h[-1].clone(), last_g, a, n, s, kept.view(-1)
+        return h, last_g, a, n, s, kept.view(-1)
     with launching_on(xp):
         net = Adaptive(weight_hh, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, precision)
         xp, h_before = contiguous(xp, h0)
@@ -212,7 +211,7 @@ def aru_sequence_fwd(
                 steps(part, now)
                 h_before, g_before = now[4][-1], now[5][-1]
         last_g.copy_(g_before[..., : g0.shape[-1]])
-    return h, h[-1].clone(), last_g, a, n, s, kept.view(-1)
+    return h, last_g, a, n, s, kept.view(-1)
 
 
 def aru_sequence_bwd(

@@ -163,12 +163,12 @@ class Static:
 
 def gamma_rnn_sequence_fwd(
     xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """h, its last step, and a where a gradient or the trace needs it (else empty)."""
+) -> tuple[Tensor, Tensor]:
+    """h, and a where a gradient or the trace needs it (else empty)."""
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
     if not xp.numel():
-        return h, h[-1].clone(), a
+        return h, a
     with launching_on(xp):
         net = Static(weight_hh, n, s, n_floor, precision)
         xp, h_before = contiguous(xp, h0)
@@ -182,7 +182,7 @@ def gamma_rnn_sequence_fwd(
             for part in parts:
                 steps(part, arguments(part))
                 h_before = h[part][-1]
-    return h, h[-1].clone(), a
+    return h, a
 
 
 def gamma_rnn_sequence_bwd(

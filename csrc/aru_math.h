@@ -25,8 +25,14 @@ namespace ARU_ISA {
 
 // element_of<V>: the scalar inside V; bits_of<V>: an integer of the same layout.  simd.h adds the vectors.
 template <class V> struct element;
-template <> struct element<float> { using type = float; using bits = int32_t; };
-template <> struct element<double> { using type = double; using bits = int64_t; };
+template <> struct element<float> {
+  using type = float;
+  using bits = int32_t;
+};
+template <> struct element<double> {
+  using type = double;
+  using bits = int64_t;
+};
 template <class V> using element_of = typename element<V>::type;
 template <class V> using bits_of = typename element<V>::bits;
 
@@ -51,7 +57,7 @@ template <> struct constants<float> {
   static constexpr int32_t sign_bit = INT32_MIN;
   static constexpr float log2_e = 1.442695040888963407f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-  static constexpr float exp_floor = -87.0f;       // exp(-87) is the last normal number but one
+  static constexpr float exp_floor = -87.0f;        // exp(-87) is the last normal number but one
   static constexpr float round_magic = 12582912.f;  // 1.5 * 2^23: adding it rounds to an integer
   // (exp(r) - 1 - r) / r^2 on |r| <= ln2/2, Cephes' expf.
   static constexpr int exp_terms = 6;

@@ -10,17 +10,19 @@ namespace {
 // The state of a part of a tile over one segment of steps: what was kept, or what is computed again from it.
 template <class S> struct Segment {
   int64_t t0 = 0;
-  const stored_of<S>* before = nullptr;            // g before step t0
-  const stored_of<S>* after = nullptr;             // g after step t0, and so on
-  const scalar_of<S>*n = nullptr, *s = nullptr;    // of step t0
-  int64_t slot = 0, step = 0;                      // distance between the steps in `after`, and in n and s
+  const stored_of<S>* before = nullptr;          // g before step t0
+  const stored_of<S>* after = nullptr;           // g after step t0, and so on
+  const scalar_of<S>*n = nullptr, *s = nullptr;  // of step t0
+  int64_t slot = 0, step = 0;                    // distance between the steps in `after`, and in n and s
 
   const stored_of<S>* g(int64_t t) const { return after + (t - t0) * slot; }
   const stored_of<S>* g_before(int64_t t) const { return t == t0 ? before : g(t - 1); }
 };
 
 // Of dg, a strip of floats in either case.
-template <class S> int64_t gradient_elements(int64_t G) { return strip_elements<Whole<scalar_of<S>>>(padded_units<S>(G)); }
+template <class S> int64_t gradient_elements(int64_t G) {
+  return strip_elements<Whole<scalar_of<S>>>(padded_units<S>(G));
+}
 
 // du and g of so many strips stay in the second-level cache until dW_gg has read them.
 template <class S> int64_t chunk_strips(int64_t G) {
@@ -37,9 +39,9 @@ const stored_of<S>* kept_of_part(const AruBackward& f, const Tile& tile, const P
 template <class S> struct BackwardScratch {
   using T = scalar_of<S>;
   using U = stored_of<S>;
-  U* g;       // of a segment, computed again
+  U* g;  // of a segment, computed again
   T *n, *s;
-  U* du;      // of a step
+  U* du;  // of a step
   T* dg;
   WeightSums<S> sums;
 
@@ -192,12 +194,13 @@ void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& t
   for (int q = 0; q < R; ++q) c.backward(du + q * size, own.dg + (i + q) * dg_size);
 }
 
-// Strips of one pass share the loads and stores of the sums (7% of the backward pass on Zen 4, 8% at G = 24), as long as
-// their g, dg and du stay in the first-level cache (else 3 to 5% slower).  With AVX2 there are no registers for it.
+// Strips of one pass share the loads and stores of the sums (7% of the backward pass on Zen 4, 8% at G = 24), as long
+// as their g, dg and du stay in the first-level cache (else 3 to 5% slower).  With AVX2 there are no registers for it.
 constexpr int strips_together = strip_vectors == 1 ? 4 : 1;
 template <class S> bool fit_together(int64_t G) {
-  return strips_together * (2 * sizeof(stored_of<S>) * strip_elements<S>(G) +
-                            sizeof(scalar_of<S>) * gradient_elements<S>(G)) <= 20 * 1024;
+  return strips_together *
+             (2 * sizeof(stored_of<S>) * strip_elements<S>(G) + sizeof(scalar_of<S>) * gradient_elements<S>(G)) <=
+         20 * 1024;
 }
 
 template <class S>
@@ -273,7 +276,8 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
     const Part part(z, strips, p);
     for (int64_t i = 0; i < part.count; ++i) {
       const int64_t row = (part.first + i) * strip<T>;
-      rows_from_strip<Whole<T>>(scratch[p].dg + i * dg_size, tile.rows - row, z.G, at<T>(f.d_g0, (tile.offset + row) * z.G));
+      rows_from_strip<Whole<T>>(scratch[p].dg + i * dg_size, tile.rows - row, z.G,
+                                at<T>(f.d_g0, (tile.offset + row) * z.G));
     }
   }
 }

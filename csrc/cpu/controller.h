@@ -75,7 +75,9 @@ template <class T> ARU_FUNCTION void store_strip(T* p, const Strip<T>& s, int64_
 }
 
 // The units of one stored entry of a strip, and back.
-template <class T> ARU_FUNCTION void load_units(Whole<T>, const T* p, Strip<T> (&units)[1]) { units[0] = load_strip(p); }
+template <class T> ARU_FUNCTION void load_units(Whole<T>, const T* p, Strip<T> (&units)[1]) {
+  units[0] = load_strip(p);
+}
 template <class T> ARU_FUNCTION void store_units(Whole<T>, T* p, const Strip<T> (&units)[1]) {
   store_strip(p, units[0]);
 }
@@ -89,8 +91,7 @@ ARU_FUNCTION void load_units(Paired, const int32_t* p, Strip<float> (&units)[2])
 }
 ARU_FUNCTION void store_units(Paired, int32_t* p, const Strip<float> (&units)[2]) {
 #pragma GCC unroll 4
-  for (int r = 0; r < strip_vectors; ++r)
-    store(p + r * lanes<float>, pair_bfloat16(units[0].v[r], units[1].v[r]));
+  for (int r = 0; r < strip_vectors; ++r) store(p + r * lanes<float>, pair_bfloat16(units[0].v[r], units[1].v[r]));
 }
 
 ARU_FUNCTION vfloat add_product(vfloat acc, vfloat x, float w) { return acc + x * w; }
@@ -128,8 +129,8 @@ ARU_FUNCTION void finish_units(const vec<scalar_of<S>> (*acc)[strip_vectors], co
                                const scalar_of<S>* weight_s, stored_of<S>* g_next, Strip<scalar_of<S>>& n,
                                Strip<scalar_of<S>>& s, Strip<scalar_of<S>>& odd_n, Strip<scalar_of<S>>& odd_s) {
   using T = scalar_of<S>;
-  const auto next = tanh_of_scaled(Pack<vec<T>, J * strip_vectors>::of(
-      [&](int i) { return acc[i / strip_vectors][i % strip_vectors]; }));
+  const auto next = tanh_of_scaled(
+      Pack<vec<T>, J * strip_vectors>::of([&](int i) { return acc[i / strip_vectors][i % strip_vectors]; }));
 #pragma GCC unroll 8
   for (int j = 0; j < J; j += S::units) {
     Strip<T> units[S::units];
@@ -166,7 +167,8 @@ void controller_units_fwd(const stored_of<S>* weight_gg, const scalar_of<S>* wei
   constexpr int grouped = J / tanh_group<T> * tanh_group<T>;
 #pragma GCC unroll 32
   for (int j = 0; j < grouped; j += tanh_group<T>)
-    finish_units<S, tanh_group<T>>(&acc[j], weight_n + j, weight_s + j, g_next + j / S::units * strip<T>, n, s, odd_n, odd_s);
+    finish_units<S, tanh_group<T>>(&acc[j], weight_n + j, weight_s + j, g_next + j / S::units * strip<T>, n, s, odd_n,
+                                   odd_s);
   if constexpr (grouped < J)
     finish_units<S, J - grouped>(&acc[grouped], weight_n + grouped, weight_s + grouped,
                                  g_next + grouped / S::units * strip<T>, n, s, odd_n, odd_s);
@@ -237,8 +239,8 @@ template <class S> struct Controller {
     T *scaled_ag = out + 3 * padded, *scaled_bias_g = out + 4 * padded;
     U* to = reinterpret_cast<U*>(out + 5 * padded);
     U* to_transposed = to + padded * padded / S::units;
-    const Controller c{padded, (padded + unit_block - 1) / unit_block, own_ag, own_n, own_s, bias_c,
-                       scaled_ag, scaled_bias_g, to, to_transposed};
+    const int64_t blocks = (padded + unit_block - 1) / unit_block;
+    const Controller c{padded, blocks, own_ag, own_n, own_s, bias_c, scaled_ag, scaled_bias_g, to, to_transposed};
     for (int64_t j = 0; j < padded; ++j) {
       const bool real = j < G;
       own_ag[j] = real ? ag[j] : T(0);
@@ -291,8 +293,7 @@ template <class S> struct Controller {
 };
 
 // One strip of state from rows (count, G), zero beyond, and back.
-template <class S>
-void strip_from_rows(const scalar_of<S>* rows, int64_t count, int64_t G, stored_of<S>* strip_out) {
+template <class S> void strip_from_rows(const scalar_of<S>* rows, int64_t count, int64_t G, stored_of<S>* strip_out) {
   using T = scalar_of<S>;
   for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
     T column[S::units][strip<T>] = {};
@@ -303,8 +304,7 @@ void strip_from_rows(const scalar_of<S>* rows, int64_t count, int64_t G, stored_
     store_units(S{}, strip_out + k / S::units * strip<T>, units);
   }
 }
-template <class S>
-void rows_from_strip(const stored_of<S>* strip_in, int64_t count, int64_t G, scalar_of<S>* rows) {
+template <class S> void rows_from_strip(const stored_of<S>* strip_in, int64_t count, int64_t G, scalar_of<S>* rows) {
   using T = scalar_of<S>;
   for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
     Strip<T> units[S::units];

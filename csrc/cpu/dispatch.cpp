@@ -23,8 +23,8 @@ std::vector<const Kernels*> usable() {
 #ifdef ARU_AVX512_EVERYWHERE  // its source built for another instruction set, to test it on any machine
   tables.push_back(&avx512::table);
 #else
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-      __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("fma")) {
     if (__builtin_cpu_supports("avx512bf16")) tables.push_back(&avx512bf16::table);
     tables.push_back(&avx512::table);
   }

@@ -17,8 +17,8 @@ struct GammaShape {
 
 // An operand whose gradient is summed over the dimensions in which it is broadcast.
 struct GammaParameterGradient {
-  void* out;       // contiguous, as many elements as the parameter
-  int64_t numel;   // elements of the parameter
+  void* out;      // contiguous, as many elements as the parameter
+  int64_t numel;  // elements of the parameter
   // strides of the contiguous parameter over the iteration space; 0 where it is broadcast
   int64_t stride[max_dims];
 };

@@ -36,8 +36,8 @@ template <class T> struct Packed {
   }
 };
 
-// C[m][n] = (initial ? initial[m][n] : 0) + sum_k A[m][k] P[k][n] for M rows and V vectors of columns, of which the last
-// has `last` elements.  A, C and initial have rows of length `stride`; packed, A is stored as [k][M].
+// C[m][n] = (initial ? initial[m][n] : 0) + sum_k A[m][k] P[k][n] for M rows and V vectors of columns, of which the
+// last has `last` elements.  A, C and initial have rows of length `stride`; packed, A is stored as [k][M].
 template <class T, int M, int V, bool packed = false>
 void micro_kernel(const T* a, const T* panel, const T* initial, T* c, int64_t stride, int64_t depth, int64_t last) {
   vec<T> acc[M][V];
@@ -65,16 +65,15 @@ void micro_kernel(const T* a, const T* panel, const T* initial, T* c, int64_t st
   }
 }
 
-template <class T>
-using MicroKernel = void (*)(const T*, const T*, const T*, T*, int64_t, int64_t, int64_t);
+template <class T> using MicroKernel = void (*)(const T*, const T*, const T*, T*, int64_t, int64_t, int64_t);
 
 template <class T, int M> MicroKernel<T> micro_kernel_of(int64_t v) {
   static_assert(panel_vectors <= 4, "one case per panel width");
   switch (v) {
     case 1: return micro_kernel<T, M, 1>;
     case 2: return micro_kernel<T, M, 2>;
-    case 3: return micro_kernel<T, M, panel_vectors >= 3 ? 3 : 1>;
-    default: return micro_kernel<T, M, panel_vectors >= 4 ? 4 : 1>;
+    case 3: return micro_kernel<T, M, (panel_vectors >= 3 ? 3 : 1)>;
+    default: return micro_kernel<T, M, (panel_vectors >= 4 ? 4 : 1)>;
   }
 }
 
@@ -92,7 +91,8 @@ template <class T> MicroKernel<T> micro_kernel_of(int64_t m, int64_t v) {
 // c (rows, size) = initial + a (rows, size) P; all of row stride `size`; initial may be null.  Only the columns of the
 // panels [begin_panel, end_panel).
 template <class T>
-void multiply(const Packed<T>& p, const T* a, const T* initial, T* c, int64_t rows, int64_t begin_panel, int64_t end_panel) {
+void multiply(const Packed<T>& p, const T* a, const T* initial, T* c, int64_t rows, int64_t begin_panel,
+              int64_t end_panel) {
   const int64_t size = p.size, blocks = (rows + row_block - 1) / row_block;
   const T* panel = p.data + size * p.start(size, begin_panel) * lanes<T>;
   for (int64_t i = begin_panel; i < end_panel; ++i) {

@@ -17,26 +17,26 @@ struct SequenceSizes {
 };
 
 struct ControllerWeights {
-  const void *weight_ag;  // [G]
-  const void *weight_gg;  // [G,G]
-  const void *bias_g;     // [G]
-  const void *weight_gc;  // [2,G]
-  const void *bias_c;     // [2]
+  const void* weight_ag;  // [G]
+  const void* weight_gg;  // [G,G]
+  const void* bias_g;     // [G]
+  const void* weight_gc;  // [2,G]
+  const void* bias_c;     // [2]
 };
 
 struct AruForward {
   SequenceSizes sizes;
-  const void *xp;         // [T,B,H]
-  const void *h0;         // [B,H]; may be null if weight_hh is
-  const void *g0;         // [B,H,G]
-  const void *weight_hh;  // [H,H]; null for a sequence of one step without recurrence
+  const void* xp;         // [T,B,H]
+  const void* h0;         // [B,H]; may be null if weight_hh is
+  const void* g0;         // [B,H,G]
+  const void* weight_hh;  // [H,H]; null for a sequence of one step without recurrence
   ControllerWeights controller;
   double n_floor;
-  void *h;       // [T,B,H]
-  void *a;       // [T,B,H] or null
+  void* h;       // [T,B,H]
+  void* a;       // [T,B,H] or null
   void *n, *s;   // [T,B,H] or null
-  void *g_last;  // [B,H,G]
-  void *kept;    // Kernels::kept_elements of them, in a layout of their own; null where no backward pass follows
+  void* g_last;  // [B,H,G]
+  void* kept;    // Kernels::kept_elements of them, in a layout of their own; null where no backward pass follows
   int threads;
 };
 
@@ -47,16 +47,16 @@ struct AruBackward {
   double n_floor;
   const void *h, *a;  // [T,B,H]
   const void *n, *s;  // [T,B,H]; used where segment is 1
-  const void *kept;
+  const void* kept;
   // gradients of the results; null for zero
   const void *d_h, *d_a, *d_n, *d_s;  // [T,B,H]
-  const void *d_h_last;               // [B,H], of the last h alone, beside d_h
-  const void *d_g_last;               // [B,H,G]
+  const void* d_h_last;               // [B,H], of the last h alone, beside d_h
+  const void* d_g_last;               // [B,H,G]
   // gradients of the arguments
-  void *d_xp;         // [T,B,H]
-  void *d_h0;         // [B,H]
-  void *d_g0;         // [B,H,G]
-  void *d_weight_hh;  // [H,H]
+  void* d_xp;         // [T,B,H]
+  void* d_h0;         // [B,H]
+  void* d_g0;         // [B,H,G]
+  void* d_weight_hh;  // [H,H]
   void *d_weight_ag, *d_weight_gg, *d_bias_g, *d_weight_gc, *d_bias_c;
   int threads;
 };
@@ -76,7 +76,7 @@ struct GammaRnnBackward {
   double n_floor;
   const void *h, *a;
   const void *d_h, *d_a;  // [T,B,H] or null
-  const void *d_h_last;   // [B,H] or null, of the last h alone
+  const void* d_h_last;   // [B,H] or null, of the last h alone
   void *d_xp, *d_h0, *d_weight_hh;
   void *d_n, *d_s;  // [H]
   int threads;

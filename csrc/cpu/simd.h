@@ -19,8 +19,14 @@ typedef double vdouble __attribute__((vector_size(ARU_VECTOR_BYTES)));
 typedef int32_t vint32 __attribute__((vector_size(ARU_VECTOR_BYTES)));
 typedef int64_t vint64 __attribute__((vector_size(ARU_VECTOR_BYTES)));
 
-template <> struct element<vfloat> { using type = float; using bits = vint32; };
-template <> struct element<vdouble> { using type = double; using bits = vint64; };
+template <> struct element<vfloat> {
+  using type = float;
+  using bits = vint32;
+};
+template <> struct element<vdouble> {
+  using type = double;
+  using bits = vint64;
+};
 
 #if defined(__x86_64__) && (ARU_VECTOR_BYTES < 64 || defined(__AVX512F__))
 // The compiler makes two instructions of a comparison and a choice.
@@ -60,14 +66,20 @@ template <> struct Power<vdouble> {
 #endif
 
 template <class T> struct vector_of;
-template <> struct vector_of<float> { using type = vfloat; };
-template <> struct vector_of<double> { using type = vdouble; };
-template <> struct vector_of<int32_t> { using type = vint32; };
+template <> struct vector_of<float> {
+  using type = vfloat;
+};
+template <> struct vector_of<double> {
+  using type = vdouble;
+};
+template <> struct vector_of<int32_t> {
+  using type = vint32;
+};
 template <class T> using vec = typename vector_of<T>::type;
 template <class T> constexpr int lanes = ARU_VECTOR_BYTES / int(sizeof(T));
 
-// N vectors that take each step of the element-wise mathematics together: one alone is a chain of dependent instructions
-// longer than a processor looks ahead.
+// N vectors that take each step of the element-wise mathematics together: one alone is a chain of dependent
+// instructions longer than a processor looks ahead.
 template <class V, int N> struct Pack {
   V v[N];
 
@@ -78,15 +90,15 @@ template <class V, int N> struct Pack {
     return p;
   }
 };
-#define ARU_PACK_OPERATOR(op)                                                                                     \
-  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(const Pack<V, N>& a, const Pack<V, N>& b) {      \
-    return Pack<V, N>::of([&](int i) { return a.v[i] op b.v[i]; });                                               \
-  }                                                                                                               \
-  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(const Pack<V, N>& a, element_of<V> b) {          \
-    return Pack<V, N>::of([&](int i) { return a.v[i] op b; });                                                    \
-  }                                                                                                               \
-  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(element_of<V> a, const Pack<V, N>& b) {          \
-    return Pack<V, N>::of([&](int i) { return a op b.v[i]; });                                                    \
+#define ARU_PACK_OPERATOR(op)                                                                               \
+  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(const Pack<V, N>& a, const Pack<V, N>& b) { \
+    return Pack<V, N>::of([&](int i) { return a.v[i] op b.v[i]; });                                         \
+  }                                                                                                         \
+  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(const Pack<V, N>& a, element_of<V> b) {     \
+    return Pack<V, N>::of([&](int i) { return a.v[i] op b; });                                              \
+  }                                                                                                         \
+  template <class V, int N> ARU_FUNCTION Pack<V, N> operator op(element_of<V> a, const Pack<V, N>& b) {     \
+    return Pack<V, N>::of([&](int i) { return a op b.v[i]; });                                              \
   }
 ARU_PACK_OPERATOR(+)
 ARU_PACK_OPERATOR(-)
@@ -94,7 +106,9 @@ ARU_PACK_OPERATOR(*)
 ARU_PACK_OPERATOR(/)
 #undef ARU_PACK_OPERATOR
 
-template <class V, int N> struct element<Pack<V, N>> { using type = element_of<V>; };
+template <class V, int N> struct element<Pack<V, N>> {
+  using type = element_of<V>;
+};
 template <class V, int N> struct extremes<Pack<V, N>> {
   using P = Pack<V, N>;
   static ARU_MEMBER P min(const P& a, const P& b) {
@@ -109,7 +123,8 @@ template <class V, int N> struct Power<Pack<V, N>> {
   Pack<Power<V>, N> each;
   P k;
   explicit ARU_MEMBER Power(const P& v)
-      : each(Pack<Power<V>, N>::of([&](int i) { return Power<V>(v.v[i]); })), k(P::of([&](int i) { return each.v[i].k; })) {}
+      : each(Pack<Power<V>, N>::of([&](int i) { return Power<V>(v.v[i]); })),
+        k(P::of([&](int i) { return each.v[i].k; })) {}
   ARU_MEMBER P times(const P& x) const {
     return P::of([&](int i) { return each.v[i].times(x.v[i]); });
   }
@@ -161,8 +176,8 @@ template <class T> ARU_FUNCTION void store_first(T* p, vec<T> v, int64_t count) 
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
-// Two bfloat16 in a 32-bit lane: the upper halves of two floats, of which `low` lies in the lower bits.  Ties are rounded
-// away from 0; a NaN stays one.
+// Two bfloat16 in a 32-bit lane: the upper halves of two floats, of which `low` lies in the lower bits.  Ties are
+// rounded away from 0; a NaN stays one.
 ARU_FUNCTION vint32 rounded_to_bfloat16(vfloat v) {
   const vint32 bits = bit_cast<vint32>(v);
   return v == v ? bits + 0x8000 : bits | 0x400000;

@@ -47,8 +47,8 @@ class Carver {
 
 inline int64_t tile_count(const SequenceSizes& z) { return ceil_div(z.B, z.tile); }
 
-// The sequences b0 ... b0 + count - 1, their rows (b, i) and where they lie in a (B, H) slice.  The tiles are as equal as
-// they can be, so that two threads have the same work.
+// The sequences b0 ... b0 + count - 1, their rows (b, i) and where they lie in a (B, H) slice.  The tiles are as equal
+// as they can be, so that two threads have the same work.
 struct Tile {
   int64_t index, b0, count, rows, offset;
 

@@ -22,7 +22,8 @@ constexpr int dot_inputs = ARU_VECTOR_BYTES == 64 ? 5 : 3;
 // What the blocks of dW_gg multiply: vectors over rows.  Pairs of units are made into pairs of strips first.
 template <class S> using operand_of = vec<stored_of<S>>;
 
-// sums[j][k] += du_j g_k over strips (or pairs of strips) that lie `size` apart; vectors, summed over their lanes later.
+// sums[j][k] += du_j g_k over strips (or pairs of strips) that lie `size` apart; vectors, summed over their lanes
+// later.
 template <class S, int J, int K>
 void dot_block(const stored_of<S>* du, const stored_of<S>* g, int64_t strips, int64_t size, vec<scalar_of<S>>* sums) {
   constexpr int width = strip<scalar_of<S>>;
@@ -66,8 +67,8 @@ template <class S, int J> DotBlock<S> dot_block_of(int64_t k) {
     case 1: return dot_block<S, J, 1>;
     case 2: return dot_block<S, J, 2>;
     case 3: return dot_block<S, J, 3>;
-    case 4: return dot_block<S, J, dot_inputs >= 4 ? 4 : 1>;
-    default: return dot_block<S, J, dot_inputs >= 5 ? 5 : 1>;
+    case 4: return dot_block<S, J, (dot_inputs >= 4 ? 4 : 1)>;
+    default: return dot_block<S, J, (dot_inputs >= 5 ? 5 : 1)>;
   }
 }
 
@@ -77,7 +78,7 @@ template <class S> DotBlock<S> dot_block_of(int64_t j, int64_t k) {
     case 2: return dot_block_of<S, 2>(k);
     case 3: return dot_block_of<S, 3>(k);
     case 4: return dot_block_of<S, 4>(k);
-    default: return dot_block_of<S, dot_units >= 5 ? 5 : 1>(k);
+    default: return dot_block_of<S, (dot_units >= 5 ? 5 : 1)>(k);
   }
 }
 

@@ -56,7 +56,7 @@ ARU_DEVICE void recompute(const Backward& p, const ControllerOperands<form, tile
       if constexpr (ControllerState<form, tiles>::packed && !in_groups) {
         // a column tile at a time takes fewer registers
         const auto operands = StateOperands<form, tiles, 1>::of(state);
-        const auto product = [&](int j, float(&c)[2][1][4]) { operands.multiplied(controller, j, c); };
+        const auto product = [&](int j, float (&c)[2][1][4]) { operands.multiplied(controller, j, c); };
         controller_finish<form, tiles, 1>(controller, a, product, state, [](int) {});
         to.store(2 * m, state);
       } else {
@@ -83,8 +83,7 @@ struct Upstream {
   float a = 0, n = 1, s = 0, d_h = 0;
 
   // n, s: of the static network.
-  template <bool adaptive>
-  ARU_DEVICE Upstream of(const Backward& p, int step, int row, float n, float s) {
+  template <bool adaptive> ARU_DEVICE Upstream of(const Backward& p, int step, int row, float n, float s) {
     const size_t BH = size_t(p.sizes.B) * p.sizes.H, at = step * BH + row;
     Upstream u;
     u.a = p.a[at];
@@ -153,7 +152,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
     };
     const auto fetch = [&](int v) {
       if constexpr (shared_sums) {
-        if (!(sums_in_groups(form, tiles) && place.computed_last())) weight_sums.fetch(place.kept<form>(p, image), image, v);
+        if (!(sums_in_groups(form, tiles) && place.computed_last()))
+          weight_sums.fetch(place.kept<form>(p, image), image, v);
       }
     };
     ARU_ROLLED
@@ -171,9 +171,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_backward(const Backward
         }
         if (working && place.is_last(p)) fetch(v);
       }
-      const GammaDerivatives<float> by =
-          gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
-      RecurrentWeights<form, tiles < 9 ? 3 : 2> first_weights;
+      const GammaDerivatives<float> by = gamma_derivatives<float, GammaFunctions<form>>(up.a, up.n, up.s, p.n_floor);
+      RecurrentWeights<form, (tiles < 9 ? 3 : 2)> first_weights;
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (place.is_last(p)) {

@@ -84,7 +84,8 @@ struct SpecialFunctions {
   ARU_DEVICE float reciprocal(float x) { return reciprocal_approximate(x); }
   ARU_DEVICE float quotient(float x, float y) { return x * reciprocal_approximate(y); }
 };
-template <Form form> using GammaFunctions = std::conditional_t<special_functions(form), SpecialFunctions, Accurate<float>>;
+template <Form form>
+using GammaFunctions = std::conditional_t<special_functions(form), SpecialFunctions, Accurate<float>>;
 
 // Two neighbouring numbers of a row as they are kept.
 template <Form form> using KeptPair = std::conditional_t<keeps_half(form), uint32_t, float2>;
@@ -243,8 +244,8 @@ template <Form form, int tiles, int rows> struct ControllerProduct {
 };
 
 // The rest of the step, with pre-activations a[tile][0] (row r) and a[tile][1] (row r + 8): the next state.
-// product(j, c) adds W_gg g to c = 0 as multiplied() does; after(j) comes when k tile j of `next` is there.  half: the odd
-// columns of the last column tile have no units.
+// product(j, c) adds W_gg g to c = 0 as multiplied() does; after(j) comes when k tile j of `next` is there.  half: the
+// odd columns of the last column tile have no units.
 template <Form form, int tiles, int rows, bool half = false, class Product, class After>
 ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, const float (&a)[rows][2],
                                   const Product& product, ControllerState<form, tiles> (&next)[rows],
@@ -262,7 +263,8 @@ ARU_DEVICE void controller_finish(const ControllerOperands<form, tiles>& w, cons
         ARU_UNROLL
         for (int e = 0; e < 4; ++e) {
           if (half && 2 * j + side == tiles - 1 && e % 2 == 1) continue;
-          g[side][m][e] = controller_tanh<form>((e & 1 ? v.y : v.x) * a[m][e / 2] + (e & 1 ? v.w : v.z) + c[side][m][e]);
+          g[side][m][e] =
+              controller_tanh<form>((e & 1 ? v.y : v.x) * a[m][e / 2] + (e & 1 ? v.w : v.z) + c[side][m][e]);
         }
       }
     }
@@ -316,8 +318,9 @@ struct Row {
 
 // Where the image of a warp is in a slot.
 struct Image {
-  int first;        // quads of the slot before it
-  uint32_t packed;  // quads of the warp that there are; which of them is the lane's, and which quad `lane % 8`: 15 for none
+  int first;  // quads of the slot before it
+  // Valid quads of the warp; which of them is the lane's, and which is quad `lane % 8`: 15 for none.
+  uint32_t packed;
 
   ARU_DEVICE Image of(const Sizes& z, const Tiling& t, int rows, int first_b, int first_i) {
     const int lane = thread_index() & 31;
@@ -335,7 +338,8 @@ struct Image {
       ++quads;
     }
     const uint32_t copied = shuffle(uint32_t(rank), lane % 8 * 4);
-    return {first_b * quads_of(z.H) + sequences * (first_i / 4) + first, uint32_t(quads) | uint32_t(rank) << 4 | copied << 8};
+    return {first_b * quads_of(z.H) + sequences * (first_i / 4) + first,
+            uint32_t(quads) | uint32_t(rank) << 4 | copied << 8};
   }
   ARU_METHOD int quads() const { return int(packed & 15); }
   ARU_METHOD int rank() const { return int(packed >> 4 & 15); }
@@ -376,8 +380,8 @@ template <Form form, class Void> struct KeptState {
             place.rank() * 4 + (thread_index() & 3)};
   }
   ARU_METHOD int bytes() const { return 16 * all_tiles * quads * kept_pair_bytes(form); }
-  // action(stride, tiles) with the stride of column tiles, those of the lane: most warps have all quads, and take code with
-  // constants.
+  // action(stride, tiles) with the stride of column tiles, those of the lane: most warps have all quads, and take code
+  // with constants.
   template <class Action> ARU_METHOD void strided(const Action& action) const {
     if (quads == 8)
       action(Constant<32>(), all_tiles);
@@ -396,7 +400,8 @@ template <Form form, class Void> struct KeptState {
     });
   }
   // The rows from `first` on.
-  template <int units, int rows> ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows]) const {
+  template <int units, int rows>
+  ARU_METHOD void store(int first, const ControllerState<form, units> (&state)[rows]) const {
     strided([&](auto stride, int tiles) {
       put_rows<form>(image + lane + first * all_tiles * stride, all_tiles * stride, stride, tiles, state);
     });

@@ -2,8 +2,8 @@
 //
 // Vectors are numbered by a counter that runs through all steps and batch tiles; vector v lies in buffer v % 2.  Two
 // buffers suffice without another barrier: a block sends vector v + 1 only when it has vector v from all blocks, and
-// each warp sends vector v only after its block has read vector v - 1, whose buffer vector v + 1 takes.  So every vector
-// is sent to the end and waited for, the last of a batch tile too, though nobody reads that one.
+// each warp sends vector v only after its block has read vector v - 1, whose buffer vector v + 1 takes.  So every
+// vector is sent to the end and waited for, the last of a batch tile too, though nobody reads that one.
 #pragma once
 
 #include "products.cuh"
@@ -21,12 +21,10 @@ template <Form form> struct Exchange {
   uint32_t* device;    // device memory: [buffer][word][batch][padded_H / 2], then the counter
   int rank;            // of the block in its group
 
-  template <class Arguments>
-  ARU_DEVICE Exchange create(const Arguments& p, uint8_t* shared) {
+  template <class Arguments> ARU_DEVICE Exchange create(const Arguments& p, uint8_t* shared) {
     const int group = block_index() / p.tiling.blocks;
     uint32_t* device = nullptr;
-    if (!p.tiling.cluster)
-      device = p.exchange + group * (exchange_words(p.shape, p.tiling, form) + counter_words);
+    if (!p.tiling.cluster) device = p.exchange + group * (exchange_words(p.shape, p.tiling, form) + counter_words);
     return {p.tiling,
             p.shape,
             reinterpret_cast<uint32_t*>(shared + p.shape.state),

@@ -93,7 +93,7 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
     size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
-      RecurrentWeights<form, tiles < 8 ? 5 : 2> first_weights;  // as many as the registers hold
+      RecurrentWeights<form, (tiles < 8 ? 5 : 2)> first_weights;  // as many as the registers hold
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {
@@ -113,8 +113,8 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         product.finished();
         float ns[2][4];
         begin_read_out<form, tiles, 2>(controller, ns);
-        controller_finish<form, tiles, 2, half_of_last(tiles)>(controller, both, product, state,
-                                          [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
+        controller_finish<form, tiles, 2, half_of_last(tiles)>(
+            controller, both, product, state, [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }

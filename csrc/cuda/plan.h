@@ -11,9 +11,9 @@
 namespace aru {
 namespace cuda {
 
-// What a step takes, in clocks, on an H100 or H200: bf16 fitted to some 110 tilings of one network and to one tiling of a
-// small one (2026-11-27), tf32 and split to some 450 tilings of six networks for each (2026-11-26); typical error 10%.
-// What matters is their order.
+// What a step takes, in clocks, on an H100 or H200: bf16 fitted to some 110 tilings of one network and to one tiling of
+// a small one (2026-11-27), tf32 and split to some 450 tilings of six networks for each (2026-11-26); typical error
+// 10%.  What matters is their order.
 struct StepCost {
   double latency;
   double device, device_per_block;  // of an exchange through device memory, beyond one in a cluster
@@ -22,10 +22,10 @@ struct StepCost {
   double pairs;                     // of a controller product of each pair of row tiles of a sub-core
   double controller;                // of a controller product, whatever the rows
 };
-constexpr StepCost step_costs[2][3] = {{{1750, 3200, 36, 13, 0, 8.2, 17},            // forward: bf16
-                                        {2960, 1950, 143, 11.3, 14.7, 3.9, 39.6},   // tf32
-                                        {3220, 1960, 221, 7.4, 7.0, 4.7, 16.0}},    // split
-                                       {{3235, 2570, 71, 33, 3.4, 9.7, 9.1},        // backward
+constexpr StepCost step_costs[2][3] = {{{1750, 3200, 36, 13, 0, 8.2, 17},          // forward: bf16
+                                        {2960, 1950, 143, 11.3, 14.7, 3.9, 39.6},  // tf32
+                                        {3220, 1960, 221, 7.4, 7.0, 4.7, 16.0}},   // split
+                                       {{3235, 2570, 71, 33, 3.4, 9.7, 9.1},       // backward
                                         {420, 1750, 231, 38, 33, 21, 32},
                                         {0, 1240, 370, 14, 20, 10.4, 13.6}}};
 

@@ -58,9 +58,7 @@ ARU_DEVICE uint32_t pack_f16(float low, float high) {
   return r;
 }
 ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
-  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }"
-      : "=f"(low), "=f"(high)
-      : "r"(x));
+  asm("{ .reg .b16 l, h; mov.b32 {l, h}, %2; cvt.f32.f16 %0, l; cvt.f32.f16 %1, h; }" : "=f"(low), "=f"(high) : "r"(x));
 }
 ARU_DEVICE uint32_t round_to_tf32(float x) {  // to nearest, ties away from zero
   uint32_t r;
@@ -95,13 +93,13 @@ ARU_DEVICE float reciprocal_approximate(float x) {
 //   b[0], b[1]: column r and k 2q, 2q+1 and 2q+8, 2q+9.
 // The numbers are bfloat16 or, `half_precision`, float16.
 #define ARU_MMA(shape, type) "mma.sync.aligned." shape ".row.col.f32." type "." type ".f32 {%0,%1,%2,%3}, "
-#define ARU_MMA_16(type)                                                                     \
-  asm volatile(ARU_MMA("m16n8k16", type) "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"            \
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                              \
+#define ARU_MMA_16(type)                                                          \
+  asm volatile(ARU_MMA("m16n8k16", type) "{%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};" \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                   \
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]))
-#define ARU_MMA_8(type)                                                                      \
-  asm volatile(ARU_MMA("m16n8k8", type) "{%4,%5}, {%6}, {%0,%1,%2,%3};"                      \
-               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])                              \
+#define ARU_MMA_8(type)                                                 \
+  asm volatile(ARU_MMA("m16n8k8", type) "{%4,%5}, {%6}, {%0,%1,%2,%3};" \
+               : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])         \
                : "r"(a[0]), "r"(a[1]), "r"(b))
 template <bool half_precision> ARU_DEVICE void mma(float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
   if constexpr (half_precision)
@@ -147,17 +145,17 @@ template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)
                  : "memory");
 }
 
-// Products of a group of four warps, the first of a multiple of four (sm_90a alone): each warp has 16 of 64 rows of c and
-// of A, all read one B in shared memory.  They run beside what comes after them, until group_wait(); meanwhile nobody
-// may touch c, A's registers or what lies in shared memory.
+// Products of a group of four warps, the first of a multiple of four (sm_90a alone): each warp has 16 of 64 rows of c
+// and of A, all read one B in shared memory.  They run beside what comes after them, until group_wait(); meanwhile
+// nobody may touch c, A's registers or what lies in shared memory.
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 constexpr bool warp_groups = true;
 #else
 constexpr bool warp_groups = false;
 #endif
 
-// A matrix in shared memory as 8 x 8 matrices of 16-bit numbers, each of 8 rows of 16 bytes: where the first lies, and how
-// many bytes are from one to the next along k and along the other dimension.
+// A matrix in shared memory as 8 x 8 matrices of 16-bit numbers, each of 8 rows of 16 bytes: where the first lies, and
+// how many bytes are from one to the next along k and along the other dimension.
 struct GroupMatrix {
   uint64_t descriptor;
   ARU_DEVICE GroupMatrix at(const void* p, int along_k, int across) {
@@ -171,7 +169,8 @@ struct GroupMatrix {
 // The instructions with 8 * tiles columns: sums are operands 0 ... p0 - 1.
 template <int tiles> struct GroupProduct;
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-#define ARU_GROUP_ASM(...) asm volatile(__VA_ARGS__)
+#define ARU_LIST(...) __VA_ARGS__
+#define ARU_GROUP_ASM(text, outputs, ...) asm volatile(text : ARU_LIST outputs : __VA_ARGS__)
 #else
 #define ARU_GROUP_ASM(...) __trap()
 #endif
@@ -191,23 +190,22 @@ template <int tiles> struct GroupProduct;
 #define ARU_NAMES_8 ARU_NAMES_7 ", %28, %29, %30, %31"
 #define ARU_NAMES_9 ARU_NAMES_8 ", %32, %33, %34, %35"
 // Those with A in registers.
-#define ARU_GROUP_ROWS(name, type, tiles, columns, p0, p1, p2, p3, p4, p5)                                                \
-  template <bool add> ARU_DEVICE void name(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {                    \
-    ARU_GROUP_ASM("{ .reg .pred add; setp.ne.b32 add, %" #p5 ", 0; wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32." \
-                  type "." type " " ARU_NAMES_##tiles "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 ", add, 1, 1, 0; }"\
-                  : ARU_SUMS_##tiles                                                                                      \
-                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(add)));                                   \
+#define ARU_GROUP_ROWS(name, type, tiles, columns, p0, p1, p2, p3, p4, p5)                                            \
+  template <bool add> ARU_DEVICE void name(float (&c)[tiles][4], const uint32_t (&a)[4], uint64_t b) {                \
+    ARU_GROUP_ASM("{ .reg .pred add; setp.ne.b32 add, %" #p5 ", 0; wgmma.mma_async.sync.aligned.m64n" #columns        \
+                  "k16.f32." type "." type " " ARU_NAMES_##tiles "}, {%" #p0 ", %" #p1 ", %" #p2 ", %" #p3 "}, %" #p4 \
+                                                                 ", add, 1, 1, 0; }",                                 \
+                  (ARU_SUMS_##tiles), "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(int(add)));             \
   }
-#define ARU_GROUP_PRODUCT(tiles, columns, p0, p1, p2, p3, p4, p5)                                                         \
-  template <> struct GroupProduct<tiles> {                                                                                \
-    ARU_GROUP_ROWS(float16, "f16", tiles, columns, p0, p1, p2, p3, p4, p5)                                                \
-    ARU_GROUP_ROWS(bfloat16, "bf16", tiles, columns, p0, p1, p2, p3, p4, p5)                                              \
-    ARU_DEVICE void of_columns(float (&c)[tiles][4], uint64_t a, uint64_t b) {                                            \
-      ARU_GROUP_ASM("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 " ARU_NAMES_##tiles "}, %" #p0 ", %" #p1\
-                    ", 1, 1, 1, 1, 1;"                                                                                    \
-                    : ARU_SUMS_##tiles                                                                                    \
-                    : "l"(a), "l"(b));                                                                                    \
-    }                                                                                                                     \
+#define ARU_GROUP_PRODUCT(tiles, columns, p0, p1, p2, p3, p4, p5)                                       \
+  template <> struct GroupProduct<tiles> {                                                              \
+    ARU_GROUP_ROWS(float16, "f16", tiles, columns, p0, p1, p2, p3, p4, p5)                              \
+    ARU_GROUP_ROWS(bfloat16, "bf16", tiles, columns, p0, p1, p2, p3, p4, p5)                            \
+    ARU_DEVICE void of_columns(float (&c)[tiles][4], uint64_t a, uint64_t b) {                          \
+      ARU_GROUP_ASM("wgmma.mma_async.sync.aligned.m64n" #columns "k16.f32.bf16.bf16 " ARU_NAMES_##tiles \
+                    "}, %" #p0 ", %" #p1 ", 1, 1, 1, 1, 1;",                                            \
+                    (ARU_SUMS_##tiles), "l"(a), "l"(b));                                                \
+    }                                                                                                   \
   }
 ARU_GROUP_PRODUCT(2, 16, 8, 9, 10, 11, 12, 13);
 ARU_GROUP_PRODUCT(3, 24, 12, 13, 14, 15, 16, 17);
@@ -262,12 +260,13 @@ ARU_DEVICE void bulk_stores_read() { asm volatile("cp.async.bulk.wait_group.read
 ARU_DEVICE void bulk_store(void*, const void*, int) { __trap(); }
 ARU_DEVICE void bulk_stores_read() { __trap(); }
 #endif
-// Copies 16 bytes of device memory to shared memory, past the first-level cache, or does not; runs beside what comes after
-// it.  No branch: lanes that parted here would have to meet again before the next instruction of all.
+// Copies 16 bytes of device memory to shared memory, past the first-level cache, or does not; runs beside what comes
+// after it.  No branch: lanes that parted here would have to meet again before the next instruction of all.
 ARU_DEVICE void copy_async(bool wanted, void* to, const void* from) {
-  asm volatile("{ .reg .pred p; setp.ne.b32 p, %0, 0; @p cp.async.cg.shared.global [%1], [%2], 16; }" ::"r"(int(wanted)),
-               "r"(shared_address(to)), "l"(from)
-               : "memory");
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %0, 0; @p cp.async.cg.shared.global [%1], [%2], 16; }" ::"r"(int(wanted)),
+      "r"(shared_address(to)), "l"(from)
+      : "memory");
 }
 // Until this thread's copies are there.
 ARU_DEVICE void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
@@ -286,8 +285,8 @@ ARU_DEVICE void store_async(const void*, int, uint32_t, uint32_t, const uint64_t
 ARU_DEVICE void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release.aligned;\n\tbarrier.cluster.wait.acquire.aligned;" ::: "memory");
 }
-// Makes the barrier, for `arrivals` arrivals a phase, known to the whole cluster at the next cluster_sync(); or does not.
-// (compute-sanitizer takes what a lane without a part in it has in the register for an address that it writes.)
+// Makes the barrier, for `arrivals` arrivals a phase, known to the whole cluster at the next cluster_sync(); or does
+// not.  (compute-sanitizer takes what a lane without a part in it has in the register for an address that it writes.)
 ARU_DEVICE void mbarrier_init(bool wanted, uint64_t* barrier, int arrivals) {
   asm volatile(
       "{\n\t.reg .pred wanted;\n\tsetp.ne.b32 wanted, %0, 0;\n\t@wanted mbarrier.init.shared::cta.b64 [%1], %2;\n"
@@ -313,7 +312,8 @@ ARU_DEVICE void mbarrier_expect(uint64_t* barrier, int bytes) {
 ARU_DEVICE void mbarrier_wait(uint64_t* barrier, int parity) {
   asm volatile(
       "{\n\t.reg .pred done;\n"
-      "wait%=:\n\tmbarrier.try_wait.parity." ARU_WAIT ".cluster.shared::cta.b64 done, [%0], %1;\n"
+      "wait%=:\n\tmbarrier.try_wait.parity." ARU_WAIT
+      ".cluster.shared::cta.b64 done, [%0], %1;\n"
       "\t@!done bra wait%=;\n" ARU_AFTER_WAIT "\t}" ::"r"(shared_address(barrier)),
       "r"(parity)
       : "memory");

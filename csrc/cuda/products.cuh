@@ -67,8 +67,8 @@ ARU_DEVICE void multiply(float (&c)[count][4], const uint32_t (&a)[4][words_of(f
   }
 }
 template <Form form>
-ARU_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4][words_of(form)],
-                         const uint32_t (&b)[2][words_of(form)], bool whole = true) {
+ARU_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4][words_of(form)], const uint32_t (&b)[2][words_of(form)],
+                         bool whole = true) {
   ARU_UNROLL
   for (int term = 0; term < instructions_of(form); ++term) multiply_term<form>(term, c, a, b, whole);
 }

@@ -128,7 +128,8 @@ ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, 
     ARU_UNROLL
     for (int j = 0; j < 4; ++j) {
       const int b = 2 * q + (j & 1);
-      if (b < t.batch) sums[(share.part * t.batch + b) * s.sum_stride + tile * 16 + r + (j / 2) * 8] = c[0][j] + c[1][j];
+      if (b < t.batch)
+        sums[(share.part * t.batch + b) * s.sum_stride + tile * 16 + r + (j / 2) * 8] = c[0][j] + c[1][j];
     }
   }
 }

@@ -65,8 +65,8 @@ ARU_ANYWHERE constexpr int warps_together(Form form, int tiles, bool warp_groups
 // Column tiles (of 8 units) that the kernels are compiled for.  The backward pass needs two columns beside the units.
 constexpr int forward_tiles[] = {2, 4, 7, 8};
 constexpr int backward_tiles[] = {3, 5, 7, 9};
-// Up to three units in the last column tile have even columns, so that no tanh of an odd one is needed there: the forward
-// kernels of an odd number of tiles do without.
+// Up to three units in the last column tile have even columns, so that no tanh of an odd one is needed there: the
+// forward kernels of an odd number of tiles do without.
 ARU_ANYWHERE constexpr bool spreads(int G) { return G % 8 > 0 && G % 8 < 4; }
 ARU_ANYWHERE constexpr bool half_of_last(int tiles) { return tiles % 2 == 1; }
 // The unit of a column; there is none where it is not below G.
@@ -88,7 +88,8 @@ constexpr int column_tiles(bool backward, int G) {
   return -1;
 }
 
-// Warps that share the sums of the same rows, each those of 16 units; where they are four, the GPU may take them together.
+// Warps that share the sums of the same rows, each those of 16 units; where they are four, the GPU may take them
+// together.
 ARU_ANYWHERE constexpr int sharing_warps(int tiles) { return tiles > 8 ? ceil_div(tiles, 2) : 4; }
 
 // Few rows need more warps than they fill: those share the products and the sums.
@@ -156,12 +157,12 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   return s;
 }
 
-// State that is kept: slots of all neurons' state at one time.  Four neighbouring neurons of a sequence are a quad, which
-// four lanes have.  A slot has an image of each warp, in order of batch tiles, blocks and warps, as the accumulators have
-// it: [row tile][row r or r + 8][column tile][quad][lane of the quad], the lane's pair of numbers.  What a warp moves at
-// once is one piece of memory, and an image of float16 is A of the weights' gradients but for the numbers' type
-// (weight_sums.cuh).  So both passes have the same tiling; the size does not depend on it, for images leave out the quads
-// of a warp that there are not.
+// State that is kept: slots of all neurons' state at one time.  Four neighbouring neurons of a sequence are a quad,
+// which four lanes have.  A slot has an image of each warp, in order of batch tiles, blocks and warps, as the
+// accumulators have it: [row tile][row r or r + 8][column tile][quad][lane of the quad], the lane's pair of numbers.
+// What a warp moves at once is one piece of memory, and an image of float16 is A of the weights' gradients but for the
+// numbers' type (weight_sums.cuh).  So both passes have the same tiling; the size does not depend on it, for images
+// leave out the quads of a warp that there are not.
 ARU_ANYWHERE constexpr int kept_tiles(int G) { return ceil_div(G, 8); }
 ARU_ANYWHERE constexpr int kept_pair_bytes(Form form) { return keeps_half(form) ? 4 : 8; }
 ARU_ANYWHERE constexpr int kept_quad_bytes(Form form, int G) { return 4 * kept_tiles(G) * 4 * kept_pair_bytes(form); }

@@ -1,7 +1,7 @@
-// The controller's part of a backward step: where its state is, du from V, its share of da, and the sums of the weights'
-// gradients V^T A (backward.cuh says what V and A are).  The sums over t stay in registers: each warp's of its own rows
-// (OwnSums), or of all rows of a block, or of four warps, each warp some units (SharedSums), from operands in shared
-// memory, which takes a quarter of the registers.
+// The controller's part of a backward step: where its state is, du from V, its share of da, and the sums of the
+// weights' gradients V^T A (backward.cuh says what V and A are).  The sums over t stay in registers: each warp's of its
+// own rows (OwnSums), or of all rows of a block, or of four warps, each warp some units (SharedSums), from operands in
+// shared memory, which takes a quarter of the registers.
 #pragma once
 
 #include "controller.cuh"
@@ -39,8 +39,8 @@ struct StepPlace {
   }
 };
 
-// The A operand of V^T, of one k tile, from V's: a lane's pairs, transposed, are pairs of the transposed matrix's operand.
-// second: whether V has the second of the k tile's two column tiles.
+// The A operand of V^T, of one k tile, from V's: a lane's pairs, transposed, are pairs of the transposed matrix's
+// operand.  second: whether V has the second of the k tile's two column tiles.
 template <Form form>
 ARU_DEVICE void transposed_operand(const uint32_t (&v)[4][words_of(form)], bool second,
                                    uint32_t (&vt)[4][words_of(form)]) {
@@ -53,11 +53,12 @@ ARU_DEVICE void transposed_operand(const uint32_t (&v)[4][words_of(form)], bool 
   }
 }
 
-// c = dg_t of 16 rows in column tile n; gives du_t = c (1 - g^2) and adds to <w_ag, du_t>.  At the ends of the sequence c
-// takes the gradient of the last g, and is that of the first (at_end; the code of all other steps does without).
+// c = dg_t of 16 rows in column tile n; gives du_t = c (1 - g^2) and adds to <w_ag, du_t>.  At the ends of the sequence
+// c takes the gradient of the last g, and is that of the first (at_end; the code of all other steps does without).
 template <Form form, int tiles, bool at_end>
 ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, tiles>& controller, int step,
-                             const PairRows& rows, int m, int n, const float (&g)[4], float (&c)[4], float (&through_a)[2]) {
+                             const PairRows& rows, int m, int n, const float (&g)[4], float (&c)[4],
+                             float (&through_a)[2]) {
   const int q = thread_index() & 3, G = p.sizes.G;
   if constexpr (at_end) {
     const UnitPair units = UnitPair::of(n, G);
@@ -80,7 +81,8 @@ ARU_DEVICE void through_tanh(const Backward& p, const ControllerOperands<form, t
   through_a[1] += w.x * c[2] + w.y * c[3];
 }
 
-// <w_ag, du> of the lane's own row, from its quad's parts of rows r and r + 8 of tile m; 0 where that is another tile's.
+// <w_ag, du> of the lane's own row, from its quad's parts of rows r and r + 8 of tile m; 0 where that is another
+// tile's.
 ARU_DEVICE float own_share(float (&through_a)[2], int m) {
   const int lane = thread_index() & 31, q = lane & 3;
   ARU_UNROLL
@@ -144,7 +146,8 @@ template <Form form, int tiles> struct OwnSums {
     const int lane = thread_index() & 31, warp = warp_index();
     OwnSums o{};
     o.du = reinterpret_cast<float4*>(shared_memory() + p.shape.carry) + warp * 2 * tiles * 32 + lane;
-    o.total = p.sums + (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
+    o.total = p.sums +
+              (size_t(block_index()) * p.tiling.warps + warp) * gradient_rows(tiles) * gradient_columns(tiles) +
               lane / 4 * gradient_columns(tiles) + 2 * (lane & 3);
     return o;
   }
@@ -156,8 +159,8 @@ template <Form form, int tiles> struct OwnSums {
   // dn, ds: of the lane's element, as are a_next and da.
   template <bool at_end, class Rows>
   ARU_METHOD float step(const Backward& p, const ControllerOperands<form, tiles>& controller, const uint2* step_weights,
-                        const StepPlace& place, int, const Image& image, const Rows& rows, float dn, float ds, float a_next,
-                        float da) {
+                        const StepPlace& place, int, const Image& image, const Rows& rows, float dn, float ds,
+                        float a_next, float da) {
     const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
     const auto state = place.kept<form>(p, image);
     ARU_ROLLED
@@ -173,7 +176,8 @@ template <Form form, int tiles> struct OwnSums {
         float2 pair[2] = {};
         ARU_UNROLL
         for (int half = 0; half < 2; ++half)  // branches: all loads side by side would take too many registers
-          if (n < state.tiles) pair[half] = state.image[state.lane + ((2 * m + half) * state.all_tiles + n) * state.quads * 4];
+          if (n < state.tiles)
+            pair[half] = state.image[state.lane + ((2 * m + half) * state.all_tiles + n) * state.quads * 4];
         g[n][0] = pair[0].x, g[n][1] = pair[0].y, g[n][2] = pair[1].x, g[n][3] = pair[1].y;
       }
       uint32_t a[tiles][2][words_of(form)];  // pairs of an accumulator, transposed, are pairs of a B operand
@@ -201,7 +205,7 @@ template <Form form, int tiles> struct OwnSums {
         for (int k = 0; k < k_tiles; ++k) load_v(own, k, operand[0][k]);
       }
       float through_a[2] = {0, 0};
-      const auto column_tile = [&](int n, float(&c)[4]) {
+      const auto column_tile = [&](int n, float (&c)[4]) {
         PairRows ends{};
         if constexpr (at_end) ends = rows();
         through_tanh<form, tiles, at_end>(p, controller, place.step, ends, m, n, g[n], c, through_a);
@@ -254,11 +258,13 @@ template <Form form, int tiles> struct OwnSums {
 };
 
 // Whether groups of warps make the sums, which therefore need nothing of another group.
-ARU_ANYWHERE constexpr bool sums_in_groups(Form form, int tiles) { return uses_groups(form) && sharing_warps(tiles) == 4; }
+ARU_ANYWHERE constexpr bool sums_in_groups(Form form, int tiles) {
+  return uses_groups(form) && sharing_warps(tiles) == 4;
+}
 
-// The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows of
-// V^T A, from some of the rows.  Both lie as 8 x 8 matrices of 128 bytes, [8 rows][column tile].  Groups of warps take
-// the rows of their own.
+// The same with the operands V and A of all warps in shared memory, where the warps share the sums: a warp has 16 rows
+// of V^T A, from some of the rows.  Both lie as 8 x 8 matrices of 128 bytes, [8 rows][column tile].  Groups of warps
+// take the rows of their own.
 //
 // The state comes by copies that run beside the exchange and the recurrent product to where A will be, and becomes A
 // there; A has two buffers, for the next step's comes while the sums are made.  du of a step, which is V of the one
@@ -355,7 +361,7 @@ template <Form form, int tiles> struct SharedSums {
     PairRows ends{};
     if constexpr (at_end) ends = rows();
     float through_a[2][2] = {};
-    const auto column_tile = [&](int m, int n, float(&c)[4]) {
+    const auto column_tile = [&](int m, int n, float (&c)[4]) {
       const float2 low = unpacked(g[m][n][0]), high = unpacked(g[m][n][1]);
       const float of_g[4] = {low.x, low.y, high.x, high.y};
       through_tanh<form, tiles, at_end>(p, controller, place.step, ends, m, n, of_g, c, through_a[m]);
@@ -437,7 +443,8 @@ template <Form form, int tiles> struct SharedSums {
     constexpr int tile_bytes = 2 * rows_words * 4;
     const int left_rows = matrix / 2, right_rows = matrix % 2;  // which 8
     uint32_t from_left = shared_address(left + left_rows * rows_words + left_tile * 32 + row * 4) + part * tile_bytes;
-    uint32_t from_right = shared_address(right + (v & 1) * right_words + right_rows * rows_words + row * 4) + part * tile_bytes;
+    uint32_t from_right =
+        shared_address(right + (v & 1) * right_words + right_rows * rows_words + row * 4) + part * tile_bytes;
     const uint32_t beside = matrix / 2 * 128;  // bytes to the second of two column tiles
     ARU_UNROLL_BY(2)
     for (int tile = part; tile < 2 * p.shape.pairs; tile += parts) {

@@ -1,5 +1,5 @@
-// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (emulated_machine.h).  With csrc/bindings_cuda.cpp
-// it makes a module that aru_kernels.cuda takes for the real one.
+// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (emulated_machine.h).  With
+// csrc/bindings_cuda.cpp it makes a module that aru_kernels.cuda takes for the real one.
 #define ARU_EMULATION_MAIN
 #include <string>
 

@@ -1,13 +1,14 @@
-// A group of CUDA blocks on the host: every CUDA thread is a fiber, and what a warp or a block does together is a meeting
-// of its fibers.  prim_emulated.h has the instructions.
+// A group of CUDA blocks on the host: every CUDA thread is a fiber, and what a warp or a block does together is a
+// meeting of its fibers.  prim_emulated.h has the instructions.
 //
-// What the emulation is strict about: shared memory starts as NaN and ends at a guard page; lanes that meet in different
-// instructions, barriers that nobody can leave, misuse of an mbarrier and a TF32 operand with more bits than its own end
-// the launch with a sentence; asynchronous stores arrive late, where the schedule says so.  A schedule decides who runs:
-// in order, in reverse, at random, or with one block after another kept from running.
+// What the emulation is strict about: shared memory starts as NaN and ends at a guard page; lanes that meet in
+// different instructions, barriers that nobody can leave, misuse of an mbarrier and a TF32 operand with more bits than
+// its own end the launch with a sentence; asynchronous stores arrive late, where the schedule says so.  A schedule
+// decides who runs: in order, in reverse, at random, or with one block after another kept from running.
 //
-// Under ThreadSanitizer every fiber is a thread of its own, and only what orders threads on a GPU orders them: barriers,
-// an mbarrier's phase, a release that was acquired.  That a warp meets for a product or a shuffle orders nothing.
+// Under ThreadSanitizer every fiber is a thread of its own, and only what orders threads on a GPU orders them:
+// barriers, an mbarrier's phase, a release that was acquired.  That a warp meets for a product or a shuffle orders
+// nothing.
 #pragma once
 
 #include <sys/mman.h>
@@ -220,8 +221,9 @@ class Machine {
     from->context.switch_to(main);
   }
 
-  template <class Arrive> void warp_operation(int operation, const uint32_t* in, int inputs, uint32_t* out, int outputs,
-                                              const Arrive& compute) {
+  template <class Arrive>
+  void warp_operation(int operation, const uint32_t* in, int inputs, uint32_t* out, int outputs,
+                      const Arrive& compute) {
     const Machinery machinery;
     Warp& w = warps[size_t(current->block * threads + current->thread) / 32];
     const int lane = current->thread & 31;
@@ -294,8 +296,8 @@ class Machine {
       mapped.push_back(p);
       shared.push_back(p + memory - shared_bytes);
     }
-    auto* stacks = static_cast<uint8_t*>(mmap(nullptr, stack_bytes * count, PROT_READ | PROT_WRITE,
-                                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    auto* stacks = static_cast<uint8_t*>(
+        mmap(nullptr, stack_bytes * count, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     for (size_t i = 0; i < count; ++i) {
       fibers[i].block = int(i) / threads;
       fibers[i].thread = int(i) % threads;

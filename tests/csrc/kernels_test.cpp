@@ -95,7 +95,8 @@ Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent
   b.sizes = sizes;
   b.h0 = h0.get(), b.weight_hh = weight, b.controller = f.controller, b.n_floor = f.n_floor;
   b.h = h.get(), b.a = a.get(), b.n = n.get(), b.s = s.get(), b.kept = kept.get();
-  b.d_h = d_h.get(), b.d_a = d_a.get(), b.d_n = d_h.get(), b.d_s = d_a.get(), b.d_h_last = d_a.get(), b.d_g_last = d_g.get();
+  b.d_h = d_h.get(), b.d_a = d_a.get(), b.d_n = d_h.get(), b.d_s = d_a.get(), b.d_h_last = d_a.get(),
+  b.d_g_last = d_g.get();
   b.d_xp = d_xp.get(), b.d_h0 = d_h0.get(), b.d_g0 = d_g0.get(), b.d_weight_hh = d_hh.get();
   b.d_weight_ag = d_ag.get(), b.d_weight_gg = d_gg.get(), b.d_bias_g = d_bg.get(), b.d_weight_gc = d_gc.get();
   b.d_bias_c = d_bc.get();
@@ -131,18 +132,24 @@ template <class T> Results<T> elementwise(int64_t rows, int64_t columns, int thr
   Tensor<T> y(rows * columns), dx(rows * columns), dn(columns), ds(1);
   const aru::GammaShape shape{2, {rows, columns}, {1, rows}, {0, 1}, {0, 0}, {columns, 1}};
   k.gamma_fwd(scalar<T>, {shape, x.get(), n.get(), s.get(), y.get(), 1e-3, threads});
-  k.gamma_bwd(scalar<T>, {shape, dy.get(), x.get(), n.get(), s.get(), dx.get(), {dn.get(), columns, {0, 1}},
-                          {ds.get(), 1, {0, 0}}, 1e-3, threads});
+  const aru::GammaParameterGradient to_dn{dn.get(), columns, {0, 1}}, to_ds{ds.get(), 1, {0, 0}};
+  k.gamma_bwd(scalar<T>, {shape, dy.get(), x.get(), n.get(), s.get(), dx.get(), to_dn, to_ds, 1e-3, threads});
   Results<T> results;
   for (Tensor<T>* r : {&y, &dx, &dn, &ds}) results.push_back(std::move(*r));
   return results;
 }
 
 template <class T> void run(const std::string& dtype, double tolerance) {
-  const std::vector<Shape> shapes = {{1, 1, 1, 1, 1},  {3, 2, 5, 4, 1},   {4, 5, 7, 6, 2},  {5, 3, 33, 50, 2},
-                                     {18, 4, 9, 3, 3}, {2, 7, 16, 16, 3}, {3, 6, 12, 27, 4},
+  const std::vector<Shape> shapes = {{1, 1, 1, 1, 1},
+                                     {3, 2, 5, 4, 1},
+                                     {4, 5, 7, 6, 2},
+                                     {5, 3, 33, 50, 2},
+                                     {18, 4, 9, 3, 3},
+                                     {2, 7, 16, 16, 3},
+                                     {3, 6, 12, 27, 4},
                                      // cut into 2 and 4 parts that a team of threads shares
-                                     {3, 2, 38, 100, 1}, {17, 1, 77, 110, 1}};
+                                     {3, 2, 38, 100, 1},
+                                     {17, 1, 77, 110, 1}};
   std::vector<std::vector<Results<T>>> by_isa;
   for (const std::string& isa : aru::usable_isas()) {
     aru::select_isa(isa);
@@ -170,8 +177,8 @@ template <class T> void run(const std::string& dtype, double tolerance) {
   for (size_t i = 1; i < by_isa.size(); ++i)
     for (size_t j = 0; j < by_isa[i].size(); ++j) {
       const double error = largest_error(by_isa[i][j], by_isa[0][j]);
-      expect(error <= tolerance, dtype + " case " + std::to_string(j) + ": instruction sets differ by " +
-                                     std::to_string(error));
+      expect(error <= tolerance,
+             dtype + " case " + std::to_string(j) + ": instruction sets differ by " + std::to_string(error));
     }
 }
 

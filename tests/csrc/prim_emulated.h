@@ -43,9 +43,7 @@ ARU_DEVICE uint8_t* shared_memory() { return machine().shared[size_t(machine().c
 
 ARU_DEVICE void prefetch(const void*) {}
 
-ARU_DEVICE void sync_block() {
-  machine().meet(machine().barrier(0), machine().threads);
-}
+ARU_DEVICE void sync_block() { machine().meet(machine().barrier(0), machine().threads); }
 ARU_DEVICE void sync_warp() {
   auto& m = machine();
   emulation::Warp& w = m.warps[size_t(m.current->block * m.threads + m.current->thread) / 32];
@@ -94,11 +92,11 @@ ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
   low = float(pair[0]);
   high = float(pair[1]);
 }
-ARU_DEVICE uint32_t round_to_tf32(float x) {
-  return x != x ? 0x7fffe000u : (bits_of_float(x) + 0x1000u) & 0xffffe000u;
-}
+ARU_DEVICE uint32_t round_to_tf32(float x) { return x != x ? 0x7fffe000u : (bits_of_float(x) + 0x1000u) & 0xffffe000u; }
 // 11 bits of the mantissa, as many as the hardware's.
-ARU_DEVICE float tanh_approximate(float x) { return float_of_bits((bits_of_float(std::tanh(x)) + 0x800u) & 0xfffff000u); }
+ARU_DEVICE float tanh_approximate(float x) {
+  return float_of_bits((bits_of_float(std::tanh(x)) + 0x800u) & 0xfffff000u);
+}
 ARU_DEVICE float exp2_approximate(float x) { return std::exp2(x); }
 ARU_DEVICE float log2_approximate(float x) { return std::log2(x); }
 ARU_DEVICE float reciprocal_approximate(float x) { return 1.f / x; }

@@ -15,9 +15,9 @@ from torch import Tensor
 from aru_kernels import _checks as check
 
 
-def project(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (T, B, I), weight (H, I), bias (H) -> (T, B, H)."""
-    if x.device.type == "cuda" and weight.shape[1] == 1 and not check.autocasting(x.device):
+    if x.device.type == "cuda" and weight.shape[1] == 1 and bias is not None and not check.autocasting(x.device):
         return OuterProduct.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
+from aru_kernels import init
 from aru_kernels._layout import Layout, flatten
 from aru_kernels._projection import project
 from aru_kernels.reference import Trace
@@ -48,6 +51,40 @@ def check_dtype(name: str, value: Tensor, weight: Tensor) -> None:
         raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of the parameters.")
 
 
+# More by position are taken for the size of a controller, which was ARUN's third argument once.
+_MOST_LAYERS_BY_POSITION = 8
+
+
+def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Refuses positional arguments that were meant for another order than that of torch.nn.LSTM or LSTMCell."""
+    parameters = list(inspect.signature(constructor).parameters)[1:]
+    third, adaptive = parameters[2], "controller_size" in parameters
+    most = _MOST_LAYERS_BY_POSITION if third == "num_layers" else -1
+
+    @functools.wraps(constructor)
+    def checked(self: nn.Module, *args: object, **kwargs: object) -> None:
+        name = type(self).__name__
+        value = args[2] if len(args) > 2 else None
+        if adaptive and isinstance(value, int) and not isinstance(value, bool) and value > most:
+            meant = f"controller_size={value}" + (f" or num_layers={value}" if third == "num_layers" else "")
+            raise ValueError(
+                f"{third} is {value}, the third positional argument of {name} as of torch.nn.LSTM; controller_size is "
+                f"keyword-only, so write {meant}, whichever is meant."
+                if third == "num_layers"
+                else f"{third} is {value}, the third positional argument of {name} as of torch.nn.LSTMCell; "
+                f"controller_size is keyword-only, so write {meant}."
+            )
+        for value in args[2:]:
+            if isinstance(value, str):
+                raise TypeError(
+                    f"{name} has no nonlinearity, got {value!r}: its activation is γ, and its positional arguments are "
+                    "those of torch.nn.LSTM."
+                )
+        constructor(self, *args, **kwargs)
+
+    return checked
+
+
 class Recurrent(nn.Module):
     """Layers, directions, dropout, layouts and states; a subclass says what one layer computes."""
 
@@ -59,9 +96,11 @@ class Recurrent(nn.Module):
         input_size: int,
         hidden_size: int,
         num_layers: int,
+        bias: bool,
         batch_first: bool,
         dropout: float,
         bidirectional: bool,
+        proj_size: int,
         n_floor: float,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
@@ -70,13 +109,19 @@ class Recurrent(nn.Module):
         self.input_size = check.size("input_size", input_size)
         self.hidden_size = check.size("hidden_size", hidden_size)
         self.num_layers = check.size("num_layers", num_layers)
+        self.bias = check.flag("bias", bias)
         self.batch_first = check.flag("batch_first", batch_first)
         self.dropout = check.number("dropout", dropout, 0, 1)
         self.bidirectional = check.flag("bidirectional", bidirectional)
+        self.proj_size = check.integer("proj_size", proj_size)
+        if self.proj_size != 0:
+            raise ValueError(
+                f"proj_size is {proj_size}, expected 0: {type(self).__name__} does not project its output."
+            )
         self.n_floor = check.gain_floor(n_floor)
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
-                f"dropout = {self.dropout} acts between layers and has no effect with num_layers = 1.", stacklevel=3
+                f"dropout = {self.dropout} acts between layers and has no effect with num_layers = 1.", stacklevel=4
             )
         for layer, suffix in self._layers():
             register(self, self._shapes(layer), suffix, device, dtype)
@@ -94,7 +139,13 @@ class Recurrent(nn.Module):
         return self.input_size if layer == 0 else self.hidden_size * (1 + self.bidirectional)
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        raise NotImplementedError
+        shapes = recurrent_shapes(self._input_size(layer), self.hidden_size)
+        if not self.bias:
+            del shapes["bias"]
+        return shapes
+
+    def _reset_recurrent(self, suffix: str) -> None:
+        init.recurrent_(*(getattr(self, name + suffix, None) for name in recurrent_shapes(1, 1)))
 
     def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
         """Sizes of each state tensor after (D·L, B)."""
@@ -115,7 +166,14 @@ class Recurrent(nn.Module):
 
     def extra_repr(self) -> str:
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False, "n_floor": 1e-3}
+        defaults = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+            "n_floor": 1e-3,
+        }
         parts += [f"{k}={getattr(self, k)}" for k, default in defaults.items() if getattr(self, k) != default]
         return ", ".join(parts)
 
@@ -152,7 +210,7 @@ class Recurrent(nn.Module):
         traces: list[tuple[Tensor, ...]] = []
         outputs: list[Tensor] = []
         for index, (layer, suffix) in enumerate(layers):
-            xp = project(x, getattr(self, "weight_ih" + suffix), getattr(self, "bias" + suffix))
+            xp = project(x, getattr(self, "weight_ih" + suffix), getattr(self, "bias" + suffix) if self.bias else None)
             if xi is not None:
                 xp = xp + xi
             (h, *trace), state = layout.scan(

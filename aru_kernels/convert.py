@@ -41,7 +41,7 @@ def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
     )
     for key, sizes in expected.items():
         check.shape(key, w[key], f"with H = {H}, I = {I}, G = {G}", sizes)
-    layer = ARUN(I, H, G, device=w["Uxh.weight"].device, dtype=w["Uxh.weight"].dtype)
+    layer = ARUN(I, H, controller_size=G, device=w["Uxh.weight"].device, dtype=w["Uxh.weight"].dtype)
     layer.load_state_dict(
         {
             "weight_ih_l0": w["Uxh.weight"],

@@ -36,14 +36,15 @@ def henaff_orthogonal_(tensor: Tensor, generator: torch.Generator | None = None)
 
 
 @torch.no_grad()
-def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor) -> None:
+def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None) -> None:
     """The main network's weights, in place.
 
-    weight_ih: (H, I), Kaiming normal.  weight_hh: (H, H), Henaff orthogonal.  bias: (H,), zero.
+    weight_ih: (H, I), Kaiming normal.  weight_hh: (H, H), Henaff orthogonal.  bias: (H,), zero; or None.
     """
     nn.init.kaiming_normal_(weight_ih)
     henaff_orthogonal_(weight_hh)
-    nn.init.zeros_(bias)
+    if bias is not None:
+        nn.init.zeros_(bias)
 
 
 @torch.no_grad()

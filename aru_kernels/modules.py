@@ -20,6 +20,7 @@ from aru_kernels._recurrent import (
     controller_shapes,
     describe,
     gamma_shapes,
+    lstm_order,
     named,
     recurrent_shapes,
     register,
@@ -39,11 +40,13 @@ class ARUN(Recurrent):
     Args:
         input_size: I.
         hidden_size: H, number of neurons.
-        controller_size: G, units of the controller; 50 in the paper.
         num_layers: stacked layers, each with a controller of its own.
+        bias: whether the layers have `bias_l*`; the controller's biases b_g and b_c always exist.
         batch_first: input and output are (B, T, .) instead of (T, B, .); states are not affected.
         dropout: probability of zeroing an output between layers, in training.
         bidirectional: adds a layer that reads the sequence backwards; outputs are concatenated.
+        proj_size: 0; torch.nn.LSTM's projection of h is not supported.
+        controller_size: G, units of the controller; 50 in the paper.
         n_floor: smallest |gain| at which γ is evaluated; see `functional.gamma`.
         device, dtype: of the parameters.
 
@@ -53,28 +56,29 @@ class ARUN(Recurrent):
 
     _state_names = ("h", "g")
 
+    @lstm_order
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        controller_size: int = 50,
         num_layers: int = 1,
+        bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         *,
+        controller_size: int = 16,
         n_floor: float = 1e-3,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.controller_size = check.size("controller_size", controller_size)  # super() asks for the shapes
-        super().__init__(
-            input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, n_floor, device, dtype
-        )
+        lstm = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        super().__init__(*lstm, n_floor, device, dtype)
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        recurrent = recurrent_shapes(self._input_size(layer), self.hidden_size)
-        return recurrent | controller_shapes(self.controller_size)
+        return super()._shapes(layer) | controller_shapes(self.controller_size)
 
     def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
         return (self.hidden_size,), (self.hidden_size, self.controller_size)
@@ -82,7 +86,7 @@ class ARUN(Recurrent):
     def reset_parameters(self) -> None:
         """Draws all parameters anew, as the paper's authors do (`aru_kernels.init`)."""
         for _, suffix in self._layers():
-            init.recurrent_(*named(self, recurrent_shapes(1, 1), suffix))
+            self._reset_recurrent(suffix)
             init.controller_(*named(self, controller_shapes(1), suffix))
 
     def extra_repr(self) -> str:
@@ -135,35 +139,36 @@ class GammaRNN(Recurrent):
     Args:
         input_size: I.
         hidden_size: H, number of neurons.
+        num_layers, bias, batch_first, dropout, bidirectional, proj_size, n_floor, device, dtype: as in `ARUN`.
         heterogeneous: one trained (n, s) per neuron; otherwise one pair for a whole layer.
-        num_layers, batch_first, dropout, bidirectional, n_floor, device, dtype: as in `ARUN`.
 
     Parameters (suffixes as in `ARUN`): weight_ih (H, I or D·H), weight_hh (H, H), bias (H,), gain and saturation,
     (H,) or (1,).
     """
 
+    @lstm_order
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        heterogeneous: bool = True,
         num_layers: int = 1,
+        bias: bool = True,
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        proj_size: int = 0,
         *,
+        heterogeneous: bool = True,
         n_floor: float = 1e-3,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.heterogeneous = check.flag("heterogeneous", heterogeneous)  # super() asks for the shapes
-        super().__init__(
-            input_size, hidden_size, num_layers, batch_first, dropout, bidirectional, n_floor, device, dtype
-        )
+        lstm = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
+        super().__init__(*lstm, n_floor, device, dtype)
 
     def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        recurrent = recurrent_shapes(self._input_size(layer), self.hidden_size)
-        return recurrent | gamma_shapes(self.hidden_size if self.heterogeneous else 1)
+        return super()._shapes(layer) | gamma_shapes(self.hidden_size if self.heterogeneous else 1)
 
     def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
         return ((self.hidden_size,),)
@@ -171,7 +176,7 @@ class GammaRNN(Recurrent):
     def reset_parameters(self) -> None:
         """Draws all parameters anew, as the paper's authors do (`aru_kernels.init`)."""
         for _, suffix in self._layers():
-            init.recurrent_(*named(self, recurrent_shapes(1, 1), suffix))
+            self._reset_recurrent(suffix)
             init.static_gamma_(*named(self, gamma_shapes(1), suffix))
 
     def extra_repr(self) -> str:
@@ -218,6 +223,7 @@ class _Cell(nn.Module):
         self,
         input_size: int,
         hidden_size: int,
+        bias: bool,
         activation_shapes: dict[str, tuple[int, ...]],
         n_floor: float,
         device: torch.device | str | None,
@@ -227,11 +233,15 @@ class _Cell(nn.Module):
         self.input_size = check.size("input_size", input_size)
         self.hidden_size = check.size("hidden_size", hidden_size)
         self.n_floor = check.gain_floor(n_floor)
-        register(self, recurrent_shapes(self.input_size, self.hidden_size) | activation_shapes, "", device, dtype)
+        main = recurrent_shapes(self.input_size, self.hidden_size)
+        if not check.flag("bias", bias):
+            del main["bias"]
+            self.register_parameter("bias", None)
+        register(self, main | activation_shapes, "", device, dtype)
 
     def extra_repr(self) -> str:
         """The sizes and options, for `print`."""
-        return f"{self.input_size}, {self.hidden_size}"
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is not None else ", bias=False")
 
     def _check_input(self, input: Tensor) -> None:
         check.tensor("input", input)
@@ -266,23 +276,26 @@ class ARUNCell(_Cell):
 
     Args:
         input_size: I.  hidden_size: H.  controller_size: G.
+        bias: whether the cell has `bias`, which is None otherwise.
         n_floor, device, dtype: as in `ARUN`.
 
     Parameters: those of `ARUN` without a suffix.
     """
 
+    @lstm_order
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        controller_size: int = 50,
+        bias: bool = True,
         *,
+        controller_size: int = 16,
         n_floor: float = 1e-3,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.controller_size = check.size("controller_size", controller_size)
-        super().__init__(input_size, hidden_size, controller_shapes(self.controller_size), n_floor, device, dtype)
+        super().__init__(input_size, hidden_size, bias, controller_shapes(self.controller_size), n_floor, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -330,24 +343,27 @@ class GammaRNNCell(_Cell):
 
     Args:
         input_size: I.  hidden_size: H.
+        bias: as in `ARUNCell`.
         heterogeneous, n_floor, device, dtype: as in `GammaRNN`.
 
     Parameters: those of `GammaRNN` without a suffix.
     """
 
+    @lstm_order
     def __init__(
         self,
         input_size: int,
         hidden_size: int,
-        heterogeneous: bool = True,
+        bias: bool = True,
         *,
+        heterogeneous: bool = True,
         n_floor: float = 1e-3,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.heterogeneous = check.flag("heterogeneous", heterogeneous)
         shapes = gamma_shapes(hidden_size if self.heterogeneous else 1)
-        super().__init__(input_size, hidden_size, shapes, n_floor, device, dtype)
+        super().__init__(input_size, hidden_size, bias, shapes, n_floor, device, dtype)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -461,7 +477,7 @@ class AdaptiveGamma(nn.Module):
 
     def __init__(
         self,
-        controller_size: int = 50,
+        controller_size: int = 16,
         *,
         n_floor: float = 1e-3,
         device: torch.device | str | None = None,

@@ -71,7 +71,7 @@ def adaptive_variants(
     """Every backend's ARUN and its peers, by name; the first is the one under test."""
     B, T, H, G = shape
     torch.manual_seed(0)
-    layer, x = aru_kernels.ARUN(1, H, G, device=device), torch.rand(T, B, 1, device=device)
+    layer, x = aru_kernels.ARUN(1, H, controller_size=G, device=device), torch.rand(T, B, 1, device=device)
     variants = {
         name: Variant(on(name, lambda: pass_over(layer, x, backward)))
         for name in fused_backends("aru_sequence", device)

@@ -330,7 +330,7 @@ def operators_are_registered_correctly(place: Place) -> None:
 
 def autocast_works(place: Place) -> None:
     """Results in float32, near those without."""
-    layer = aru_kernels.ARUN(3, 8, 4, device=place.device)
+    layer = aru_kernels.ARUN(3, 8, controller_size=4, device=place.device)
     x = random(place, 6, 2, 3)
     with use_backend(place.backend):
         exact, _ = layer(x)
@@ -347,7 +347,7 @@ def training_equals_the_reference(place: Place) -> None:
     losses = {}
     for backend in (place.backend, "reference"):
         torch.manual_seed(0)
-        layer = aru_kernels.ARUN(1, 16, 8, device=place.device)
+        layer = aru_kernels.ARUN(1, 16, controller_size=8, device=place.device)
         readout = torch.nn.Linear(16, 3, device=place.device)
         optimizer = torch.optim.Adam([*layer.parameters(), *readout.parameters()], lr=1e-2)
         x, y = torch.rand(25, 12, 1, device=place.device), torch.arange(12, device=place.device) % 3
@@ -394,7 +394,7 @@ MOST_MEMORY = {"triton": 1.5e9, "cuda": 2e9}
 def memory_is_small(place: Place) -> None:
     """A training step of the paper's size: within the backend's limit; and three of them no more than one."""
     place.gpu_only()
-    layer = aru_kernels.ARUN(1, *PAPER[2:], device=place.device)
+    layer = aru_kernels.ARUN(1, PAPER[2], controller_size=PAPER[3], device=place.device)
     x = torch.rand(*PAPER[:2], 1, device=place.device)
 
     def step() -> None:

@@ -341,7 +341,7 @@ def sequence_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
                 continue
             passes = training if backward else inference
             torch.manual_seed(0)
-            layer = aru_kernels.ARUN(1, H, G, device=place.device)
+            layer = aru_kernels.ARUN(1, H, controller_size=G, device=place.device)
             x = torch.rand(T, B, 1, device=place.device)
             ours = on(place.backend, passes(layer, x))
             variants = {

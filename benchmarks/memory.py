@@ -48,7 +48,7 @@ def main(backend: str, *sizes: str) -> None:
     device = machine.device()
     B, T, H, G = map(int, sizes)
     torch.manual_seed(0)
-    layer, x = aru_kernels.ARUN(1, H, G, device=device), torch.rand(T, B, 1, device=device)
+    layer, x = aru_kernels.ARUN(1, H, controller_size=G, device=device), torch.rand(T, B, 1, device=device)
 
     def run(steps: int) -> None:
         with aru_kernels.use_backend(backend):

@@ -20,7 +20,7 @@ NAMES = {False: "forward", True: "forward+backward"}
 @pytest.mark.parametrize(("B", "H", "G"), [(32, 64, 16), (13, 53, 11), (100, 400, 50)])
 def test_controller_step(measure, device, B, H, G, backward):
     torch.manual_seed(0)
-    cell = aru_kernels.ARUNCell(1, H, G, device=device)
+    cell = aru_kernels.ARUNCell(1, H, controller_size=G, device=device)
     weights = [getattr(cell, name) for name in ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")]
     a, g = torch.randn(B, H, device=device), torch.rand(B, H, G, device=device)
     operands = [t.detach().requires_grad_(backward) for t in (a, g, *weights)]
@@ -53,7 +53,7 @@ def test_controller_step(measure, device, B, H, G, backward):
 def test_cell_in_a_python_loop(measure, device, shape, backward):
     B, T, H, G = shape
     torch.manual_seed(0)
-    cell, x = aru_kernels.ARUNCell(1, H, G, device=device), torch.rand(T, B, 1, device=device)
+    cell, x = aru_kernels.ARUNCell(1, H, controller_size=G, device=device), torch.rand(T, B, 1, device=device)
     parameters = list(cell.parameters())
 
     def loop() -> list[Tensor]:

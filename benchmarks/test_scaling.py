@@ -21,7 +21,10 @@ def test_scaling(measure, device, size, value):
     backend = fused_backends("aru_sequence", device)[0]
     shape = BASE._replace(**{size: value})
     torch.manual_seed(0)
-    layer, x = aru_kernels.ARUN(1, shape.H, shape.G, device=device), torch.rand(shape.T, shape.B, 1, device=device)
+    layer, x = (
+        aru_kernels.ARUN(1, shape.H, controller_size=shape.G, device=device),
+        torch.rand(shape.T, shape.B, 1, device=device),
+    )
     measure(
         f"scaling in {size}",
         "forward+backward",
@@ -38,7 +41,7 @@ def test_scaling_in_threads(measure, device):
         pytest.skip("threads are the CPU's")
     backend = fused_backends("aru_sequence", device)[0]
     shape = work.MEDIUM
-    layer, x = aru_kernels.ARUN(1, shape.H, shape.G), torch.rand(shape.T, shape.B, 1)
+    layer, x = aru_kernels.ARUN(1, shape.H, controller_size=shape.G), torch.rand(shape.T, shape.B, 1)
     before = torch.get_num_threads()
     counts = sorted({1, 2, 4, 8, 16, os.cpu_count() or 1} & set(range(1, (os.cpu_count() or 1) + 1)))
 

@@ -71,7 +71,7 @@ def test_one_long_sequence(measure, device):
     """An interactive simulation: B = 1, no gradient."""
     shape = work.Shape(1, 1000, 64, 16)
     torch.manual_seed(0)
-    layer = aru_kernels.ARUN(1, shape.H, shape.G, device=device)
+    layer = aru_kernels.ARUN(1, shape.H, controller_size=shape.G, device=device)
     x = torch.rand(shape.T, 1, 1, device=device)
     names = (*fused_backends("aru_sequence", device), "reference")
     variants = {name: Variant(on(name, lambda: pass_over(layer, x, False))) for name in names}

@@ -192,7 +192,7 @@ import torch, aru_kernels
 
 def test_the_package_works_without_the_extension(run_python):
     code = WITHOUT + (
-        "layer = aru_kernels.ARUN(3, 5, 4)\n"
+        "layer = aru_kernels.ARUN(3, 5, controller_size=4)\n"
         "layer(torch.randn(4, 2, 3))[0].sum().backward()\n"
         "print(layer.weight_hh_l0.grad.isfinite().all().item(), aru_kernels.backends_info()[0].why_not)\n"
     )

@@ -52,7 +52,7 @@ def test_without_a_compiler_the_installation_goes_on(build, tmp_path, run_python
 import torch, aru_kernels
 from aru_kernels.__main__ import main
 main()
-print(*aru_kernels.ARUN(1, 4, 3)(torch.rand(3, 2, 1))[0].shape)
+print(*aru_kernels.ARUN(1, 4, controller_size=3)(torch.rand(3, 2, 1))[0].shape)
 """
     used = run_python("-c", f"{ALONE}\n{program}", PYTHONPATH=str(tmp_path))
     assert "not available: the C++ extension is not built: no working C++ compiler" in used.stdout, used.stderr

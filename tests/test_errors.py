@@ -22,7 +22,7 @@ def zeros(*sizes: int, **kwargs) -> torch.Tensor:
 
 
 def arun(*args, **options):
-    return ARUN(I, H, G, **options)(*args)
+    return ARUN(I, H, controller_size=G, **options)(*args)
 
 
 def controller(**changed) -> dict[str, torch.Tensor]:
@@ -68,33 +68,48 @@ CASES = [
     ("sizes", lambda: ARUN(I, 5.0), TypeError, "hidden_size must be an integer, got 5.0 of type float."),
     (
         "sizes",
-        lambda: ARUN(I, H, float("nan")),
+        lambda: ARUN(I, H, controller_size=float("nan")),
         TypeError,
         "controller_size must be an integer, got nan of type float.",
     ),
-    ("sizes", lambda: ARUN(I, H, G, num_layers=0), ValueError, "num_layers is 0, expected an integer of at least 1."),
     (
         "sizes",
-        lambda: ARUN(I, H, G, num_layers=True),
+        lambda: ARUN(I, H, controller_size=G, num_layers=0),
+        ValueError,
+        "num_layers is 0, expected an integer of at least 1.",
+    ),
+    (
+        "sizes",
+        lambda: ARUN(I, H, controller_size=G, num_layers=True),
         TypeError,
         "num_layers must be an integer, got True of type bool.",
     ),
-    ("flags", lambda: GammaRNN(I, H, 2), TypeError, "heterogeneous must be a bool, got 2 of type int."),
-    ("flags", lambda: ARUN(I, H, G, batch_first=1), TypeError, "batch_first must be a bool, got 1 of type int."),
+    ("flags", lambda: GammaRNN(I, H, heterogeneous=2), TypeError, "heterogeneous must be a bool, got 2 of type int."),
     (
         "flags",
-        lambda: ARUN(I, H, G, bidirectional=None),
+        lambda: ARUN(I, H, controller_size=G, batch_first=1),
+        TypeError,
+        "batch_first must be a bool, got 1 of type int.",
+    ),
+    (
+        "flags",
+        lambda: ARUN(I, H, controller_size=G, bidirectional=None),
         TypeError,
         "bidirectional must be a bool, got None of type ...",
     ),
     (
         "dropout",
-        lambda: ARUN(I, H, G, 2, dropout=1.5),
+        lambda: ARUN(I, H, 2, dropout=1.5),
         ValueError,
         "dropout is 1.5, expected a finite number of at least 0 and of at most 1.",
     ),
     ("dropout", lambda: GammaRNN(I, H, dropout="a"), TypeError, "dropout must be a number, got 'a' of type str."),
-    ("n_floor", lambda: ARUN(I, H, G, n_floor=0.0), ValueError, "n_floor is 0.0, expected a number above 0."),
+    (
+        "n_floor",
+        lambda: ARUN(I, H, controller_size=G, n_floor=0.0),
+        ValueError,
+        "n_floor is 0.0, expected a number above 0.",
+    ),
     ("n_floor", lambda: Gamma(n_floor=-1), ValueError, "n_floor is -1.0, expected a number above 0."),
     (
         "n_floor",
@@ -108,9 +123,19 @@ CASES = [
         TypeError,
         "n_floor must be a number, got None of type NoneType.",
     ),
-    ("cell", lambda: ARUNCell(I, H, 0), ValueError, "controller_size is 0, expected an integer of at least 1."),
+    (
+        "cell",
+        lambda: ARUNCell(I, H, controller_size=0),
+        ValueError,
+        "controller_size is 0, expected an integer of at least 1.",
+    ),
     ("cell", lambda: GammaRNNCell(I, "5"), TypeError, "hidden_size must be an integer, got '5' of type str."),
-    ("cell", lambda: GammaRNNCell(I, H, 1), TypeError, "heterogeneous must be a bool, got 1 of type int."),
+    (
+        "cell",
+        lambda: GammaRNNCell(I, H, heterogeneous=1),
+        TypeError,
+        "heterogeneous must be a bool, got 1 of type int.",
+    ),
     ("Gamma", lambda: Gamma(0), ValueError, "num_parameters is 0, expected an integer of at least 1."),
     ("Gamma", lambda: Gamma(gain="5"), TypeError, "gain must be a number, got '5' of type str."),
     ("Gamma", lambda: Gamma(saturation=float("nan")), ValueError, "saturation is nan, expected a finite number."),
@@ -253,11 +278,16 @@ CASES = [
     # ---- cells
     (
         "cell",
-        lambda: ARUNCell(I, H, G)(X),
+        lambda: ARUNCell(I, H, controller_size=G)(X),
         ValueError,
         "input has shape (6, 2, 3), expected (B, I), or (I,) without a batch.",
     ),
-    ("cell", lambda: ARUNCell(I, H, G)(zeros(B, 4)), ValueError, "input has shape (2, 4), expected (..., I) = (2, 3)."),
+    (
+        "cell",
+        lambda: ARUNCell(I, H, controller_size=G)(zeros(B, 4)),
+        ValueError,
+        "input has shape (2, 4), expected (..., I) = (2, 3).",
+    ),
     (
         "cell",
         lambda: GammaRNNCell(I, H)(X[0].double()),
@@ -266,13 +296,13 @@ CASES = [
     ),
     (
         "cell",
-        lambda: ARUNCell(I, H, G)(X[0], zeros(B, H)),
+        lambda: ARUNCell(I, H, controller_size=G)(X[0], zeros(B, H)),
         TypeError,
         "hx must be a tuple (h, g) of tensors, got Tensor.",
     ),
     (
         "cell",
-        lambda: ARUNCell(I, H, G)(X[0], (zeros(B, H), zeros(B, H))),
+        lambda: ARUNCell(I, H, controller_size=G)(X[0], (zeros(B, H), zeros(B, H))),
         ValueError,
         "g has shape (2, 5), expected (B, H, G) = (2, 5, 4).",
     ),
@@ -488,4 +518,4 @@ def test_sentence(call, error, sentence):
 
 def test_state_dict_of_another_size_is_refused_by_torch():
     with pytest.raises(RuntimeError, match="size mismatch for weight_hh_l0"):
-        ARUN(I, H, G).load_state_dict(ARUN(I, 6, G).state_dict())
+        ARUN(I, H, controller_size=G).load_state_dict(ARUN(I, 6, controller_size=G).state_dict())

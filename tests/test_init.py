@@ -50,7 +50,7 @@ def sample_std(values: torch.Tensor, expected: float) -> None:
 
 def test_adaptive_layer():
     """maths.md, section 3."""
-    layers = [ARUN(30, 40, 50) for _ in range(100)]
+    layers = [ARUN(30, 40, controller_size=50) for _ in range(100)]
 
     def gather(name: str) -> torch.Tensor:
         return torch.stack([layer.get_parameter(name).detach() for layer in layers])
@@ -81,7 +81,7 @@ def test_static_layer(make):
 
 
 def test_reset_parameters_draws_anew_and_the_seed_decides():
-    layer = ARUN(3, 5, 4, num_layers=2)
+    layer = ARUN(3, 5, controller_size=4, num_layers=2)
     before = {name: p.detach().clone() for name, p in layer.named_parameters()}
     torch.manual_seed(1)
     layer.reset_parameters()
@@ -89,6 +89,6 @@ def test_reset_parameters_draws_anew_and_the_seed_decides():
     for name, p in layer.named_parameters():
         assert torch.equal(p, before[name]) != name.startswith(drawn), name
     torch.manual_seed(1)
-    again = ARUN(3, 5, 4, num_layers=2)
+    again = ARUN(3, 5, controller_size=4, num_layers=2)
     assert not torch.equal(again.weight_hh_l0, again.weight_hh_l1)
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True))

@@ -62,7 +62,11 @@ def test_static(shape, used, dtype):
 
 
 def layers() -> list[torch.nn.Module]:
-    return [ARUN(2, 4, 3), GammaRNN(2, 4), ARUN(2, 4, 3, num_layers=2, bidirectional=True)]
+    return [
+        ARUN(2, 4, controller_size=3),
+        GammaRNN(2, 4),
+        ARUN(2, 4, controller_size=3, num_layers=2, bidirectional=True),
+    ]
 
 
 @needs_cpu_kernels

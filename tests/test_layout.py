@@ -21,7 +21,7 @@ FLAGS = list(itertools.product([1, 2], [False, True], [False, True]))
 @pytest.mark.parametrize("given_state", [False, True])
 def test_shapes_are_those_of_lstm(num_layers, bidirectional, batch_first, form, given_state):
     options = {"num_layers": num_layers, "bidirectional": bidirectional, "batch_first": batch_first}
-    arun, rnn, lstm = ARUN(I, H, G, **options), GammaRNN(I, H, **options), nn.LSTM(I, H, **options)
+    arun, rnn, lstm = ARUN(I, H, controller_size=G, **options), GammaRNN(I, H, **options), nn.LSTM(I, H, **options)
     batch = {"one sequence": 1, "empty batch": 0}.get(form, B)
     x = torch.randn(T, I) if form == "unbatched" else torch.randn(*((batch, T) if batch_first else (T, batch)), I)
     if form.startswith("packed"):
@@ -53,15 +53,15 @@ def test_shapes_are_those_of_lstm(num_layers, bidirectional, batch_first, form, 
 
 def test_last_output_is_the_final_state():
     """Forward: at the last step; backward: at the first."""
-    layer = ARUN(I, H, G, bidirectional=True)
+    layer = ARUN(I, H, controller_size=G, bidirectional=True)
     output, (h, _) = layer(torch.randn(T, B, I))
     assert torch.equal(output[-1, :, :H], h[0])
     assert torch.equal(output[0, :, H:], h[1])
 
 
 def test_backward_direction_reads_the_sequence_from_its_end():
-    layer = ARUN(I, H, G, bidirectional=True)
-    alone = ARUN(I, H, G)
+    layer = ARUN(I, H, controller_size=G, bidirectional=True)
+    alone = ARUN(I, H, controller_size=G)
     alone.load_state_dict(
         {k.removesuffix("_reverse"): v for k, v in layer.state_dict().items() if k.endswith("_reverse")}
     )
@@ -74,7 +74,7 @@ def test_no_time_step_is_an_error_as_in_lstm(batch_first):
     x = torch.randn(B, 0, I) if batch_first else torch.randn(0, B, I)
     with pytest.raises(RuntimeError):
         nn.LSTM(I, H, batch_first=batch_first)(x)
-    for layer in (ARUN(I, H, G, batch_first=batch_first), GammaRNN(I, H, batch_first=batch_first)):
+    for layer in (ARUN(I, H, controller_size=G, batch_first=batch_first), GammaRNN(I, H, batch_first=batch_first)):
         with pytest.raises(ValueError, match=r"^input has shape \(.*\): no time step, expected at least one\.$"):
             layer(x)
     with pytest.raises(ValueError, match=r"^input has shape \(0, 3\): no time step"):

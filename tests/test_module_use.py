@@ -21,9 +21,9 @@ def randn(*sizes: int) -> Tensor:
 
 
 ALL = {
-    "ARUN": lambda: ARUN(I, H, G, num_layers=2, bidirectional=True),
+    "ARUN": lambda: ARUN(I, H, controller_size=G, num_layers=2, bidirectional=True),
     "GammaRNN": lambda: GammaRNN(I, H, num_layers=2),
-    "ARUNCell": lambda: ARUNCell(I, H, G),
+    "ARUNCell": lambda: ARUNCell(I, H, controller_size=G),
     "GammaRNNCell": lambda: GammaRNNCell(I, H),
     "Gamma": lambda: Gamma(I),
     "AdaptiveGamma": lambda: AdaptiveGamma(G),
@@ -97,7 +97,12 @@ def train(layer: nn.Module, steps: int = 5) -> list[float]:
 
 
 @pytest.mark.parametrize(
-    "make", [lambda: ARUN(I, 20, 6), lambda: GammaRNN(I, 20), lambda: ARUN(I, 20, 6, num_layers=2)]
+    "make",
+    [
+        lambda: ARUN(I, 20, controller_size=6),
+        lambda: GammaRNN(I, 20),
+        lambda: ARUN(I, 20, controller_size=6, num_layers=2),
+    ],
 )
 def test_five_steps_of_training_lower_the_loss_and_do_not_depend_on_the_backend(make):
     layer = make()
@@ -108,7 +113,9 @@ def test_five_steps_of_training_lower_the_loss_and_do_not_depend_on_the_backend(
         assert_close("losses", torch.tensor(losses), torch.tensor(train(start)), "sequence")
 
 
-@pytest.mark.parametrize("make", [lambda: ARUN(I, H, G, dtype=DOUBLE), lambda: GammaRNN(I, H, dtype=DOUBLE)])
+@pytest.mark.parametrize(
+    "make", [lambda: ARUN(I, H, controller_size=G, dtype=DOUBLE), lambda: GammaRNN(I, H, dtype=DOUBLE)]
+)
 def test_vmap_over_an_ensemble(make):
     """torch.func.functional_call under vmap, one set of parameters per member."""
     members = [make() for _ in range(3)]
@@ -120,7 +127,9 @@ def test_vmap_over_an_ensemble(make):
 
 
 @pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("make", [lambda n: ARUN(I, H, G, num_layers=n), lambda n: GammaRNN(I, H, num_layers=n)])
+@pytest.mark.parametrize(
+    "make", [lambda n: ARUN(I, H, controller_size=G, num_layers=n), lambda n: GammaRNN(I, H, num_layers=n)]
+)
 def test_a_long_sequence_in_parts_as_with_an_lstm(make, layers):
     """Truncated back-propagation, as programs for torch.nn.LSTM do it."""
     layer, state = make(layers), None

@@ -22,11 +22,11 @@ I, H, G = 3, 5, 4  # noqa: E741
 
 
 def arun(*args, **kwargs) -> ARUN:
-    return ARUN(I, H, G, *args, dtype=DOUBLE, **kwargs)
+    return ARUN(I, H, *args, controller_size=G, dtype=DOUBLE, **kwargs)
 
 
 def gamma_rnn(*args, **kwargs) -> GammaRNN:
-    return GammaRNN(I, H, True, *args, dtype=DOUBLE, **kwargs)
+    return GammaRNN(I, H, *args, dtype=DOUBLE, **kwargs)
 
 
 def randn(*sizes: int) -> Tensor:
@@ -54,16 +54,22 @@ BOTH = pytest.mark.parametrize("make", [arun, gamma_rnn])
 
 def test_signatures():
     """design.md, "Public interface"."""
-    shared = {"num_layers": 1, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+    lstm = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     tail = {"n_floor": 1e-3, "device": None, "dtype": None}
     expected = {
-        ARUN: {"controller_size": 50} | shared | tail,
-        ARUNCell: {"controller_size": 50} | tail,
-        GammaRNN: {"heterogeneous": True} | shared | tail,
-        GammaRNNCell: {"heterogeneous": True} | tail,
+        ARUN: lstm | {"controller_size": 16} | tail,
+        ARUNCell: {"bias": True, "controller_size": 16} | tail,
+        GammaRNN: lstm | {"heterogeneous": True} | tail,
+        GammaRNNCell: {"bias": True, "heterogeneous": True} | tail,
         Gamma: {"num_parameters": 1, "gain": 5.0, "saturation": 0.0, "dim": -1} | tail,
-        AdaptiveGamma: {"controller_size": 50} | tail,
+        AdaptiveGamma: {"controller_size": 16} | tail,
     }
+    for cls, peer in ((ARUN, nn.LSTM), (ARUNCell, nn.LSTMCell), (GammaRNN, nn.LSTM), (GammaRNNCell, nn.LSTMCell)):
+        parameters = inspect.signature(cls).parameters.values()
+        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
+        # torch.nn.LSTM itself is declared as (*args, **kwargs)
+        theirs = inspect.getfullargspec(nn.LSTMCell.__init__).args[1:4]
+        assert positional == (theirs if peer is nn.LSTMCell else ["input_size", "hidden_size", *lstm]), cls
     for cls, defaults in expected.items():
         parameters = inspect.signature(cls).parameters.values()
         assert {p.name: p.default for p in parameters if p.default is not p.empty} == defaults, cls
@@ -85,32 +91,32 @@ def test_state_dict_names_and_shapes():
         return {name: tuple(value.shape) for name, value in module.state_dict().items()}
 
     main = {"weight_ih": (H, I), "weight_hh": (H, H), "bias": (H,)}
-    assert shapes(ARUNCell(I, H, G)) == main | CONTROLLER
+    assert shapes(ARUNCell(I, H, controller_size=G)) == main | CONTROLLER
     assert shapes(AdaptiveGamma(G)) == CONTROLLER
     assert shapes(GammaRNNCell(I, H)) == main | {"gain": (H,), "saturation": (H,)}
-    assert shapes(GammaRNNCell(I, H, False)) == main | {"gain": (1,), "saturation": (1,)}
+    assert shapes(GammaRNNCell(I, H, heterogeneous=False)) == main | {"gain": (1,), "saturation": (1,)}
     assert shapes(Gamma(7)) == {"gain": (7,), "saturation": (7,)}
 
     expected = {}
     for suffix, inputs in (("_l0", I), ("_l0_reverse", I), ("_l1", 2 * H), ("_l1_reverse", 2 * H)):
         expected |= {name + suffix: size for name, size in (main | {"weight_ih": (H, inputs)} | CONTROLLER).items()}
-    actual = shapes(ARUN(I, H, G, num_layers=2, bidirectional=True))
+    actual = shapes(ARUN(I, H, controller_size=G, num_layers=2, bidirectional=True))
     assert actual == expected
     assert list(actual) == list(expected)
     assert "gain_l1" in shapes(GammaRNN(I, H, num_layers=2))
 
 
 def test_parameter_count_of_the_paper():
-    layer = ARUN(1, 400, 50)
+    layer = ARUN(1, 400, controller_size=50)
     assert sum(p.numel() for p in layer.parameters()) == 400 + 400**2 + 400 + (50 + 50**2 + 50 + 2 * 50 + 2)
 
 
 def test_repr_names_what_differs_from_the_defaults():
-    assert repr(ARUN(3, 5, 4, num_layers=2, batch_first=True)) == (
+    assert repr(ARUN(3, 5, controller_size=4, num_layers=2, batch_first=True)) == (
         "ARUN(3, 5, num_layers=2, batch_first=True, controller_size=4)"
     )
     assert repr(GammaRNN(3, 5)) == "GammaRNN(3, 5, heterogeneous=True)"
-    assert repr(ARUNCell(3, 5, 4)) == "ARUNCell(3, 5, controller_size=4)"
+    assert repr(ARUNCell(3, 5, controller_size=4)) == "ARUNCell(3, 5, controller_size=4)"
     assert repr(GammaRNNCell(3, 5)) == "GammaRNNCell(3, 5, heterogeneous=True)"
     assert repr(Gamma(3)) == "Gamma(num_parameters=3)"
     assert repr(AdaptiveGamma(3)) == "AdaptiveGamma(controller_size=3)"
@@ -195,7 +201,10 @@ def test_whole_sequence_equals_pieces_equals_repeated_cell(sizes, seed, adaptive
     torch.manual_seed(seed)
     T, B, hidden, units = sizes
     if adaptive:
-        layer, cell = ARUN(I, hidden, units, dtype=DOUBLE), ARUNCell(I, hidden, units, dtype=DOUBLE)
+        layer, cell = (
+            ARUN(I, hidden, controller_size=units, dtype=DOUBLE),
+            ARUNCell(I, hidden, controller_size=units, dtype=DOUBLE),
+        )
         state = (randn(1, B, hidden), randn(1, B, hidden, units))
     else:
         layer, cell = GammaRNN(I, hidden, dtype=DOUBLE), GammaRNNCell(I, hidden, dtype=DOUBLE)
@@ -450,7 +459,7 @@ def test_cell_without_a_batch_or_a_state(cls):
 
 
 def test_adaptive_gamma_in_a_loop_of_ones_own_equals_the_cell():
-    cell, act = ARUNCell(I, H, G, dtype=DOUBLE), AdaptiveGamma(G, dtype=DOUBLE)
+    cell, act = ARUNCell(I, H, controller_size=G, dtype=DOUBLE), AdaptiveGamma(G, dtype=DOUBLE)
     act.load_state_dict({name: value for name, value in cell.state_dict().items() if name in CONTROLLER})
     h, g = randn(2, H), randn(2, H, G)
     expected = (h, g)

@@ -225,7 +225,7 @@ def test_compiled_code_follows_use_backend(fresh_compiler):
 
 @jit_is_deprecated
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [lambda: ARUN(3, 5, 4), lambda: GammaRNN(3, 5, num_layers=2)])
+@pytest.mark.parametrize("make", [lambda: ARUN(3, 5, controller_size=4), lambda: GammaRNN(3, 5, num_layers=2)])
 def test_compiled_layer_by_inductor(fresh_compiler, make):
     layer, x = make(), torch.randn(4, 2, 3)
     compiled = torch.compile(layer, fullgraph=True)
@@ -274,7 +274,7 @@ def test_narrow_dtypes_are_computed_in_float32(backend, dtype):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast(backend, dtype):
     """γ computes in float32 and returns it, as torch's operations do that need the range; products are narrow."""
-    layer = ARUN(3, 5, 4)
+    layer = ARUN(3, 5, controller_size=4)
     x, state = torch.randn(6, 2, 3), None
     expected, _ = layer(x, state)
     with use_backend(backend), torch.autocast("cpu", dtype):
@@ -291,7 +291,9 @@ def test_autocast(backend, dtype):
     assert all(p.grad.dtype == torch.float32 for p in layer.parameters())
 
 
-@pytest.mark.parametrize("layer", [ARUN(3, 5, 4), ARUNCell(3, 5, 4)], ids=["ARUN", "ARUNCell"])
+@pytest.mark.parametrize(
+    "layer", [ARUN(3, 5, controller_size=4), ARUNCell(3, 5, controller_size=4)], ids=["ARUN", "ARUNCell"]
+)
 def test_autocast_leaves_float64_alone(layer):
     with (
         torch.autocast("cpu", torch.bfloat16),

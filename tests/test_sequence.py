@@ -191,9 +191,9 @@ from aru_kernels import ARUN, ARUNCell, GammaRNN
 from aru_kernels._precision import product_precision
 {setting}
 x = torch.ones(3, 2, 1)
-for layer in ARUN(1, 5, 4), GammaRNN(1, 5):
+for layer in ARUN(1, 5, controller_size=4), GammaRNN(1, 5):
     layer(x)[0].sum().backward()
-ARUNCell(1, 5, 4)(x[0])[0].sum().backward()
+ARUNCell(1, 5, controller_size=4)(x[0])[0].sum().backward()
 print(product_precision("cpu"), product_precision("cuda"))
 """
     result = run_python("-W", "error", "-c", program)
@@ -323,7 +323,7 @@ def test_narrow_tensors_are_computed_in_float32(dtype):
 
 
 def test_cpu_autocast():
-    layer = aru_kernels.ARUN(3, 8, 4)
+    layer = aru_kernels.ARUN(3, 8, controller_size=4)
     x = torch.randn(6, 2, 3)
     exact, _ = layer(x)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -398,7 +398,7 @@ def test_after_fork(run_python):
 import os, torch, aru_kernels
 import aru_kernels.functional as F
 from aru_kernels.modules import controller_shapes
-layer, xp = aru_kernels.ARUN(1, 64, 16), torch.rand(20, 100, 64, requires_grad=True)
+layer, xp = aru_kernels.ARUN(1, 64, controller_size=16), torch.rand(20, 100, 64, requires_grad=True)
 weights = [getattr(layer, name + "_l0") for name in ("weight_hh", *controller_shapes(16))]
 ones, g0 = torch.ones(20, 100, 64), torch.zeros(100, 64, 16)
 def step():  # nothing but our kernels: PyTorch's own thread pool does not survive a fork
@@ -453,7 +453,7 @@ def test_training_equals_the_reference():
     losses = {}
     for backend in ("cpu", "reference"):
         torch.manual_seed(0)
-        layer, readout = aru_kernels.ARUN(1, 16, 8), torch.nn.Linear(16, 3)
+        layer, readout = aru_kernels.ARUN(1, 16, controller_size=8), torch.nn.Linear(16, 3)
         optimizer = torch.optim.Adam([*layer.parameters(), *readout.parameters()], lr=1e-2)
         x, y = torch.rand(25, 12, 1), torch.arange(12) % 3
         losses[backend] = []
@@ -471,7 +471,10 @@ def test_training_equals_the_reference():
 def test_saturated_controller_passes_no_gradient():
     """A fresh network saturates its controller, and its gradients grow over time: 1 - g² must be 0 there."""
     torch.manual_seed(0)
-    single, double = aru_kernels.ARUN(1, 64, 16), aru_kernels.ARUN(1, 64, 16, dtype=torch.float64)
+    single, double = (
+        aru_kernels.ARUN(1, 64, controller_size=16),
+        aru_kernels.ARUN(1, 64, controller_size=16, dtype=torch.float64),
+    )
     double.load_state_dict(single.state_dict())
     x = torch.rand(300, 8, 1)
     errors = {}
@@ -492,7 +495,7 @@ def test_memory_stays_within_the_budget(run_python):
 import resource, torch, aru_kernels
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-layer, x = aru_kernels.ARUN(1, 400, 50), torch.rand(784, 100, 1)
+layer, x = aru_kernels.ARUN(1, 400, controller_size=50), torch.rand(784, 100, 1)
 before = peak()
 layer(x)[0].square().sum().backward()
 print(peak() - before)

@@ -20,7 +20,7 @@ import torch, aru_kernels
 row = next(row for row in aru_kernels.backends_info() if row.name == "triton")
 assert not row.available
 print(row.why_not)
-aru_kernels.ARUN(1, 4, 3)(torch.randn(3, 2, 1))[0].sum().backward()
+aru_kernels.ARUN(1, 4, controller_size=3)(torch.randn(3, 2, 1))[0].sum().backward()
 """
 
 

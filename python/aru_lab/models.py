@@ -120,7 +120,7 @@ def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor 
 
 
 def _arun(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
-    return ARUN(input_size, hidden_size, controller_size, **factory)
+    return ARUN(input_size, hidden_size, controller_size=controller_size, **factory)
 
 
 def _gamma_homogeneous(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:

@@ -10,9 +10,9 @@ from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNN
 from tolerances import assert_all_close, assert_close
 
 CASES = {
-    "ARUN": (lambda: ARUN(3, 5, 4, num_layers=2, bidirectional=True), lambda m, x: m(x)[0]),
+    "ARUN": (lambda: ARUN(3, 5, controller_size=4, num_layers=2, bidirectional=True), lambda m, x: m(x)[0]),
     "GammaRNN": (lambda: GammaRNN(3, 5, num_layers=2), lambda m, x: m(x)[0]),
-    "ARUNCell": (lambda: ARUNCell(3, 5, 4), lambda m, x: m(x[1], m(x[0]))[0]),
+    "ARUNCell": (lambda: ARUNCell(3, 5, controller_size=4), lambda m, x: m(x[1], m(x[0]))[0]),
     "GammaRNNCell": (lambda: GammaRNNCell(3, 5), lambda m, x: m(x[1], m(x[0]))),
     "Gamma": (lambda: Gamma(3), lambda m, x: m(x)),
     "AdaptiveGamma": (lambda: AdaptiveGamma(4), lambda m, x: m(x, torch.zeros(*x.shape, 4))[0]),
@@ -53,7 +53,7 @@ def test_compiled_layer_serves_other_lengths_and_batches(kind):
 
 
 def test_autocast():
-    layer, x = ARUN(3, 5, 4), torch.randn(6, 2, 3)
+    layer, x = ARUN(3, 5, controller_size=4), torch.randn(6, 2, 3)
     expected, _ = layer(x)
     with use_backend("triton"), torch.autocast("cpu", torch.bfloat16):
         output, (h, g) = layer(x)

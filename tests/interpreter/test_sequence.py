@@ -228,8 +228,8 @@ def test_inference_keeps_nothing():
 def test_saturated_controller_passes_no_gradient():
     """The network of a fresh start over 50 steps: gradients of float32 as good as the reference's own."""
     torch.manual_seed(0)
-    single = aru_kernels.ARUN(1, 16, 6)
-    exact = aru_kernels.ARUN(1, 16, 6, dtype=torch.float64)
+    single = aru_kernels.ARUN(1, 16, controller_size=6)
+    exact = aru_kernels.ARUN(1, 16, controller_size=6, dtype=torch.float64)
     exact.load_state_dict(single.state_dict())
     x = torch.rand(50, 2, 1)
     errors = {}

@@ -14,7 +14,7 @@ INPUTS = np.linspace(-2, 2, 7)
 
 
 def adaptive(scale: float = 1.0) -> ARUN:
-    network = ARUN(1, 3, 6, dtype=torch.float64)
+    network = ARUN(1, 3, controller_size=6, dtype=torch.float64)
     with torch.no_grad():
         network.weight_gg_l0 *= scale
     return network
@@ -25,7 +25,7 @@ def test_trajectories_are_those_of_the_network_without_recurrence() -> None:
     paths = trajectories(network, INPUTS, n_steps=9, before=4, repeats=2)
     assert paths.g.shape == (7, 2, 13, 6)
     # An ARUN of one neuron whose only input is the drive, started at the same g.
-    one = ARUN(1, 1, 6, dtype=torch.float64)
+    one = ARUN(1, 1, controller_size=6, dtype=torch.float64)
     with torch.no_grad():
         for name, parameter in one.named_parameters():
             shared = name.startswith(("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c"))

@@ -15,7 +15,7 @@ from aru_lab.errors import ConfigError
 
 T, B, H = 9, 4, 5
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
-    "arun": lambda: ARUN(2, H, 3, dtype=torch.float64),
+    "arun": lambda: ARUN(2, H, controller_size=3, dtype=torch.float64),
     "gamma": lambda: GammaRNN(2, H, dtype=torch.float64),
     "relu": lambda: nn.RNN(2, H, nonlinearity="relu", dtype=torch.float64),
     "tanh": lambda: nn.RNN(2, H, dtype=torch.float64),

@@ -15,7 +15,7 @@ from aru_lab.errors import ConfigError
 
 @pytest.mark.parametrize("heterogeneous", [True, False])
 def test_static_network_has_its_parameters(heterogeneous: bool) -> None:
-    network = GammaRNN(1, 5, heterogeneous)
+    network = GammaRNN(1, 5, heterogeneous=heterogeneous)
     found = neuron_shapes(network)
     np.testing.assert_allclose(found.n, network.gain_l0.detach().double().expand(5).numpy())
     np.testing.assert_allclose(found.s, network.saturation_l0.detach().double().expand(5).numpy())
@@ -26,7 +26,7 @@ def test_static_network_has_its_parameters(heterogeneous: bool) -> None:
 @pytest.mark.parametrize("batch_size", [3, 7, 100])
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_adaptive_network_has_means_over_what_it_reads(batch_size: int, batch_first: bool) -> None:
-    network = ARUN(2, 5, 4, batch_first=batch_first, dtype=torch.float64)
+    network = ARUN(2, 5, controller_size=4, batch_first=batch_first, dtype=torch.float64)
     x = torch.randn(11, 7, 2, dtype=torch.float64)
     _, _, trace = network(x.transpose(0, 1) if batch_first else x, return_trace=True)
     found = neuron_shapes(network, x, batch_size)
@@ -63,10 +63,19 @@ def test_shift_is_the_distance_and_is_found_significant() -> None:
 @pytest.mark.parametrize(
     ("call", "sentence"),
     [
-        (lambda: neuron_shapes(ARUN(1, 3, 2)), r"x: got None, expected \(T, B, I\): the n and s of an ARUN depend"),
-        (lambda: neuron_shapes(ARUN(1, 3, 2), torch.zeros(4, 2)), r"x: got shape \(4, 2\), expected \(T, B, 1\)"),
-        (lambda: neuron_shapes(ARUN(1, 3, 2), torch.zeros(4, 0, 1)), r"x: got shape \(4, 0, 1\), .* not empty"),
-        (lambda: neuron_shapes(ARUN(1, 3, 2), torch.zeros(4, 2, 1), 0), "batch_size: got 0"),
+        (
+            lambda: neuron_shapes(ARUN(1, 3, controller_size=2)),
+            r"x: got None, expected \(T, B, I\): the n and s of an ARUN depend",
+        ),
+        (
+            lambda: neuron_shapes(ARUN(1, 3, controller_size=2), torch.zeros(4, 2)),
+            r"x: got shape \(4, 2\), expected \(T, B, 1\)",
+        ),
+        (
+            lambda: neuron_shapes(ARUN(1, 3, controller_size=2), torch.zeros(4, 0, 1)),
+            r"x: got shape \(4, 0, 1\), .* not empty",
+        ),
+        (lambda: neuron_shapes(ARUN(1, 3, controller_size=2), torch.zeros(4, 2, 1), 0), "batch_size: got 0"),
         (lambda: neuron_shapes(torch.nn.RNN(1, 3)), "network: got an RNN, expected an ARUN or a GammaRNN"),
         (lambda: summarise([]), r"values: got an array of shape \(0,\), expected at least 1"),
         (lambda: compare([1.0], [np.nan]), "after: got 1 values that are not finite"),

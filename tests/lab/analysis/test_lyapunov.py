@@ -133,7 +133,7 @@ def static_network() -> GammaRNN:
 
 
 def adaptive_network() -> ARUN:
-    network = ARUN(1, 3, 4, dtype=torch.float64)
+    network = ARUN(1, 3, controller_size=4, dtype=torch.float64)
     with torch.no_grad():
         network.weight_gc_l0.normal_(0, 0.4)
         network.bias_l0.normal_()
@@ -194,7 +194,7 @@ def test_network_at_a_fixed_point_has_the_logarithms_of_its_jacobians_eigenvalue
 
 def test_held_network_is_the_static_network() -> None:
     static = static_network()
-    adaptive = ARUN(1, 4, 3, dtype=torch.float64)
+    adaptive = ARUN(1, 4, controller_size=3, dtype=torch.float64)
     adaptive.load_state_dict({k: v for k, v in static.state_dict().items() if k in adaptive.state_dict()}, strict=False)
     n, s = (getattr(static, f"{name}_l0").detach().numpy() for name in ("gain", "saturation"))
     options = {"steps": 60, "transient": 20, "drive": np.linspace(0, 1, 30)}

@@ -11,7 +11,7 @@ from aru_lab.errors import ConfigError
 
 
 def test_layer_is_a_detached_copy_in_float64() -> None:
-    network = ARUN(2, 4, 3)
+    network = ARUN(2, 4, controller_size=3)
     layer = layer_of(network)
     assert (layer.hidden_size, layer.controller_size) == (4, 3)
     assert layer.weight_hh.dtype == torch.float64

@@ -18,7 +18,7 @@ from aru_lab.errors import ConfigError
 from helpers import needs_cpu_kernels
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    "arun": lambda: ARUN(1, 5, 3, dtype=torch.float64),
+    "arun": lambda: ARUN(1, 5, controller_size=3, dtype=torch.float64),
     "gamma": lambda: GammaRNN(1, 5, dtype=torch.float64),
 }
 every_model = pytest.mark.parametrize("model", MODELS)
@@ -141,7 +141,10 @@ def test_runs_on_the_kernels(model: str) -> None:
     ("call", "sentence"),
     [
         (lambda: step_responses(nn.LSTM(1, 3), [1.0]), "network: got an LSTM, expected an ARUN or a GammaRNN"),
-        (lambda: step_responses(ARUN(1, 3, 2, num_layers=2), [1.0]), "network: got 2 layers, expected one layer"),
+        (
+            lambda: step_responses(ARUN(1, 3, controller_size=2, num_layers=2), [1.0]),
+            "network: got 2 layers, expected one layer",
+        ),
         (lambda: step_responses(silent(), [1.0], length=0), "length: got 0, expected a whole number of at least 1"),
         (lambda: step_responses(silent(), [1.0], n_steps=150), "length: got a step from 100 to 200"),
         (lambda: step_responses(silent(), 1.0), r"amplitudes: got an array of shape \(\)"),

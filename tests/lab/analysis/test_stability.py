@@ -127,7 +127,9 @@ def test_spectrum_of_a_rotation() -> None:
     assert mean_stretch(3 * W) == pytest.approx(3)
 
 
-@pytest.mark.parametrize("network", [ARUN(1, 4, 2), nn.RNN(1, 4, nonlinearity="relu")], ids=["arun", "rnn"])
+@pytest.mark.parametrize(
+    "network", [ARUN(1, 4, controller_size=2), nn.RNN(1, 4, nonlinearity="relu")], ids=["arun", "rnn"]
+)
 def test_spectrum_of_a_network_is_that_of_its_matrix(network: nn.Module) -> None:
     W = network.weight_hh_l0.detach().double().numpy()
     values = spectrum(network)

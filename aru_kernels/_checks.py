@@ -141,3 +141,27 @@ def common_dtype(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> torch.d
 def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
     """The tensors in this dtype."""
     return tuple(x if x.dtype == dtype else x.to(dtype) for x in tensors)
+
+
+def like(name: str, value: Tensor, first: Tensor, what: str) -> None:
+    """Raises an error unless `value` has the dtype and device of `first`, which belongs to `what`."""
+    if value.dtype != first.dtype:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected {first.dtype}, the dtype of {what}.")
+    if value.device != first.device:
+        raise ValueError(f"{name} is on {value.device}, expected {first.device}, the device of {what}.")
+
+
+def same_kind(arguments: tuple[Tensor, ...]) -> None:
+    """Raises an error unless all fields of a NamedTuple have the dtype and device of the first, and memory."""
+    first = arguments[0]
+    dtype, device = first.dtype, first.device
+    for name, value in zip(arguments._fields, arguments, strict=True):
+        if value.dtype != dtype or value.device != device:
+            like(name, value, first, arguments._fields[0])
+        in_memory(name, value)
+
+
+def in_memory(name: str, value: Tensor) -> None:
+    """Raises ValueError if a tensor's storage is smaller than the tensor, as after `untyped_storage().resize_(0)`."""
+    if value.untyped_storage().nbytes() < value.nbytes and value.is_contiguous():
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {value.untyped_storage().nbytes()} bytes.")

@@ -1,292 +1,335 @@
-"""The kernels as torch.library operators, so that torch.compile, torch.export, autograd and opcheck know them.
+"""The operations as torch.library operators, so that torch.compile, torch.export, autograd and opcheck know them.
 
-Every backend's kernel of an operation shares one schema, one fake kernel and one autograd formula; the operator of
-backend `cpu` for `gamma` is `torch.ops.aru_kernels.cpu_gamma`, its backward pass `cpu_gamma_backward`.
+Two kinds of operator exist for each operation, for instance `aru_sequence`:
+
+* `aru_kernels::aru_sequence` decides when it runs: which backend, in which precision, how much state it keeps and
+  whether any. Whatever captures a program (torch.export, torch.jit.trace, make_fx, AOTInductor) records this one, so
+  that nothing of the moment of capture is frozen. Its gradient inside a captured program is
+  `aru_kernels::aru_sequence_backward`, which runs the forward pass again.
+* `aru_kernels::cpu_aru_sequence` (and `cuda_...`, `triton_...`) is one backend's kernel with all decisions among its
+  arguments; `aru_kernels::cpu_aru_sequence_backward` is its backward pass. Programs of torch.compile contain these:
+  their decisions are guarded.
+
+This module alone knows the order of the operators' arguments; everything else uses the names of
+`aru_kernels._arguments`.
 """
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import ModuleType
+import typing
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils import flop_counter
 
+from aru_kernels import _checks as check
+from aru_kernels import _recall, backends
+from aru_kernels._recall import Decision
 from aru_kernels.backends import BACKENDS, Backend
+from aru_kernels.operations import OPERATIONS, Operation
 
-
-@dataclass(frozen=True)
-class Operator:
-    """What all backends' kernels of one operation share.
-
-    schema, backward_schema: in torch.library's language, without the name.
-    fake, backward_fake: outputs without data; their first argument is the backend's module, which knows how much state
-    it keeps.  save: fills the autograd context.  gradients(ctx, backward, *grads): the gradients of all inputs by means
-    of the backward operator.  with_last: of a sequence, whose last step is a result that kernels need not make.
-    """
-
-    schema: str
-    backward_schema: str
-    fake: Callable[..., Any]
-    backward_fake: Callable[..., Any]
-    save: Callable[..., None]
-    gradients: Callable[..., tuple[Tensor | None, ...]]
-    with_last: bool = False
-
-
-def _gamma_fake(module: ModuleType, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-def _gamma_backward_fake(
-    module: ModuleType, dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float
-) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(operand.shape) for operand in (x, n, s))
-
-
-def _gamma_save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *tensors, ctx.n_floor = inputs
-    ctx.save_for_backward(*tensors)
-
-
-def _gamma_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], dy: Tensor) -> tuple[Tensor | None, ...]:
-    return (*backward(dy, *ctx.saved_tensors, ctx.n_floor), None)
-
-
-_CONTROLLER = "Tensor weight_ag, Tensor weight_gg, Tensor bias_g, Tensor weight_gc, Tensor bias_c"
-
-
-def _aru_fake(module: ModuleType, xp: Tensor, h0: Tensor, g0: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *_, precision, segment, trace = rest
-    T, B, H = xp.shape
-    kept = module.kept_elements(T, B, H, g0.shape[-1], xp.dtype, precision, segment)
-    a = xp.new_empty(xp.shape if trace or segment > 0 else (0,))
-    gains = segment > 0 if module.KEEPS_GAINS else segment == 1
-    n, s = (xp.new_empty(xp.shape if trace or gains else (0,)) for _ in "ns")
-    return xp.new_empty(xp.shape), h0.new_empty(h0.shape), g0.new_empty(g0.shape), a, n, s, xp.new_empty(kept)
-
-
-def _aru_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
-    h0, g0, *weights = arguments[6:14]
-    a = arguments[15]
-    return tuple(x.new_empty(x.shape) for x in (a, h0, g0, *weights))
-
-
-def _aru_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, *tensors, ctx.n_floor, ctx.precision, ctx.segment, _ = inputs
-    h, _, _, a, n, s, kept = output
-    ctx.mark_non_differentiable(kept)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, h, a, n, s, kept)
-
-
-def _aru_gradients(ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None) -> tuple[Any, ...]:
-    *upstream, _ = grads
-    arguments = (*upstream, *ctx.saved_tensors, ctx.n_floor, ctx.precision, ctx.segment)
-    return (*backward(*arguments), None, None, None, None)
-
-
-def _controller_fake(module: ModuleType, a: Tensor, g: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-    *_, precision, keep = rest
-    kept = module.kept_elements_of_step(*g.shape, a.dtype, precision) if keep else 0
-    h, n, s = (a.new_empty(a.shape) for _ in "hns")
-    return h, g.new_empty(g.shape), n, s, a.new_empty(kept)
-
-
-def _controller_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(x.shape) for x in arguments[4:11])
-
-
-def _controller_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    *tensors, ctx.n_floor, ctx.precision, _ = inputs
-    _, _, n, s, kept = output
-    ctx.mark_non_differentiable(kept)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, n, s, kept)
-
-
-def _controller_gradients(
-    ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None
-) -> tuple[Any, ...]:
-    return (*backward(*grads[:4], *ctx.saved_tensors, ctx.n_floor, ctx.precision), None, None, None)
-
-
-def _gamma_rnn_fake(module: ModuleType, xp: Tensor, h0: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
-    return xp.new_empty(xp.shape), h0.new_empty(h0.shape), xp.new_empty(xp.shape if rest[-1] else (0,))
-
-
-def _gamma_rnn_backward_fake(module: ModuleType, *arguments: Any) -> tuple[Tensor, ...]:
-    a = arguments[8]
-    return tuple(x.new_empty(x.shape) for x in (a, *arguments[3:7]))
-
-
-def _gamma_rnn_save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    _, *tensors, ctx.n_floor, ctx.precision, _ = inputs
-    h, _, a = output
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors, h, a)
-
-
-def _gamma_rnn_gradients(
-    ctx: Any, backward: Callable[..., tuple[Tensor, ...]], *grads: Tensor | None
-) -> tuple[Any, ...]:
-    return (*backward(*grads, *ctx.saved_tensors, ctx.n_floor, ctx.precision), None, None, None)
-
-
-# precision: of float32 products, in the words of torch.set_float32_matmul_precision; an argument, so that the backward
-# pass finds the state as the forward pass left it.
-# h_last: the last step of h, with a gradient of its own: that of h would be zeros at all other steps.
-# segment: K of the checkpoints, 0 where no backward pass follows.  trace: whether a, n and s are wanted as results.
-OPERATORS = {
-    "gamma": Operator(
-        schema="(Tensor x, Tensor n, Tensor s, float n_floor) -> Tensor",
-        backward_schema="(Tensor dy, Tensor x, Tensor n, Tensor s, float n_floor) -> (Tensor, Tensor, Tensor)",
-        fake=_gamma_fake,
-        backward_fake=_gamma_backward_fake,
-        save=_gamma_save,
-        gradients=_gamma_gradients,
-    ),
-    "controller_step": Operator(
-        schema=f"(Tensor a, Tensor g, {_CONTROLLER}, float n_floor, str precision, bool keep)"
-        " -> (Tensor h, Tensor g_next, Tensor n, Tensor s, Tensor kept)",
-        backward_schema="(Tensor? d_h, Tensor? d_g, Tensor? d_n, Tensor? d_s, Tensor a, Tensor g, "
-        f"{_CONTROLLER}, Tensor n, Tensor s, Tensor kept, float n_floor, str precision)"
-        f" -> ({', '.join(['Tensor'] * 7)})",
-        fake=_controller_fake,
-        backward_fake=_controller_backward_fake,
-        save=_controller_save,
-        gradients=_controller_gradients,
-    ),
-    "aru_sequence": Operator(
-        schema=f"(Tensor xp, Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, float n_floor, str precision, "
-        "int segment, bool trace) -> (Tensor h, Tensor h_last, Tensor g, Tensor a, Tensor n, Tensor s, Tensor kept)",
-        backward_schema="(Tensor? d_h, Tensor? d_h_last, Tensor? d_g, Tensor? d_a, Tensor? d_n, Tensor? d_s, "
-        f"Tensor h0, Tensor g0, Tensor weight_hh, {_CONTROLLER}, Tensor h, Tensor a, Tensor n, Tensor s, Tensor kept, "
-        f"float n_floor, str precision, int segment) -> ({', '.join(['Tensor'] * 9)})",
-        fake=_aru_fake,
-        backward_fake=_aru_backward_fake,
-        save=_aru_save,
-        gradients=_aru_gradients,
-        with_last=True,
-    ),
-    "gamma_rnn_sequence": Operator(
-        schema="(Tensor xp, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, float n_floor, str precision, bool keep)"
-        " -> (Tensor h, Tensor h_last, Tensor a)",
-        backward_schema="(Tensor? d_h, Tensor? d_h_last, Tensor? d_a, Tensor h0, Tensor weight_hh, Tensor n, Tensor s, "
-        f"Tensor h, Tensor a, float n_floor, str precision) -> ({', '.join(['Tensor'] * 5)})",
-        fake=_gamma_rnn_fake,
-        backward_fake=_gamma_rnn_backward_fake,
-        save=_gamma_rnn_save,
-        gradients=_gamma_rnn_gradients,
-        with_last=True,
-    ),
-}
-
-# (backend, operation) -> the callable operator
-_FORWARD: dict[tuple[str, str], Callable[..., Any]] = {}
-# (backend, operation) -> the kernel, and a function with its gradient for eager programs
-_EAGER: dict[tuple[str, str], tuple[Callable[..., Any], type[torch.autograd.Function]]] = {}
+_NAMESPACE = "aru_kernels"
+_LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 _PLAIN = (Tensor, torch.nn.Parameter)
-# backend -> K of the checkpoints, from (T, B, H, G, dtype, precision)
-_CHOOSE_SEGMENT: dict[str, Callable[[int, int, int, int, torch.dtype, str], int]] = {}
+_TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", str: "str", int: "int", bool: "bool"}
+
+# (backend, operation) -> the operator of a backend's kernel
+_OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {}
+# (backend, operation) -> what eager programs call instead of the operator: the kernel, and a function with its gradient
+_EAGER: dict[tuple[str, str], tuple[Callable[..., Any], type[torch.autograd.Function]]] = {}
+# operation -> the operator that decides when it runs
+_DECIDING: dict[str, Callable[..., Any]] = {}
 
 
-def _register(backend: Backend, op: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
-    shared, module = OPERATORS[op], backend.load()
-    if shared.with_last:
-        forward = _with_last(forward)
-    name = f"aru_kernels::{backend.name}_{op}"
-    backward_name = f"{name}_backward"
-    devices = tuple(backend.devices)
-    for qualified, schema, kernel, fake in (
-        (name, shared.schema, forward, shared.fake),
-        (backward_name, shared.backward_schema, backward, shared.backward_fake),
-    ):
-        torch.library.define(qualified, schema)
-        torch.library.impl(qualified, devices, kernel)
-        torch.library.register_fake(qualified, functools.partial(fake, module))
-    backward_op = _overload(backward_name)
-
-    def gradients(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return shared.gradients(ctx, backward_op, *grads)
-
-    # Raised where a second derivative is taken, not where a graph for one is built: torch.func.grad always builds it.
-    def no_second_derivative(ctx: Any, *grads: Tensor) -> None:
-        raise RuntimeError(
-            f"backend {backend.name!r} has no second derivative of {op}; compute it under "
-            "aru_kernels.use_backend('reference'), which differentiates to any order."
-        )
-
-    torch.library.register_autograd(name, gradients, setup_context=shared.save)
-    torch.library.register_autograd(backward_name, no_second_derivative, setup_context=lambda ctx, inputs, output: None)
-    _FORWARD[backend.name, op] = _overload(name)
-    _EAGER[backend.name, op] = forward, _eager_function(shared, forward, backward, backward_op)
+def _arguments(named: Any, prefix: str = "") -> str:
+    """The fields of a NamedTuple as arguments in torch.library's language."""
+    hints = typing.get_type_hints(named)
+    return ", ".join(f"{_TYPES[hints[name]]} {prefix}{name}" for name in named._fields)
 
 
-def _with_last(kernel: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-    """The kernel of a sequence, with a copy of the last step of h after h."""
-
-    def forward(*arguments: Any) -> tuple[Tensor, ...]:
-        h, *others = kernel(*arguments)
-        return h, h[-1].clone(), *others
-
-    return forward
+def _results(names: Sequence[str]) -> str:
+    return "Tensor" if len(names) == 1 else f"({', '.join(f'Tensor {name}' for name in names)})"
 
 
-def _eager_function(
-    shared: Operator,
-    kernel: Callable[..., Any],
-    backward_kernel: Callable[..., tuple[Tensor, ...]],
-    backward_op: Callable[..., tuple[Tensor, ...]],
-) -> type[torch.autograd.Function]:
-    class Eager(torch.autograd.Function):
+def _gradients(operation: Operation) -> str:
+    return _results([f"d_{name}" for name in operation.Inputs._fields])
+
+
+def schema(operation: Operation) -> tuple[str, str]:
+    """Of a backend's kernel and of its backward pass, without the names."""
+    results = (*operation.Outputs._fields, *operation.kept)
+    forward = f"({_arguments(operation.Inputs)}, {_arguments(operation.Options)}) -> {_results(results)}"
+    upstream, saved = _arguments(operation.Outputs, "d_"), _arguments(operation.Saved)
+    return forward, f"({upstream}, {saved}, {_arguments(operation.Options)}) -> {_gradients(operation)}"
+
+
+def deciding_schema(operation: Operation) -> tuple[str, str]:
+    """Of the operator that decides when it runs and of its backward pass, without the names."""
+    inputs = f"{_arguments(operation.Inputs)}, {_arguments(operation.Settings)}"
+    upstream = _arguments(operation.Outputs, "d_")
+    return f"({inputs}) -> {_results(operation.Outputs._fields)}", f"({upstream}, {inputs}) -> {_gradients(operation)}"
+
+
+def _take(arguments: Sequence[Any], *types: Any) -> list[Any]:
+    """The flat arguments of an operator as the NamedTuples whose fields they are."""
+    taken, start = [], 0
+    for named in types:
+        end = start + len(named._fields)
+        taken.append(named(*arguments[start:end]))
+        start = end
+    return taken
+
+
+def _returned(operation: Operation, results: tuple[Tensor, ...]) -> Any:
+    return results[0] if operation.single else tuple(results)
+
+
+def _define(name: str, text: str, flops: Callable[..., int]) -> Callable[..., Any]:
+    _LIBRARY.define(name + text)
+    packet = getattr(getattr(torch.ops, _NAMESPACE), name)
+    flop_counter.register_flop_formula(packet)(flops)
+    return packet.default
+
+
+def _register_kernel(backend: Backend, operation: Operation) -> None:
+    """The operators of a backend's kernel, and the function with a gradient for eager programs."""
+    module = backend.load()
+    forward_kernel, backward_kernel = module.KERNELS[operation.name]
+    Inputs, Options, Outputs, Saved = operation.Inputs, operation.Options, operation.Outputs, operation.Saved
+    no_gradients = (None,) * len(Options._fields)
+    text, backward_text = schema(operation)
+
+    def run_kernel(inputs: Any, options: Any) -> tuple[Tensor, ...]:
+        return operation.forward(forward_kernel, inputs, options)
+
+    def run_backward(upstream: Any, saved: Any, options: Any) -> tuple[Tensor, ...]:
+        # saved tensors may come from elsewhere: torch.autograd.graph.saved_tensors_hooks
+        check.same_kind(saved)
+        operation.check_saved(module, upstream, saved, options)
+        return operation.backward(backward_kernel, upstream, saved, options)
+
+    def forward(*arguments: Any) -> Any:
+        inputs, options = _take(arguments, Inputs, Options)
+        backend.check(operation.name, inputs)
+        operation.check(inputs)
+        operation.check_options(inputs, options)
+        return _returned(operation, run_kernel(inputs, options))
+
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        upstream, saved, options = _take(arguments, Outputs, Saved, Options)
+        backend.check(operation.name, saved)
+        return tuple(run_backward(upstream, saved, options))
+
+    def fake(*arguments: Any) -> Any:
+        return _returned(operation, operation.fake(module, *_take(arguments, Inputs, Options)))
+
+    def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
+        _, saved, _ = _take(arguments, Outputs, Saved, Options)
+        return operation.fake_gradients(operation.inputs_of(saved))
+
+    def flops(*shapes: Any, **_: Any) -> int:
+        (inputs,) = _take(shapes, Inputs)
+        return operation.flops(inputs)
+
+    def backward_flops(*shapes: Any, **_: Any) -> int:
+        _, saved = _take(shapes, Outputs, Saved)
+        return 2 * operation.flops(operation.inputs_of(saved))
+
+    name = f"{backend.name}_{operation.name}"
+    operator = _define(name, text, flops)
+    backward_operator = _define(f"{name}_backward", backward_text, backward_flops)
+    for overload, kernel, without_data in ((operator, forward, fake), (backward_operator, backward, backward_fake)):
+        torch.library.impl(overload, tuple(backend.devices), kernel, lib=_LIBRARY)
+        torch.library.register_fake(overload, without_data, lib=_LIBRARY)
+
+    def save(ctx: Any, inputs: Any, options: Any, results: tuple[Tensor, ...]) -> None:
+        ctx.options = options
+        if operation.kept:
+            ctx.mark_non_differentiable(*results[len(Outputs._fields) :])
+        if not operation.single:
+            ctx.set_materialize_grads(False)
+        ctx.save_for_backward(*operation.save(inputs, results))
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        save(ctx, *_take(inputs, Inputs, Options), (output,) if operation.single else output)
+
+    def gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        upstream = grads[: len(Outputs._fields)]
+        return *backward_operator(*upstream, *ctx.saved_tensors, *ctx.options), *no_gradients
+
+    torch.library.register_autograd(operator, gradients, setup_context=setup_context, lib=_LIBRARY)
+    _refuse_second_derivative(backward_operator, operation, backend.name)
+
+    class Function(torch.autograd.Function):
         # with a setup_context of its own, apply would inspect the signature at every call
         @staticmethod
         def forward(ctx: Any, *arguments: Any) -> Any:
-            output = kernel(*arguments)
-            shared.save(ctx, arguments, output)
-            return output
+            inputs, options = _take(arguments, Inputs, Options)
+            results = run_kernel(inputs, options)
+            save(ctx, inputs, options, results)
+            return _returned(operation, results)
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            # a graph of the backward pass is built: the operator knows what to say if it is used
-            operator = torch.is_grad_enabled() or _without_memory(grads)
-            return shared.gradients(ctx, backward_op if operator else backward_kernel, *grads)
+            # where a graph of the backward pass is built, the operator knows what to say if it is used
+            if torch.is_grad_enabled() or _observed() or _without_memory(grads):
+                return gradients(ctx, *grads)
+            upstream, saved = Outputs(*grads[: len(Outputs._fields)]), Saved(*ctx.saved_tensors)
+            return *run_backward(upstream, saved, ctx.options), *no_gradients
 
-    return Eager
+    # autograd's graphs and profilers show this name
+    Function.__name__ = Function.__qualname__ = name
+    _OPERATORS[backend.name, operation.name] = operator
+    _EAGER[backend.name, operation.name] = run_kernel, Function
 
 
-def _overload(name: str) -> Callable[..., Any]:
-    namespace, op = name.split("::")
-    return getattr(getattr(torch.ops, namespace), op).default
+def _refuse_second_derivative(operator: Callable[..., Any], operation: Operation, backend: str) -> None:
+    # Raised where a second derivative is taken, not where a graph for one is built: torch.func.grad always builds it.
+    def refuse(ctx: Any, *grads: Tensor) -> None:
+        raise RuntimeError(
+            f"backend {backend!r} has no second derivative of {operation.name}; compute it under "
+            "aru_kernels.use_backend('reference'), which differentiates to any order."
+        )
+
+    torch.library.register_autograd(operator, refuse, setup_context=lambda ctx, inputs, output: None, lib=_LIBRARY)
 
 
-def call(backend: str, op: str, *arguments: Any) -> Any:
-    """`op` of `backend`, differentiable.
+def _register_deciding(operation: Operation) -> None:
+    """The operators that decide when they run."""
+    Inputs, Settings, Outputs = operation.Inputs, operation.Settings, operation.Outputs
+    text, backward_text = deciding_schema(operation)
+
+    def outputs_of(inputs: Any, settings: Any, needed: bool) -> tuple[Tensor, ...]:
+        check.same_kind(inputs)
+        operation.check(inputs)
+        check.gain_floor(settings.n_floor)
+        outputs = run(operation, inputs, settings, needed)
+        return operation.asked_for(check.to_dtype(outputs, inputs[0].dtype), settings)
+
+    def forward(*arguments: Any) -> Any:
+        inputs, settings = _take(arguments, Inputs, Settings)
+        return _returned(operation, outputs_of(inputs, settings, needed=False))
+
+    def differentiable(*arguments: Any) -> Any:
+        inputs, settings = _take(arguments, Inputs, Settings)
+        if not needs_gradient(inputs):
+            with torch._C._AutoDispatchBelowAutograd():
+                return operator(*arguments)
+        if _captured_by_proxies():
+            return Captured.apply(*arguments)
+        return _returned(operation, outputs_of(inputs, settings, needed=True))
+
+    def backward(*arguments: Any) -> tuple[Tensor, ...]:
+        upstream, inputs, settings = _take(arguments, Outputs, Inputs, Settings)
+        if all(d is None for d in upstream):
+            return tuple(torch.zeros_like(x) for x in inputs)
+        with torch.enable_grad():
+            leaves = [x.detach().requires_grad_() for x in inputs]
+            outputs = outputs_of(Inputs(*leaves), settings, needed=True)
+            used = [(y, d) for y, d in zip(outputs, upstream, strict=True) if d is not None]
+            return torch.autograd.grad(*zip(*used, strict=True), inputs=leaves, materialize_grads=True)
+
+    def differentiable_backward(*arguments: Any) -> tuple[Tensor, ...]:
+        if needs_gradient([x for x in arguments if isinstance(x, Tensor)]):
+            return Once.apply(*arguments)
+        if _captured_by_proxies():
+            with torch._C._AutoDispatchBelowAutograd():
+                return backward_operator(*arguments)
+        return backward(*arguments)
+
+    def fake(*arguments: Any) -> Any:
+        return _returned(operation, operation.fake_outputs(*_take(arguments, Inputs, Settings)))
+
+    def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
+        _, inputs, _ = _take(arguments, Outputs, Inputs, Settings)
+        return operation.fake_gradients(inputs)
+
+    def flops(*shapes: Any, **_: Any) -> int:
+        (inputs,) = _take(shapes, Inputs)
+        return operation.flops(inputs)
+
+    def backward_flops(*shapes: Any, **_: Any) -> int:
+        _, inputs = _take(shapes, Outputs, Inputs)
+        return 3 * operation.flops(inputs)
+
+    operator = _define(operation.name, text, flops)
+    backward_operator = _define(f"{operation.name}_backward", backward_text, backward_flops)
+    for overload, kernel, autograd, without_data in (
+        (operator, forward, differentiable, fake),
+        (backward_operator, backward, differentiable_backward, backward_fake),
+    ):
+        _LIBRARY.impl(overload, kernel, "CompositeExplicitAutograd")
+        _LIBRARY.impl(overload, autograd, "Autograd")
+        torch.library.register_fake(overload, without_data, lib=_LIBRARY)
+
+    class Captured(torch.autograd.Function):
+        """The operator in a captured program that takes a gradient."""
+
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            inputs, ctx.settings = _take(arguments, Inputs, Settings)
+            ctx.save_for_backward(*inputs)
+            if not operation.single:
+                ctx.set_materialize_grads(False)
+            return operator(*arguments)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            gradients = backward_operator(*grads, *ctx.saved_tensors, *ctx.settings)
+            return *gradients, *[None] * len(Settings._fields)
+
+    class Once(torch.autograd.Function):
+        """The backward operator, whose own derivative is an error."""
+
+        @staticmethod
+        def forward(ctx: Any, *arguments: Any) -> Any:
+            return backward_operator(*arguments)
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+            raise RuntimeError(
+                f"a captured program has no second derivative of {operation.name}; capture it under "
+                "aru_kernels.use_backend('reference'), which differentiates to any order."
+            )
+
+    for function, name in ((Captured, operation.name), (Once, f"{operation.name}_backward")):
+        function.__name__ = function.__qualname__ = name
+    _DECIDING[operation.name] = operator
+
+
+def needs_gradient(inputs: Sequence[Tensor]) -> bool:
+    """Whether a backward pass may follow."""
+    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+
+
+def _observed() -> bool:
+    """Whether something watches the operators of this thread: a mode, a profiler."""
+    return bool(torch._C._len_torch_dispatch_stack()) or torch._C._autograd._profiler_enabled()
+
+
+def _captured_by_proxies() -> bool:
+    """Whether make_fx records the program; torch.compile, which uses it too, guards its decisions."""
+    proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
+    return proxies is not None and not torch.compiler.is_compiling()
+
+
+def recorded(inputs: Sequence[Tensor]) -> bool:
+    """Whether a call must be seen as an operator: a program is captured, watched, or made of tensors of another kind.
 
     The dispatcher costs more than a small kernel, so plain tensors of an eager program go to the kernel directly, with
-    the same formula for the gradient; whatever traces, records or wraps tensors sees the operator.
+    the same formula for the gradient.
     """
-    if (
-        torch.compiler.is_compiling()
-        or torch._C._len_torch_dispatch_stack()
-        or torch.jit.is_tracing()
-        or not all(type(x) in _PLAIN for x in arguments if isinstance(x, Tensor))
-        or _negated(arguments)
-    ):
-        return _FORWARD[backend, op](*arguments)
-    kernel, function = _EAGER[backend, op]
-    if torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in arguments):
-        return function.apply(*arguments)
-    return kernel(*arguments)
-
-
-def _negated(arguments: tuple[Any, ...]) -> bool:
-    """Whether memory holds the negative of a tensor's values, as that of z.conj().imag: the dispatcher makes a copy."""
-    return any(x.is_neg() for x in arguments if isinstance(x, Tensor))
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return (
+        _observed()
+        or torch._C._is_tracing()
+        or not all(type(x) in _PLAIN for x in inputs)
+        # memory holds the negative of such a tensor's values, as of z.conj().imag: the dispatcher makes a copy
+        or any(x.is_neg() for x in inputs)
+    )
 
 
 def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
@@ -295,23 +338,73 @@ def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
     Negated, or one of a batch, as in torch.autograd.grad(is_grads_batched=True), which the dispatcher takes apart.
     """
     functorch = torch._C._functorch
-    return _negated(grads) or any(
-        functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x) for x in grads if x is not None
+    return any(
+        x.is_neg() or functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
+        for x in grads
+        if x is not None
     )
+
+
+def record(operation: Operation, inputs: Any, settings: Any) -> tuple[Tensor, ...]:
+    """The outputs by the operator that decides when it runs."""
+    outputs = _DECIDING[operation.name](*inputs, *settings)
+    return (outputs,) if operation.single else outputs
+
+
+def run(operation: Operation, inputs: Any, settings: Any, needed: bool) -> tuple[Tensor, ...]:
+    """The outputs by the backend of this moment; needed: whether a backward pass may follow.
+
+    The inputs have one dtype; the outputs have it, or the one that the backend computes in.
+    """
+    if not needed or torch.compiler.is_compiling() or not _recall.wanted():
+        return _run(operation, inputs, settings, decide(operation, inputs, settings, needed))
+    decision = _recall.decision(operation.name, inputs, lambda: decide(operation, inputs, settings, needed))
+    outputs = _run(operation, inputs, settings, decision)
+    _recall.remember(decision, outputs)
+    return outputs
+
+
+def decide(operation: Operation, inputs: Any, settings: Any, needed: bool) -> Decision:
+    """How one call runs."""
+    first = inputs[0]
+    dtype = check.compute_dtype(first.dtype)
+    backend = backends.select(operation.name, first.device, dtype, *operation.sizes(inputs))
+    if backend == "reference":
+        return Decision(backend, dtype, None)
+    if BACKENDS[backend].takes(operation.name, first.dtype):
+        dtype = first.dtype
+    return Decision(backend, dtype, operation.decide(BACKENDS[backend].load(), inputs, dtype, settings, needed))
+
+
+def _run(operation: Operation, inputs: Any, settings: Any, decision: Decision) -> tuple[Tensor, ...]:
+    if inputs[0].dtype != decision.dtype:
+        inputs = operation.Inputs(*(x.to(decision.dtype) for x in inputs))
+    if decision.backend == "reference":
+        with check.no_autocast(inputs[0].device):
+            return operation.reference(inputs, settings)
+    results = apply(decision.backend, operation, inputs, decision.options)
+    return results[: len(operation.Outputs._fields)]
+
+
+def apply(backend: str, operation: Operation, inputs: Any, options: Any) -> tuple[Tensor, ...]:
+    """The results of a backend's kernel, differentiable; the inputs are of the kernel's dtype and were checked."""
+    if torch.compiler.is_compiling() or recorded(inputs):
+        results = _OPERATORS[backend, operation.name](*inputs, *options)
+    else:
+        kernel, function = _EAGER[backend, operation.name]
+        if not needs_gradient(inputs):
+            return kernel(inputs, options)
+        results = function.apply(*inputs, *options)
+    return (results,) if operation.single else results
 
 
 def operator(backend: str, op: str) -> Callable[..., Any]:
     """The differentiable operator of `op` in `backend`."""
-    return _FORWARD[backend, op]
+    return _OPERATORS[backend, op]
 
 
-def choose_segment(backend: str, T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
-    """K: with a backward pass to come, `backend` keeps the controller's state before every K-th step."""
-    return _CHOOSE_SEGMENT[backend](T, B, H, G, dtype, precision)
-
-
-for _backend in BACKENDS.values():
-    if _backend.module is not None:
-        _CHOOSE_SEGMENT[_backend.name] = _backend.load().choose_segment
-        for _op, (_forward, _backward) in _backend.load().KERNELS.items():
-            _register(_backend, _op, _forward, _backward)
+for _operation in OPERATIONS.values():
+    _register_deciding(_operation)
+    for _backend in BACKENDS.values():
+        if _operation.name in _backend.ops:
+            _register_kernel(_backend, _operation)

@@ -1,0 +1,59 @@
+"""Decisions of calls whose autograd graph is alive, for programs that run a call again in their backward pass.
+
+`torch.utils.checkpoint(use_reentrant=False)` runs the forward pass again and expects the same saved tensors. What was
+decided then must be decided again, although less memory may be free, or the precision or the backend may be another.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Decision:
+    """How one call runs: its backend, the dtype that this computes in, and the options of its kernel."""
+
+    __slots__ = ("__weakref__", "backend", "dtype", "options")
+
+    def __init__(self, backend: str, dtype: torch.dtype, options: Any) -> None:
+        self.backend, self.dtype, self.options = backend, dtype, options
+
+
+_ALIVE: weakref.WeakValueDictionary[tuple[object, ...], Decision] = weakref.WeakValueDictionary()
+
+
+def wanted() -> bool:
+    """Whether saved tensors are packed now, as where a checkpoint is taken and where it is computed again."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
+
+
+def decision(op: str, inputs: Sequence[Tensor], decide: Callable[[], Decision]) -> Decision:
+    """That of the call that is run again, or a new one."""
+    key = op, *_fingerprint(inputs)
+    if torch._C._current_graph_task_id() != -1:  # inside a backward pass
+        earlier = _ALIVE.get(key)
+        if earlier is not None:
+            return earlier
+    _ALIVE[key] = made = decide()
+    return made
+
+
+def remember(decision: Decision, outputs: Sequence[Tensor]) -> None:
+    """Keeps the decision for as long as the graph of the outputs."""
+    node = outputs[0].grad_fn
+    if node is not None:
+        node.metadata["aru_kernels"] = decision
+
+
+def _fingerprint(inputs: Sequence[Tensor]) -> tuple[object, ...]:
+    """What tells two calls apart: shapes, dtype, device and, where reading them is cheap, some of the first's values."""
+    first = inputs[0]
+    values: tuple[float, ...] = ()
+    if first.device.type == "cpu" and first.numel():
+        corners = ((0,) * first.ndim, (-1,) * first.ndim, tuple(size // 2 for size in first.shape))
+        values = tuple(first.detach()[corner].item() for corner in corners)
+    return first.dtype, first.device, values, *(x.shape for x in inputs)

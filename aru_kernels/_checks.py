@@ -143,6 +143,17 @@ def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, .
     return tuple(x if x.dtype == dtype else x.to(dtype) for x in tensors)
 
 
+def in_memory(name: str, value: Tensor) -> None:
+    """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
+    if value.is_contiguous():
+        last = value.numel()
+    else:
+        last = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    storage = value.untyped_storage()
+    if (value.storage_offset() + last) * value.itemsize > storage.nbytes() and value.numel() > 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {storage.nbytes()} bytes.")
+
+
 def like(name: str, value: Tensor, first: Tensor, what: str) -> None:
     """Raises an error unless `value` has the dtype and device of `first`, which belongs to `what`."""
     if value.dtype != first.dtype:
@@ -159,9 +170,3 @@ def same_kind(arguments: tuple[Tensor, ...]) -> None:
         if value.dtype != dtype or value.device != device:
             like(name, value, first, arguments._fields[0])
         in_memory(name, value)
-
-
-def in_memory(name: str, value: Tensor) -> None:
-    """Raises ValueError if a tensor's storage is smaller than the tensor, as after `untyped_storage().resize_(0)`."""
-    if value.untyped_storage().nbytes() < value.nbytes and value.is_contiguous():
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {value.untyped_storage().nbytes()} bytes.")

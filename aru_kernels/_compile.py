@@ -16,3 +16,9 @@ def constant_when_compiled(function: Function) -> Function:
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function
+
+
+def not_compiled(function: Function) -> Function:
+    """torch.compile breaks the graph at a call of `function`; as torch.compiler.disable, without its import."""
+    function._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return function

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -14,82 +14,24 @@ from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
 from aru_kernels import init
-from aru_kernels._layout import Layout, flatten
+from aru_kernels._layout import Layout, State, arrange
+from aru_kernels._module import Module, Shapes, check_dtype, describe, recurrent_shapes
 from aru_kernels._projection import project
 from aru_kernels.reference import Trace
 
 
-def controller_shapes(G: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the controller's parameters, in the order of `functional.controller_step`."""
-    return {"weight_ag": (G,), "weight_gg": (G, G), "bias_g": (G,), "weight_gc": (2, G), "bias_c": (2,)}
-
-
-def recurrent_shapes(I: int, H: int) -> dict[str, tuple[int, ...]]:  # noqa: E741
-    return {"weight_ih": (H, I), "weight_hh": (H, H), "bias": (H,)}
-
-
-def gamma_shapes(size: int) -> dict[str, tuple[int, ...]]:
-    return {"gain": (size,), "saturation": (size,)}
-
-
-def register(module: nn.Module, shapes: dict[str, tuple[int, ...]], suffix: str, device: object, dtype: object) -> None:
-    for name, shape in shapes.items():
-        module.register_parameter(name + suffix, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
-
-
-def named(module: nn.Module, names: Iterable[str], suffix: str = "") -> list[Tensor]:
-    """The module's parameters of these names, in their order."""
-    return [getattr(module, name + suffix) for name in names]
-
-
-def check_dtype(name: str, value: Tensor, weight: Tensor) -> None:
-    """Input and parameters must agree, unless autocast will make them; it leaves float64 alone."""
-    if value.device != weight.device:
-        raise ValueError(f"{name} is on {value.device}, expected {weight.device}, the device of the parameters.")
-    cast = torch.float64 not in (value.dtype, weight.dtype) and check.autocasting(value.device)
-    if value.dtype != weight.dtype and not cast:
-        raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of the parameters.")
-
-
-# More by position are taken for the size of a controller, which was ARUN's third argument once.
-_MOST_LAYERS_BY_POSITION = 8
-
-
-def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
-    """Refuses positional arguments that were meant for another order than that of torch.nn.LSTM or LSTMCell."""
-    parameters = list(inspect.signature(constructor).parameters)[1:]
-    third, adaptive = parameters[2], "controller_size" in parameters
-    most = _MOST_LAYERS_BY_POSITION if third == "num_layers" else -1
-
-    @functools.wraps(constructor)
-    def checked(self: nn.Module, *args: object, **kwargs: object) -> None:
-        name = type(self).__name__
-        value = args[2] if len(args) > 2 else None
-        if adaptive and isinstance(value, int) and not isinstance(value, bool) and value > most:
-            meant = f"controller_size={value}" + (f" or num_layers={value}" if third == "num_layers" else "")
-            raise ValueError(
-                f"{third} is {value}, the third positional argument of {name} as of torch.nn.LSTM; controller_size is "
-                f"keyword-only, so write {meant}, whichever is meant."
-                if third == "num_layers"
-                else f"{third} is {value}, the third positional argument of {name} as of torch.nn.LSTMCell; "
-                f"controller_size is keyword-only, so write {meant}."
-            )
-        for value in args[2:]:
-            if isinstance(value, str):
-                raise TypeError(
-                    f"{name} has no nonlinearity, got {value!r}: its activation is γ, and its positional arguments are "
-                    "those of torch.nn.LSTM."
-                )
-        constructor(self, *args, **kwargs)
-
-    return checked
-
-
-class Recurrent(nn.Module):
+class Recurrent(Module):
     """Layers, directions, dropout, layouts and states; a subclass says what one layer computes."""
 
+    # what torch.nn.LSTM calls its kind
+    mode: str
+    # of layers that were pickled before these were arguments
+    bias: bool = True
+    proj_size: int = 0
     # what a state tensor is called, for messages
     _state_names: tuple[str, ...] = ("h",)
+    # (xp, *state, weight_hh, *activation's parameters, n_floor=, return_trace=) -> h, last state, trace
+    _sequence: Callable[..., tuple[Tensor, State, Trace | None]]
 
     def __init__(
         self,
@@ -124,62 +66,58 @@ class Recurrent(nn.Module):
                 f"dropout = {self.dropout} acts between layers and has no effect with num_layers = 1.", stacklevel=4
             )
         for layer, suffix in self._layers():
-            register(self, self._shapes(layer), suffix, device, dtype)
+            self._register(self._shapes(layer), suffix, device, dtype)
         self.reset_parameters()
 
-    def _layers(self) -> list[tuple[int, str]]:
+    def _layers(self) -> Iterator[tuple[int, str]]:
         """(layer, suffix of its parameters' names), in the order of the states."""
-        return [
-            (layer, f"_l{layer}{direction}")
-            for layer in range(self.num_layers)
-            for direction in (("", "_reverse") if self.bidirectional else ("",))
-        ]
+        for layer in range(self.num_layers):
+            yield layer, f"_l{layer}"
+            if self.bidirectional:
+                yield layer, f"_l{layer}_reverse"
 
-    def _input_size(self, layer: int) -> int:
-        return self.input_size if layer == 0 else self.hidden_size * (1 + self.bidirectional)
+    def _shapes(self, layer: int) -> Shapes:
+        """Parameters of one direction of a layer: weight_ih, weight_hh, bias if there is one, the activation's."""
+        inputs = self.input_size if layer == 0 else self.hidden_size * (1 + self.bidirectional)
+        return recurrent_shapes(inputs, self.hidden_size, self.bias) | self._activation_shapes()
 
-    def _shapes(self, layer: int) -> dict[str, tuple[int, ...]]:
-        shapes = recurrent_shapes(self._input_size(layer), self.hidden_size)
-        if not self.bias:
-            del shapes["bias"]
-        return shapes
-
-    def _reset_recurrent(self, suffix: str) -> None:
-        init.recurrent_(*(getattr(self, name + suffix, None) for name in recurrent_shapes(1, 1)))
+    def _activation_shapes(self) -> Shapes:
+        raise NotImplementedError
 
     def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
         """Sizes of each state tensor after (D·L, B)."""
         raise NotImplementedError
 
-    def _run(
-        self, xp: Tensor, state: tuple[Tensor, ...], suffix: str, return_trace: bool
-    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        """One layer in one direction: xp (T, B, H) -> (h, and the trace if asked for), next state."""
+    def _reset_activation(self, *parameters: Tensor) -> None:
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Draws all parameters anew."""
-        raise NotImplementedError
+        """Draws all parameters again, as the paper's authors do (`aru_kernels.init`)."""
+        for layer, suffix in self._layers():
+            weight_ih, weight_hh, *others = (getattr(self, name + suffix) for name in self._shapes(layer))
+            bias = others.pop(0) if self.bias else None
+            init.recurrent_(weight_ih, weight_hh, bias)
+            self._reset_activation(*others)
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer and direction, in the order of the state dict."""
+        return [[getattr(self, name + suffix) for name in self._shapes(layer)] for layer, suffix in self._layers()]
 
     def flatten_parameters(self) -> None:
-        """Nothing to do, for programs that call it: torch.nn.RNNBase has all weights in one piece of memory."""
+        """Does nothing, for programs that call it: torch.nn.LSTM moves all weights to one piece of memory."""
 
     def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {
-            "num_layers": 1,
-            "bias": True,
-            "batch_first": False,
-            "dropout": 0.0,
-            "bidirectional": False,
-            "n_floor": 1e-3,
-        }
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
+        defaults |= {"n_floor": 1e-3}
         parts += [f"{k}={getattr(self, k)}" for k, default in defaults.items() if getattr(self, k) != default]
         return ", ".join(parts)
 
-    def _initial_state(self, given: object, layout: Layout, like: Tensor) -> tuple[Tensor, ...]:
-        """State tensors (D·L, B, ...) in the order of the flat data; zeros where none is given."""
-        layers = len(self._layers())
+    def _initial_states(self, given: object, layout: Layout, like: Tensor) -> State:
+        """State tensors (D·L, B, ...) in the order of the rows; zeros where none is given."""
+        layers = self.num_layers * (1 + self.bidirectional)
         names = [f"{name}_0" for name in self._state_names]
         if given is None:
             return tuple(like.new_zeros(layers, layout.B, *sizes) for sizes in self._state_sizes())
@@ -199,42 +137,42 @@ class Recurrent(nn.Module):
 
     def _forward(
         self, input: Tensor | PackedSequence, hx: object, drive: object, return_trace: bool
-    ) -> tuple[Tensor | PackedSequence, list[Tensor], Trace | None]:
-        x, layout = flatten(input, self.batch_first, self.input_size)
-        layers = self._layers()
-        weight = getattr(self, "weight_ih" + layers[0][1])
-        check_dtype("input", x, weight)
-        states = self._initial_state(hx, layout, weight)
-        xi = layout.flat_drive(drive, x, self.hidden_size)
-        last: list[tuple[Tensor, ...]] = []
-        traces: list[tuple[Tensor, ...]] = []
-        outputs: list[Tensor] = []
-        for index, (layer, suffix) in enumerate(layers):
-            xp = project(x, getattr(self, "weight_ih" + suffix), getattr(self, "bias" + suffix) if self.bias else None)
-            if xi is not None:
-                xp = xp + xi
-            (h, *trace), state = layout.scan(
-                lambda xp, state, suffix=suffix: self._run(xp, state, suffix, return_trace),
-                xp,
-                tuple(s[index] for s in states),
-                reverse=suffix.endswith("_reverse"),
-            )
-            outputs.append(h)
-            last.append(state)
-            traces.append(tuple(trace))
-            if len(outputs) == 1 + self.bidirectional:
-                x = torch.cat(outputs, -1) if self.bidirectional else h
-                outputs = []
-                if layer < self.num_layers - 1:
-                    x = F.dropout(x, self.dropout, self.training)
-        # stacked even if of one layer: detach_(), as between the parts of a long sequence, refuses a view
-        h_n = [layout.restore_state(torch.stack(s)) for s in zip(*last, strict=True)]
-        trace = Trace(*(layout.restore(torch.cat(t, -1)) for t in zip(*traces, strict=True))) if return_trace else None
-        return layout.restore(x), h_n, trace
+    ) -> tuple[Any, list[Tensor], Trace | None]:
+        """Output, last states and, if asked for, trace."""
+        x, layout = arrange(input, self.batch_first, self.input_size)
+        weights, first = [], None
+        for layer, suffix in self._layers():
+            weights.append(self._weights(self._shapes(layer), suffix, first))
+            first = weights[0][0]
+        check_dtype("input", x, first)
+        states = self._initial_states(hx, layout, first)
+        xi = layout.drive(drive, x, self.hidden_size)
+        directions = (False, True) if self.bidirectional else (False,)
+        last: list[State] = []
+        traces: list[State] = []
+        for layer in range(self.num_layers):
+            outputs = []
+            for reverse in directions:
+                index = len(last)
+                weight_ih, *others = weights[index]
+                xp = project(x, weight_ih, others.pop(1) if self.bias else None)
+                if xi is not None:
+                    xp = xp + xi
+                run = functools.partial(self._run, others, return_trace)
+                (h, *trace), state = layout.scan(run, xp, tuple(s[index] for s in states), reverse)
+                outputs.append(h)
+                last.append(state)
+                traces.append(tuple(trace))
+            x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
+            if layer < self.num_layers - 1:
+                x = F.dropout(x, self.dropout, self.training)
+        h_n = [layout.last(list(of_layers)) for of_layers in zip(*last, strict=True)]
+        trace = None
+        if return_trace:
+            trace = Trace(*(layout.output(torch.cat(of_layers, -1)) for of_layers in zip(*traces, strict=True)))
+        return layout.output(x), h_n, trace
 
-
-def describe(value: object) -> str:
-    """What an argument of the wrong type was, for a message."""
-    if isinstance(value, (tuple, list)):
-        return f"a {type(value).__name__} of {len(value)}"
-    return type(value).__name__
+    def _run(self, weights: list[Tensor], return_trace: bool, xp: Tensor, state: State) -> tuple[State, State]:
+        """One direction of one layer: xp (T, B, H), state -> h and the trace if asked for, last state."""
+        h, last, trace = self._sequence(xp, *state, *weights, n_floor=self.n_floor, return_trace=return_trace)
+        return (h, *(trace or ())), last

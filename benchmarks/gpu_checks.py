@@ -6,7 +6,6 @@ ones under pytest.  Each takes a `Place`, and is small enough in `Place(small=Tr
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -123,33 +122,6 @@ def long_sequences_are_accurate(place: Place) -> None:
         compare(place, F.gamma_rnn_sequence, static(place, *shape[:3]), PRODUCTS["highest"], what)
 
 
-def cooperative_launches_are_accurate(place: Place) -> None:
-    """Where programs wait for each other: values, gradients, the same bits over 20 runs, at every precision."""
-    if place.backend != "triton":
-        raise Skip("a way of the backend triton")
-    from aru_kernels.triton import _launch, cooperative
-
-    fitting = 0
-    for T, B, H, G in ((5, 2, 6, 4),) if place.small else ((50, 1, 65, 16), (784, 32, 128, 16), (70, 32, 400, 50)):
-        for function, arguments, GP in (
-            (F.aru_sequence, adaptive(place, T, B, H, G), _launch.padded(G)),
-            (F.gamma_rnn_sequence, static(place, T, B, H), 0),
-        ):
-            exact = exact_results(function, arguments)
-            # over long sequences the errors of narrow products add up
-            for name, tolerance in PRODUCTS.items() if T < 100 else [("highest", PRODUCTS["highest"])]:
-                with precision(name), environment(ARU_TRITON_COOPERATIVE="1"):
-                    product, _ = _launch.products(place.device, name)
-                    fitting += cooperative.tiling(B, H, place.device, product, GP) is not None
-                    what = f"{function.__name__} {T, B, H, G}, {name}, cooperative"
-                    compare(place, function, arguments, tolerance, what, exact)
-                    first = run(place.backend, function, arguments)
-                    for _ in range(2 if place.small else 19):
-                        assert all(map(torch.equal, first, run(place.backend, function, arguments))), f"{what}: bits"
-    if place.is_gpu and not fitting:
-        raise Skip("this GPU has no cooperative launches")
-
-
 def _problems(place: Place) -> list[Problem]:
     return one_of_each(place, *((5, 2, 6, 4) if place.small else (70, 9, 100, 50)))
 
@@ -243,11 +215,10 @@ def processes_share_a_device(place: Place) -> None:
     """Four at a time, each with launches that wait for one another: the same results in all, and no end of waiting."""
     T, H, runs = (4, 6, 2) if place.small else (200, 128, 20)
     program = PROCESS.format(root=str(ROOT), backend=place.backend, device=str(place.device), T=T, H=H, runs=runs)
-    settings = os.environ | {"ARU_TRITON_COOPERATIVE": "1"}
     command = [sys.executable, "-c", program]
     with ThreadPoolExecutor(4) as callers:
         started = [
-            callers.submit(subprocess.run, command, capture_output=True, text=True, timeout=300, env=settings)
+            callers.submit(subprocess.run, command, capture_output=True, text=True, timeout=300)
             for _ in range(2 if place.small else 4)
         ]
         done = [process.result() for process in started]
@@ -439,7 +410,6 @@ CHECKS: dict[str, Callable[[Place], None]] = {
         # the longest first: several run at a time
         the_sanitizer_finds_nothing,
         long_sequences_are_accurate,
-        cooperative_launches_are_accurate,
         sequences_are_accurate,
         operators_are_registered_correctly,
         compiled_layers_work,

@@ -24,7 +24,7 @@ from aru_kernels.backends import BACKENDS
 
 from .cases import on
 from .gpu_checks import peak_memory
-from .gpu_problems import Place, controller_weights, environment, fused_backends, precision, random
+from .gpu_problems import Place, controller_weights, fused_backends, precision, random
 from .peers import GraphedWork, SteppedNetwork, step
 from .timing import Sample, sample_of
 from .work import Shape
@@ -364,8 +364,6 @@ def sequence_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
                 variants["torch.compile of the step"] = passes(lambda x, stepped=stepped: (stepped(x),), x, layer)
             variants["nn.RNN(relu), same H"] = passes(nn.RNN(1, H, nonlinearity="relu", device=place.device), x)
             variants["nn.LSTM, same H"] = passes(nn.LSTM(1, H, device=place.device), x)
-            if place.backend == "triton":
-                variants["triton, cooperative where it fits"] = cooperatively(ours)
             # their memory stays their own while the eager loop, too, runs
             if place.is_gpu and 3 * kept < 0.9 * memory:
                 variants["eager loop in a CUDA graph"] = GraphedWork(eager)
@@ -403,8 +401,6 @@ def static_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
                 "eager loop": on("reference", passes(layer, x)),
                 "nn.RNN(relu), same H": passes(nn.RNN(1, H, nonlinearity="relu", device=place.device), x),
             }
-            if place.backend == "triton":
-                variants["triton, cooperative where it fits"] = cooperatively(on("triton", passes(layer, x)))
             yield Case(name, variants, steps=T)
 
 
@@ -443,16 +439,6 @@ def at_precision(name: str, work: Work) -> Work:
 
     def run() -> object:
         with precision(name):
-            return work()
-
-    return run
-
-
-def cooperatively(work: Work) -> Work:
-    """`work` with one cooperative launch for all steps of networks that fill the GPU once."""
-
-    def run() -> object:
-        with environment(ARU_TRITON_COOPERATIVE="1"):
             return work()
 
     return run

@@ -39,7 +39,6 @@ from aru_kernels.triton import (
     _graphs,
     _launch,
     controller,
-    cooperative,
     gamma,
     persistent,
     sequence,
@@ -49,7 +48,6 @@ from aru_kernels.triton import (
 # Bytes of shared memory that a program can have.
 SHARED = {"75": 65536, "80": 166912, "90": 232448, "100": 232448, "gfx942": 65536}
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
-POINTERS = {**TYPES, torch.int32: "*i32"}
 PRECISIONS = ("highest", "high", "medium")
 
 
@@ -83,7 +81,7 @@ def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launc
             signature[parameter.name] = "constexpr"
             constants[parameter.name] = value
         elif isinstance(value, torch.Tensor):
-            signature[parameter.name] = POINTERS[value.dtype]
+            signature[parameter.name] = TYPES[value.dtype]
         else:
             signature[parameter.name] = "i32" if -(2**31) <= value < 2**31 else "i64"
     return Launch(
@@ -96,13 +94,8 @@ def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launc
 
 
 @contextmanager
-def recorded_launches(
-    *products: str, warp_size: int = 32, compute: tuple[int, int] | None = None
-) -> Iterator[list[Launch]]:
-    """Launches are noted, not made.
-
-    products: of the forward and the backward kernels; compute: capability of a GPU that is asked for cooperative ones.
-    """
+def recorded_launches(*products: str, warp_size: int = 32) -> Iterator[list[Launch]]:
+    """Launches are noted, not made.  products: of the forward and the backward kernels."""
     launches: list[Launch] = []
 
     def run(self: JITFunction, *arguments: object, grid: object, warmup: bool, **keywords: object) -> None:
@@ -113,10 +106,6 @@ def recorded_launches(
     with (
         mock.patch.object(JITFunction, "run", run),
         mock.patch.object(controller, "products", return_value=products),
-        mock.patch.object(static, "products", return_value=products),
-        mock.patch.object(cooperative, "wanted", return_value=compute is not None),
-        mock.patch.object(cooperative, "multiprocessors", return_value=10**6),
-        mock.patch.object(cooperative, "capability", return_value=compute),
         mock.patch.object(controller, "warp_size", return_value=warp_size),
         mock.patch.object(persistent, "warp_size", return_value=warp_size),
         mock.patch.object(_graphs, "usable", return_value=False),
@@ -178,18 +167,6 @@ def static_calls(*sizes: int) -> None:
             static.gamma_rnn_sequence_bwd(h, h[-1], d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
 
 
-def cooperative_calls(compute: tuple[int, int], product: str, largest: bool) -> None:
-    """Forward and backward of both sequences in cooperative launches; the largest controllers, or smaller ones."""
-    sizes = [G for G in (16, 32, 50) if cooperative.largest_block(_launch.padded(G), product, compute)]
-    for block in cooperative.BLOCKS_H:
-        with mock.patch.object(cooperative, "BLOCKS_H", (block,)):
-            for G in sizes[-1:] if largest else sizes[:-1]:
-                if block <= cooperative.largest_block(_launch.padded(G), product, compute):
-                    sequence_calls(G)
-            if largest and block <= cooperative.largest_block(0, product, compute):
-                static_calls(400)
-
-
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
     """What users' calls launch on this architecture."""
     precisions = {
@@ -223,13 +200,6 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
         with recorded_launches(*product, warp_size=64 if backend == "hip" else 32) as found:
             calls()
         launches |= dict.fromkeys(found)
-    if backend == "cuda" and architecture >= 80 and cooperative.COMPILES:
-        compute = divmod(architecture, 10)
-        for product in products:
-            for largest in (True, False) if everything else (True,):
-                with recorded_launches(*product, compute=compute) as found:
-                    cooperative_calls(compute, product[0], largest)
-                launches |= {x: None for x in found if "cooperative" in x.kernel}
     return list(launches)
 
 

@@ -1,13 +1,13 @@
-"""Races in Triton kernels, found in the interpreter, which itself has none: there a program is one thread.
+"""Finds races in Triton kernels under the interpreter, which runs a program as one thread and so shows none itself.
 
-On a GPU it is many, and an element of a tile may lie in several of them, each of which loads it.  Nothing orders what
-two threads do to memory but a barrier: `tl.debug_barrier`, or the one that hands the result of an atomic operation to
-all threads.  Nothing orders two programs but an atomic operation that releases and one that acquires; one thread makes
-it, so it releases what came before the last barrier.  Here every load and store is noted, and two accesses to one
-address, of which one stores, must be ordered so.
+On a GPU a program is many threads, and one element of a tile may lie in several of them, each of which loads it.  Only
+a barrier (`tl.debug_barrier`) orders two threads' accesses to memory, and nothing orders those of two programs.  Every
+load and store is recorded here; two accesses to one address, at least one of them a store, must come from one program
+and have a barrier between them.
 
-Barriers that the compiler puts into a product or a sum are not known here, as nothing promises them: a kernel that
-stores where it has loaded is reported.  So is a store where several programs have loaded, ordered or not.
+The detector does not know barriers that the compiler puts into products and sums, because nothing guarantees them.  A
+kernel that stores where it has loaded is therefore reported.  Atomic operations are reported, too: their order, and
+with it the bits of a sum, would change from run to run.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 import aru_kernels.triton
 
 _KERNELS = Path(aru_kernels.triton.__file__).parent
-_NOTED = ("create_masked_load", "create_masked_store", "create_barrier", "create_atomic_rmw")
-_NOBODY, _SEVERAL = 0, -1  # who accessed an address; else the program's number plus one
+_NOTED = ("create_masked_load", "create_masked_store", "create_barrier")
+_ATOMIC = [name for name in vars(InterpreterBuilder) if name.startswith("create_atomic_")]
+_NOBODY, _SEVERAL = 0, -1  # who accessed an address; otherwise the program's number plus one
 
 
 def _place() -> str:
-    """Where the kernel makes the access at hand."""
+    """The kernel's line that makes the current access."""
     frame = sys._getframe(1)
     while True:
         file = Path(frame.f_code.co_filename)
@@ -50,7 +51,7 @@ def _storages(arguments: Iterable[object]) -> Iterator[torch.UntypedStorage]:
 
 
 class _Accesses:
-    """To each byte of an allocation at which an element begins: the program, its time, and where in the kernel."""
+    """The last access to each byte of an allocation: its program, that program's time, and its line in the kernel."""
 
     def __init__(self, size: int) -> None:
         self.program, self.time, self.place = (np.zeros(size, np.int32) for _ in range(3))
@@ -60,7 +61,7 @@ class _Accesses:
 
 
 class _Launch:
-    """The accesses of one launch, and what is ordered before what."""
+    """The accesses of one launch, and the barriers that order them."""
 
     def __init__(self, kernel: str, arguments: Iterable[object], found: set[str]) -> None:
         self._kernel, self._found = kernel, found
@@ -69,37 +70,18 @@ class _Launch:
         self._loads = [_Accesses(sizes[start]) for start in self._starts]
         self._stores = [_Accesses(sizes[start]) for start in self._starts]
         self._places: dict[str, int] = {}
-        # of each program: its time, that of its last barrier, and up to which time of each other it knows
-        self._time: dict[int, int] = {}
-        self._barrier: dict[int, int] = {}
-        self._knows: dict[int, dict[int, int]] = {}
-        self._released: dict[int, dict[int, int]] = {}
+        self._barriers: dict[int, int] = {}  # a program's time: the number of barriers it has passed
 
     def barrier(self, program: int) -> None:
-        self._barrier[program] = self._time[program] = self._time.get(program, 1) + 1
+        self._barriers[program] = self._barriers.get(program, 0) + 1
 
-    def atomic(self, program: int, addresses: np.ndarray, semantics: str) -> None:
-        known = self._knows.setdefault(program, {})
-        for address in addresses.ravel().tolist():
-            released = self._released.setdefault(address, {})
-            if "RELEASE" in semantics:
-                of_own = self._barrier.get(program, 1) - 1
-                for other, time in [*known.items(), (program, of_own)]:
-                    released[other] = max(released.get(other, 0), time)
-            if "ACQUIRE" in semantics:
-                for other, time in released.items():
-                    known[other] = max(known.get(other, 0), time)
-        if "ACQUIRE" in semantics:
-            self.barrier(program)
+    def atomic(self) -> None:
+        self._found.add(f"{self._kernel}: {_place()} makes an atomic operation")
 
     def _unordered(self, program: int, earlier: _Accesses, at: np.ndarray) -> np.ndarray:
-        """Which accesses of `at` nothing orders after the earlier ones."""
-        who, time = earlier.program[at], earlier.time[at]
-        limit = np.zeros_like(time)
-        for other, known in self._knows.get(program, {}).items():
-            limit[who == other] = known
-        limit[who == program] = self._barrier.get(program, 1) - 1
-        return (who != _NOBODY) & (time > limit)
+        """Which accesses at `at` nothing orders after the earlier ones."""
+        who, before = earlier.program[at], earlier.time[at] < self._barriers.get(program, 0)
+        return (who != _NOBODY) & ~((who == program) & before)
 
     def _report(self, earlier: _Accesses, at: np.ndarray, what: str, place: str, did: str) -> None:
         names = {number: name for name, number in self._places.items()}
@@ -112,31 +94,30 @@ class _Launch:
         index = bisect_right(self._starts, int(addresses.min())) - 1
         at, counts = np.unique(addresses - self._starts[index], return_counts=True)
         at, loads, stores = at.astype(np.int64), self._loads[index], self._stores[index]
-        place, time = _place(), self._time.setdefault(program, 1)
+        place, time = _place(), self._barriers.get(program, 0)
         number = self._places.setdefault(place, len(self._places))
         if store and counts.max() > 1:
             self._found.add(f"{self._kernel}: {place} stores two elements in one place")
         what = "stores" if store else "loads"
         if (wrong := self._unordered(program, stores, at)).any():
             self._report(stores, at[wrong], what, place, "stores")
-        unordered = self._unordered(program, loads, at)
         if store:
-            if unordered.any():
-                self._report(loads, at[unordered], what, place, "loads")
+            if (wrong := self._unordered(program, loads, at)).any():
+                self._report(loads, at[wrong], what, place, "loads")
             stores.note(at, program, time, number)
         else:
-            others = unordered & (loads.program[at] != program)
+            others = (loads.program[at] != _NOBODY) & (loads.program[at] != program)
             loads.note(at[~others], program, time, number)
-            loads.note(at[others], _SEVERAL, np.iinfo(np.int32).max, number)
+            loads.note(at[others], _SEVERAL, time, number)
 
 
 @contextmanager
 def races() -> Iterator[set[str]]:
-    """Yields a set, in which the races of all launches inside the block are then found, as sentences."""
+    """Yields a set to which every launch inside the block adds the races it finds, each as a sentence."""
     found: set[str] = set()
     current: list[_Launch] = []
     init_arguments = GridExecutor._init_args_hst
-    then = {name: getattr(InterpreterBuilder, name) for name in _NOTED}
+    then = {name: getattr(InterpreterBuilder, name) for name in (*_NOTED, *_ATOMIC)}
 
     def program(builder: InterpreterBuilder) -> int:
         (x, y, z), (_, height, depth) = builder.grid_idx, builder.grid_dim
@@ -159,12 +140,14 @@ def races() -> Iterator[set[str]]:
         current[0].barrier(program(self))
         return then["create_barrier"](self)
 
-    def atomic(self, operation, pointer, value, mask, semantics, scope):
-        # before: the operation may give way to another program
-        current[0].atomic(program(self), pointer.data[mask.data], semantics.name)
-        return then["create_atomic_rmw"](self, operation, pointer, value, mask, semantics, scope)
+    def atomic(name):
+        def operation(self, *arguments):
+            current[0].atomic()
+            return then[name](self, *arguments)
 
-    noting = dict(zip(_NOTED, (load, store, barrier, atomic), strict=True))
+        return operation
+
+    noting = dict(zip(_NOTED, (load, store, barrier), strict=True)) | {name: atomic(name) for name in _ATOMIC}
     with (
         mock.patch.object(GridExecutor, "_init_args_hst", arguments),
         mock.patch.multiple(InterpreterBuilder, **noting),

@@ -40,10 +40,6 @@ def test_there_are_files():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(("file", "selection"), PARTS, ids=lambda value: value or "all")
 def test_under_the_interpreter(file, selection):
-    from aru_kernels.triton import cooperative
-
-    if file == "test_cooperative.py" and not cooperative.COMPILES:
-        pytest.skip("cooperative launches need Triton 3.6")
     report = run_pytest(f"tests/interpreter/{file}", "-k", selection)
     assert " passed" in report
     assert " skipped" not in report

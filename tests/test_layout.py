@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from aru_kernels import ARUN, GammaRNN
-from aru_kernels._layout import flatten
+from aru_kernels._layout import arrange
 
 I, H, G, T, B = 3, 5, 4, 6, 4  # noqa: E741
 FLAGS = list(itertools.product([1, 2], [False, True], [False, True]))
@@ -81,7 +81,7 @@ def test_no_time_step_is_an_error_as_in_lstm(batch_first):
         layer(torch.randn(0, I))
 
 
-def test_flatten_and_restore_are_inverse():
+def test_arrange_and_output_are_inverse():
     for batch_first, shape in (
         (False, (T, B, I)),
         (True, (B, T, I)),
@@ -90,14 +90,15 @@ def test_flatten_and_restore_are_inverse():
         (False, (T, 0, I)),
     ):
         x = torch.randn(shape)
-        flat, layout = flatten(x, batch_first, I)
-        assert torch.equal(layout.restore(flat), x)
+        rows, layout = arrange(x, batch_first, I)
+        assert rows.shape == (T, layout.B, I)
+        assert torch.equal(layout.output(rows.clone()), x)
         assert layout.T == T
 
 
 def test_segments_of_a_packed_sequence():
     """Runs of steps with equally many sequences, as (first row, T, B)."""
     packed = pack_padded_sequence(torch.randn(T, B, I), [6, 4, 4, 1])
-    _, layout = flatten(packed, False, I)
-    assert layout.segments == [(0, 1, 4), (4, 3, 3), (13, 2, 1)]
-    assert flatten(torch.randn(T, B, I), False, I)[1].segments == [(0, T, B)]
+    _, layout = arrange(packed, False, I)
+    assert layout.segments == ((0, 1, 4), (4, 3, 3), (13, 2, 1))
+    assert (layout.T, layout.B) == (6, 4)

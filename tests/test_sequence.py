@@ -397,7 +397,7 @@ def test_after_fork(run_python):
     program = """
 import os, torch, aru_kernels
 import aru_kernels.functional as F
-from aru_kernels.modules import controller_shapes
+from aru_kernels._module import controller_shapes
 layer, xp = aru_kernels.ARUN(1, 64, controller_size=16), torch.rand(20, 100, 64, requires_grad=True)
 weights = [getattr(layer, name + "_l0") for name in ("weight_hh", *controller_shapes(16))]
 ones, g0 = torch.ones(20, 100, 64), torch.zeros(100, 64, 16)

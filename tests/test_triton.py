@@ -97,23 +97,17 @@ def test_three_products_have_no_redundant_warps():
     Of all that users' calls launch where there is TF32; products' rows are those of a tile, and the units.
     """
     import compile_table as table
-    from aru_kernels.triton import controller, cooperative
+    from aru_kernels.triton import controller
 
     def warps_for_rows(launch):
         values, options = dict(launch.constants), dict(launch.options)
         rows = {values[k] for k in ("BLOCK_R", "P") if k in values}
-        if launch.kernel == "adaptive_cooperative_bwd_kernel":
-            rows.add(values["GP"])
-        if launch.kernel == "adaptive_cooperative_fwd_kernel":
-            rows.add(16 * values["BLOCK_H"])
         return [(r, options["num_warps"]) for r in rows if r >= 64]
 
     launches = [x for architecture in (80, 90, 100) for x in table.launches_for("cuda", architecture, True)]
     three = [x for x in launches if dict(x.constants).get("PRODUCT") == "tf32x3"]
     kernels = {x.kernel for x in three}
-    assert {"controller_fwd_kernel", "controller_sums_kernel", "adaptive_cooperative_fwd_kernel"} <= kernels or (
-        not cooperative.COMPILES
-    )
+    assert {"controller_fwd_kernel", "controller_sums_kernel"} <= kernels
     checked = [(launch, *pair) for launch in three for pair in warps_for_rows(launch)]
     assert checked
     for launch, rows, warps in checked:
@@ -178,7 +172,7 @@ def test_threads_agree_on_sums():
     import triton.language as tl
 
     import compile_table as table
-    from aru_kernels.triton import _math, cooperative
+    from aru_kernels.triton import _math
 
     @triton.jit
     def kernel(x_ptr, y_ptr, sum_ptr, sums: tl.constexpr):
@@ -205,10 +199,6 @@ def test_threads_agree_on_sums():
         for H in (10, 20):
             table.sequence_calls(16, H)
             table.static_calls(H)
-    if cooperative.COMPILES:
-        with table.recorded_launches("tf32x3", "tf32x3", compute=(9, 0)) as others:
-            table.sequence_calls(16, 70)
-        launches += others
     whole = [x for x in launches if "H" in dict(x.constants)]
     assert len(whole) >= 8
     for launch in whole:
@@ -254,20 +244,17 @@ def test_the_table_sees_misplaced_operands():
 @needs_triton
 def test_the_table_has_every_kernel():
     import compile_table as table
-    from aru_kernels.triton import _controller, _cooperative, cooperative, gamma, persistent, static
+    from aru_kernels.triton import _controller, gamma, persistent, static
 
     kernels = {
         name
-        for module in (_controller, _cooperative, gamma, persistent, static)
+        for module in (_controller, gamma, persistent, static)
         for name, value in vars(module).items()
         if name.endswith("_kernel") and value.__module__ == module.__name__
     }
     elementwise = {name for name in kernels if name.startswith("gamma")}
-    waiting = {name for name in kernels if "cooperative" in name}
     for backend, architecture in table.ARCHITECTURES:
         for everything in (False, True):
             found = {launch.kernel for launch in table.launches_for(backend, architecture, everything)}
-            cooperates = cooperative.COMPILES and architecture in (80, 90, 100)
-            served = kernels if cooperates else kernels - waiting
-            assert found | elementwise == served
-            assert found == served or not (everything or architecture in (90, "gfx942"))
+            assert found | elementwise == kernels
+            assert found == kernels or not (everything or architecture in (90, "gfx942"))

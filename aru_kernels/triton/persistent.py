@@ -4,8 +4,7 @@ A program owns one sequence and all its neurons through every step, with h, the 
 registers; nothing couples sequences, so there is no barrier between programs, and any number of them may run at a time.
 Where W_hh or the states of a sequence outgrow a program's registers, W_hh would have to come from the second-level
 cache at every step, for every program: 64 MB a step at the paper's size, as long as the step's launches take in a
-graph.  There, and where the batch fills a GPU anyway, `sequence.py` goes step by step, or `cooperative.py` divides W_hh
-among programs that wait for each other.
+graph.  There, and where the batch fills a GPU anyway, `sequence.py` goes step by step.
 """
 
 from __future__ import annotations

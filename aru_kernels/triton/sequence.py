@@ -1,9 +1,8 @@
 """The adaptive network's sequence: all T steps, forward and backward.
 
 A step is one matrix product, h_{t-1} W_hh^T, and one launch for everything after it.  Steps run in chunks: as a loop of
-launches, or as a CUDA graph of the loop (`_graphs.py`); of a small network, as a single launch (`persistent.py`); of
-one that fills a GPU once, where asked for, as one cooperative launch (`cooperative.py`).  The gradient of W_hh is one
-product after the loop, those of the controller's weights are sums over SLOTS steps at a time.
+launches, or as a CUDA graph of the loop (`_graphs.py`); of a small network, as a single launch (`persistent.py`).  The
+gradient of W_hh is one product after the loop, those of the controller's weights are sums over SLOTS steps at a time.
 
 Memory (T, B, H, G of a call; float32): the forward pass keeps a and h, and g before every K-th step; the backward pass
 holds K states g at a time, computed again from a by one launch, and SLOTS + 1 of their gradients.  At "medium", where
@@ -20,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aru_kernels._precision import product_precision
-from aru_kernels.triton import cooperative, kept_slots, persistent
+from aru_kernels.triton import kept_slots, persistent
 from aru_kernels.triton._launch import launching_on
 from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots, start_gradient
 from aru_kernels.triton.controller import Controller, row_length
@@ -41,22 +40,9 @@ class Adaptive:
         self.weight_hh = weight_hh.contiguous()
         self.controller = Controller(controller, n_floor, precision)
 
-    def _small(self, B: int) -> bool:
-        return persistent.fits(B, len(self.weight_hh), self.controller.GP)
-
-    def _tiling(self, B: int) -> cooperative.Tiling | None:
-        H, device = len(self.weight_hh), self.weight_hh.device
-        return cooperative.tiling(B, H, device, self.controller.products[0], self.controller.GP)
-
     def at_once(self, B: int) -> bool:
         """Whether a chunk is a single launch."""
-        return self._small(B) or self._tiling(B) is not None
-
-    def programs(self, B: int) -> int | None:
-        """Programs of a backward launch that is a whole chunk; each has partial sums of its own."""
-        if self._small(B):
-            return B
-        return None if (cut := self._tiling(B)) is None else cut.programs
+        return persistent.fits(B, len(self.weight_hh), self.controller.GP)
 
     def state_types(self, B: int, segment: int) -> tuple[torch.dtype, torch.dtype]:
         """The dtypes of states between checkpoints, and of their gradients."""
@@ -94,11 +80,8 @@ class Adaptive:
     ) -> None:
         """Steps from xp (S, B, H): fills h and, with a slot per step or one for all, a, g, n and s."""
         operands = (self.weight_hh, self.controller, xp, h_before, g_before, a, h, g, n, s)
-        if self._small(xp.shape[1]):
+        if self.at_once(xp.shape[1]):
             persistent.adaptive_forward(*operands)
-            return
-        if (cut := self._tiling(xp.shape[1])) is not None:
-            cooperative.adaptive_forward(cut, *operands)
             return
         product = torch.empty_like(h_before)
         for j in range(len(xp)):
@@ -121,11 +104,9 @@ class Adaptive:
         partials: Tensor,
     ) -> None:
         """Steps backwards, with g (S, B, H, G) before each: fills d_xp, updates d_rec, dg and the partial sums."""
-        operands = (self.weight_hh, self.controller, d_h, d_a, d_n, d_s, a, g, d_xp, d_rec, dg, partials)
-        if self._small(a.shape[1]):
-            persistent.adaptive_backward(*operands)
-        else:
-            cooperative.adaptive_backward(self._tiling(a.shape[1]), *operands)
+        persistent.adaptive_backward(
+            self.weight_hh, self.controller, d_h, d_a, d_n, d_s, a, g, d_xp, d_rec, dg, partials
+        )
 
     def backward(
         self,
@@ -272,7 +253,7 @@ def _backward_at_once(
     d_rec = a.new_empty(B, H)
     start_gradient(d_rec, d_h_last)
     dg = a.new_zeros(kept.shape[1:]) if d_g is None else padded_rows(d_g, kept.shape[-1])
-    partials = net.controller.new_partials(net.programs(B))
+    partials = net.controller.new_partials(B)
     for index, part in reversed(list(enumerate(parts))):
         if segment == 1:
             g = states[part]

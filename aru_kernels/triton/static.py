@@ -11,8 +11,8 @@ from torch import Tensor
 
 from aru_kernels._precision import product_precision
 from aru_kernels.triton import _math as math
-from aru_kernels.triton import cooperative, persistent
-from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, products
+from aru_kernels.triton import persistent
+from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on
 from aru_kernels.triton._steps import at, chunks, contiguous, graph, recurrent_gradient, slots, start_gradient
 
 
@@ -83,21 +83,14 @@ class Static:
 
     BLOCK = 256  # small: a step has no more elements than a GPU has threads
 
-    def __init__(self, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str) -> None:
+    def __init__(self, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float) -> None:
         H = weight_hh.shape[0]
         self.weights = tuple(contiguous(weight_hh, n.expand(H), s.expand(H)))
         self.n_floor = n_floor
-        self.product, _ = products(weight_hh.device, precision)
-
-    def _small(self, B: int) -> bool:
-        return persistent.fits(B, len(self.weights[0]))
-
-    def _tiling(self, B: int) -> cooperative.Tiling | None:
-        return cooperative.tiling(B, len(self.weights[0]), self.weights[0].device, self.product)
 
     def at_once(self, B: int) -> bool:
         """Whether a chunk is a single launch."""
-        return self._small(B) or self._tiling(B) is not None
+        return persistent.fits(B, len(self.weights[0]))
 
     def copied(self) -> Static:
         """The same network on weights of its own."""
@@ -127,11 +120,8 @@ class Static:
 
     def forward(self, xp: Tensor, h_before: Tensor, a: Tensor, h: Tensor) -> None:
         """Steps from xp (S, B, H) and h_before: fills h and, with a slot per step or one for all, a."""
-        if self._small(xp.shape[1]):
+        if self.at_once(xp.shape[1]):
             persistent.static_forward(self.weights, self.n_floor, xp, h_before, a, h)
-            return
-        if (cut := self._tiling(xp.shape[1])) is not None:
-            cooperative.static_forward(cut, self.weights, self.product, self.n_floor, xp, h_before, a, h)
             return
         weight_hh, n, s = self.weights
         grid, options = self._launch(h_before)
@@ -144,11 +134,8 @@ class Static:
         self, d_h: Tensor | None, d_a: Tensor | None, a: Tensor, d_xp: Tensor, d_rec: Tensor, dn: Tensor, ds: Tensor
     ) -> None:
         """Steps backwards: fills d_xp, updates d_rec and the sums dn and ds over all steps so far, (B, H) each."""
-        if self._small(a.shape[1]):
+        if self.at_once(a.shape[1]):
             persistent.static_backward(self.weights, self.n_floor, d_h, d_a, a, d_xp, d_rec, dn, ds)
-            return
-        if (cut := self._tiling(a.shape[1])) is not None:
-            cooperative.static_backward(cut, self.weights, self.product, self.n_floor, d_h, d_a, a, d_xp, d_rec, dn, ds)
             return
         weight_hh, n, s = self.weights
         grid, options = self._launch(d_rec)
@@ -170,7 +157,7 @@ def gamma_rnn_sequence_fwd(
     if not xp.numel():
         return h, a
     with launching_on(xp):
-        net = Static(weight_hh, n, s, n_floor, precision)
+        net = Static(weight_hh, n, s, n_floor)
         xp, h_before = contiguous(xp, h0)
         per_step_a = a if keep else xp.new_empty(1, B, H)
 
@@ -204,7 +191,7 @@ def gamma_rnn_sequence_bwd(
     if not a.numel():
         return d_xp, *(x.new_zeros(x.shape) for x in (h0, weight_hh, n, s))
     with launching_on(a):
-        net = Static(weight_hh, n, s, n_floor, precision)
+        net = Static(weight_hh, n, s, n_floor)
         upstream = tuple(contiguous(d_h, d_a))
         sums = d_rec, dn, ds = tuple(a.new_empty(B, H) for _ in range(3))
         parts = chunks(T, 0, net.at_once(B))

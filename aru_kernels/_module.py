@@ -1,0 +1,156 @@
+"""What all layers, cells and activations share: checked parameters, constructors in torch.nn's order, torch.fx."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
+
+from aru_kernels import _checks as check
+
+# A parameter's name, without the suffix of its layer, and its shape.
+Shapes = dict[str, tuple[int, ...]]
+
+_PLAIN = (Tensor, nn.Parameter)
+# More layers by position are taken for the size of a controller, once the third argument of ARUN.
+_MOST_LAYERS_BY_POSITION = 8
+
+
+def recurrent_shapes(I: int, H: int, bias: bool = True) -> Shapes:  # noqa: E741
+    """The main network's parameters."""
+    shapes = {"weight_ih": (H, I), "weight_hh": (H, H)}
+    return shapes | {"bias": (H,)} if bias else shapes
+
+
+def controller_shapes(G: int) -> Shapes:
+    """The controller's parameters, in the order of `functional.controller_step`."""
+    return {"weight_ag": (G,), "weight_gg": (G, G), "bias_g": (G,), "weight_gc": (2, G), "bias_c": (2,)}
+
+
+def gamma_shapes(size: int) -> Shapes:
+    """The parameters of an activation that does not adapt."""
+    return {"gain": (size,), "saturation": (size,)}
+
+
+def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
+    """Refuses positional arguments that are not in the order of torch.nn.LSTM or torch.nn.LSTMCell."""
+    parameters = list(inspect.signature(constructor).parameters)[1:]
+    third, adaptive = parameters[2], "controller_size" in parameters
+
+    @functools.wraps(constructor)
+    def checked(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        name = type(self).__name__
+        for value in args[2:]:
+            if isinstance(value, str):
+                raise TypeError(
+                    f"{name} got {value!r} by position: it has no nonlinearity but γ, and its positional arguments are "
+                    f"{', '.join(parameters[:-4])}."
+                )
+        if adaptive and len(args) > 2 and isinstance(args[2], int) and not isinstance(args[2], bool):
+            if third == "num_layers" and args[2] > _MOST_LAYERS_BY_POSITION:
+                raise ValueError(
+                    f"num_layers is {args[2]} by position, expected at most {_MOST_LAYERS_BY_POSITION}: write "
+                    f"controller_size={args[2]} for the controller, or num_layers={args[2]} for as many layers."
+                )
+            if third == "bias":
+                raise TypeError(
+                    f"bias must be a bool, got {args[2]}: write controller_size={args[2]} for the controller."
+                )
+        constructor(self, *args, **kwargs)
+
+    return checked
+
+
+class Module(nn.Module):
+    """A module with checked parameters that torch.fx takes for a leaf."""
+
+    def _register(self, shapes: Shapes, suffix: str, device: Any, dtype: torch.dtype | None) -> None:
+        for name, shape in shapes.items():
+            parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+            self.register_parameter(name + suffix, parameter)
+
+    def _weights(self, shapes: Shapes, suffix: str = "", like: Tensor | None = None) -> list[Tensor]:
+        """The parameters of these names, in their order, each of its shape and of the dtype and device of the first.
+
+        They may have been exchanged: by assignment, by a parametrization or in torch.func.functional_call.
+
+        like: the first parameter of the module, for all but the first layer; that of `shapes` if None.
+        """
+        first = next(iter(shapes)) + suffix
+        if like is None:
+            like = check.tensor(first, getattr(self, first))
+        dtype, device, in_memory = like.dtype, like.device, _memory_is_known()
+        weights = []
+        for name, shape in shapes.items():
+            weight = getattr(self, name + suffix)
+            if (
+                not isinstance(weight, Tensor)
+                or weight.shape != shape
+                or weight.dtype != dtype
+                or weight.device != device
+            ):
+                _check_weight(name + suffix, weight, shape, like, first.replace(suffix, "_l0") if suffix else first)
+            if in_memory and type(weight) in _PLAIN:
+                check.in_memory(name + suffix, weight)
+            weights.append(weight)
+        return weights
+
+    def _leaf(self, *arguments: Any) -> fx.Proxy | None:
+        """The node for this call in the graph that torch.fx traces; None if no argument is traced."""
+        proxy = _proxy(arguments)
+        if proxy is None:
+            return None
+        path = proxy.tracer.path_of_module(self)
+        if not path:
+            name = type(self).__name__
+            raise TraceError(f"torch.fx cannot trace {name} as the root, expected a module that contains the {name}.")
+        return proxy.tracer.create_proxy("call_module", path, arguments, {})
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Called by torch.jit.script."""
+        raise RuntimeError(
+            f"torch.jit.script does not support {type(self).__name__}, use torch.export.export to capture the model."
+        )
+
+
+def _proxy(value: Any) -> fx.Proxy | None:
+    if isinstance(value, fx.Proxy):
+        return value
+    if isinstance(value, (tuple, list)):
+        for item in value:
+            if (found := _proxy(item)) is not None:
+                return found
+    return None
+
+
+def _check_weight(name: str, weight: object, shape: tuple[int, ...], like: Tensor, first: str) -> None:
+    check.tensor(name, weight)
+    if weight.shape != shape:
+        raise ValueError(f"{name} has shape {tuple(weight.shape)}, expected {shape}.")
+    check_dtype(name, weight, like, first)
+
+
+def _memory_is_known() -> bool:
+    """Whether tensors hold their values in memory of their own: not while they are compiled or mapped over."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
+def check_dtype(name: str, value: Tensor, weight: Tensor, of: str = "the parameters") -> None:
+    """Input and parameters must agree, unless autocast will make them; it leaves float64 alone."""
+    if value.device != weight.device:
+        raise ValueError(f"{name} is on {value.device}, expected {weight.device}, the device of {of}.")
+    cast = torch.float64 not in (value.dtype, weight.dtype) and check.autocasting(value.device)
+    if value.dtype != weight.dtype and not cast:
+        raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of {of}.")
+
+
+def describe(value: object) -> str:
+    """What an argument of the wrong type was, for a message."""
+    if isinstance(value, (tuple, list)):
+        return f"a {type(value).__name__} of {len(value)}"
+    return type(value).__name__

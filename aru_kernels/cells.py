@@ -1,0 +1,303 @@
+"""The cells: one step of a layer, for loops of one's own.
+
+Sizes: B batch, I input features, H neurons, G controller units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from aru_kernels import _checks as check
+from aru_kernels import _dispatch, init
+from aru_kernels._module import (
+    Module,
+    Shapes,
+    check_dtype,
+    controller_shapes,
+    describe,
+    gamma_shapes,
+    lstm_order,
+    recurrent_shapes,
+)
+
+__all__ = ["ARUNCell", "GammaRNNCell"]
+
+
+class _Cell(Module):
+    """The pre-activation of one step; a subclass adds the activation."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool,
+        n_floor: float,
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        super().__init__()
+        self.input_size = check.size("input_size", input_size)
+        self.hidden_size = check.size("hidden_size", hidden_size)
+        self.n_floor = check.gain_floor(n_floor)
+        shapes = recurrent_shapes(self.input_size, self.hidden_size, check.flag("bias", bias))
+        if not bias:
+            self.register_parameter("bias", None)
+        self._register(shapes | self._activation_shapes(), "", device, dtype)
+        self.reset_parameters()
+
+    def _activation_shapes(self) -> Shapes:
+        raise NotImplementedError
+
+    def _reset_activation(self, *parameters: Tensor) -> None:
+        raise NotImplementedError
+
+    def reset_parameters(self) -> None:
+        """Draws all parameters again, as the paper's authors do (`aru_kernels.init`)."""
+        init.recurrent_(self.weight_ih, self.weight_hh, self.bias)
+        self._reset_activation(*(getattr(self, name) for name in self._activation_shapes()))
+
+    def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
+        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is not None else ", bias=False")
+
+    def _checked(self, input: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+        """The parameters, and the batch sizes of the input."""
+        has_bias = self.bias is not None
+        shapes = recurrent_shapes(self.input_size, self.hidden_size, has_bias) | self._activation_shapes()
+        weights = self._weights(shapes)
+        if not has_bias:
+            weights.insert(2, None)
+        check.tensor("input", input)
+        check.rank("input", input, "(B, I), or (I,) without a batch", 1, 2)
+        batch = tuple(input.shape[:-1])
+        check.shape("input", input, "(..., I)", (*batch, self.input_size))
+        check_dtype("input", input, weights[0])
+        return weights, batch
+
+    def _preactivation(self, input: Tensor, h: Tensor, weights: list[Tensor], drive: Any) -> Tensor:
+        weight_ih, weight_hh, bias = weights
+        a = F.linear(input, weight_ih, bias) + F.linear(h, weight_hh)
+        if drive is None:
+            return a
+        if not isinstance(drive, Tensor):
+            return a + check.number_beside_tensor("drive", drive)
+        check.tensor("drive", drive)
+        # a size is compared with the full one first: a captured graph must not depend on whether that is 1
+        if drive.ndim > a.ndim or any(d not in (f, 1) for d, f in zip(drive.shape[::-1], a.shape[::-1], strict=False)):
+            raise ValueError(
+                f"drive has shape {tuple(drive.shape)}, expected a number or a shape that broadcasts to "
+                f"{tuple(a.shape)}."
+            )
+        if drive.device != a.device:
+            raise ValueError(f"drive is on {drive.device}, expected {a.device}, the device of input.")
+        return a + drive.to(a.dtype)
+
+
+def _state(name: str, state: Tensor, letters: str, sizes: tuple[int, ...], weight: Tensor) -> Tensor:
+    check.shape(name, check.tensor(name, state), letters, sizes)
+    check_dtype(name, state, weight)
+    return state
+
+
+class ARUNCell(_Cell):
+    r"""Computes one step of `ARUN`; a drop-in for `torch.nn.LSTMCell`.
+
+    .. math::
+        \begin{aligned}
+        a' &= W_{ih} x + b + W_{hh} h + \xi \\
+        g' &= \tanh(w_{ag} a' + W_{gg} g + b_g) \\
+        (n', s') &= W_{gc} g' + b_c \\
+        h' &= \gamma(a'; n', s')
+        \end{aligned}
+
+    Args:
+        input_size: number of features of the input, I.
+        hidden_size: number of neurons, H.
+        bias: whether the cell has the bias :math:`b`; the attribute `bias` is None otherwise.  The controller has its
+            biases :math:`b_g` and :math:`b_c` in any case.
+        controller_size: number of units of the controller, G.  The paper uses 50.
+        n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
+        device: device of the parameters.
+        dtype: floating-point dtype of the parameters.
+
+    Shape:
+        * input: (B, I), or (I,) without a batch.
+        * h and the next h: (B, H), or (H,) without a batch.
+        * g and the next g: (B, H, G), or (H, G) without a batch.
+
+    Attributes:
+        weight_ih: :math:`W_{ih}`, of shape (H, I).
+        weight_hh: :math:`W_{hh}`, of shape (H, H).
+        bias: :math:`b`, of shape (H,), or None.
+        weight_ag: :math:`w_{ag}`, of shape (G,).
+        weight_gg: :math:`W_{gg}`, of shape (G, G).
+        bias_g: :math:`b_g`, of shape (G,).
+        weight_gc: :math:`W_{gc}`, of shape (2, G), whose row 0 makes n and row 1 makes s.
+        bias_c: :math:`b_c`, of shape (2,).
+
+    They are initialised as in `ARUN`, which also names the source.
+
+    Raises:
+        TypeError: if an argument is not of the type that is named above.
+        ValueError: if a size is below 1 or `n_floor` is not above 0.
+
+    Examples:
+        >>> cell = ARUNCell(10, 20)
+        >>> h, g = torch.zeros(3, 20), torch.zeros(3, 20, 16)
+        >>> for x in torch.randn(6, 3, 10):
+        ...     h, g = cell(x, (h, g))
+        >>> h.shape
+        torch.Size([3, 20])
+    """
+
+    @lstm_order
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        controller_size: int = 16,
+        n_floor: float = 1e-3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.controller_size = check.size("controller_size", controller_size)  # super() asks for the shapes
+        super().__init__(input_size, hidden_size, bias, n_floor, device, dtype)
+
+    def _activation_shapes(self) -> Shapes:
+        return controller_shapes(self.controller_size)
+
+    def _reset_activation(self, *parameters: Tensor) -> None:
+        init.controller_(*parameters)
+
+    def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
+        return f"{super().extra_repr()}, controller_size={self.controller_size}"
+
+    def forward(
+        self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None, drive: Tensor | float | None = None
+    ) -> tuple[Tensor, Tensor]:
+        r"""Computes one step.
+
+        Args:
+            input: the input of this step, of shape (B, I), or (I,) without a batch.
+            hx: the state, a tuple of h, of shape (B, H), and g, of shape (B, H, G); without B for an input without a
+                batch.  Zeros if None.
+            drive: the external drive :math:`\xi`, which is added to the pre-activation: a number or a tensor that
+                broadcasts to (B, H).
+
+        Returns:
+            The next state (h, g).  It can be changed and detached in place.
+
+        Raises:
+            TypeError: if an argument is not of the type or dtype that is expected.
+            ValueError: if the shape or device of an argument or a parameter does not fit.
+        """
+        if (leaf := self._leaf(input, hx, drive)) is not None:
+            return leaf
+        (*main, weight_ag, weight_gg, bias_g, weight_gc, bias_c), batch = self._checked(input)
+        sizes = (*batch, self.hidden_size)
+        if hx is None:
+            h, g = main[0].new_zeros(sizes), main[0].new_zeros(*sizes, self.controller_size)
+        else:
+            if not isinstance(hx, (tuple, list)) or len(hx) != 2:
+                raise TypeError(f"hx must be a tuple (h, g) of tensors, got {describe(hx)}.")
+            h = _state("h", hx[0], "(B, H)" if batch else "(H,)", sizes, main[0])
+            g = _state("g", hx[1], "(B, H, G)" if batch else "(H, G)", (*sizes, self.controller_size), main[0])
+        a = self._preactivation(input, h, main, drive)
+        return _dispatch.adaptive_gamma(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c, n_floor=self.n_floor)
+
+
+class GammaRNNCell(_Cell):
+    r"""Computes one step of `GammaRNN`; a drop-in for `torch.nn.RNNCell`.
+
+    .. math::
+        h' = \gamma(W_{ih} x + b + W_{hh} h + \xi; n, s)
+
+    Args:
+        input_size: number of features of the input, I.
+        hidden_size: number of neurons, H.
+        bias: whether the cell has the bias :math:`b`; the attribute `bias` is None otherwise.
+        heterogeneous: whether each neuron has a pair (n, s) of its own; otherwise all neurons share one.
+        n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
+        device: device of the parameters.
+        dtype: floating-point dtype of the parameters.
+
+    Shape:
+        * input: (B, I), or (I,) without a batch.
+        * h and the next h: (B, H), or (H,) without a batch.
+
+    Attributes:
+        weight_ih: :math:`W_{ih}`, of shape (H, I).
+        weight_hh: :math:`W_{hh}`, of shape (H, H).
+        bias: :math:`b`, of shape (H,), or None.
+        gain: :math:`n`, of shape (H,), or (1,) if not `heterogeneous`.
+        saturation: :math:`s`, of the shape of the gain.
+
+    They are initialised as in `GammaRNN`, which also names the source.
+
+    Raises:
+        TypeError: if an argument is not of the type that is named above.
+        ValueError: if a size is below 1 or `n_floor` is not above 0.
+
+    Examples:
+        >>> cell = GammaRNNCell(10, 20)
+        >>> h = torch.zeros(3, 20)
+        >>> for x in torch.randn(6, 3, 10):
+        ...     h = cell(x, h)
+        >>> h.shape
+        torch.Size([3, 20])
+    """
+
+    @lstm_order
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        heterogeneous: bool = True,
+        n_floor: float = 1e-3,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.heterogeneous = check.flag("heterogeneous", heterogeneous)  # super() asks for the shapes
+        super().__init__(input_size, hidden_size, bias, n_floor, device, dtype)
+
+    def _activation_shapes(self) -> Shapes:
+        return gamma_shapes(self.hidden_size if self.heterogeneous else 1)
+
+    def _reset_activation(self, *parameters: Tensor) -> None:
+        init.static_gamma_(*parameters)
+
+    def extra_repr(self) -> str:
+        """The sizes and options, for `print`."""
+        return f"{super().extra_repr()}, heterogeneous={self.heterogeneous}"
+
+    def forward(self, input: Tensor, hx: Tensor | None = None, drive: Tensor | float | None = None) -> Tensor:
+        r"""Computes one step.
+
+        Args:
+            input: the input of this step, of shape (B, I), or (I,) without a batch.
+            hx: the state h, of shape (B, H), or (H,) for an input without a batch.  Zeros if None.
+            drive: the external drive :math:`\xi`, which is added to the pre-activation: a number or a tensor that
+                broadcasts to (B, H).
+
+        Returns:
+            The next h.  It can be changed and detached in place.
+
+        Raises:
+            TypeError: if an argument is not of the type or dtype that is expected.
+            ValueError: if the shape or device of an argument or a parameter does not fit.
+        """
+        if (leaf := self._leaf(input, hx, drive)) is not None:
+            return leaf
+        (*main, gain, saturation), batch = self._checked(input)
+        sizes, letters = (*batch, self.hidden_size), "(B, H)" if batch else "(H,)"
+        h = main[0].new_zeros(sizes) if hx is None else _state("hx", hx, letters, sizes, main[0])
+        return _dispatch.gamma(self._preactivation(input, h, main, drive), gain, saturation, self.n_floor)

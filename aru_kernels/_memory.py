@@ -5,21 +5,27 @@ from __future__ import annotations
 import functools
 import os
 import re
+import reprlib
 from pathlib import Path
 from typing import NamedTuple
 
 from aru_kernels._compile import constant_when_compiled
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None
 
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def parse_bytes(text: str) -> int:
     """Bytes of "1500000", "512M", "1.5GiB", ... (powers of 1024); ValueError for anything else."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
+    match = re.fullmatch(r"\s*([0-9]{1,19}(?:\.[0-9]{1,19})?)\s*([kmgt]?)(?:i?b)?\s*", text, re.IGNORECASE)
     if not match:
         raise ValueError(
-            f"the environment variable ARU_STATE_BUDGET is {text!r}, expected a number of bytes such as 2000000000, "
-            "512M or 1.5GiB."
+            f"the environment variable ARU_STATE_BUDGET is {reprlib.repr(text)}, expected a number of bytes of at most "
+            "19 digits such as 2000000000, 512M or 1.5GiB."
         )
     return int(float(match[1]) * _UNITS[match[2].lower()])
 
@@ -66,8 +72,22 @@ def groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
     return tuple(found)
 
 
+def address_space() -> int | None:
+    """Bytes that this process can still map, or None where no limit is set (RLIMIT_AS, `ulimit -v`)."""
+    if resource is None:
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return None
+    try:
+        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except (OSError, ValueError, IndexError):  # no such file: a cautious guess
+        mapped = limit // 2
+    return max(0, limit - mapped)
+
+
 def free_bytes() -> int:
-    """Memory that this process can still get: of the machine, and of the control groups that it is in."""
+    """Memory that this process can still get: of the machine, its control groups and its own limit."""
     try:
         with open("/proc/meminfo") as lines:
             available = next(line for line in lines if line.startswith("MemAvailable"))
@@ -75,14 +95,15 @@ def free_bytes() -> int:
     except (OSError, StopIteration):
         # Elsewhere only the total is known without another package; half of it is a cautious guess.
         machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-    return min([machine, *(free for group in groups() if (free := group.free()) is not None)])
+    limits = [machine, address_space(), *(group.free() for group in groups())]
+    return min(limit for limit in limits if limit is not None)
 
 
 @constant_when_compiled
 def wanted_budget() -> int | None:
     """ARU_STATE_BUDGET in bytes, or None where it is not set."""
     text = os.environ.get("ARU_STATE_BUDGET")
-    return None if text is None else parse_bytes(text)
+    return parse_bytes(text) if text else None
 
 
 @constant_when_compiled

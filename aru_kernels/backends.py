@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 from aru_kernels._compile import constant_when_compiled
@@ -63,6 +64,17 @@ class Backend:
             return f"it computes in {_listing(str(d).removeprefix('torch.') for d in self.dtypes)}, got {dtype}"
         reason = self.unavailable()
         return _refuses(self.module, int(H), int(G)) if reason is None and self.limited else reason
+
+    def check(self, op: str, arguments: tuple[Tensor, ...]) -> None:
+        """Raises an error unless a kernel takes tensors such as the first of these; all others must be like it."""
+        first = arguments[0]
+        if first.device.type not in self.devices:
+            raise ValueError(f"backend {self.name!r} serves {_listing(self.devices)} tensors, got one on {first.device}.")
+        if first.dtype not in self.dtypes and not self.takes(op, first.dtype):
+            raise TypeError(
+                f"{arguments._fields[0]} has dtype {first.dtype}, expected one of "
+                f"{_listing(str(d) for d in self.dtypes)}."
+            )
 
     def takes(self, op: str, dtype: torch.dtype) -> bool:
         """Whether the kernel takes tensors of this dtype, narrower than the one it computes in."""
@@ -165,11 +177,15 @@ def requested_backend() -> str:
 
 
 def _environment_backend() -> str:
-    return _checked(os.environ.get("ARU_KERNELS_BACKEND", "auto"), "the environment variable ARU_KERNELS_BACKEND")
+    name = os.environ.get("ARU_KERNELS_BACKEND") or "auto"
+    return _checked(name, "the environment variable ARU_KERNELS_BACKEND")
 
 
-def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int = 0) -> str:
-    """The backend that runs `op` on tensors of this device and compute dtype, with H neurons and G controller units."""
+def reference_is_wanted(op: str) -> bool:
+    """Whether the reference must run, whatever could serve: it was asked for, or kernels have no rule for the program.
+
+    Raises RuntimeError if another backend was asked for by name where kernels have no rule.
+    """
     name = requested_backend()
     if not torch.compiler.is_compiling() and _transformed():
         if name not in ("auto", "reference"):
@@ -177,11 +193,19 @@ def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int
                 f"backend {name!r} cannot run {op} under torch.func transforms or forward-mode differentiation; "
                 "backends 'auto' and 'reference' can."
             )
+        return True
+    return name == "reference" or _exporting_to_onnx()
+
+
+def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int = 0) -> str:
+    """The backend that runs `op` on tensors of this device and compute dtype, with H neurons and G controller units."""
+    if reference_is_wanted(op):
         return "reference"
+    name = requested_backend()
     if name == "auto":
         name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype, H, G) is None)
-        if name == "reference" and device.type == "cuda" and not torch.compiler.is_compiling():
-            _warn_slow(op)
+        if name == "reference" and not torch.compiler.is_compiling():
+            _warn_slow(op, device.type)
         return name
     reason = BACKENDS[name].refuses(op, device, dtype, H, G)
     if reason is not None:
@@ -189,6 +213,11 @@ def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int
             f"backend {name!r} cannot run {op}: {reason}. Backend 'auto' picks one that can; 'reference' always can."
         )
     return name
+
+
+def _exporting_to_onnx() -> bool:
+    """Whether the program is captured for ONNX, which knows plain PyTorch alone."""
+    return torch.compiler.is_compiling() and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
 def _transformed() -> bool:

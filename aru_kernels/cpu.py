@@ -1,10 +1,12 @@
 """The backend `cpu`: Python face of the C++ kernels in csrc/cpu (extension `aru_kernels._C`).
 
-Every operation is a pair (forward, backward) of functions on tensors of one dtype, as `aru_kernels.ops` registers them.
+Every operation is a pair (forward, backward) of functions on the tuples of `aru_kernels._arguments`, which
+`aru_kernels.ops` registers.  All tensors of a call have one dtype, have elements, and were checked.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import itertools
 import math
@@ -14,12 +16,37 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from aru_kernels._arguments import (
+    AruInputs,
+    AruOptions,
+    AruOutputs,
+    AruSaved,
+    AruStates,
+    GammaInputs,
+    GammaOptions,
+    GammaOutputs,
+    GammaRnnInputs,
+    GammaRnnOptions,
+    GammaRnnOutputs,
+    GammaRnnSaved,
+    GammaRnnStates,
+    GammaSaved,
+    StepInputs,
+    StepOptions,
+    StepOutputs,
+    StepSaved,
+    StepStates,
+    controller_of,
+)
 from aru_kernels._memory import state_budget
 from aru_kernels._version import __version__
+
+Results = TypeVar("Results")
 
 _C: ModuleType | None
 try:
@@ -88,47 +115,59 @@ def _scalar(dtype: torch.dtype, precision: str) -> str:
 
 
 def _launch(
-    kernel: Callable[..., None], scalar: str, sizes: tuple[int, ...], n_floor: float, *tensors: Tensor | None
+    kernel: Callable[..., None], scalar: str, sizes: tuple[int, ...], n_floor: float, **tensors: Tensor | None
 ) -> None:
-    """Calls a sequence kernel with tensors in the order of its struct; absent and empty ones become null pointers."""
-    alive = [None if x is None else x.contiguous() for x in tensors]
-    addresses = [0 if x is None else x.data_ptr() for x in alive]
-    kernel(scalar, sizes, addresses, n_floor, torch.get_num_threads())
+    """Calls a sequence kernel with tensors by the names of its struct's fields; absent ones become null pointers."""
+    alive = {name: x.contiguous() for name, x in tensors.items() if x is not None}
+    addresses = {name: x.data_ptr() for name, x in alive.items()}
+    kernel(scalar, sizes, n_floor, torch.get_num_threads(), **addresses)
 
 
-def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
-    """γ; n and s broadcast to x's shape."""
-    if x.ndim > MAX_DIMS:
-        return gamma_fwd(*(p.expand(x.shape).reshape(-1) for p in (x, n, s)), n_floor).view(x.shape)
-    y = x.new_empty(x.shape)
-    if x.numel():
-        n, s = n.expand(x.shape), s.expand(x.shape)
-        _C.gamma_fwd(
-            *(_NAMES[x.dtype], x.shape, x.data_ptr(), x.stride(), n.data_ptr(), n.stride(), s.data_ptr(), s.stride()),
-            *(y.data_ptr(), n_floor, torch.get_num_threads()),
-        )
-    return y
+def gamma_fwd(y: Tensor, inputs: GammaInputs, options: GammaOptions) -> None:
+    """Fills y, which is contiguous, with γ; n and s broadcast to x's shape, which is y's."""
+    shape = y.shape
+    if y.ndim > MAX_DIMS:
+        y, inputs = y.view(-1), GammaInputs(*(p.expand(shape).reshape(-1) for p in inputs))
+    x, n, s = (p.expand(y.shape) for p in inputs)
+    _C.gamma_fwd(
+        _NAMES[x.dtype],
+        tuple(y.shape),
+        options.n_floor,
+        torch.get_num_threads(),
+        x=_strided(x),
+        n=_strided(n),
+        s=_strided(s),
+        y=y.data_ptr(),
+    )
 
 
-def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """γ's gradients for x, n and s, each of its operand's shape."""
-    if x.ndim > MAX_DIMS:
-        flat = gamma_bwd(*(p.expand(x.shape).reshape(-1) for p in (dy, x, n, s)), n_floor)
-        return tuple(d.view(x.shape).sum_to_size(p.shape) for d, p in zip(flat, (x, n, s), strict=True))
-    dx = x.new_empty(x.shape)
-    dn, ds = (x.new_empty(p.shape) for p in (n, s))
-    if x.numel():
-        n_full, s_full = n.expand(x.shape), s.expand(x.shape)
-        _C.gamma_bwd(
-            *(_NAMES[x.dtype], x.shape, dy.data_ptr(), dy.stride(), x.data_ptr(), x.stride()),
-            *(n_full.data_ptr(), n_full.stride(), s_full.data_ptr(), s_full.stride()),
-            *(dx.data_ptr(), dn.data_ptr(), dn.expand(x.shape).stride(), dn.numel()),
-            *(ds.data_ptr(), ds.expand(x.shape).stride(), ds.numel(), n_floor, torch.get_num_threads()),
-        )
-    else:
-        dn.zero_()
-        ds.zero_()
-    return dx, dn, ds
+def gamma_bwd(dx: Tensor, upstream: GammaOutputs, saved: GammaSaved, options: GammaOptions) -> tuple[Tensor, Tensor]:
+    """Fills dx, which is contiguous, and returns the gradients of n and s, each of its operand's shape."""
+    shape = dx.shape
+    if dx.ndim > MAX_DIMS:
+        flat = GammaSaved(*(p.expand(shape).reshape(-1) for p in saved))
+        d_n, d_s = gamma_bwd(dx.view(-1), GammaOutputs(upstream.y.reshape(-1)), flat, options)
+        return d_n.view(shape).sum_to_size(saved.n.shape), d_s.view(shape).sum_to_size(saved.s.shape)
+    d_n, d_s = (dx.new_empty(p.shape) for p in (saved.n, saved.s))
+    x, n, s = (p.expand(shape) for p in saved)
+    _C.gamma_bwd(
+        _NAMES[x.dtype],
+        tuple(shape),
+        options.n_floor,
+        torch.get_num_threads(),
+        dy=_strided(upstream.y),
+        x=_strided(x),
+        n=_strided(n),
+        s=_strided(s),
+        dx=dx.data_ptr(),
+        dn=(*_strided(d_n.expand(shape)), d_n.numel()),
+        ds=(*_strided(d_s.expand(shape)), d_s.numel()),
+    )
+    return d_n, d_s
+
+
+def _strided(x: Tensor) -> tuple[int, tuple[int, ...]]:
+    return x.data_ptr(), x.stride()
 
 
 # Bytes of controller state of a tile that leave room for its other data in a second-level cache of 512 KiB.
@@ -181,109 +220,13 @@ def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision:
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
     """K: the state g is kept before every K-th step; 1 where all of it fits the memory budget."""
     everything = T * B * H * _stored_units(G, dtype, precision) * dtype.itemsize
-    if everything <= SMALL_STATE and "ARU_STATE_BUDGET" not in os.environ:
+    if everything <= SMALL_STATE and not os.environ.get("ARU_STATE_BUDGET"):
         return 1
     budget = state_budget()
     if everything <= budget:
         return 1
     # From 4 to 16 the time does not depend on K; beyond, the recomputed segment leaves the cache.
     return min(T, max(8, -(-everything // max(1, budget))))
-
-
-def aru_sequence_fwd(
-    xp: Tensor,
-    h0: Tensor,
-    g0: Tensor,
-    weight_hh: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-    trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
-    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    return _adaptive_fwd(
-        xp, h0, g0, weight_hh, controller, n_floor, precision, segment, trace or segment > 0, trace or segment == 1
-    )
-
-
-def aru_sequence_bwd(
-    d_h: Tensor | None,
-    d_h_last: Tensor | None,
-    d_g: Tensor | None,
-    d_a: Tensor | None,
-    d_n: Tensor | None,
-    d_s: Tensor | None,
-    h0: Tensor,
-    g0: Tensor,
-    weight_hh: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    h: Tensor,
-    a: Tensor,
-    n: Tensor,
-    s: Tensor,
-    kept: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-) -> tuple[Tensor, ...]:
-    """Gradients for xp, h0, g0, weight_hh and the controller's weights."""
-    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    upstream = (d_h, d_a, d_n, d_s, d_h_last, d_g)
-    return _adaptive_bwd(upstream, h0, g0, weight_hh, controller, (h, a, n, s), kept, n_floor, precision, segment)
-
-
-def controller_step_fwd(
-    a: Tensor,
-    g: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n_floor: float,
-    precision: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, next g, n, s and the kept state: a sequence of one step without recurrence; a (B, H), g (B, H, G)."""
-    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    h, g, _, n, s, kept = _adaptive_fwd(a[None], None, g, None, controller, n_floor, precision, int(keep), False, True)
-    return h[0], g, n[0], s[0], kept
-
-
-def controller_step_bwd(
-    d_h: Tensor | None,
-    d_g: Tensor | None,
-    d_n: Tensor | None,
-    d_s: Tensor | None,
-    a: Tensor,
-    g: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n: Tensor,
-    s: Tensor,
-    kept: Tensor,
-    n_floor: float,
-    precision: str,
-) -> tuple[Tensor, ...]:
-    """Gradients for a, g and the controller's weights."""
-    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    upstream = (d_h, None, d_n, d_s, None, d_g)
-    results = (None, a[None], n, s)
-    d_a, *rest = _adaptive_bwd(upstream, None, g, None, controller, results, kept, n_floor, precision, 1)
-    return d_a[0], *rest
 
 
 def _from_pool(like: Tensor, shape: tuple[int, ...]) -> Tensor:
@@ -294,103 +237,206 @@ def _from_pool(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     return torch.frombuffer(_C.StateBuffer(elements * like.itemsize), dtype=like.dtype, count=elements).view(shape)
 
 
-def _adaptive_fwd(
-    xp: Tensor,
-    h0: Tensor | None,
-    g0: Tensor,
-    weight_hh: Tensor | None,
-    controller: tuple[Tensor, ...],
-    n_floor: float,
-    precision: str,
-    segment: int,
-    with_a: bool,
-    with_ns: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    (T, B, H), G = xp.shape, g0.shape[-1]
-    h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
-    a, n, s = (_from_pool(xp, xp.shape) if wanted else xp.new_empty(0) for wanted in (with_a, with_ns, with_ns))
-    if xp.numel() == 0:
-        return h, g, a, n, s, xp.new_empty(0)
-    scalar, sizes = _scalar(xp.dtype, precision), (T, B, H, G, tile_size(B, H, G), max(1, segment))
-    kept = xp.new_empty(0)
-    if segment:
-        kept = _from_pool(xp, (_C.kept_elements(scalar, sizes),))
-    _launch(_C.aru_fwd, scalar, sizes, n_floor, xp, h0, g0, weight_hh, *controller, h, a, n, s, g, kept)
-    return h, g, a, n, s, kept
+def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
+    """h, the last g, a, n, s and the kept state; a, n and s are empty where neither trace nor gradient needs them."""
+    xp, segment = inputs.xp, options.segment
+    (T, B, H), G = xp.shape, inputs.g0.shape[-1]
+    with_a, with_gains = options.trace or segment > 0, options.trace or segment == 1
+    states = AruStates(
+        h=xp.new_empty(xp.shape),
+        g=xp.new_empty(inputs.g0.shape),
+        a=_from_pool(xp, xp.shape if with_a else (0,)),
+        n=_from_pool(xp, xp.shape if with_gains else (0,)),
+        s=_from_pool(xp, xp.shape if with_gains else (0,)),
+        kept=_from_pool(xp, (kept_elements(T, B, H, G, xp.dtype, options.precision, segment),)),
+    )
+    _launch(
+        _C.aru_fwd,
+        _scalar(xp.dtype, options.precision),
+        (T, B, H, G, tile_size(B, H, G), max(1, segment)),
+        options.n_floor,
+        **inputs._asdict(),
+        h=states.h,
+        g_last=states.g,
+        a=states.a,
+        n=states.n,
+        s=states.s,
+        kept=states.kept,
+    )
+    return states
 
 
-def _adaptive_bwd(
-    upstream: tuple[Tensor | None, ...],
-    h0: Tensor | None,
-    g0: Tensor,
-    weight_hh: Tensor | None,
-    controller: tuple[Tensor, ...],
-    results: tuple[Tensor | None, ...],
-    kept: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-) -> tuple[Tensor, ...]:
-    """upstream: gradients of h, a, n, s, the last h and g; results: h, a, n, s -> gradients of xp and of the arguments
-    present."""
-    a = results[1]
-    (T, B, H), G = a.shape, g0.shape[-1]
-    arguments = [h0, g0, weight_hh, *controller]
+def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> AruInputs:
+    """The gradients of the inputs."""
+    a, weights = saved.a, controller_of(saved)
+    (T, B, H), G = a.shape, saved.g0.shape[-1]
     d_xp = _from_pool(a, a.shape)
-    gradients = [None if x is None else a.new_empty(x.shape) for x in arguments]
-    if a.numel():
-        scalar, sizes = _scalar(a.dtype, precision), (T, B, H, G, tile_size(B, H, G), segment)
-        operands = (h0, weight_hh, *controller, *results, kept, *upstream, d_xp, *gradients)
-        _launch(_C.aru_bwd, scalar, sizes, n_floor, *operands)
-    present = [x for x in gradients if x is not None]
-    if not a.numel():
-        for x in present:
-            x.zero_()
-    return d_xp, *present
+    gradients = AruInputs(d_xp, *(a.new_empty(x.shape) for x in (saved.h0, saved.g0, saved.weight_hh, *weights)))
+    _launch(
+        _C.aru_bwd,
+        _scalar(a.dtype, options.precision),
+        (T, B, H, G, tile_size(B, H, G), options.segment),
+        options.n_floor,
+        h0=saved.h0,
+        weight_hh=saved.weight_hh,
+        **weights._asdict(),
+        h=saved.h,
+        a=a,
+        n=saved.n,
+        s=saved.s,
+        kept=saved.kept,
+        d_h=upstream.h,
+        d_h_last=upstream.h_last,
+        d_g_last=upstream.g,
+        d_a=upstream.a,
+        d_n=upstream.n,
+        d_s=upstream.s,
+        **_gradients_by_name(gradients),
+    )
+    return gradients
 
 
-def gamma_rnn_sequence_fwd(
-    xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor]:
+def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
+    """h, the next g, n, s and the kept state: a sequence of one step without recurrence."""
+    a = inputs.a
+    B, H, G = math.prod(a.shape[:-1]), a.shape[-1], inputs.g.shape[-1]
+    kept = kept_elements_of_step(B, H, G, a.dtype, options.precision) if options.keep else 0
+    h, n, s = (a.new_empty(a.shape) for _ in range(3))
+    states = StepStates(h, a.new_empty(inputs.g.shape), n, s, _from_pool(a, (kept,)))
+    _launch(
+        _C.aru_fwd,
+        _scalar(a.dtype, options.precision),
+        (1, B, H, G, tile_size(B, H, G), 1),
+        options.n_floor,
+        xp=a,
+        g0=inputs.g,
+        **controller_of(inputs)._asdict(),
+        h=h,
+        g_last=states.g,
+        n=n,
+        s=s,
+        kept=states.kept,
+    )
+    return states
+
+
+def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOptions) -> StepInputs:
+    """The gradients of the inputs."""
+    a, weights = saved.a, controller_of(saved)
+    B, H, G = math.prod(a.shape[:-1]), a.shape[-1], saved.g.shape[-1]
+    gradients = StepInputs(*(a.new_empty(x.shape) for x in (a, saved.g, *weights)))
+    by_name = _gradients_by_name(gradients)
+    _launch(
+        _C.aru_bwd,
+        _scalar(a.dtype, options.precision),
+        (1, B, H, G, tile_size(B, H, G), 1),
+        options.n_floor,
+        **weights._asdict(),
+        a=a,
+        n=saved.n,
+        s=saved.s,
+        kept=saved.kept,
+        d_h=upstream.h,
+        d_g_last=upstream.g,
+        d_n=upstream.n,
+        d_s=upstream.s,
+        d_xp=by_name.pop("d_a"),
+        d_g0=by_name.pop("d_g"),
+        **by_name,
+    )
+    return gradients
+
+
+def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> GammaRnnStates:
     """h, and a where a gradient or the trace needs it (else empty)."""
+    xp = inputs.xp
     T, B, H = xp.shape
-    h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
-    if xp.numel():
-        sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
-        _launch(_C.gamma_rnn_fwd, _NAMES[xp.dtype], sizes, n_floor, xp, h0, weight_hh, n.expand(H), s.expand(H), h, a)
-    return h, a
+    states = GammaRnnStates(h=xp.new_empty(xp.shape), a=xp.new_empty(xp.shape if options.keep else (0,)))
+    _launch(
+        _C.gamma_rnn_fwd,
+        _NAMES[xp.dtype],
+        (T, B, H, 0, tile_size(B, H, 0), 1),
+        options.n_floor,
+        xp=xp,
+        h0=inputs.h0,
+        weight_hh=inputs.weight_hh,
+        n=inputs.n.expand(H),
+        s=inputs.s.expand(H),
+        h=states.h,
+        a=states.a,
+    )
+    return states
 
 
 def gamma_rnn_sequence_bwd(
-    d_h: Tensor | None,
-    d_h_last: Tensor | None,
-    d_a: Tensor | None,
-    h0: Tensor,
-    weight_hh: Tensor,
-    n: Tensor,
-    s: Tensor,
-    h: Tensor,
-    a: Tensor,
-    n_floor: float,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for xp, h0, weight_hh, n and s."""
+    upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions
+) -> GammaRnnInputs:
+    """The gradients of the inputs."""
+    a = saved.a
     T, B, H = a.shape
-    d_xp, d_h0, d_weight_hh = (a.new_empty(x.shape) for x in (a, h0, weight_hh))
+    d_xp, d_h0, d_weight_hh = (a.new_empty(x.shape) for x in (a, saved.h0, saved.weight_hh))
     d_n, d_s = a.new_empty(H), a.new_empty(H)
-    if a.numel():
-        sizes = (T, B, H, 0, tile_size(B, H, 0), 1)
-        operands = (h0, weight_hh, n.expand(H), s.expand(H), h, a, d_h, d_a, d_h_last)
-        _launch(_C.gamma_rnn_bwd, _NAMES[a.dtype], sizes, n_floor, *operands, d_xp, d_h0, d_weight_hh, d_n, d_s)
-    else:
-        for x in (d_weight_hh, d_n, d_s):
-            x.zero_()
-    return d_xp, d_h0, d_weight_hh, d_n.sum_to_size(n.shape), d_s.sum_to_size(s.shape)
+    _launch(
+        _C.gamma_rnn_bwd,
+        _NAMES[a.dtype],
+        (T, B, H, 0, tile_size(B, H, 0), 1),
+        options.n_floor,
+        h0=saved.h0,
+        weight_hh=saved.weight_hh,
+        n=saved.n.expand(H),
+        s=saved.s.expand(H),
+        h=saved.h,
+        a=a,
+        d_h=upstream.h,
+        d_h_last=upstream.h_last,
+        d_a=upstream.a,
+        d_xp=d_xp,
+        d_h0=d_h0,
+        d_weight_hh=d_weight_hh,
+        d_n=d_n,
+        d_s=d_s,
+    )
+    return GammaRnnInputs(d_xp, d_h0, d_weight_hh, d_n.sum_to_size(saved.n.shape), d_s.sum_to_size(saved.s.shape))
+
+
+def _gradients_by_name(gradients: AruInputs | StepInputs) -> dict[str, Tensor]:
+    return {f"d_{name}": value for name, value in gradients._asdict().items()}
+
+
+def _with_idle_memory(kernel: Callable[..., Results]) -> Callable[..., Results]:
+    """The kernel, run a second time without the idle buffers of the pool where memory was short."""
+
+    @functools.wraps(kernel)
+    def call(*arguments: Any) -> Results:
+        try:
+            return kernel(*arguments)
+        except (MemoryError, RuntimeError) as error:
+            if not _memory_is_short(error):
+                raise
+            _C.free_idle()
+        # outside of the handler, whose traceback holds the tensors of the first attempt
+        try:
+            return kernel(*arguments)
+        except RuntimeError as error:
+            if not _memory_is_short(error):
+                raise
+            raise MemoryError(
+                f"{error}. With a smaller ARU_STATE_BUDGET a call keeps less state for its backward pass."
+            ) from None
+
+    return call
+
+
+def _memory_is_short(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
 KERNELS = {
-    "gamma": (gamma_fwd, gamma_bwd),
-    "controller_step": (controller_step_fwd, controller_step_bwd),
-    "aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
-    "gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
+    op: (_with_idle_memory(forward), _with_idle_memory(backward))
+    for op, (forward, backward) in {
+        "gamma": (gamma_fwd, gamma_bwd),
+        "controller_step": (controller_step_fwd, controller_step_bwd),
+        "aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
+        "gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
+    }.items()
 }

@@ -48,6 +48,7 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
             f"n and s have shapes {tuple(n.shape)} and {tuple(s.shape)}, which do not broadcast with {tuple(x.shape)}, "
             "the shape of x."
         ) from None
+    _check(x=x, n=n, s=s)
     return _dispatch.gamma(x.expand(shape), n, s, n_floor)
 
 
@@ -71,9 +72,9 @@ def controller_step(
     Returns:
         n (..., H), s (..., H) and the next state (..., H, G).
     """
-    weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    _check_step(a, g, weights)
-    return _dispatch.controller_step(a, g, *weights)
+    tensors = {"a": a, "g": g, "weight_ag": weight_ag, "weight_gg": weight_gg, "bias_g": bias_g}
+    _check(**tensors, weight_gc=weight_gc, bias_c=bias_c)
+    return _dispatch.controller_step(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
 
 
 def adaptive_gamma(
@@ -96,9 +97,9 @@ def adaptive_gamma(
         h (..., H) and the next g (..., H, G).
     """
     n_floor = check.gain_floor(n_floor)
-    weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    _check_step(a, g, weights)
-    return _dispatch.adaptive_gamma(a, g, *weights, n_floor=n_floor)
+    tensors = {"a": a, "g": g, "weight_ag": weight_ag, "weight_gg": weight_gg, "bias_g": bias_g}
+    _check(**tensors, weight_gc=weight_gc, bias_c=bias_c)
+    return _dispatch.adaptive_gamma(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c, n_floor=n_floor)
 
 
 def aru_sequence(
@@ -128,14 +129,11 @@ def aru_sequence(
     Returns:
         h (T, B, H), the last g (B, H, G), and the trace of a, n and s, each (T, B, H), or None.
     """
-    B, H = _check_projection(xp)
-    G = _check_controller(weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    check.shape("h0", check.tensor("h0", h0), "(B, H)", (B, H))
-    check.shape("g0", check.tensor("g0", g0), "(B, H, G)", (B, H, G))
-    check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
     n_floor = check.gain_floor(n_floor)
-    tensors = (xp, h0, g0, weight_hh, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    h, (_, g), trace = _dispatch.aru_sequence(*tensors, n_floor=n_floor, return_trace=return_trace)
+    tensors = {"xp": xp, "h0": h0, "g0": g0, "weight_hh": weight_hh, "weight_ag": weight_ag, "weight_gg": weight_gg}
+    tensors |= {"bias_g": bias_g, "weight_gc": weight_gc, "bias_c": bias_c}
+    _check(**tensors)
+    h, (_, g), trace = _dispatch.aru_sequence(*tensors.values(), n_floor=n_floor, return_trace=return_trace)
     return h, g, trace
 
 
@@ -161,37 +159,15 @@ def gamma_rnn_sequence(
     Returns:
         h (T, B, H), and the trace of a, n and s, each (T, B, H), or None.
     """
-    B, H = _check_projection(xp)
-    check.shape("h0", check.tensor("h0", h0), "(B, H)", (B, H))
-    check.shape("weight_hh", check.tensor("weight_hh", weight_hh), "(H, H)", (H, H))
-    for name, p in (("n", n), ("s", s)):
-        if tuple(check.tensor(name, p).shape) not in ((), (1,), (H,)):
-            raise ValueError(f"{name} has shape {tuple(p.shape)}, expected (), (1,) or (H,) = ({H},).")
     n_floor = check.gain_floor(n_floor)
+    _check(xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s)
     h, _, trace = _dispatch.gamma_rnn_sequence(xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace)
     return h, trace
 
 
-def _check_projection(xp: Tensor) -> tuple[int, int]:
-    """Checks the shape of the input projection and returns B, H."""
-    check.rank("xp", check.tensor("xp", xp), "(T, B, H)", 3)
-    check.not_empty("xp", xp, 0, "time step")
-    return xp.shape[1], xp.shape[2]
-
-
-def _check_controller(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weight_gc: Tensor, bias_c: Tensor) -> int:
-    """Checks the shapes of the controller's weights and returns G."""
-    check.rank("weight_ag", check.tensor("weight_ag", weight_ag), "(G,)", 1)
-    units = weight_ag.shape[0]
-    check.shape("weight_gg", check.tensor("weight_gg", weight_gg), "(G, G)", (units, units))
-    check.shape("bias_g", check.tensor("bias_g", bias_g), "(G,)", (units,))
-    check.shape("weight_gc", check.tensor("weight_gc", weight_gc), "(2, G)", (2, units))
-    check.shape("bias_c", check.tensor("bias_c", bias_c), "(2,)", (2,))
-    return units
-
-
-def _check_step(a: Tensor, g: Tensor, weights: tuple[Tensor, ...]) -> None:
-    check.tensor("a", a)
-    check.rank_at_least("a", a, "(..., H)", 1)
-    units = _check_controller(*weights)
-    check.shape("g", check.tensor("g", g), "(..., H, G), where a is (..., H),", (*a.shape, units))
+def _check(**tensors: Tensor) -> None:
+    """Checks what the operations take for granted; they check shapes themselves."""
+    for name, value in tensors.items():
+        check.tensor(name, value)
+        if not torch.compiler.is_compiling():
+            check.in_memory(name, value)

@@ -263,6 +263,15 @@ def _in_memory_as(argument: Tensor, result: Tensor) -> Tensor:
     return result if ordered.stride() == result.stride() else ordered.copy_(result)
 
 
+def _in_format_of(argument: Tensor, result: Tensor) -> Tensor:
+    """The result in the argument's channels-last format, if it has one; differentiable."""
+    memory_format = {4: torch.channels_last, 5: torch.channels_last_3d}.get(argument.ndim)
+    # torch.func.vmap cannot tell, and needs no more than the values
+    if memory_format is None or torch._C._functorch.maybe_current_level() is not None or argument.is_contiguous():
+        return result
+    return result.contiguous(memory_format=memory_format) if argument.is_contiguous(memory_format=memory_format) else result
+
+
 def _check_controller(inputs: StepInputs | AruInputs) -> int:
     """Returns G."""
     weight_ag = inputs.weight_ag
@@ -342,7 +351,7 @@ class ControllerStep(Operation):
 
     def reference(self, inputs: StepInputs, settings: StepSettings) -> tuple[Tensor, ...]:
         n, s, g = reference.controller_step(*inputs)
-        return reference.gamma(inputs.a, n, s, settings.n_floor), g, n, s
+        return _in_format_of(inputs.a, reference.gamma(inputs.a, n, s, settings.n_floor)), g, n, s
 
     def flops(self, inputs: StepInputs) -> int:
         G = inputs.g[-1]

@@ -102,12 +102,16 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     text, backward_text = schema(operation)
 
     def run_kernel(inputs: Any, options: Any) -> tuple[Tensor, ...]:
+        if inputs[0].numel() == 0:  # an empty batch
+            return operation.fake(module, inputs, options)
         return operation.forward(forward_kernel, inputs, options)
 
     def run_backward(upstream: Any, saved: Any, options: Any) -> tuple[Tensor, ...]:
         # saved tensors may come from elsewhere: torch.autograd.graph.saved_tensors_hooks
         check.same_kind(saved)
         operation.check_saved(module, upstream, saved, options)
+        if saved[0].numel() == 0:
+            return tuple(torch.zeros_like(x) for x in operation.inputs_of(saved))
         return operation.backward(backward_kernel, upstream, saved, options)
 
     def forward(*arguments: Any) -> Any:
@@ -141,7 +145,8 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     operator = _define(name, text, flops)
     backward_operator = _define(f"{name}_backward", backward_text, backward_flops)
     for overload, kernel, without_data in ((operator, forward, fake), (backward_operator, backward, backward_fake)):
-        torch.library.impl(overload, tuple(backend.devices), kernel, lib=_LIBRARY)
+        for device in backend.devices:
+            _LIBRARY.impl(overload, kernel, device.upper())
         torch.library.register_fake(overload, without_data, lib=_LIBRARY)
 
     def save(ctx: Any, inputs: Any, options: Any, results: tuple[Tensor, ...]) -> None:
@@ -162,27 +167,30 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     torch.library.register_autograd(operator, gradients, setup_context=setup_context, lib=_LIBRARY)
     _refuse_second_derivative(backward_operator, operation, backend.name)
 
-    class Function(torch.autograd.Function):
-        # with a setup_context of its own, apply would inspect the signature at every call
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            inputs, options = _take(arguments, Inputs, Options)
-            results = run_kernel(inputs, options)
-            save(ctx, inputs, options, results)
-            return _returned(operation, results)
+    # with a setup_context of its own, `apply` would inspect the signature at every call
+    def eager_forward(ctx: Any, *arguments: Any) -> Any:
+        inputs, options = _take(arguments, Inputs, Options)
+        results = run_kernel(inputs, options)
+        save(ctx, inputs, options, results)
+        return _returned(operation, results)
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            # where a graph of the backward pass is built, the operator knows what to say if it is used
-            if torch.is_grad_enabled() or _observed() or _without_memory(grads):
-                return gradients(ctx, *grads)
-            upstream, saved = Outputs(*grads[: len(Outputs._fields)]), Saved(*ctx.saved_tensors)
-            return *run_backward(upstream, saved, ctx.options), *no_gradients
+    def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        # where a graph of the backward pass is built, the operator knows what to say if it is used
+        if torch.is_grad_enabled() or _observed() or _without_memory(grads):
+            return gradients(ctx, *grads)
+        upstream, saved = Outputs(*grads[: len(Outputs._fields)]), Saved(*ctx.saved_tensors)
+        return *run_backward(upstream, saved, ctx.options), *no_gradients
 
-    # autograd's graphs and profilers show this name
-    Function.__name__ = Function.__qualname__ = name
     _OPERATORS[backend.name, operation.name] = operator
-    _EAGER[backend.name, operation.name] = run_kernel, Function
+    _EAGER[backend.name, operation.name] = run_kernel, _function(name, eager_forward, eager_backward)
+
+
+def _function(
+    name: str, forward: Callable[..., Any], backward: Callable[..., Any]
+) -> type[torch.autograd.Function]:
+    """A differentiable function that autograd's graphs and profilers show under this name."""
+    methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
+    return type(torch.autograd.Function)(name, (torch.autograd.Function,), methods)
 
 
 def _refuse_second_derivative(operator: Callable[..., Any], operation: Operation, backend: str) -> None:
@@ -218,7 +226,7 @@ def _register_deciding(operation: Operation) -> None:
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
         if _captured_by_proxies():
-            return Captured.apply(*arguments)
+            return captured.apply(*arguments)
         return _returned(operation, outputs_of(inputs, settings, needed=True))
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
@@ -233,7 +241,7 @@ def _register_deciding(operation: Operation) -> None:
 
     def differentiable_backward(*arguments: Any) -> tuple[Tensor, ...]:
         if needs_gradient([x for x in arguments if isinstance(x, Tensor)]):
-            return Once.apply(*arguments)
+            return once.apply(*arguments)
         if _captured_by_proxies():
             with torch._C._AutoDispatchBelowAutograd():
                 return backward_operator(*arguments)
@@ -264,38 +272,27 @@ def _register_deciding(operation: Operation) -> None:
         _LIBRARY.impl(overload, autograd, "Autograd")
         torch.library.register_fake(overload, without_data, lib=_LIBRARY)
 
-    class Captured(torch.autograd.Function):
-        """The operator in a captured program that takes a gradient."""
+    def captured_forward(ctx: Any, *arguments: Any) -> Any:
+        inputs, ctx.settings = _take(arguments, Inputs, Settings)
+        ctx.save_for_backward(*inputs)
+        if not operation.single:
+            ctx.set_materialize_grads(False)
+        return operator(*arguments)
 
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            inputs, ctx.settings = _take(arguments, Inputs, Settings)
-            ctx.save_for_backward(*inputs)
-            if not operation.single:
-                ctx.set_materialize_grads(False)
-            return operator(*arguments)
+    def captured_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        gradients = backward_operator(*grads, *ctx.saved_tensors, *ctx.settings)
+        return *gradients, *[None] * len(Settings._fields)
 
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            gradients = backward_operator(*grads, *ctx.saved_tensors, *ctx.settings)
-            return *gradients, *[None] * len(Settings._fields)
+    def no_second_derivative(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        raise RuntimeError(
+            f"a captured program has no second derivative of {operation.name}; capture it under "
+            "aru_kernels.use_backend('reference'), which differentiates to any order."
+        )
 
-    class Once(torch.autograd.Function):
-        """The backward operator, whose own derivative is an error."""
-
-        @staticmethod
-        def forward(ctx: Any, *arguments: Any) -> Any:
-            return backward_operator(*arguments)
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-            raise RuntimeError(
-                f"a captured program has no second derivative of {operation.name}; capture it under "
-                "aru_kernels.use_backend('reference'), which differentiates to any order."
-            )
-
-    for function, name in ((Captured, operation.name), (Once, f"{operation.name}_backward")):
-        function.__name__ = function.__qualname__ = name
+    captured = _function(operation.name, captured_forward, captured_backward)
+    once = _function(
+        f"{operation.name}_backward", lambda ctx, *arguments: backward_operator(*arguments), no_second_derivative
+    )
     _DECIDING[operation.name] = operator
 
 

@@ -3,11 +3,13 @@
 #include <pybind11/stl.h>
 
 #include <array>
-#include <exception>
 #include <stdexcept>
 #include <string>
+#include <tuple>
+#include <utility>
 #include <vector>
 
+#include "addresses.h"
 #include "cpu/kernels.h"
 #include "cpu/workspace.h"
 
@@ -16,6 +18,8 @@ namespace py = pybind11;
 namespace {
 
 using Sizes = std::vector<int64_t>;
+
+using aru::Pointers;
 
 template <class T> T* address(uintptr_t p) { return reinterpret_cast<T*>(p); }
 
@@ -60,19 +64,24 @@ void copy(const Sizes& from, int64_t* to) {
   for (size_t d = 0; d < from.size(); ++d) to[d] = from[d];
 }
 
-void gamma_fwd(const std::string& dtype, Sizes sizes, uintptr_t x, Sizes x_strides, uintptr_t n, Sizes n_strides,
-               uintptr_t s, Sizes s_strides, uintptr_t y, double n_floor, int threads) {
+// Where an operand lies: its address and its strides in elements.
+using Strided = std::pair<uintptr_t, Sizes>;
+// Where the contiguous gradient of a broadcast operand lies: address, strides (0 where it is broadcast), elements.
+using Summed = std::tuple<uintptr_t, Sizes, int64_t>;
+
+void gamma_fwd(const std::string& dtype, Sizes sizes, double n_floor, int threads, Strided x, Strided n, Strided s,
+               uintptr_t y) {
   Sizes y_strides = contiguous_strides(sizes);
-  coalesce(sizes, {&x_strides, &n_strides, &s_strides, &y_strides});
+  coalesce(sizes, {&x.second, &n.second, &s.second, &y_strides});
   aru::GammaForward f{};
   f.shape.dims = int(sizes.size());
   copy(sizes, f.shape.size);
-  copy(x_strides, f.shape.x);
-  copy(n_strides, f.shape.n);
-  copy(s_strides, f.shape.s);
-  f.x = address<void>(x);
-  f.n = address<void>(n);
-  f.s = address<void>(s);
+  copy(x.second, f.shape.x);
+  copy(n.second, f.shape.n);
+  copy(s.second, f.shape.s);
+  f.x = address<void>(x.first);
+  f.n = address<void>(n.first);
+  f.s = address<void>(s.first);
   f.y = address<void>(y);
   f.n_floor = n_floor;
   f.threads = threads;
@@ -81,29 +90,28 @@ void gamma_fwd(const std::string& dtype, Sizes sizes, uintptr_t x, Sizes x_strid
   aru::kernels().gamma_fwd(scalar, f);
 }
 
-// dn_strides and ds_strides: of the contiguous gradients, 0 where the parameter is broadcast.
-void gamma_bwd(const std::string& dtype, Sizes sizes, uintptr_t dy, Sizes dy_strides, uintptr_t x, Sizes x_strides,
-               uintptr_t n, Sizes n_strides, uintptr_t s, Sizes s_strides, uintptr_t dx, uintptr_t dn,
-               Sizes dn_strides, int64_t dn_numel, uintptr_t ds, Sizes ds_strides, int64_t ds_numel, double n_floor,
-               int threads) {
+void gamma_bwd(const std::string& dtype, Sizes sizes, double n_floor, int threads, Strided dy, Strided x, Strided n,
+               Strided s, uintptr_t dx, Summed dn, Summed ds) {
+  auto& [dn_address, dn_strides, dn_numel] = dn;
+  auto& [ds_address, ds_strides, ds_numel] = ds;
   Sizes dx_strides = contiguous_strides(sizes);
-  coalesce(sizes, {&dy_strides, &x_strides, &n_strides, &s_strides, &dx_strides, &dn_strides, &ds_strides});
+  coalesce(sizes, {&dy.second, &x.second, &n.second, &s.second, &dx_strides, &dn_strides, &ds_strides});
   aru::GammaBackward f{};
   f.shape.dims = int(sizes.size());
   copy(sizes, f.shape.size);
-  copy(dy_strides, f.shape.dy);
-  copy(x_strides, f.shape.x);
-  copy(n_strides, f.shape.n);
-  copy(s_strides, f.shape.s);
-  f.dy = address<void>(dy);
-  f.x = address<void>(x);
-  f.n = address<void>(n);
-  f.s = address<void>(s);
+  copy(dy.second, f.shape.dy);
+  copy(x.second, f.shape.x);
+  copy(n.second, f.shape.n);
+  copy(s.second, f.shape.s);
+  f.dy = address<void>(dy.first);
+  f.x = address<void>(x.first);
+  f.n = address<void>(n.first);
+  f.s = address<void>(s.first);
   f.dx = address<void>(dx);
-  f.dn.out = address<void>(dn);
+  f.dn.out = address<void>(dn_address);
   f.dn.numel = dn_numel;
   copy(dn_strides, f.dn.stride);
-  f.ds.out = address<void>(ds);
+  f.ds.out = address<void>(ds_address);
   f.ds.numel = ds_numel;
   copy(ds_strides, f.ds.stride);
   f.n_floor = n_floor;
@@ -113,68 +121,56 @@ void gamma_bwd(const std::string& dtype, Sizes sizes, uintptr_t dy, Sizes dy_str
   aru::kernels().gamma_bwd(scalar, f);
 }
 
-// Addresses in the order of a struct's fields; 0 is null.
-class Addresses {
- public:
-  explicit Addresses(const std::vector<uintptr_t>& values) : values_(values) {}
-  ~Addresses() noexcept(false) {
-    if (next_ != values_.size() && !std::uncaught_exceptions())
-      throw std::invalid_argument("expected " + std::to_string(next_) + " addresses, got " +
-                                  std::to_string(values_.size()) + ".");
-  }
-  void operator()(const void*& field) { field = address<void>(values_.at(next_++)); }
-  void operator()(void*& field) { field = address<void>(values_.at(next_++)); }
-  template <class... Fields> void fill(Fields&... fields) { ((*this)(fields), ...); }
-
- private:
-  const std::vector<uintptr_t>& values_;
-  size_t next_ = 0;
-};
-
 // (T, B, H, G, tile, segment)
 aru::SequenceSizes sequence_sizes(const std::array<int64_t, 6>& z) { return {z[0], z[1], z[2], z[3], z[4], z[5]}; }
 
-void fill(Addresses& next, aru::ControllerWeights& w) {
-  next.fill(w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c);
+const Pointers<aru::AruForward>& fields(const aru::AruForward&) {
+  using F = aru::AruForward;
+  static const Pointers<F> all{
+      ARU_POINTER(xp), ARU_POINTER(h0), ARU_POINTER(g0), ARU_POINTER(weight_hh), ARU_CONTROLLER,
+      ARU_POINTER(h), ARU_POINTER(a), ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(g_last), ARU_POINTER(kept)};
+  return all;
 }
 
-// A binding whose pointers fill a struct by `read`, in the order of the struct's fields.
-template <class Struct, void (*aru::Kernels::*kernel)(aru::Scalar, const Struct&), void (*read)(Addresses&, Struct&)>
-void run(const std::string& dtype, const std::array<int64_t, 6>& sizes, const std::vector<uintptr_t>& addresses,
-         double n_floor, int threads) {
+const Pointers<aru::AruBackward>& fields(const aru::AruBackward&) {
+  using F = aru::AruBackward;
+  static const Pointers<F> all{
+      ARU_POINTER(h0), ARU_POINTER(weight_hh), ARU_CONTROLLER, ARU_POINTER(h), ARU_POINTER(a), ARU_POINTER(n),
+      ARU_POINTER(s), ARU_POINTER(kept), ARU_POINTER(d_h), ARU_POINTER(d_a), ARU_POINTER(d_n), ARU_POINTER(d_s),
+      ARU_POINTER(d_h_last), ARU_POINTER(d_g_last), ARU_POINTER(d_xp), ARU_POINTER(d_h0), ARU_POINTER(d_g0),
+      ARU_POINTER(d_weight_hh), ARU_POINTER(d_weight_ag), ARU_POINTER(d_weight_gg), ARU_POINTER(d_bias_g),
+      ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c)};
+  return all;
+}
+
+const Pointers<aru::GammaRnnForward>& fields(const aru::GammaRnnForward&) {
+  using F = aru::GammaRnnForward;
+  static const Pointers<F> all{ARU_POINTER(xp), ARU_POINTER(h0), ARU_POINTER(weight_hh), ARU_POINTER(n),
+                               ARU_POINTER(s),  ARU_POINTER(h),  ARU_POINTER(a)};
+  return all;
+}
+
+const Pointers<aru::GammaRnnBackward>& fields(const aru::GammaRnnBackward&) {
+  using F = aru::GammaRnnBackward;
+  static const Pointers<F> all{
+      ARU_POINTER(h0), ARU_POINTER(weight_hh), ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(h), ARU_POINTER(a),
+      ARU_POINTER(d_h), ARU_POINTER(d_a), ARU_POINTER(d_h_last), ARU_POINTER(d_xp), ARU_POINTER(d_h0),
+      ARU_POINTER(d_weight_hh), ARU_POINTER(d_n), ARU_POINTER(d_s)};
+  return all;
+}
+
+// A binding whose keyword arguments are addresses for the struct's fields of these names; absent ones are null.
+template <class Struct, void (*aru::Kernels::*kernel)(aru::Scalar, const Struct&)>
+void run(const std::string& dtype, const std::array<int64_t, 6>& sizes, double n_floor, int threads,
+         const py::kwargs& addresses) {
   Struct f{};
   f.sizes = sequence_sizes(sizes);
   f.n_floor = n_floor;
   f.threads = threads;
-  {
-    Addresses next(addresses);
-    read(next, f);
-  }
+  fields(f).fill(f, addresses);
   const aru::Scalar scalar = scalar_of(dtype);
   py::gil_scoped_release release;
   (aru::kernels().*kernel)(scalar, f);
-}
-
-void read_aru_fwd(Addresses& next, aru::AruForward& f) {
-  next.fill(f.xp, f.h0, f.g0, f.weight_hh);
-  fill(next, f.controller);
-  next.fill(f.h, f.a, f.n, f.s, f.g_last, f.kept);
-}
-
-void read_aru_bwd(Addresses& next, aru::AruBackward& f) {
-  next.fill(f.h0, f.weight_hh);
-  fill(next, f.controller);
-  next.fill(f.h, f.a, f.n, f.s, f.kept, f.d_h, f.d_a, f.d_n, f.d_s, f.d_h_last, f.d_g_last, f.d_xp, f.d_h0, f.d_g0,
-            f.d_weight_hh, f.d_weight_ag, f.d_weight_gg, f.d_bias_g, f.d_weight_gc, f.d_bias_c);
-}
-
-void read_gamma_rnn_fwd(Addresses& next, aru::GammaRnnForward& f) {
-  next.fill(f.xp, f.h0, f.weight_hh, f.n, f.s, f.h, f.a);
-}
-
-void read_gamma_rnn_bwd(Addresses& next, aru::GammaRnnBackward& f) {
-  next.fill(f.h0, f.weight_hh, f.n, f.s, f.h, f.a, f.d_h, f.d_a, f.d_h_last, f.d_xp, f.d_h0, f.d_weight_hh, f.d_n,
-            f.d_s);
 }
 
 // Memory for kept state, given back for reuse when Python lets go of it.
@@ -208,16 +204,16 @@ PYBIND11_MODULE(_C, m) {
   m.def("bfloat16_products", [] { return aru::kernels().bfloat16_products; });
   m.def("usable_isas", &aru::usable_isas);
   m.def("select_isa", &aru::select_isa);
-  m.def("gamma_fwd", &gamma_fwd);
-  m.def("gamma_bwd", &gamma_bwd);
+  m.def("gamma_fwd", &gamma_fwd, py::arg("dtype"), py::arg("sizes"), py::arg("n_floor"), py::arg("threads"), py::kw_only(), py::arg("x"), py::arg("n"), py::arg("s"), py::arg("y"));
+  m.def("gamma_bwd", &gamma_bwd, py::arg("dtype"), py::arg("sizes"), py::arg("n_floor"), py::arg("threads"), py::kw_only(), py::arg("dy"), py::arg("x"), py::arg("n"), py::arg("s"), py::arg("dx"), py::arg("dn"), py::arg("ds"));
   m.def("strip", [](const std::string& dtype) { return aru::kernels().strip(scalar_of(dtype)); });
   m.def("kept_elements", [](const std::string& dtype, const std::array<int64_t, 6>& sizes) {
     return aru::kernels().kept_elements(scalar_of(dtype), sequence_sizes(sizes));
   });
-  m.def("aru_fwd", &run<aru::AruForward, &aru::Kernels::aru_fwd, read_aru_fwd>);
-  m.def("aru_bwd", &run<aru::AruBackward, &aru::Kernels::aru_bwd, read_aru_bwd>);
-  m.def("gamma_rnn_fwd", &run<aru::GammaRnnForward, &aru::Kernels::gamma_rnn_fwd, read_gamma_rnn_fwd>);
-  m.def("gamma_rnn_bwd", &run<aru::GammaRnnBackward, &aru::Kernels::gamma_rnn_bwd, read_gamma_rnn_bwd>);
+  m.def("aru_fwd", &run<aru::AruForward, &aru::Kernels::aru_fwd>);
+  m.def("aru_bwd", &run<aru::AruBackward, &aru::Kernels::aru_bwd>);
+  m.def("gamma_rnn_fwd", &run<aru::GammaRnnForward, &aru::Kernels::gamma_rnn_fwd>);
+  m.def("gamma_rnn_bwd", &run<aru::GammaRnnBackward, &aru::Kernels::gamma_rnn_bwd>);
   py::class_<StateBuffer>(m, "StateBuffer", py::buffer_protocol())
       .def(py::init<size_t>())
       .def_buffer(&StateBuffer::info);

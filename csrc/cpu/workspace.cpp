@@ -1,11 +1,13 @@
 #include "workspace.h"
 
 #include <algorithm>
+#include <cstdint>
 #include <cstdlib>
 #include <iterator>
 #include <map>
 #include <mutex>
 #include <new>
+#include <string>
 #include <unordered_map>
 
 #include <pthread.h>
@@ -16,15 +18,42 @@
 namespace aru {
 namespace {
 
-size_t round_up(size_t bytes) { return (bytes + page - 1) / page * page; }
+size_t round_up(size_t bytes) {
+  if (bytes > SIZE_MAX - page) return bytes;  // too much in any case
+  return (bytes + page - 1) / page * page;
+}
 
-void* allocate(size_t bytes) {
+// Python makes a MemoryError with this text of it.
+class OutOfMemory : public std::bad_alloc {
+ public:
+  explicit OutOfMemory(size_t bytes)
+      : text_("the CPU kernels asked for " + std::to_string(bytes) +
+              " bytes of memory and got none. With a smaller ARU_STATE_BUDGET a call keeps less state for its "
+              "backward pass.") {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
+
+void* allocate_once(size_t bytes) {
   constexpr size_t huge_page = size_t(2) << 20;
   void* p = nullptr;
-  if (posix_memalign(&p, bytes >= huge_page ? huge_page : page, bytes)) throw std::bad_alloc();
+  if (posix_memalign(&p, bytes >= huge_page ? huge_page : page, bytes)) return nullptr;
 #ifdef __linux__
   if (bytes >= huge_page) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
+  return p;
+}
+
+// Gives idle buffers back where memory is short. The pool must not be locked.
+void* allocate(size_t bytes) {
+  void* p = allocate_once(bytes);
+  if (!p) {
+    free_idle();
+    p = allocate_once(bytes);
+  }
+  if (!p) throw OutOfMemory(bytes);
   return p;
 }
 
@@ -39,6 +68,11 @@ struct Pool {
   std::multimap<size_t, void*> idle;
   std::unordered_map<void*, size_t> used;
   size_t idle_total = 0, used_total = 0, used_peak = 0;
+
+  void count_used(size_t bytes) {
+    used_total += bytes;
+    used_peak = std::max(used_peak, used_total);
+  }
 };
 
 // Never destroyed: tensors may give buffers back while the process ends.
@@ -69,21 +103,28 @@ void* thread_scratch(size_t bytes) {
 void* acquire_buffer(size_t bytes) {
   bytes = round_up(bytes ? bytes : 1);
   Pool& p = pool();
-  std::lock_guard<std::mutex> lock(p.mutex);
-  void* buffer;
-  // An idle buffer of up to twice the size serves; a larger one would waste memory.
-  const auto found = p.idle.lower_bound(bytes);
-  if (found != p.idle.end() && found->first <= 2 * bytes) {
-    bytes = found->first;
-    buffer = found->second;
-    p.idle_total -= bytes;
-    p.idle.erase(found);
-  } else {
-    buffer = allocate(bytes);
+  {
+    std::lock_guard<std::mutex> lock(p.mutex);
+    // An idle buffer of up to twice the size serves; a larger one would waste memory.
+    const auto found = p.idle.lower_bound(bytes);
+    if (found != p.idle.end() && found->first <= 2 * bytes) {
+      void* buffer = found->second;
+      p.used.emplace(buffer, found->first);
+      p.idle_total -= found->first;
+      p.count_used(found->first);
+      p.idle.erase(found);
+      return buffer;
+    }
   }
-  p.used.emplace(buffer, bytes);
-  p.used_total += bytes;
-  p.used_peak = std::max(p.used_peak, p.used_total);
+  void* buffer = allocate(bytes);
+  std::lock_guard<std::mutex> lock(p.mutex);
+  try {
+    p.used.emplace(buffer, bytes);
+  } catch (...) {
+    std::free(buffer);
+    throw;
+  }
+  p.count_used(bytes);
   return buffer;
 }
 
@@ -94,7 +135,12 @@ void release_buffer(void* buffer) {
   const size_t bytes = found->second;
   p.used.erase(found);
   p.used_total -= bytes;
-  p.idle.emplace(bytes, buffer);
+  try {
+    p.idle.emplace(bytes, buffer);
+  } catch (const std::bad_alloc&) {  // not even memory for the entry: called from destructors, which may not throw
+    std::free(buffer);
+    return;
+  }
   p.idle_total += bytes;
   while (p.idle_total > most_idle || (p.idle_total + p.used_total > p.used_peak && !p.idle.empty())) {
     const auto victim = p.idle_total > most_idle ? std::prev(p.idle.end()) : p.idle.begin();

@@ -145,10 +145,9 @@ def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, .
 
 def in_memory(name: str, value: Tensor) -> None:
     """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
-    if value.is_contiguous():
-        last = value.numel()
-    else:
-        last = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-    storage = value.untyped_storage()
-    if (value.storage_offset() + last) * value.itemsize > storage.nbytes() and value.numel() > 0:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {storage.nbytes()} bytes.")
+    size = value.untyped_storage().nbytes()
+    if value.nbytes <= size and value.is_contiguous() and value.storage_offset() == 0:
+        return
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    if (value.storage_offset() + last + 1) * value.itemsize > size and value.numel() > 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {size} bytes.")

@@ -103,6 +103,8 @@ def _autocast_available(device_type: str) -> bool:
 
 def autocasting(device: torch.device) -> bool:
     """Whether torch.autocast is active for tensors of this device."""
+    if not torch.compiler.is_compiling() and not torch._C._is_any_autocast_enabled():
+        return False
     return _autocast_available(device.type) and torch.is_autocast_enabled(device.type)
 
 
@@ -130,12 +132,17 @@ def common_dtype(names: tuple[str, ...], tensors: tuple[Tensor, ...]) -> torch.d
     first = tensors[0]
     device, dtype = first.device, first.dtype
     casting = autocasting(device)
+    for value in tensors:
+        if value.device != device or value.dtype != dtype:
+            break
+    else:
+        return compute_dtype(dtype) if casting else dtype
     for name, value in zip(names, tensors, strict=True):
         if value.device != device:
             raise ValueError(f"{name} is on {value.device}, expected {device}, the device of {names[0]}.")
         if value.dtype != dtype and not casting:
             raise TypeError(f"{name} has dtype {value.dtype}, expected {dtype}, the dtype of {names[0]}.")
-    return compute_dtype(dtype) if casting else dtype
+    return compute_dtype(dtype)
 
 
 def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -145,13 +152,28 @@ def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, .
 
 def in_memory(name: str, value: Tensor) -> None:
     """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
-    if value.is_contiguous():
-        last = value.numel()
-    else:
+    available = value.untyped_storage().nbytes() - value.storage_offset() * value.itemsize
+    # expanded tensors have fewer bytes than elements, and strided ones gaps
+    if (available < value.nbytes or not value.is_contiguous()) and value.numel() > 0:
         last = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-    storage = value.untyped_storage()
-    if (value.storage_offset() + last) * value.itemsize > storage.nbytes() and value.numel() > 0:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {storage.nbytes()} bytes.")
+        if available < last * value.itemsize:
+            raise ValueError(
+                f"{name} has shape {tuple(value.shape)}, but its storage has only {value.untyped_storage().nbytes()} "
+                "bytes."
+            )
+
+
+def broadcasts_to(value: Tensor, shape: tuple[int, ...]) -> bool:
+    """Whether `value` can be expanded to this shape."""
+    own = value.shape
+    if not own or own == shape:
+        return True
+    return len(own) <= len(shape) and all(o in (1, d) for o, d in zip(own[::-1], shape[::-1], strict=False))
+
+
+def device_type(value: Tensor) -> str:
+    """That of the tensor's device; on a CPU ten times as fast as `value.device.type`."""
+    return "cpu" if value.is_cpu else value.device.type
 
 
 def like(name: str, value: Tensor, first: Tensor, what: str) -> None:
@@ -170,3 +192,11 @@ def same_kind(arguments: tuple[Tensor, ...]) -> None:
         if value.dtype != dtype or value.device != device:
             like(name, value, first, arguments._fields[0])
         in_memory(name, value)
+=======
+    size = value.untyped_storage().nbytes()
+    if value.nbytes <= size and value.is_contiguous() and value.storage_offset() == 0:
+        return
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    if (value.storage_offset() + last + 1) * value.itemsize > size and value.numel() > 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {size} bytes.")
+>>>>>>> main

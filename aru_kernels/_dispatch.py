@@ -15,14 +15,11 @@ from aru_kernels import _checks as check
 from aru_kernels import backends, ops
 from aru_kernels._arguments import (
     AruInputs,
-    AruOutputs,
     GammaInputs,
     GammaOptions,
     GammaRnnInputs,
-    GammaRnnOutputs,
     SequenceSettings,
     StepInputs,
-    StepOutputs,
     StepSettings,
 )
 from aru_kernels.operations import OPERATIONS, Operation
@@ -32,38 +29,46 @@ _GAMMA, _STEP = OPERATIONS["gamma"], OPERATIONS["controller_step"]
 _ARU_SEQUENCE, _GAMMA_RNN_SEQUENCE = OPERATIONS["aru_sequence"], OPERATIONS["gamma_rnn_sequence"]
 
 
-def _call(operation: Operation, inputs: Any, settings: Any) -> tuple[Tensor, ...]:
+def _call(operation: Operation, inputs: Any, settings: Any) -> Any:
     """The outputs of an operation, in the dtype of the inputs or in float32 under autocast."""
     operation.check(inputs)
     dtype = check.common_dtype(inputs._fields, inputs)
-    wide = check.compute_dtype(dtype)
-    recorded = ops.recorded(inputs) and not backends.reference_is_wanted(operation.name)
-    # the backend that runs a recorded call is not known, so neither is whether it takes narrow tensors
-    inputs_dtype = wide if recorded else dtype
-    if any(x.dtype != inputs_dtype for x in inputs):
-        inputs = operation.Inputs(*(x.to(inputs_dtype) for x in inputs))
-    if recorded:
+    recorded = ops.recorded(inputs)
+    if recorded and not backends.reference_is_wanted(operation.name):
+        # which backend will run is not known, so neither is whether it takes narrow tensors
+        inputs = _cast(operation, inputs, check.compute_dtype(dtype))
         outputs = ops.record(operation, inputs, settings)
     else:
-        outputs = ops.run(operation, inputs, settings, ops.needs_gradient(inputs))
-    return outputs if outputs[0].dtype == dtype else tuple(x.to(dtype) for x in outputs)
+        inputs = _cast(operation, inputs, dtype)
+        by_operator = recorded or torch.compiler.is_compiling()
+        results = ops.run(operation, inputs, settings, ops.needs_gradient(inputs), by_operator)
+        outputs = results[: len(operation.Outputs._fields)]
+    if outputs[0].dtype != dtype:
+        outputs = [x.to(dtype) for x in outputs]
+    return operation.Outputs(*outputs)
+
+
+def _cast(operation: Operation, inputs: Any, dtype: torch.dtype) -> Any:
+    for x in inputs:  # under autocast they may differ
+        if x.dtype != dtype:
+            return operation.Inputs(*(x.to(dtype) for x in inputs))
+    return inputs
 
 
 def gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     """γ; n and s broadcast to x."""
-    (y,) = _call(_GAMMA, GammaInputs(x, n, s), GammaOptions(n_floor))
-    return y
+    return _call(_GAMMA, GammaInputs(x, n, s), GammaOptions(n_floor)).y
 
 
 def controller_step(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """n, s and the next g."""
-    outputs = StepOutputs(*_call(_STEP, StepInputs(a, g, *weights), StepSettings(1.0)))  # h is not asked for
+    outputs = _call(_STEP, StepInputs(a, g, *weights), StepSettings(1.0))  # h is not asked for
     return outputs.n, outputs.s, outputs.g
 
 
 def adaptive_gamma(a: Tensor, g: Tensor, *weights: Tensor, n_floor: float) -> tuple[Tensor, Tensor]:
     """h and the next g."""
-    outputs = StepOutputs(*_call(_STEP, StepInputs(a, g, *weights), StepSettings(n_floor)))
+    outputs = _call(_STEP, StepInputs(a, g, *weights), StepSettings(n_floor))
     return outputs.h, outputs.g
 
 
@@ -72,7 +77,7 @@ def aru_sequence(
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Trace | None]:
     """xp, h0, g0, weight_hh and the controller's weights -> h, last (h, g), trace."""
     settings = SequenceSettings(n_floor, return_trace)
-    outputs = AruOutputs(*_call(_ARU_SEQUENCE, AruInputs(*tensors), settings))
+    outputs = _call(_ARU_SEQUENCE, AruInputs(*tensors), settings)
     trace = Trace(outputs.a, outputs.n, outputs.s) if return_trace else None
     return outputs.h, (outputs.h_last, outputs.g), trace
 
@@ -82,7 +87,7 @@ def gamma_rnn_sequence(
 ) -> tuple[Tensor, tuple[Tensor], Trace | None]:
     """xp, h0, weight_hh, n and s -> h, last (h,), trace."""
     inputs = GammaRnnInputs(*tensors)
-    outputs = GammaRnnOutputs(*_call(_GAMMA_RNN_SEQUENCE, inputs, SequenceSettings(n_floor, return_trace)))
+    outputs = _call(_GAMMA_RNN_SEQUENCE, inputs, SequenceSettings(n_floor, return_trace))
     trace = None
     if return_trace:
         a = outputs.a

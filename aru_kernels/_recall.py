@@ -17,10 +17,10 @@ from torch import Tensor
 class Decision:
     """How one call runs: its backend, the dtype that this computes in, and the options of its kernel."""
 
-    __slots__ = ("__weakref__", "backend", "dtype", "options")
+    __slots__ = ("__weakref__", "choice")
 
-    def __init__(self, backend: str, dtype: torch.dtype, options: Any) -> None:
-        self.backend, self.dtype, self.options = backend, dtype, options
+    def __init__(self, choice: tuple[str, torch.dtype, Any]) -> None:
+        self.choice = choice
 
 
 _ALIVE: weakref.WeakValueDictionary[tuple[object, ...], Decision] = weakref.WeakValueDictionary()
@@ -31,14 +31,14 @@ def wanted() -> bool:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None
 
 
-def decision(op: str, inputs: Sequence[Tensor], decide: Callable[[], Decision]) -> Decision:
+def decision(op: str, inputs: Sequence[Tensor], decide: Callable[[], tuple[str, torch.dtype, Any]]) -> Decision:
     """That of the call that is run again, or a new one."""
     key = op, *_fingerprint(inputs)
     if torch._C._current_graph_task_id() != -1:  # inside a backward pass
         earlier = _ALIVE.get(key)
         if earlier is not None:
             return earlier
-    _ALIVE[key] = made = decide()
+    _ALIVE[key] = made = Decision(decide())
     return made
 
 
@@ -53,7 +53,7 @@ def _fingerprint(inputs: Sequence[Tensor]) -> tuple[object, ...]:
     """What tells two calls apart: shapes, dtype, device and, where reading them is cheap, some of the first's values."""
     first = inputs[0]
     values: tuple[float, ...] = ()
-    if first.device.type == "cpu" and first.numel():
+    if type(first) in (Tensor, torch.nn.Parameter) and first.is_cpu and first.numel():
         corners = ((0,) * first.ndim, (-1,) * first.ndim, tuple(size // 2 for size in first.shape))
         values = tuple(first.detach()[corner].item() for corner in corners)
     return first.dtype, first.device, values, *(x.shape for x in inputs)

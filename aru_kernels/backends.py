@@ -42,6 +42,7 @@ class Backend:
     dtypes: frozenset[torch.dtype] = frozenset()
     narrow: Mapping[str, frozenset[torch.dtype]] = field(default_factory=dict, hash=False)
     limited: bool = False
+    _serves: set[tuple[str, torch.device, torch.dtype]] = field(default_factory=set, init=False, compare=False)
 
     def load(self) -> ModuleType:
         """The backend's module."""
@@ -51,6 +52,16 @@ class Backend:
     def unavailable(self) -> str | None:
         """Why the backend cannot run here at all, or None."""
         return None if self.module is None else _unavailable(self.module)
+
+    def serves(self, op: str, device: torch.device, dtype: torch.dtype, H: int, G: int) -> bool:
+        """Whether the backend can serve this call; remembered where that does not depend on sizes."""
+        call = op, device, dtype
+        if call in self._serves:
+            return True
+        serves = self.refuses(op, device, dtype, H, G) is None
+        if serves and not self.limited:
+            self._serves.add(call)
+        return serves
 
     def refuses(self, op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int = 0) -> str | None:
         """Why the backend cannot serve this call, or None; H, G: 0 where the operation has no such size."""
@@ -203,10 +214,14 @@ def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int
         return "reference"
     name = requested_backend()
     if name == "auto":
-        name = next(b.name for b in BACKENDS.values() if b.refuses(op, device, dtype, H, G) is None)
-        if name == "reference" and not torch.compiler.is_compiling():
+        compiling = torch.compiler.is_compiling()
+        for backend in BACKENDS.values():
+            serves = backend.refuses(op, device, dtype, H, G) is None if compiling else backend.serves(op, device, dtype, H, G)
+            if serves:
+                break
+        if backend.module is None and not compiling:
             _warn_slow(op, device.type)
-        return name
+        return backend.name
     reason = BACKENDS[name].refuses(op, device, dtype, H, G)
     if reason is not None:
         raise RuntimeError(
@@ -216,7 +231,7 @@ def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int
 
 
 def _exporting_to_onnx() -> bool:
-    """Whether the program is captured for ONNX, which knows plain PyTorch alone."""
+    """Whether the program is captured for ONNX, which only knows the operations of plain PyTorch."""
     return torch.compiler.is_compiling() and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
@@ -226,12 +241,22 @@ def _transformed() -> bool:
 
 
 @functools.cache
-def _warn_slow(op: str) -> None:
-    warnings.warn(
-        f"aru_kernels: no fused kernel serves {op} on this GPU; the slow reference runs instead "
-        "(`python -m aru_kernels` says what is missing).",
-        stacklevel=4,
-    )
+def _warn_slow(op: str, device_type: str) -> None:
+    """Says once why the reference runs on a device for which kernels exist."""
+    reasons = [
+        f"{backend.name}: {reason}"
+        for backend in BACKENDS.values()
+        if device_type in backend.devices and op in backend.ops and (reason := backend.unavailable()) is not None
+    ]
+    if device_type == "cuda" and not reasons:
+        reasons = ["no kernel takes these sizes or this dtype (`python -m aru_kernels` lists what each takes)"]
+    if reasons:
+        warnings.warn(
+            f"aru_kernels: no kernel runs {op} on this {'GPU' if device_type == 'cuda' else device_type.upper()}; the "
+            f"reference runs instead, some ten times slower ({'; '.join(reasons)}).",
+            RuntimeWarning,
+            stacklevel=6,
+        )
 
 
 class BackendInfo(NamedTuple):

@@ -181,10 +181,11 @@ def tile_size(B: int, H: int, G: int) -> int:
     recurrent product runs from registers; and no more than the cache holds.  From the sizes alone, so that the order of
     every sum is the same for any number of threads.
     """
-    cached = TILE_BYTES // (4 * H * max(G, 8))
-    # sym_*: under torch.compile with a dynamic B, a comparison would bind the program to a range of B
-    wanted = torch.sym_min(torch.sym_max(4, -(-B // 8)), max(4, cached))
-    return torch.sym_max(1, torch.sym_min(B, wanted))
+    most = max(4, TILE_BYTES // (4 * H * max(G, 8)))
+    if isinstance(B, int):
+        return max(1, min(B, max(4, -(-B // 8)), most))
+    # under torch.compile with a dynamic B, a comparison would bind the program to a range of B
+    return torch.sym_max(1, torch.sym_min(B, torch.sym_min(torch.sym_max(4, -(-B // 8)), most)))
 
 
 # Bytes above which the C library asks the system for fresh pages each time.

@@ -41,15 +41,16 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
         for name, p in (("n", n), ("s", s))
     )
     n_floor = check.gain_floor(n_floor)
-    try:
-        shape = torch.broadcast_shapes(x.shape, n.shape, s.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"n and s have shapes {tuple(n.shape)} and {tuple(s.shape)}, which do not broadcast with {tuple(x.shape)}, "
-            "the shape of x."
-        ) from None
     _check(x=x, n=n, s=s)
-    return _dispatch.gamma(x.expand(shape), n, s, n_floor)
+    if not (check.broadcasts_to(n, x.shape) and check.broadcasts_to(s, x.shape)):
+        try:
+            x = x.expand(torch.broadcast_shapes(x.shape, n.shape, s.shape))
+        except RuntimeError:
+            raise ValueError(
+                f"n and s have shapes {tuple(n.shape)} and {tuple(s.shape)}, which do not broadcast with "
+                f"{tuple(x.shape)}, the shape of x."
+            ) from None
+    return _dispatch.gamma(x, n, s, n_floor)
 
 
 def controller_step(
@@ -167,7 +168,8 @@ def gamma_rnn_sequence(
 
 def _check(**tensors: Tensor) -> None:
     """Checks what the operations take for granted; they check shapes themselves."""
+    known = not torch.compiler.is_compiling()
     for name, value in tensors.items():
         check.tensor(name, value)
-        if not torch.compiler.is_compiling():
+        if known:
             check.in_memory(name, value)

@@ -127,7 +127,7 @@ class Operation:
 
 def _sizes_fit(inputs: Any, letters: tuple[str, ...], expected: tuple[Shape, ...]) -> None:
     """Raises ValueError for the first input whose shape differs from the expected one."""
-    if tuple(x.shape for x in inputs) != expected:
+    if tuple([x.shape for x in inputs]) != expected:
         for name, value, letter, sizes in zip(inputs._fields, inputs, letters, expected, strict=True):
             check.shape(name, value, letter, sizes)
 
@@ -177,13 +177,10 @@ class Gamma(Operation):
     def check(self, inputs: GammaInputs) -> None:
         shape = inputs.x.shape
         for name, value in (("n", inputs.n), ("s", inputs.s)):
-            own = value.shape
-            fits = len(own) <= len(shape) and all(
-                o in (1, d) for o, d in zip(reversed(own), reversed(shape), strict=False)
-            )
-            if not fits:
+            if not check.broadcasts_to(value, shape):
                 raise ValueError(
-                    f"{name} has shape {tuple(own)}, expected one that broadcasts to {tuple(shape)}, the shape of x."
+                    f"{name} has shape {tuple(value.shape)}, expected one that broadcasts to {tuple(shape)}, the shape "
+                    "of x."
                 )
 
     def check_saved(self, module: ModuleType, upstream: GammaOutputs, saved: GammaSaved, options: GammaOptions) -> None:
@@ -322,7 +319,7 @@ class ControllerStep(Operation):
     def decide(
         self, module: ModuleType, inputs: StepInputs, dtype: torch.dtype, settings: StepSettings, needed: bool
     ) -> StepOptions:
-        return StepOptions(settings.n_floor, product_precision(inputs.a.device.type), needed)
+        return StepOptions(settings.n_floor, product_precision(check.device_type(inputs.a)), needed)
 
     def forward(self, kernel: Callable[..., Any], inputs: StepInputs, options: StepOptions) -> tuple[Tensor, ...]:
         states: StepStates = kernel(inputs, options)
@@ -398,7 +395,7 @@ class AruSequence(Operation):
         self, module: ModuleType, inputs: AruInputs, dtype: torch.dtype, settings: SequenceSettings, needed: bool
     ) -> AruOptions:
         xp = inputs.xp
-        precision = product_precision(xp.device.type)
+        precision = product_precision(check.device_type(xp))
         segment = 0
         if needed:
             segment = module.choose_segment(*xp.shape, inputs.g0.shape[-1], dtype, precision)
@@ -484,7 +481,7 @@ class GammaRnnSequence(Operation):
     def decide(
         self, module: ModuleType, inputs: GammaRnnInputs, dtype: torch.dtype, settings: SequenceSettings, needed: bool
     ) -> GammaRnnOptions:
-        return GammaRnnOptions(settings.n_floor, product_precision(inputs.xp.device.type), settings.trace or needed)
+        return GammaRnnOptions(settings.n_floor, product_precision(check.device_type(inputs.xp)), settings.trace or needed)
 
     def forward(
         self, kernel: Callable[..., Any], inputs: GammaRnnInputs, options: GammaRnnOptions

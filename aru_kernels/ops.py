@@ -26,7 +26,6 @@ from torch.utils import flop_counter
 
 from aru_kernels import _checks as check
 from aru_kernels import _recall, backends
-from aru_kernels._recall import Decision
 from aru_kernels.backends import BACKENDS, Backend
 from aru_kernels.operations import OPERATIONS, Operation
 
@@ -213,8 +212,9 @@ def _register_deciding(operation: Operation) -> None:
         check.same_kind(inputs)
         operation.check(inputs)
         check.gain_floor(settings.n_floor)
-        outputs = run(operation, inputs, settings, needed)
-        return operation.asked_for(check.to_dtype(outputs, inputs[0].dtype), settings)
+        results = run(operation, inputs, settings, needed, by_operator=recorded(inputs))
+        outputs = check.to_dtype(results[: len(Outputs._fields)], inputs[0].dtype)
+        return operation.asked_for(outputs, settings)
 
     def forward(*arguments: Any) -> Any:
         inputs, settings = _take(arguments, Inputs, Settings)
@@ -298,12 +298,16 @@ def _register_deciding(operation: Operation) -> None:
 
 def needs_gradient(inputs: Sequence[Tensor]) -> bool:
     """Whether a backward pass may follow."""
-    return torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    if torch.is_grad_enabled():
+        for x in inputs:
+            if x.requires_grad:
+                return True
+    return False
 
 
 def _observed() -> bool:
     """Whether something watches the operators of this thread: a mode, a profiler."""
-    return bool(torch._C._len_torch_dispatch_stack()) or torch._C._autograd._profiler_enabled()
+    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
 
 
 def _captured_by_proxies() -> bool:
@@ -320,13 +324,13 @@ def recorded(inputs: Sequence[Tensor]) -> bool:
     """
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    return (
-        _observed()
-        or torch._C._is_tracing()
-        or not all(type(x) in _PLAIN for x in inputs)
-        # memory holds the negative of such a tensor's values, as of z.conj().imag: the dispatcher makes a copy
-        or any(x.is_neg() for x in inputs)
-    )
+    if _observed() or torch._C._is_tracing():
+        return True
+    for x in inputs:
+        # memory holds the negative of some tensors' values, as of z.conj().imag: the dispatcher makes a copy
+        if type(x) not in _PLAIN or x.is_neg():
+            return True
+    return False
 
 
 def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
@@ -348,51 +352,64 @@ def record(operation: Operation, inputs: Any, settings: Any) -> tuple[Tensor, ..
     return (outputs,) if operation.single else outputs
 
 
-def run(operation: Operation, inputs: Any, settings: Any, needed: bool) -> tuple[Tensor, ...]:
-    """The outputs by the backend of this moment; needed: whether a backward pass may follow.
+def run(operation: Operation, inputs: Any, settings: Any, needed: bool, by_operator: bool) -> tuple[Tensor, ...]:
+    """The results by the backend of this moment: the outputs, and what is kept.
 
-    The inputs have one dtype; the outputs have it, or the one that the backend computes in.
+    The inputs have one dtype; the results have it, or the one that the backend computes in.
+
+    needed: whether a backward pass may follow.  by_operator: whether the kernel must be seen as an operator.
     """
     if not needed or torch.compiler.is_compiling() or not _recall.wanted():
-        return _run(operation, inputs, settings, decide(operation, inputs, settings, needed))
-    decision = _recall.decision(operation.name, inputs, lambda: decide(operation, inputs, settings, needed))
-    outputs = _run(operation, inputs, settings, decision)
-    _recall.remember(decision, outputs)
-    return outputs
+        choice = _decide(operation, inputs, settings, needed)
+        return _run(operation, inputs, settings, *choice, needed, by_operator)
+    decision = _recall.decision(operation.name, inputs, lambda: _decide(operation, inputs, settings, needed))
+    results = _run(operation, inputs, settings, *decision.choice, needed, by_operator)
+    _recall.remember(decision, results)
+    return results
 
 
-def decide(operation: Operation, inputs: Any, settings: Any, needed: bool) -> Decision:
-    """How one call runs."""
+def _decide(operation: Operation, inputs: Any, settings: Any, needed: bool) -> tuple[str, torch.dtype, Any]:
+    """How one call runs: the backend, the dtype that it computes in, the options of its kernel."""
     first = inputs[0]
     dtype = check.compute_dtype(first.dtype)
     backend = backends.select(operation.name, first.device, dtype, *operation.sizes(inputs))
     if backend == "reference":
-        return Decision(backend, dtype, None)
-    if BACKENDS[backend].takes(operation.name, first.dtype):
+        return backend, dtype, None
+    if first.dtype != dtype and BACKENDS[backend].takes(operation.name, first.dtype):
         dtype = first.dtype
-    return Decision(backend, dtype, operation.decide(BACKENDS[backend].load(), inputs, dtype, settings, needed))
+    return backend, dtype, operation.decide(BACKENDS[backend].load(), inputs, dtype, settings, needed)
 
 
-def _run(operation: Operation, inputs: Any, settings: Any, decision: Decision) -> tuple[Tensor, ...]:
-    if inputs[0].dtype != decision.dtype:
-        inputs = operation.Inputs(*(x.to(decision.dtype) for x in inputs))
-    if decision.backend == "reference":
+def _run(
+    operation: Operation,
+    inputs: Any,
+    settings: Any,
+    backend: str,
+    dtype: torch.dtype,
+    options: Any,
+    needed: bool,
+    by_operator: bool,
+) -> tuple[Tensor, ...]:
+    if inputs[0].dtype != dtype:
+        inputs = operation.Inputs(*(x.to(dtype) for x in inputs))
+    if options is None:
         with check.no_autocast(inputs[0].device):
             return operation.reference(inputs, settings)
-    results = apply(decision.backend, operation, inputs, decision.options)
-    return results[: len(operation.Outputs._fields)]
-
-
-def apply(backend: str, operation: Operation, inputs: Any, options: Any) -> tuple[Tensor, ...]:
-    """The results of a backend's kernel, differentiable; the inputs are of the kernel's dtype and were checked."""
-    if torch.compiler.is_compiling() or recorded(inputs):
+    if by_operator:
         results = _OPERATORS[backend, operation.name](*inputs, *options)
     else:
         kernel, function = _EAGER[backend, operation.name]
-        if not needs_gradient(inputs):
+        if not needed:
             return kernel(inputs, options)
         results = function.apply(*inputs, *options)
     return (results,) if operation.single else results
+
+
+def apply(backend: str, operation: Operation, inputs: Any, options: Any) -> tuple[Tensor, ...]:
+    """The results of a backend's kernel with these options, differentiable; for tests of one kernel."""
+    return _run(
+        operation, inputs, None, backend, inputs[0].dtype, options, needs_gradient(inputs), recorded(inputs)
+    )
 
 
 def operator(backend: str, op: str) -> Callable[..., Any]:

@@ -152,15 +152,12 @@ def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, .
 
 def in_memory(name: str, value: Tensor) -> None:
     """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
-    available = value.untyped_storage().nbytes() - value.storage_offset() * value.itemsize
-    # expanded tensors have fewer bytes than elements, and strided ones gaps
-    if (available < value.nbytes or not value.is_contiguous()) and value.numel() > 0:
-        last = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-        if available < last * value.itemsize:
-            raise ValueError(
-                f"{name} has shape {tuple(value.shape)}, but its storage has only {value.untyped_storage().nbytes()} "
-                "bytes."
-            )
+    size = value.untyped_storage().nbytes()
+    if value.nbytes <= size and value.is_contiguous() and value.storage_offset() == 0:
+        return
+    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
+    if (value.storage_offset() + last + 1) * value.itemsize > size and value.numel() > 0:
+        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {size} bytes.")
 
 
 def broadcasts_to(value: Tensor, shape: tuple[int, ...]) -> bool:
@@ -192,11 +189,3 @@ def same_kind(arguments: tuple[Tensor, ...]) -> None:
         if value.dtype != dtype or value.device != device:
             like(name, value, first, arguments._fields[0])
         in_memory(name, value)
-=======
-    size = value.untyped_storage().nbytes()
-    if value.nbytes <= size and value.is_contiguous() and value.storage_offset() == 0:
-        return
-    last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
-    if (value.storage_offset() + last + 1) * value.itemsize > size and value.numel() > 0:
-        raise ValueError(f"{name} has shape {tuple(value.shape)}, but its storage has only {size} bytes.")
->>>>>>> main

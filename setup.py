@@ -59,7 +59,11 @@ FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignore
 # CUDA: one source, compiled once per (form of products, direction), the longest first.
 CUDA_FORMS = ("bf16", "tf32", "split")  # in the order of csrc/cuda/sequence.h
 CUDA_KERNELS = [(form, backward) for backward in (1, 0) for form in reversed(CUDA_FORMS)]
-CUDA_SOURCES = ["csrc/aru_math.h", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").iterdir())]
+CUDA_SOURCES = [
+    "csrc/aru_math.h",
+    "csrc/addresses.h",
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "cuda").iterdir()),
+]
 CUDA_ARCHITECTURES = ("80", "90a", "100")
 # Divisions to 2 ulp, denormal numbers as 0.  ptxas reports registers and spills.
 CUDA_FLAGS = ["-std=c++17", "-O3", "-prec-div=false", "-ftz=true", "-Xptxas=-v"]

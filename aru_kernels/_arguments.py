@@ -44,9 +44,7 @@ class WithController(Protocol):
 
 def controller_of(arguments: WithController) -> Controller:
     """The controller's weights among the arguments."""
-    return Controller(
-        arguments.weight_ag, arguments.weight_gg, arguments.bias_g, arguments.weight_gc, arguments.bias_c
-    )
+    return Controller(arguments.weight_ag, arguments.weight_gg, arguments.bias_g, arguments.weight_gc, arguments.bias_c)
 
 
 class GammaInputs(NamedTuple):

@@ -13,6 +13,9 @@ from torch import Tensor
 
 from aru_kernels._compile import constant_when_compiled
 
+# Types of tensors that are their own memory: not fake, traced, distributed, ...
+PLAIN = (Tensor, torch.nn.Parameter)
+
 
 def tensor(name: str, value: object) -> Tensor:
     """`value`, if it is a floating-point tensor; raises TypeError otherwise."""
@@ -188,4 +191,5 @@ def same_kind(arguments: tuple[Tensor, ...]) -> None:
     for name, value in zip(arguments._fields, arguments, strict=True):
         if value.dtype != dtype or value.device != device:
             like(name, value, first, arguments._fields[0])
-        in_memory(name, value)
+        if type(value) in PLAIN:
+            in_memory(name, value)

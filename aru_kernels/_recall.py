@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from aru_kernels import _checks as check
+
 
 class Decision:
     """How one call runs: its backend, the dtype that this computes in, and the options of its kernel."""
@@ -50,10 +52,10 @@ def remember(decision: Decision, outputs: Sequence[Tensor]) -> None:
 
 
 def _fingerprint(inputs: Sequence[Tensor]) -> tuple[object, ...]:
-    """What tells two calls apart: shapes, dtype, device and, where reading them is cheap, some of the first's values."""
+    """What tells two calls apart: shapes, dtype, device and, on a CPU, some of the first input's values."""
     first = inputs[0]
     values: tuple[float, ...] = ()
-    if type(first) in (Tensor, torch.nn.Parameter) and first.is_cpu and first.numel():
+    if type(first) in check.PLAIN and first.is_cpu and first.numel():
         corners = ((0,) * first.ndim, (-1,) * first.ndim, tuple(size // 2 for size in first.shape))
         values = tuple(first.detach()[corner].item() for corner in corners)
     return first.dtype, first.device, values, *(x.shape for x in inputs)

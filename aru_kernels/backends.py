@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from aru_kernels import _checks as check
 from aru_kernels._compile import constant_when_compiled
 from aru_kernels.triton._mode import INTERPRETED
 
@@ -77,10 +78,13 @@ class Backend:
         return _refuses(self.module, int(H), int(G)) if reason is None and self.limited else reason
 
     def check(self, op: str, arguments: tuple[Tensor, ...]) -> None:
-        """Raises an error unless a kernel takes tensors such as the first of these; all others must be like it."""
+        """Raises an error unless the arguments share a device and a dtype that a kernel of `op` takes."""
+        check.same_kind(arguments)
         first = arguments[0]
         if first.device.type not in self.devices:
-            raise ValueError(f"backend {self.name!r} serves {_listing(self.devices)} tensors, got one on {first.device}.")
+            raise ValueError(
+                f"backend {self.name!r} serves {_listing(self.devices)} tensors, got one on {first.device}."
+            )
         if first.dtype not in self.dtypes and not self.takes(op, first.dtype):
             raise TypeError(
                 f"{arguments._fields[0]} has dtype {first.dtype}, expected one of "
@@ -216,7 +220,11 @@ def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int
     if name == "auto":
         compiling = torch.compiler.is_compiling()
         for backend in BACKENDS.values():
-            serves = backend.refuses(op, device, dtype, H, G) is None if compiling else backend.serves(op, device, dtype, H, G)
+            serves = (
+                backend.refuses(op, device, dtype, H, G) is None
+                if compiling
+                else backend.serves(op, device, dtype, H, G)
+            )
             if serves:
                 break
         if backend.module is None and not compiling:

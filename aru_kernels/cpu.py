@@ -369,9 +369,7 @@ def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> 
     return states
 
 
-def gamma_rnn_sequence_bwd(
-    upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions
-) -> GammaRnnInputs:
+def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions) -> GammaRnnInputs:
     """The gradients of the inputs."""
     a = saved.a
     T, B, H = a.shape

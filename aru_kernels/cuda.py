@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import importlib
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 
@@ -18,6 +17,19 @@ import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
+from aru_kernels._arguments import (
+    AruInputs,
+    AruOptions,
+    AruOutputs,
+    AruSaved,
+    AruStates,
+    GammaRnnInputs,
+    GammaRnnOptions,
+    GammaRnnOutputs,
+    GammaRnnSaved,
+    GammaRnnStates,
+    controller_of,
+)
 from aru_kernels._memory import wanted_budget
 from aru_kernels._precision import product_precision
 from aru_kernels._version import __version__
@@ -96,10 +108,6 @@ def _bytes(like: Tensor, count: int) -> Tensor | None:
     return like.new_empty(-(-count // 4)) if count else None
 
 
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [0 if x is None else x.data_ptr() for x in tensors]
-
-
 # Bytes of kept state up to which all of it is kept.
 SMALL_STATE = 256 * 2**20
 # Steps between checkpoints beyond that, of float32 and of float16: about 2 GB of memory for a training step of the
@@ -143,97 +151,93 @@ def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision
     return min(T, max(usual, min(-(-T // checkpoints), math.isqrt(T) + 1)))
 
 
-def aru_sequence_fwd(
-    xp: Tensor,
-    h0: Tensor,
-    g0: Tensor,
-    weight_hh: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-    trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, last g, a, n, s and the kept state; a, n and s are empty where neither the trace nor a gradient needs them."""
-    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    (T, B, H), G = xp.shape, g0.shape[-1]
-    h, g = xp.new_empty(xp.shape), xp.new_empty(g0.shape)
-    a = xp.new_empty(xp.shape if trace or segment else (0,))
-    n, s = (xp.new_empty(xp.shape if trace or segment else (0,)) for _ in "ns")
-    kept = xp.new_empty(kept_elements(T, B, H, G, xp.dtype, precision, segment))
-    if xp.numel():
-        results = [x if x.numel() else None for x in (h, a, n, s, g, kept)]
-        _forward((T, B, H, G), n_floor, precision, segment, [xp, h0, g0, weight_hh, *controller, None, None, *results])
-    return h, g, a, n, s, kept
-
-
-def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, tensors: list[Tensor | None]) -> None:
-    tensors = [None if x is None else x.contiguous() for x in tensors]
-    xp = tensors[0]
-    index, form = _index(xp), FORMS[precision]
-    keeps = tensors[-1] is not None
-    tiling = _tiling(index, form, keeps, sizes)  # what is kept lies as the backward pass has its rows
-    exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
-    addresses = _addresses([*tensors, exchange])
-    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, max(1, segment), addresses)
-
-
-def aru_sequence_bwd(
-    d_h: Tensor | None,
-    d_h_last: Tensor | None,
-    d_g: Tensor | None,
-    d_a: Tensor | None,
-    d_n: Tensor | None,
-    d_s: Tensor | None,
-    h0: Tensor,
-    g0: Tensor,
-    weight_hh: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    h: Tensor,
-    a: Tensor,
-    n: Tensor,
-    s: Tensor,
-    kept: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-) -> tuple[Tensor, ...]:
-    """Gradients for xp, h0, g0, weight_hh and the controller's weights."""
-    controller = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    (T, B, H), G = a.shape, g0.shape[-1]
-    if not a.numel():
-        return tuple(torch.zeros_like(x) for x in (a, h0, g0, weight_hh, *controller))
-    sizes = (T, B, H, G)
-    d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, h0, g0))
-    recomputed = a.new_empty(segment * _slot_elements(B, H, G, precision)) if segment > 1 else None
-    sums = _backward(
-        sizes,
-        n_floor,
+def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
+    """h, the last g, a, n, s and the kept state; a, n and s are empty where neither trace nor gradient needs them."""
+    xp, precision, segment = inputs.xp, options.precision, options.segment
+    (T, B, H), G = xp.shape, inputs.g0.shape[-1]
+    shape = xp.shape if options.trace or segment else (0,)
+    states = AruStates(
+        h=xp.new_empty(xp.shape),
+        g=xp.new_empty(inputs.g0.shape),
+        a=xp.new_empty(shape),
+        n=xp.new_empty(shape),
+        s=xp.new_empty(shape),
+        kept=xp.new_empty(kept_elements(T, B, H, G, xp.dtype, precision, segment)),
+    )
+    _forward(
+        (T, B, H, G),
+        options.n_floor,
         precision,
         segment,
-        [weight_hh, *controller, None, None, a, n, s, kept, recomputed],
-        [d_h, d_a, d_n, d_s, d_h_last, d_g],
-        [d_xp, d_h0, d_g0],
+        **inputs._asdict(),
+        h=states.h,
+        a=states.a,
+        n=states.n,
+        s=states.s,
+        g_last=states.g,
+        kept=states.kept,
+    )
+    return states
+
+
+def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, **tensors: Tensor) -> None:
+    """Runs the kernel with tensors by the names of its struct's fields; empty ones become null pointers."""
+    xp = tensors["xp"]
+    index, form = _index(xp), FORMS[precision]
+    tiling = _tiling(index, form, segment > 0, sizes)  # what is kept lies as the backward pass has its rows
+    exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
+    alive, addresses = _addresses(exchange=exchange, **tensors)
+    _C.forward(index, _stream(xp), form, sizes, tiling, n_floor, max(1, segment), **addresses)
+    del alive
+
+
+def _addresses(**tensors: Tensor | None) -> tuple[list[Tensor], dict[str, int]]:
+    """Contiguous tensors, to be held during the launch, and the addresses of those that are present."""
+    alive = {name: x.contiguous() for name, x in tensors.items() if x is not None and x.numel()}
+    return list(alive.values()), {name: x.data_ptr() for name, x in alive.items()}
+
+
+def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> AruInputs:
+    """The gradients of the inputs."""
+    a, precision, segment = saved.a, options.precision, options.segment
+    (T, B, H), G = a.shape, saved.g0.shape[-1]
+    d_xp, d_h0, d_g0 = (a.new_empty(x.shape) for x in (a, saved.h0, saved.g0))
+    sums = _backward(
+        (T, B, H, G),
+        options.n_floor,
+        precision,
+        segment,
+        weight_hh=saved.weight_hh,
+        **controller_of(saved)._asdict(),
+        a=a,
+        n=saved.n,
+        s=saved.s,
+        kept=saved.kept,
+        recomputed=a.new_empty(segment * _slot_elements(B, H, G, precision)) if segment > 1 else None,
+        d_h=upstream.h,
+        d_h_last=upstream.h_last,
+        d_g_last=upstream.g,
+        d_a=upstream.a,
+        d_n=upstream.n,
+        d_s=upstream.s,
+        d_xp=d_xp,
+        d_h0=d_h0,
+        d_g0=d_g0,
     )
     total = sums.sum(0)
     last = total.shape[1] - 1
     units = _of_units(total, 0, G)
-    d_controller = (
-        units[:, last - 1].contiguous(),
-        _of_units(units, 1, G).contiguous(),
-        units[:, last].contiguous(),
-        _of_units(total[last - 1 : last + 1], 1, G).contiguous(),
-        total[last - 1 : last + 1, last].contiguous(),
+    return AruInputs(
+        xp=d_xp,
+        h0=d_h0,
+        g0=d_g0,
+        weight_hh=_recurrent_gradient(d_xp, saved.h0, saved.h),
+        weight_ag=units[:, last - 1].contiguous(),
+        weight_gg=_of_units(units, 1, G).contiguous(),
+        bias_g=units[:, last].contiguous(),
+        weight_gc=_of_units(total[last - 1 : last + 1], 1, G).contiguous(),
+        bias_c=total[last - 1 : last + 1, last].contiguous(),
     )
-    return d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, h0, h), *d_controller
 
 
 def _of_units(sums: Tensor, dim: int, G: int) -> Tensor:
@@ -246,17 +250,16 @@ def _of_units(sums: Tensor, dim: int, G: int) -> Tensor:
     return torch.cat((sums.narrow(dim, 0, whole), spread), dim)
 
 
-def _backward(sizes, n_floor, precision, segment, operands, upstream, results):
+def _backward(sizes: Sizes, n_floor: float, precision: str, segment: int, **tensors: Tensor | None) -> Tensor:
     """Runs the kernel and returns its sums, one to add over their first dimension."""
-    operands = [None if x is None else x.contiguous() for x in operands]
-    upstream = [None if x is None else x.contiguous() for x in upstream]
-    like = results[0]
+    like = tensors["d_xp"]
     index, form = _index(like), FORMS[precision]
     tiling = _tiling(index, form, True, sizes)
     sums = like.new_empty(_C.sums_shape(form, sizes, tiling))
     exchange = _bytes(like, _C.exchange_bytes(form, True, sizes, tiling))
-    addresses = _addresses([*operands, *upstream, *results, sums, exchange])
-    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, segment, addresses)
+    alive, addresses = _addresses(sums=sums, exchange=exchange, **tensors)
+    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, segment, **addresses)
+    del alive
     return sums
 
 
@@ -268,48 +271,55 @@ def _recurrent_gradient(d_xp: Tensor, h0: Tensor, h: Tensor) -> Tensor:
         return torch.addmm(first, d_xp[1:].view(-1, H).T, h[:-1].view(-1, H)) if len(d_xp) > 1 else first
 
 
-def gamma_rnn_sequence_fwd(
-    xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor]:
+def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> GammaRnnStates:
     """h, and a where a gradient or the trace needs it (else empty)."""
+    xp = inputs.xp
     T, B, H = xp.shape
-    h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
-    if xp.numel():
-        results = [h, a if keep else None, *[None] * 4]
-        operands = [xp, h0, None, weight_hh, *[None] * 5, n.expand(H), s.expand(H)]
-        _forward((T, B, H, 0), n_floor, precision, 1, [*operands, *results])
-    return h, a
+    states = GammaRnnStates(h=xp.new_empty(xp.shape), a=xp.new_empty(xp.shape if options.keep else (0,)))
+    _forward(
+        (T, B, H, 0),
+        options.n_floor,
+        options.precision,
+        0,
+        xp=xp,
+        h0=inputs.h0,
+        weight_hh=inputs.weight_hh,
+        n_given=inputs.n.expand(H),
+        s_given=inputs.s.expand(H),
+        h=states.h,
+        a=states.a,
+    )
+    return states
 
 
-def gamma_rnn_sequence_bwd(
-    d_h: Tensor | None,
-    d_h_last: Tensor | None,
-    d_a: Tensor | None,
-    h0: Tensor,
-    weight_hh: Tensor,
-    n: Tensor,
-    s: Tensor,
-    h: Tensor,
-    a: Tensor,
-    n_floor: float,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients for xp, h0, weight_hh, n and s."""
+def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions) -> GammaRnnInputs:
+    """The gradients of the inputs."""
+    a = saved.a
     T, B, H = a.shape
-    if not a.numel():
-        return tuple(torch.zeros_like(x) for x in (a, h0, weight_hh, n, s))
-    d_xp, d_h0 = a.new_empty(a.shape), a.new_empty(h0.shape)
+    d_xp, d_h0 = a.new_empty(a.shape), a.new_empty(saved.h0.shape)
     sums = _backward(
         (T, B, H, 0),
-        n_floor,
-        precision,
+        options.n_floor,
+        options.precision,
         1,
-        [weight_hh, *[None] * 5, n.expand(H), s.expand(H), a, *[None] * 4],
-        [d_h, d_a, None, None, d_h_last, None],
-        [d_xp, d_h0, None],
+        weight_hh=saved.weight_hh,
+        n_given=saved.n.expand(H),
+        s_given=saved.s.expand(H),
+        a=a,
+        d_h=upstream.h,
+        d_h_last=upstream.h_last,
+        d_a=upstream.a,
+        d_xp=d_xp,
+        d_h0=d_h0,
     )
     d_n, d_s = sums.sum(0)[:, :H]
-    return d_xp, d_h0, _recurrent_gradient(d_xp, h0, h), d_n.sum_to_size(n.shape), d_s.sum_to_size(s.shape)
+    return GammaRnnInputs(
+        xp=d_xp,
+        h0=d_h0,
+        weight_hh=_recurrent_gradient(d_xp, saved.h0, saved.h),
+        n=d_n.sum_to_size(saved.n.shape),
+        s=d_s.sum_to_size(saved.s.shape),
+    )
 
 
 KERNELS = {

@@ -21,7 +21,6 @@ from aru_kernels._arguments import (
     AruOptions,
     AruOutputs,
     AruSaved,
-    AruStates,
     GammaInputs,
     GammaOptions,
     GammaOutputs,
@@ -266,7 +265,11 @@ def _in_format_of(argument: Tensor, result: Tensor) -> Tensor:
     # torch.func.vmap cannot tell, and needs no more than the values
     if memory_format is None or torch._C._functorch.maybe_current_level() is not None or argument.is_contiguous():
         return result
-    return result.contiguous(memory_format=memory_format) if argument.is_contiguous(memory_format=memory_format) else result
+    return (
+        result.contiguous(memory_format=memory_format)
+        if argument.is_contiguous(memory_format=memory_format)
+        else result
+    )
 
 
 def _check_controller(inputs: StepInputs | AruInputs) -> int:
@@ -348,7 +351,8 @@ class ControllerStep(Operation):
 
     def reference(self, inputs: StepInputs, settings: StepSettings) -> tuple[Tensor, ...]:
         n, s, g = reference.controller_step(*inputs)
-        return _in_format_of(inputs.a, reference.gamma(inputs.a, n, s, settings.n_floor)), g, n, s
+        # a copy of g: autograd keeps g itself, and callers may change their states in place
+        return _in_format_of(inputs.a, reference.gamma(inputs.a, n, s, settings.n_floor)), g.clone(), n, s
 
     def flops(self, inputs: StepInputs) -> int:
         G = inputs.g[-1]
@@ -431,7 +435,7 @@ class AruSequence(Operation):
 
     def reference(self, inputs: AruInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
         h, g, trace = reference.aru_sequence(*inputs, settings.n_floor, settings.trace)
-        return h, h[-1].clone(), g, *(trace or (_empty(h) for _ in range(3)))
+        return h, h[-1].clone(), g.clone(), *(trace or (_empty(h) for _ in range(3)))
 
     def asked_for(self, outputs: tuple[Tensor, ...], settings: SequenceSettings) -> tuple[Tensor, ...]:
         if settings.trace:
@@ -460,9 +464,7 @@ class GammaRnnSequence(Operation):
             if tuple(value.shape) not in ((), (1,), (H,)):
                 raise ValueError(f"{name} has shape {tuple(value.shape)}, expected (), (1,) or (H,) = ({H},).")
         letters = ("(T, B, H)", "(B, H)", "(H, H)", "", "")
-        _sizes_fit(
-            inputs, letters, ((T, B, H), (B, H), (H, H), tuple(inputs.n.shape), tuple(inputs.s.shape))
-        )
+        _sizes_fit(inputs, letters, ((T, B, H), (B, H), (H, H), tuple(inputs.n.shape), tuple(inputs.s.shape)))
 
     def check_options(self, inputs: GammaRnnInputs, options: GammaRnnOptions) -> None:
         check.gain_floor(options.n_floor)
@@ -481,7 +483,9 @@ class GammaRnnSequence(Operation):
     def decide(
         self, module: ModuleType, inputs: GammaRnnInputs, dtype: torch.dtype, settings: SequenceSettings, needed: bool
     ) -> GammaRnnOptions:
-        return GammaRnnOptions(settings.n_floor, product_precision(check.device_type(inputs.xp)), settings.trace or needed)
+        return GammaRnnOptions(
+            settings.n_floor, product_precision(check.device_type(inputs.xp)), settings.trace or needed
+        )
 
     def forward(
         self, kernel: Callable[..., Any], inputs: GammaRnnInputs, options: GammaRnnOptions

@@ -31,7 +31,6 @@ from aru_kernels.operations import OPERATIONS, Operation
 
 _NAMESPACE = "aru_kernels"
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
-_PLAIN = (Tensor, torch.nn.Parameter)
 _TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", str: "str", int: "int", bool: "bool"}
 
 # (backend, operation) -> the operator of a backend's kernel
@@ -184,9 +183,7 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     _EAGER[backend.name, operation.name] = run_kernel, _function(name, eager_forward, eager_backward)
 
 
-def _function(
-    name: str, forward: Callable[..., Any], backward: Callable[..., Any]
-) -> type[torch.autograd.Function]:
+def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
     """A differentiable function that autograd's graphs and profilers show under this name."""
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     return type(torch.autograd.Function)(name, (torch.autograd.Function,), methods)
@@ -222,7 +219,7 @@ def _register_deciding(operation: Operation) -> None:
 
     def differentiable(*arguments: Any) -> Any:
         inputs, settings = _take(arguments, Inputs, Settings)
-        if not needs_gradient(inputs):
+        if not needs_gradient(inputs) or (torch.compiler.is_compiling() and torch.compiler.is_exporting()):
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
         if _captured_by_proxies():
@@ -326,11 +323,8 @@ def recorded(inputs: Sequence[Tensor]) -> bool:
         return torch.compiler.is_exporting()
     if _observed() or torch._C._is_tracing():
         return True
-    for x in inputs:
-        # memory holds the negative of some tensors' values, as of z.conj().imag: the dispatcher makes a copy
-        if type(x) not in _PLAIN or x.is_neg():
-            return True
-    return False
+    # memory holds the negative of some tensors' values, as of z.conj().imag: the dispatcher makes a copy
+    return any([type(x) not in check.PLAIN or x.is_neg() for x in inputs])
 
 
 def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
@@ -405,11 +399,12 @@ def _run(
     return (results,) if operation.single else results
 
 
-def apply(backend: str, operation: Operation, inputs: Any, options: Any) -> tuple[Tensor, ...]:
-    """The results of a backend's kernel with these options, differentiable; for tests of one kernel."""
-    return _run(
-        operation, inputs, None, backend, inputs[0].dtype, options, needs_gradient(inputs), recorded(inputs)
-    )
+def call(backend: str, op: str, *arguments: Any) -> Any:
+    """What `operator(backend, op)` returns for plain tensors, without the dispatcher's time and its checks."""
+    operation = OPERATIONS[op]
+    inputs, options = _take(arguments, operation.Inputs, operation.Options)
+    needed, by_operator = needs_gradient(inputs), recorded(inputs)
+    return _returned(operation, _run(operation, inputs, None, backend, inputs[0].dtype, options, needed, by_operator))
 
 
 def operator(backend: str, op: str) -> Callable[..., Any]:

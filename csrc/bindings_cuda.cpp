@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "addresses.h"
 #include "cuda/plan.h"
 
 #ifndef ARU_CUDA_MODULE
@@ -16,6 +17,7 @@
 
 namespace py = pybind11;
 using namespace aru::cuda;
+using aru::Pointers;
 
 namespace {
 
@@ -63,21 +65,24 @@ TilingNumbers plan_numbers(int index, int form, bool backward, const std::array<
   return {t.cluster, t.blocks, t.slice, t.batch, t.warps, t.groups, t.together};
 }
 
-// Addresses in the order of a struct's fields; 0 is null.
-class Addresses {
- public:
-  explicit Addresses(const std::vector<uintptr_t>& values) : values_(values) {}
-  template <class... Fields> void fill(Fields&... fields) {
-    if (values_.size() != sizeof...(fields))
-      throw std::invalid_argument("expected " + std::to_string(sizeof...(fields)) + " addresses, got " +
-                                  std::to_string(values_.size()) + ".");
-    size_t next = 0;
-    ((fields = reinterpret_cast<Fields>(values_[next++])), ...);
-  }
+const Pointers<Forward>& fields(const Forward&) {
+  using F = Forward;
+  static const Pointers<F> all{
+      ARU_POINTER(xp), ARU_POINTER(h0), ARU_POINTER(g0), ARU_POINTER(weight_hh), ARU_CONTROLLER, ARU_POINTER(n_given),
+      ARU_POINTER(s_given), ARU_POINTER(h), ARU_POINTER(a), ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(g_last),
+      ARU_POINTER(kept), ARU_POINTER(exchange)};
+  return all;
+}
 
- private:
-  const std::vector<uintptr_t>& values_;
-};
+const Pointers<Backward>& fields(const Backward&) {
+  using F = Backward;
+  static const Pointers<F> all{
+      ARU_POINTER(weight_hh), ARU_CONTROLLER, ARU_POINTER(n_given), ARU_POINTER(s_given), ARU_POINTER(a),
+      ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(kept), ARU_POINTER(recomputed), ARU_POINTER(d_h), ARU_POINTER(d_a),
+      ARU_POINTER(d_n), ARU_POINTER(d_s), ARU_POINTER(d_h_last), ARU_POINTER(d_g_last), ARU_POINTER(d_xp),
+      ARU_POINTER(d_h0), ARU_POINTER(d_g0), ARU_POINTER(sums), ARU_POINTER(exchange)};
+  return all;
+}
 
 template <class Struct>
 Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling, double n_floor,
@@ -97,22 +102,19 @@ Struct common(Form form, bool backward, const std::array<int, 4>& sizes, const T
   return p;
 }
 
+// Keyword arguments are addresses for the struct's fields of these names; absent ones are null.
 void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
-             double n_floor, int segment, const std::vector<uintptr_t>& addresses) {
+             double n_floor, int segment, const py::kwargs& addresses) {
   Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, segment);
-  ControllerWeights& w = p.controller;
-  Addresses(addresses).fill(p.xp, p.h0, p.g0, p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c,
-                            p.n_given, p.s_given, p.h, p.a, p.n, p.s, p.g_last, p.kept, p.exchange);
+  fields(p).fill(p, addresses);
   const py::gil_scoped_release release;
   check([&](const char** text) { return aru_cuda_forward(device, Form(form), &p, stream, text); });
 }
 
 void backward(int device, uintptr_t stream, int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling,
-              double n_floor, int segment, const std::vector<uintptr_t>& addresses) {
+              double n_floor, int segment, const py::kwargs& addresses) {
   Backward p = common<Backward>(Form(form), true, sizes, tiling, n_floor, segment);
-  ControllerWeights& w = p.controller;
-  Addresses(addresses).fill(p.weight_hh, w.weight_ag, w.weight_gg, w.bias_g, w.weight_gc, w.bias_c, p.n_given, p.s_given, p.a, p.n, p.s, p.kept, p.recomputed, p.d_h, p.d_a, p.d_n, p.d_s,
-                            p.d_h_last, p.d_g_last, p.d_xp, p.d_h0, p.d_g0, p.sums, p.exchange);
+  fields(p).fill(p, addresses);
   const py::gil_scoped_release release;
   check([&](const char** text) { return aru_cuda_backward(device, Form(form), &p, stream, text); });
 }

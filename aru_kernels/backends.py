@@ -197,7 +197,7 @@ def _environment_backend() -> str:
 
 
 def reference_is_wanted(op: str) -> bool:
-    """Whether the reference must run, whatever could serve: it was asked for, or kernels have no rule for the program.
+    """Whether the reference must run `op`: it was asked for, or kernels have no rule for what the program does.
 
     Raises RuntimeError if another backend was asked for by name where kernels have no rule.
     """

@@ -43,6 +43,7 @@ from aru_kernels._arguments import (
     StepStates,
     controller_of,
 )
+from aru_kernels._install import cure
 from aru_kernels._memory import state_budget
 from aru_kernels._version import __version__
 
@@ -61,10 +62,10 @@ def unavailable() -> str | None:
     if _C is None:
         outcome = Path(__file__).with_name("_build.txt")
         if outcome.exists() and (text := outcome.read_text().strip()) != "built":
-            return f"the C++ extension is not built: {text}"
-        return f"the C++ extension cannot be loaded ({_import_error}); run `pip install -e .` to build it"
+            return f"the C++ extension is not built: {text}; {cure()}"
+        return f"the C++ extension cannot be loaded ({_import_error}); {cure()}"
     if _C.version != __version__:
-        return f"the C++ extension is of version {_C.version}, the package of {__version__}; run `pip install -e .`"
+        return f"the C++ extension is of version {_C.version}, the package of {__version__}; {cure()}"
     try:
         _C.isa()
     except ValueError as error:

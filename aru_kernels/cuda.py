@@ -30,6 +30,7 @@ from aru_kernels._arguments import (
     GammaRnnStates,
     controller_of,
 )
+from aru_kernels._install import cure
 from aru_kernels._memory import wanted_budget
 from aru_kernels._precision import product_precision
 from aru_kernels._version import __version__
@@ -55,9 +56,9 @@ def unavailable() -> str | None:
         outcome = Path(__file__).with_name("_build_cuda.txt")
         if outcome.exists() and (text := outcome.read_text().split("\n", 1)[0]) != "built":
             return f"the CUDA extension is not built: {text}"
-        return f"the CUDA extension cannot be loaded ({_import_error}); run `pip install -e .` to build it"
+        return f"the CUDA extension cannot be loaded ({_import_error}); {cure()}"
     if _C.version != __version__:
-        return f"the CUDA extension is of version {_C.version}, the package of {__version__}; run `pip install -e .`"
+        return f"the CUDA extension is of version {_C.version}, the package of {__version__}; {cure()}"
     return _C.device_problem(torch.cuda.current_device() if torch.cuda.is_available() else 0) or None
 
 

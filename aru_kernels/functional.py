@@ -171,5 +171,5 @@ def _check(**tensors: Tensor) -> None:
     known = not torch.compiler.is_compiling()
     for name, value in tensors.items():
         check.tensor(name, value)
-        if known:
+        if known and type(value) in check.PLAIN:
             check.in_memory(name, value)

@@ -208,7 +208,7 @@ class Gamma(Operation):
         full = GammaSaved(*(_with_rank(x, dx.ndim).permute(order) for x in saved))
         d_n, d_s = kernel(dx.permute(order), GammaOutputs(upstream.y.permute(order)), full, options)
         back = sorted(range(dx.ndim), key=order.__getitem__)
-        return dx, *(d.permute(back).reshape(p.shape) for d, p in ((d_n, saved.n), (d_s, saved.s)))
+        return dx, *(d.permute(back).reshape(p.shape).contiguous() for d, p in ((d_n, saved.n), (d_s, saved.s)))
 
     def save(self, inputs: GammaInputs, results: tuple[Tensor, ...]) -> GammaSaved:
         return GammaSaved(*inputs)
@@ -275,8 +275,8 @@ def _in_format_of(argument: Tensor, result: Tensor) -> Tensor:
 def _check_controller(inputs: StepInputs | AruInputs) -> int:
     """Returns G."""
     weight_ag = inputs.weight_ag
-    if weight_ag.ndim != 1 or weight_ag.shape[0] < 1:
-        raise ValueError(f"weight_ag has shape {tuple(weight_ag.shape)}, expected (G,) with G >= 1.")
+    check.rank("weight_ag", weight_ag, "(G,)", 1)
+    check.not_empty("weight_ag", weight_ag, 0, "unit")
     return weight_ag.shape[0]
 
 

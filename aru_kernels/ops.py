@@ -16,13 +16,14 @@ This module alone knows the order of the operators' arguments; everything else u
 
 from __future__ import annotations
 
+import sys
 import typing
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils import flop_counter
 
 from aru_kernels import _checks as check
 from aru_kernels import _recall, backends
@@ -37,6 +38,10 @@ _TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", str: "str"
 _OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {}
 # (backend, operation) -> what eager programs call instead of the operator: the kernel, and a function with its gradient
 _EAGER: dict[tuple[str, str], tuple[Callable[..., Any], type[torch.autograd.Function]]] = {}
+# backend -> its module
+_MODULES: dict[str, ModuleType] = {}
+# operator -> its arithmetic, from the shapes of its arguments
+_FLOPS: dict[Any, Callable[..., int]] = {}
 # operation -> the operator that decides when it runs
 _DECIDING: dict[str, Callable[..., Any]] = {}
 
@@ -87,13 +92,13 @@ def _returned(operation: Operation, results: tuple[Tensor, ...]) -> Any:
 def _define(name: str, text: str, flops: Callable[..., int]) -> Callable[..., Any]:
     _LIBRARY.define(name + text)
     packet = getattr(getattr(torch.ops, _NAMESPACE), name)
-    flop_counter.register_flop_formula(packet)(flops)
+    _FLOPS[packet] = flops
     return packet.default
 
 
 def _register_kernel(backend: Backend, operation: Operation) -> None:
     """The operators of a backend's kernel, and the function with a gradient for eager programs."""
-    module = backend.load()
+    module = _MODULES[backend.name] = backend.load()
     forward_kernel, backward_kernel = module.KERNELS[operation.name]
     Inputs, Options, Outputs, Saved = operation.Inputs, operation.Options, operation.Outputs, operation.Saved
     no_gradients = (None,) * len(Options._fields)
@@ -219,6 +224,7 @@ def _register_deciding(operation: Operation) -> None:
 
     def differentiable(*arguments: Any) -> Any:
         inputs, settings = _take(arguments, Inputs, Settings)
+        _tell_flop_counters()
         if not needs_gradient(inputs) or (torch.compiler.is_compiling() and torch.compiler.is_exporting()):
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
@@ -307,6 +313,21 @@ def _observed() -> bool:
     return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
 
 
+def _tell_flop_counters() -> None:
+    """Makes the operators' formulas known to torch.utils.flop_counter, if the program uses it: it imports Triton."""
+    module = sys.modules.get("torch.utils.flop_counter")
+    if module is None:
+        return
+    if not _FLOPS.keys() <= module.flop_registry.keys():
+        for packet, flops in _FLOPS.items():
+            module.register_flop_formula(packet)(flops)
+    # a counter copies the formulas when it is made
+    for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
+        registry = getattr(getattr(mode, "counter", None), "flop_registry", None)
+        if registry is not None and not _FLOPS.keys() <= registry.keys():
+            registry.update({packet: module.flop_registry[packet] for packet in _FLOPS})
+
+
 def _captured_by_proxies() -> bool:
     """Whether make_fx records the program; torch.compile, which uses it too, guards its decisions."""
     proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
@@ -321,10 +342,13 @@ def recorded(inputs: Sequence[Tensor]) -> bool:
     """
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
-    if _observed() or torch._C._is_tracing():
+    if _observed():
+        _tell_flop_counters()
+        return True
+    if torch._C._is_tracing():
         return True
     # memory holds the negative of some tensors' values, as of z.conj().imag: the dispatcher makes a copy
-    return any([type(x) not in check.PLAIN or x.is_neg() for x in inputs])
+    return any([type(x) not in check.PLAIN or x.is_neg() for x in inputs])  # noqa: C419 (a generator takes twice the time)
 
 
 def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
@@ -371,7 +395,7 @@ def _decide(operation: Operation, inputs: Any, settings: Any, needed: bool) -> t
         return backend, dtype, None
     if first.dtype != dtype and BACKENDS[backend].takes(operation.name, first.dtype):
         dtype = first.dtype
-    return backend, dtype, operation.decide(BACKENDS[backend].load(), inputs, dtype, settings, needed)
+    return backend, dtype, operation.decide(_MODULES[backend], inputs, dtype, settings, needed)
 
 
 def _run(

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import aru_kernels
 from aru_kernels import reference
-from aru_kernels._dispatch import CONTROLLER
+from aru_kernels._arguments import Controller
 
 
 class AuthorsNetwork(nn.Module):
@@ -72,7 +72,7 @@ class SteppedNetwork(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x (T, B, I) -> h (T, B, H)."""
         layer = self.layer
-        controller = [getattr(layer, f"{name}_l0") for name in CONTROLLER]
+        controller = [getattr(layer, f"{name}_l0") for name in Controller._fields]
         xp = F.linear(x, layer.weight_ih_l0, layer.bias_l0)
         h = x.new_zeros(x.shape[1], layer.hidden_size)
         g = x.new_zeros(*h.shape, layer.controller_size)

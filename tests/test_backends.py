@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+from pathlib import Path
 
 import pytest
 import torch
 
 import aru_kernels
-from aru_kernels import backends, backends_info, cpu, functional, use_backend
+from aru_kernels import _install, backends, backends_info, cpu, functional, use_backend
 from helpers import needs_cpu_kernels
 
 CPU = torch.device("cpu")
@@ -196,10 +197,79 @@ def test_the_package_works_without_the_extension(run_python):
         "layer(torch.randn(4, 2, 3))[0].sum().backward()\n"
         "print(layer.weight_hh_l0.grad.isfinite().all().item(), aru_kernels.backends_info()[0].why_not)\n"
     )
-    result = run_python("-W", "error", "-c", code)
+    result = run_python("-c", code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("True the C++ extension "), result.stdout
     assert "pip install -e ." in result.stdout
+
+
+def test_the_reference_in_place_of_a_kernel_warns_once(run_python):
+    code = WITHOUT + (
+        "layer = aru_kernels.ARUN(3, 5, controller_size=4)\n"
+        "for _ in range(3): layer(torch.randn(4, 2, 3))\n"
+        "with aru_kernels.use_backend('reference'): aru_kernels.GammaRNN(3, 5)(torch.randn(4, 2, 3))\n"
+    )
+    result = run_python("-c", code)
+    assert result.stderr.count("RuntimeWarning") == 1, result.stderr
+    assert "aru_kernels: no kernel runs aru_sequence on this CPU; the reference runs instead" in result.stderr
+    assert "(cpu: the C++ extension cannot be loaded" in result.stderr
+    assert "run `pip install -e .` to build it)" in result.stderr
+    assert "<string>:" in result.stderr.replace(", line 5", ""), "the warning names the caller's line"
+
+
+class _Installed:
+    """What importlib.metadata knows of an installation."""
+
+    def __init__(self, site: Path, direct_url: str | None) -> None:
+        self.site, self.direct_url = site, direct_url
+
+    def locate_file(self, path: str) -> Path:
+        return self.site / path
+
+    def read_text(self, name: str) -> str | None:
+        return self.direct_url if name == "direct_url.json" else None
+
+
+def test_the_cure_for_a_missing_extension_depends_on_the_installation(tmp_path):
+    tree, site = tmp_path / "clone", tmp_path / "site-packages"
+    for folder in (tree, site):
+        (folder / "aru_kernels").mkdir(parents=True)
+        (folder / "aru_kernels" / "__init__.py").touch()
+    (tree / "csrc").mkdir()
+    (tree / "setup.py").touch()
+    editable = _Installed(tree, '{"dir_info": {"editable": true}, "url": "file:///clone"}')
+    wheel, foreign = _Installed(site, None), _Installed(site, "[]")
+    cure_of_the_wheel = _install.cure_for(site / "aru_kernels", [wheel])
+    assert cure_of_the_wheel.startswith("install a C++ compiler and run `pip install --force-reinstall")
+    for distributions in ([], [editable]):
+        assert _install.cure_for(tree / "aru_kernels", distributions) == "run `pip install -e .` to build it"
+    for distributions in ([wheel], [editable, wheel], [foreign]):
+        sentence = _install.cure_for(tree / "aru_kernels", distributions)
+        assert sentence.startswith(f"Python was started in the source tree {tree}, which hides the aru_kernels ")
+        assert f"installed in {site}: start it in another folder" in sentence
+
+
+def test_an_empty_variable_is_unset(run_python):
+    empty = dict.fromkeys(("ARU_KERNELS_BACKEND", "ARU_STATE_BUDGET", "ARU_CPU_ISA"), "")
+    code = (
+        "import torch; from aru_kernels import ARUN, backends\n"
+        "ARUN(3, 5)(torch.randn(900, 40, 3))[0].sum().backward()\n"
+        "print(backends.requested_backend(), backends.BACKENDS['cpu'].unavailable())"
+    )
+    result = run_python("-c", code, **empty)
+    assert result.stdout == "auto None\n", result.stderr
+
+
+@pytest.mark.parametrize("name", ["ARU_KERNELS_BACKEND", "ARU_STATE_BUDGET", "ARU_CPU_ISA"])
+@pytest.mark.parametrize("value", ["9" * 400, "1" * 20, "1e9", "-1", "x" * 400, "１２", "1.5.5G"])
+def test_a_variable_that_means_nothing_is_a_sentence(run_python, name, value):
+    code = "import torch; from aru_kernels import ARUN; ARUN(3, 5)(torch.randn(900, 40, 3))[0].sum().backward()"
+    result = run_python("-W", "ignore", "-c", code, **{name: value})
+    if name == "ARU_CPU_ISA" and result.returncode == 0:  # `auto` says so and takes the reference
+        result = run_python("-c", "from aru_kernels import cpu; print(cpu.unavailable())", **{name: value})
+        assert result.stdout.startswith(f"{name} is "), result.stdout
+    else:
+        assert f"{name} is " in result.stderr.splitlines()[-1], result.stderr[-500:]
 
 
 def test_asking_for_the_missing_extension_says_what_is_missing(run_python):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from collections.abc import Callable
 from typing import TypeVar
+
+import torch
 
 Function = TypeVar("Function", bound=Callable[..., object])
 
@@ -19,6 +23,14 @@ def constant_when_compiled(function: Function) -> Function:
 
 
 def not_compiled(function: Function) -> Function:
-    """torch.compile breaks the graph at a call of `function`; as torch.compiler.disable, without its import."""
-    function._torchdynamo_disable = True  # type: ignore[attr-defined]
-    return function
+    """As torch.compiler.disable, which imports torch._dynamo, as soon as that is there."""
+    disabled: list[Callable[..., object]] = []
+
+    @functools.wraps(function)
+    def call(*args: object) -> object:
+        if not disabled and "torch._dynamo" in sys.modules:
+            disabled.append(torch.compiler.disable(function))
+        return (disabled[0] if disabled else function)(*args)
+
+    call._torchdynamo_disable = True  # type: ignore[attr-defined]
+    return call  # type: ignore[return-value]

@@ -152,7 +152,7 @@ class Packed:
 
     def output(self, rows: Tensor) -> PackedSequence:
         """Rows that nothing else refers to in the caller's layout, as a tensor that is no view."""
-        return self.input._replace(data=rows.clone() if len(self.segments) == 1 else rows)
+        return _with_data(self.input, rows.clone() if len(self.segments) == 1 else rows)
 
     def last(self, states: list[Tensor]) -> Tensor:
         """The last states (B, ...) of all layers as one tensor in the caller's order, which is no view."""
@@ -161,6 +161,11 @@ class Packed:
 
 
 Layout = Padded | Packed
+
+
+@not_compiled  # torch.compile makes an empty tuple of it
+def _with_data(input: PackedSequence, data: Tensor) -> PackedSequence:
+    return input._replace(data=data)
 
 
 def _concatenate(pieces: list[State]) -> State:

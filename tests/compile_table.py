@@ -4,7 +4,7 @@
 
 The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
 recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later), needs more shared
-memory than the GPU has, or, for NVIDIA, has a sum that threads disagree on (see `sums` in aru_kernels/triton/_math.py)
+memory than the GPU has, or, for NVIDIA, has a sum that threads disagree on (see `sums` in kernels/math.py)
 or operands of products at wrong addresses (see descriptors.py).
 Without --all: the paper's size and a small network at every precision on every architecture, with every option that
 takes registers; dtypes of γ on sm_90 alone.  --all adds other controller sizes and every combination of options.
@@ -36,14 +36,14 @@ import descriptors
 from aru_kernels.triton import (
     MAX_CONTROLLER,
     MAX_CONTROLLER_7_5,
-    _graphs,
-    _launch,
     controller,
     gamma,
+    graphs,
     persistent,
     sequence,
-    static,
 )
+from aru_kernels.triton.kernels.math import VERSION
+from aru_kernels.triton.launch import product_kind_of
 
 # Bytes of shared memory that a program can have.
 SHARED = {"75": 65536, "80": 166912, "90": 232448, "100": 232448, "gfx942": 65536}
@@ -94,8 +94,8 @@ def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launc
 
 
 @contextmanager
-def recorded_launches(*products: str, warp_size: int = 32) -> Iterator[list[Launch]]:
-    """Launches are noted, not made.  products: of the forward and the backward kernels."""
+def recorded_launches(product: str, warp_size: int = 32) -> Iterator[list[Launch]]:
+    """Yields a list to which launches inside the block are added instead of made; product: the kind of product."""
     launches: list[Launch] = []
 
     def run(self: JITFunction, *arguments: object, grid: object, warmup: bool, **keywords: object) -> None:
@@ -105,10 +105,10 @@ def recorded_launches(*products: str, warp_size: int = 32) -> Iterator[list[Laun
 
     with (
         mock.patch.object(JITFunction, "run", run),
-        mock.patch.object(controller, "products", return_value=products),
+        mock.patch.object(controller, "product_kind", return_value=product),
         mock.patch.object(controller, "warp_size", return_value=warp_size),
         mock.patch.object(persistent, "warp_size", return_value=warp_size),
-        mock.patch.object(_graphs, "usable", return_value=False),
+        mock.patch.object(graphs, "usable", return_value=False),
     ):
         yield launches
 
@@ -146,7 +146,7 @@ def sequence_calls(
 ) -> None:
     """Forward and backward of the operation aru_sequence; kinds: (segment, trace), the widest by default.
 
-    precision: for the dtypes of states alone; products are those of `recorded_launches`.
+    precision: decides only the dtypes of states; the kind of product is that of `recorded_launches`.
     """
     T, B = 4, 100
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
@@ -162,33 +162,28 @@ def static_calls(*sizes: int) -> None:
     """Forward and backward of the operation gamma_rnn_sequence; by default step by step and in one launch."""
     for H in sizes or (400, persistent.MAX_STATIC):
         xp, h0, weight_hh, n = empty(4, 100, H), empty(100, H), empty(H, H), empty(H)
-        h, a = static.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
+        h, a = sequence.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
         for d_a in (None, a):
-            static.gamma_rnn_sequence_bwd(h, h[-1], d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
+            sequence.gamma_rnn_sequence_bwd(h, h[-1], d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
 
 
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
     """What users' calls launch on this architecture."""
-    precisions = {
-        tuple(
-            _launch.product_of_architecture(backend, architecture, wanted, backward) for backward in (False, True)
-        ): wanted
-        for wanted in PRECISIONS
-    }
-    products = list(precisions)
+    precisions = {product_kind_of(backend, architecture, wanted): wanted for wanted in PRECISIONS}
+    first = next(iter(precisions))
     small = functools.partial(sequence_calls, persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)
     if not everything:
         work = [(p, functools.partial(sequence_calls, 50, precision=wanted)) for p, wanted in precisions.items()]
-        work += [(products[0], small), (products[0], static_calls)]
+        work += [(first, small), (first, static_calls)]
         # element-wise kernels hardly differ between architectures
         dtypes = {90: tuple(TYPES), "gfx942": (torch.float32,)}.get(architecture, ())
-        work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in dtypes]
+        work += [(first, functools.partial(gamma_calls, dtype)) for dtype in dtypes]
     else:
         largest = MAX_CONTROLLER_7_5 if architecture == 75 else MAX_CONTROLLER
         sizes = tuple(G for G in (16, 32, 50, 128) if largest >= G)
         kinds = ((0, False), (1, False), (2, False), (2, True))
-        work = [(products[0], static_calls)]
-        work += [(products[0], functools.partial(gamma_calls, dtype)) for dtype in TYPES]
+        work = [(first, static_calls)]
+        work += [(first, functools.partial(gamma_calls, dtype)) for dtype in TYPES]
         for product, wanted in precisions.items():
             calls = functools.partial(sequence_calls, kinds=kinds, precision=wanted)
             work += [(product, functools.partial(calls, G)) for G in sizes]
@@ -197,7 +192,7 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
             work += [(product, functools.partial(step_calls, 50, dtype)) for dtype in TYPES]
     launches: dict[Launch, None] = {}
     for product, calls in work:
-        with recorded_launches(*product, warp_size=64 if backend == "hip" else 32) as found:
+        with recorded_launches(product, warp_size=64 if backend == "hip" else 32) as found:
             calls()
         launches |= dict.fromkeys(found)
     return list(launches)
@@ -264,7 +259,7 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
 
 # The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table
 # shows that and does not mind.
-OLDER_TRITON = _launch.VERSION < (3, 9)
+OLDER_TRITON = VERSION < (3, 9)
 
 
 def excess(usage: Usage, architecture: int | str) -> str:
@@ -310,7 +305,7 @@ def main() -> int:
             failed += bool(problem)
             figures = "" if isinstance(usage, str) else f"{usage.registers:4} {usage.spilled:5} {usage.shared:7} B"
             verdict = f" FAILS: {problem}" if problem else ""
-            print(f"{architecture:>6} {launch.kernel:<25} {figures:<20} {launch.describe()}{verdict}", flush=True)
+            print(f"{architecture:>6} {launch.kernel:<26} {figures:<20} {launch.describe()}{verdict}", flush=True)
     fit = f"all {len(jobs)} kernels fit" + ("" if OLDER_TRITON else ", without spills")
     print(f"{failed} of {len(jobs)} kernels do not fit" if failed else fit)
     return int(failed > 0)

@@ -29,6 +29,7 @@ from helpers import ROOT
 
 CXX = os.environ.get("CXX", "g++")
 FLAGS = ["-std=c++17", "-g0", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden"]
+FLAGS += ['-DARU_PRIMITIVES="prim_emulated.h"']  # in the place of the GPU's instructions (csrc/cuda/prim.cuh)
 
 needs_compiler = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which(CXX) is None or importlib.util.find_spec("pybind11") is None,
@@ -61,7 +62,7 @@ class Fault:
     groups: bool = True
 
 
-# Kernels' forms of products (csrc/cuda/sequence.h), by torch's matmul precision.
+# Kernels' forms of products (csrc/cuda/forms.h), by torch's matmul precision.
 FORMS = {"high": "tf32", "highest": "split", "medium": "bf16"}
 
 
@@ -97,7 +98,7 @@ def compile_object(source: Path, target: Path, include: Path, *flags: str) -> Pa
 
 WITHOUT_GROUPS = "-DARU_EMULATED_GROUPS=0"  # the kernels of a GPU that has no groups of warps
 
-# Column tiles that are emulated in each form of products, a bit for each choice in csrc/cuda/sequence.h.
+# Column tiles that are emulated in each form of products, a bit for each choice in csrc/cuda/tiling.h.
 TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}
 TILES_WITHOUT_GROUPS = 0b0101  # of bf16
 

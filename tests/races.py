@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from triton.runtime.interpreter import GridExecutor, InterpreterBuilder
 
-import aru_kernels.triton
+from aru_kernels.triton import kernels
 
-_KERNELS = Path(aru_kernels.triton.__file__).parent
+_KERNELS = Path(kernels.__file__).parent
 _NOTED = ("create_masked_load", "create_masked_store", "create_barrier")
 _ATOMIC = [name for name in vars(InterpreterBuilder) if name.startswith("create_atomic_")]
 _NOBODY, _SEVERAL = 0, -1  # who accessed an address; otherwise the program's number plus one

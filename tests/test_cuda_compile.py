@@ -14,7 +14,7 @@ from cuda_emulation import DEVICES, Emulation, built, needs_compiler
 from helpers import ROOT
 
 FORMS = ("bf16", "tf32", "split")  # in the order of Form
-HEADER = (ROOT / "csrc" / "cuda" / "sequence.h").read_text()
+HEADER = (ROOT / "csrc" / "cuda" / "tiling.h").read_text()
 
 # Bytes that a kernel may store to spilled registers (direction, form of products, column tiles), and why.
 SPILLS = {
@@ -45,7 +45,7 @@ WITH_GROUPS = "90a"
 
 # Column tiles that the kernels are compiled for; 0 is the static network.
 TILES = {
-    direction: [0, *map(int, re.search(rf"{direction}_tiles\[\] = {{(.+)}}", HEADER)[1].split(", "))]
+    direction: [0, *map(int, re.search(rf"{direction}_tiles\[\w+\] = {{(.+)}}", HEADER)[1].split(", "))]
     for direction in ("forward", "backward")
 }
 # The GPU of an architecture, as far as a plan depends on it.

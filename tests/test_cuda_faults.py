@@ -91,7 +91,7 @@ FAULTS = {
         "high = pair[0] >> 16 | (pair[1] & 0xffff0000u)",
     ),
     "a transposed fragment in the wrong place": Fault(
-        "weight_sums.cuh", "const int transposed = j % 2 * 2 + j / 2;", "const int transposed = j;"
+        "controller_backward.cuh", "const int transposed = j % 2 * 2 + j / 2;", "const int transposed = j;"
     ),
     "n and s of the wrong row": Fault("forward.cuh", "(q & 1 ? ns[0][2] : ns[0][0])", "(q & 1 ? ns[0][0] : ns[0][2])"),
     "W_hh not transposed in the backward pass": Fault(
@@ -110,7 +110,7 @@ FAULTS = {
     "weights loaded ahead of another share": Fault(
         "recurrent.cuh", "(tile * s.k_tiles + share.begin)", "(tile * s.k_tiles + share.begin / 2)"
     ),
-    "half of a k tile left out": Fault("controller.cuh", "b[side], 2 * k + 1 < tiles);", "b[side], false);"),
+    "half of a k tile left out": Fault("controller.cuh", "b[side], K::whole(k));", "b[side], false);"),
     "state kept for the other row": Fault(
         "controller.cuh",
         "return packed_g[n / 2][n % 2 * 2 + high][0];",
@@ -118,91 +118,93 @@ FAULTS = {
         precision="medium",
     ),
     "kept state of another row": Fault(
-        "controller.cuh",
+        "kept_state.cuh",
         "const Pair* from = image + lane + row * all_tiles",
         "const Pair* from = image + lane + (row ^ 1) * all_tiles",
         precision="medium",
     ),
     "the images of all sequences in one place": Fault(
-        "controller.cuh", "return {first_b * quads_of(z.H) + sequences", "return {sequences", "medium"
+        "kept_state.cuh", "return {first_b * quads_of(z.H) + sequences", "return {sequences", "medium"
     ),
     "images that count quads beyond the batch": Fault(
-        "controller.cuh", "z.B - first_b < t.batch ? z.B - first_b : t.batch", "t.batch", "medium"
+        "kept_state.cuh", "z.B - first_b < t.batch ? z.B - first_b : t.batch", "t.batch", "medium"
     ),
     "copies of the wrong quad": Fault(
-        "controller.cuh", "uint32_t(rank), lane % 8", "uint32_t(rank), lane / 4", "medium"
+        "kept_state.cuh", "uint32_t(rank), lane % 8", "uint32_t(rank), lane / 4", "medium"
     ),
-    "A that is not finite where no state comes": Fault("weight_sums.cuh", "s.right[e] = 0;", ";", "medium"),
+    "A that is not finite where no state comes": Fault("shared_sums.cuh", "s.right[e] = 0;", ";", "medium"),
     "kept state of the next column tile": Fault(
-        "weight_sums.cuh", "state.all_tiles + n) * state.quads", "state.all_tiles) * state.quads"
+        "kept_state.cuh", "(row * all_tiles + n) * quads * 4", "row * all_tiles * quads * 4"
     ),
     "units of the last column tile that are not spread": Fault(
-        "sequence.h", "column / 8 * 8 + column % 8 / 2 : G", "column : column", "medium"
+        "tiling.h", "column / 8 * 8 + column % 8 / 2 : G", "column : column", "medium"
     ),
     # The backward pass's bookkeeping
-    "the gradient of the last h at every step": Fault("backward.cuh", "inner && place.is_last(p) ?", "inner ?"),
+    "the gradient of the last h at every step": Fault("backward.cuh", "inner && cursor.is_last(p) ?", "inner ?"),
     "a of the next step forgotten": Fault("backward.cuh", "a_next = up.a;", ""),
     "state of the step before": Fault(
-        "weight_sums.cuh", "computed ? in_segment : segment + 1", "computed ? in_segment : segment"
+        "controller_backward.cuh", "again ? in_segment : segment + 1", "again ? in_segment : segment"
     ),
     "state of the segment's first step": Fault(
-        "weight_sums.cuh", "computed ? in_segment : segment + 1", "computed ? 0 : segment + 1", "highest"
+        "controller_backward.cuh", "again ? in_segment : segment + 1", "again ? 0 : segment + 1", "highest"
     ),
     "a segment of which one step too few is computed again": Fault(
-        "weight_sums.cuh", "p.segment > 1 ? in_segment + 1 : 0", "p.segment > 1 ? in_segment : 0"
+        "controller_backward.cuh", "p.segment > 1 ? in_segment + 1 : 0", "p.segment > 1 ? in_segment : 0"
     ),
-    "du that is not multiplied by 1 - g²": Fault("weight_sums.cuh", "c[j] *= 1.f - g[j] * g[j];", "c[j] *= 1.f;"),
+    "du that is not multiplied by 1 - g²": Fault(
+        "controller_backward.cuh", "c[j] *= 1.f - g[j] * g[j];", "c[j] *= 1.f;"
+    ),
     "a checkpoint one step late": Fault(
         "forward.cuh", "until_kept = p.segment;  //", "until_kept = p.segment + 1;  //"
     ),
     "state of the last batch tile carried on": Fault(
-        "weight_sums.cuh",
+        "own_sums.cuh",
         "if (!working) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
         "if (!working || steps > 0) return;\n    ARU_UNROLL\n    for (int j = 0; j < 2 * tiles",
     ),
     # Sums that the warps share
     "one buffer for A": Fault(
-        "weight_sums.cuh",
+        "shared_sums.cuh",
         "return right + (v & 1) * right_words + own();",
         "return right + own();",
         precision="medium",
     ),
     "du of the last batch tile carried on": Fault(
-        "weight_sums.cuh", "e < 4 * tiles; ++e) du[", "e < (sums[0][0] ? 0 : 4 * tiles); ++e) du[", "medium"
+        "shared_sums.cuh", "e < 4 * tiles; ++e) du[", "e < (sums[0][0] ? 0 : 4 * tiles); ++e) du[", "medium"
     ),
     "the step's state not waited for": Fault("backward.cuh", "weight_sums.fetched();", "", "medium"),
     "state computed again that other lanes have not stored": Fault(
-        "weight_sums.cuh", "sync_warp();  // other lanes may have computed it again", "", "medium", groups=False
+        "shared_sums.cuh", "sync_warp();  // other lanes may have recomputed it", "", "medium", groups=False
     ),
     "the state that is computed last fetched from memory": Fault(
-        "backward.cuh", "!(sums_in_groups(form, tiles) && place.computed_last())", "true", "medium"
+        "backward.cuh", "!(K::sums_in_groups && cursor.recomputed_last())", "true", "medium"
     ),
     "the state that is computed last in the other buffer": Fault(
-        "backward.cuh", "place.is_last(p) ? v : v + 1", "place.is_last(p) ? v + 1 : v", "medium"
+        "backward.cuh", "cursor.is_last(p) ? v : v + 1", "cursor.is_last(p) ? v + 1 : v", "medium"
     ),
     "sums taken back that were not left": Fault("backward.cuh", "weight_sums.park(p);", "", "medium"),
     "kept state staged for all of the block's warps in one place": Fault(
-        "forward.cuh", "warp_index() * some_tiles * 128", "0", "medium"
+        "forward.cuh", "warp_index() * K::tiles * 128", "0", "medium"
     ),
     "kept state that is staged over what is still to be read": Fault(
         "forward.cuh", "if (lane == 0) bulk_stores_read();\n        sync_warp();", "sync_warp();", "medium"
     ),
-    "rows beyond the batch that are counted": Fault("controller.cuh", "first_b + r.b < z.B &&", ""),
+    "rows beyond the batch that are counted": Fault("rows.cuh", "first_b + r.b < z.B &&", ""),
     # ... without groups of warps
     "no barrier between the shared operands and their product": Fault(
-        "weight_sums.cuh", "sync_block();\n    const int lane", "const int lane", "medium", groups=False
+        "shared_sums.cuh", "sync_block();\n    const int lane", "const int lane", "medium", groups=False
     ),
     "A of one buffer": Fault(
-        "weight_sums.cuh", "right + (v & 1) * right_words + right_rows", "right + right_rows", "medium", groups=False
+        "shared_sums.cuh", "right + (v & 1) * right_words + right_rows", "right + right_rows", "medium", groups=False
     ),
     "rows of V and of A in another order": Fault(
-        "weight_sums.cuh", "left_rows = matrix / 2,", "left_rows = matrix % 2,", "medium", groups=False
+        "shared_sums.cuh", "left_rows = matrix / 2,", "left_rows = matrix % 2,", "medium", groups=False
     ),
     "row tiles left out": Fault(
-        "weight_sums.cuh", "tile < 2 * p.shape.pairs;", "tile < p.shape.pairs;", "medium", groups=False
+        "shared_sums.cuh", "tile < 2 * p.shape.pairs;", "tile < p.shape.pairs;", "medium", groups=False
     ),
     "the last column tile loaded from another": Fault(
-        "weight_sums.cuh",
+        "shared_sums.cuh",
         "from_right + (tiles - 1) * 128, pair",
         "from_right + (tiles - 2) * 128, pair",
         precision="medium",
@@ -213,22 +215,22 @@ FAULTS = {
         "controller.cuh", "group_wait();\n      ARU_UNROLL", "ARU_UNROLL", "medium"
     ),
     "no wait for the shared sums": Fault(
-        "weight_sums.cuh", "group_wait();\n      group_pin(sums);", "group_pin(sums);", "medium"
+        "shared_sums.cuh", "group_wait();\n      group_pin(sums);", "group_pin(sums);", "medium"
     ),
     "shared operands written while they are multiplied": Fault(
-        "backward.cuh", "if constexpr (adaptive) weight_sums.finished();", "", "medium"
+        "backward.cuh", "if constexpr (K::adaptive) weight_sums.finished();", "", "medium"
     ),
     "no barrier of the group between the shared operands and their product": Fault(
-        "weight_sums.cuh", "publish_to_groups();\n    sync_group(part);", "publish_to_groups();", "medium"
+        "shared_sums.cuh", "publish_to_groups();\n    sync_group(part);", "publish_to_groups();", "medium"
     ),
     "a product that is not begun": Fault(
-        "weight_sums.cuh", "group_pin(sums);\n    group_begin();", "group_pin(sums);", "medium"
+        "shared_sums.cuh", "group_pin(sums);\n    group_begin();", "group_pin(sums);", "medium"
     ),
     "weights whose column tiles and k are exchanged": Fault(
-        "controller.cuh", "at(w.products, tiles * 128, 128)", "at(w.products, 128, tiles * 128)", "medium"
+        "controller.cuh", "at(w.products, K::tiles * 128, 128)", "at(w.products, 128, K::tiles * 128)", "medium"
     ),
     "V's units and rows exchanged": Fault(
-        "weight_sums.cuh",
+        "shared_sums.cuh",
         "at(left + first, rows_words * 4, 128)",
         "at(left + first, 128, rows_words * 4)",
         "medium",
@@ -238,17 +240,17 @@ FAULTS = {
     ),
     "sums of the product before": Fault("products.cuh", "if (k == 0)\n", "if (k < 0)\n", "medium"),
     "rows of another group": Fault(
-        "weight_sums.cuh", "first = part * 16 * rows_words", "first = 0 * rows_words", "medium"
+        "shared_sums.cuh", "first = part * 16 * rows_words", "first = 0 * rows_words", "medium"
     ),
-    "row tiles of a group left out": Fault("weight_sums.cuh", "tile < 8; ++tile", "tile < 7; ++tile", "medium"),
+    "row tiles of a group left out": Fault("shared_sums.cuh", "tile < 8; ++tile", "tile < 7; ++tile", "medium"),
     "A of the step before, multiplied by a group": Fault(
-        "weight_sums.cuh",
+        "shared_sums.cuh",
         "right + (v & 1) * right_words + first",
         "right + (v + 1 & 1) * right_words + first",
         precision="medium",
     ),
     "the last state put where the group still reads": Fault(
-        "backward.cuh", "if (m == 0 && step == 0) sync_group(group);", "", "medium"
+        "controller_backward.cuh", "if (m == 0 && step == 0) sync_group(group);", "", "medium"
     ),
 }
 

@@ -14,8 +14,6 @@ from helpers import ROOT
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 
 FILES = sorted(path.name for path in (ROOT / "tests" / "interpreter").glob("test_*.py"))
-# The sequences take longer than all else: in two processes.
-PARTS = [(f, k) for f in FILES for k in (("graphs", "not graphs") if f == "test_sequence.py" else ("",))]
 
 
 def run_pytest(*arguments: str, **environment: str) -> str:
@@ -38,9 +36,9 @@ def test_there_are_files():
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("file", "selection"), PARTS, ids=lambda value: value or "all")
-def test_under_the_interpreter(file, selection):
-    report = run_pytest(f"tests/interpreter/{file}", "-k", selection)
+@pytest.mark.parametrize("file", FILES)
+def test_under_the_interpreter(file):
+    report = run_pytest(f"tests/interpreter/{file}")
     assert " passed" in report
     assert " skipped" not in report
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
+from pathlib import Path
 
 import pytest
 import torch
@@ -21,7 +23,29 @@ row = next(row for row in aru_kernels.backends_info() if row.name == "triton")
 assert not row.available
 print(row.why_not)
 aru_kernels.ARUN(1, 4, controller_size=3)(torch.randn(3, 2, 1))[0].sum().backward()
+import runpy
+runpy.run_module("aru_kernels", run_name="__main__")
 """
+
+PACKAGE = Path(triton.__file__).parent
+# Each may import those before it.
+LAYERS = (
+    "kernels.math",
+    "kernels.controller",
+    "kernels.gamma",
+    "kernels.static",
+    "kernels.persistent",
+    "_mode",
+    "launch",
+    "gamma",
+    "controller",
+    "graphs",
+    "networks",
+    "ways",
+    "persistent",
+    "stepwise",
+    "sequence",
+)
 
 
 def test_without_triton(run_python):
@@ -29,6 +53,47 @@ def test_without_triton(run_python):
     done = run_python("-W", "error", "-c", WITHOUT_TRITON)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("Triton "), done.stdout
+
+
+def sources() -> dict[str, ast.Module]:
+    files = [*PACKAGE.glob("*.py"), *PACKAGE.glob("kernels/*.py")]
+    parsed = {".".join(file.relative_to(PACKAGE).with_suffix("").parts): ast.parse(file.read_text()) for file in files}
+    return {name: tree for name, tree in parsed.items() if not name.endswith("__init__")}
+
+
+def test_kernels_stand_apart_from_their_launchers():
+    """Modules of `kernels` hold functions under triton.jit, and constants; no other module holds such a function."""
+    for name, tree in sources().items():
+        functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+        jitted = [f for f in functions if any(ast.unparse(d) == "triton.jit" for d in f.decorator_list)]
+        assert jitted == (functions if name.startswith("kernels.") else []), name
+        for kernel in jitted:
+            text = ast.get_docstring(kernel)
+            assert text, f"{name}.{kernel.name}"
+            if kernel.name.endswith("_kernel"):
+                assert "\nGrid: " in text, f"{name}.{kernel.name}"
+                assert "\nOutput" in text, f"{name}.{kernel.name}"
+
+
+def imported_modules(tree: ast.Module) -> set[str]:
+    """Modules of aru_kernels.triton that a module imports, without that prefix."""
+    prefix = "aru_kernels.triton."
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+    return {name.removeprefix(prefix) for name in names if name.startswith(prefix)} & set(LAYERS)
+
+
+def test_imports_run_one_way():
+    trees = sources()
+    assert set(trees) == set(LAYERS)
+    assert imported_modules(trees["sequence"]) >= {"persistent", "stepwise", "networks"}
+    for name, tree in trees.items():
+        wrong = imported_modules(tree) - set(LAYERS[: LAYERS.index(name)])
+        assert not wrong, f"{name} imports {wrong}"
 
 
 def test_triton_that_is_not_installed(monkeypatch):
@@ -84,9 +149,9 @@ def test_the_shared_memory_of_7_5():
     """What the limit there is for: the kernels of 65 units need more than it has."""
     import compile_table as table
 
-    with table.recorded_launches("ieee", "ieee") as launches:
+    with table.recorded_launches("ieee") as launches:
         table.step_calls(triton.MAX_CONTROLLER_7_5 + 1, torch.float32)
-    forward = next(launch for launch in launches if launch.kernel == "controller_fwd_kernel")
+    forward = next(launch for launch in launches if launch.kernel == "controller_step_fwd_kernel")
     assert table.excess(table.compile_launch(forward, "cuda", 75), 75) == "more than 65536 B of shared memory"
 
 
@@ -107,7 +172,7 @@ def test_three_products_have_no_redundant_warps():
     launches = [x for architecture in (80, 90, 100) for x in table.launches_for("cuda", architecture, True)]
     three = [x for x in launches if dict(x.constants).get("PRODUCT") == "tf32x3"]
     kernels = {x.kernel for x in three}
-    assert {"controller_fwd_kernel", "controller_sums_kernel"} <= kernels
+    assert {"controller_step_fwd_kernel", "controller_sums_kernel"} <= kernels
     checked = [(launch, *pair) for launch in three for pair in warps_for_rows(launch)]
     assert checked
     for launch, rows, warps in checked:
@@ -132,16 +197,17 @@ def test_interpreted_kernels_serve_cpu_tensors_in_a_process_of_their_own(run_pyt
 @needs_triton
 def test_products():
     """Accurate to float32 by default, with no TF32 or bfloat16 asked of a GPU that has none."""
-    from aru_kernels.triton._launch import product_of_architecture as product
+    from aru_kernels.triton.launch import product_kind_of
 
-    names = ("highest", "high", "medium")
-    assert [product("cuda", 90, name, False) for name in names] == ["tf32x3", "tf32", "bf16"]
-    assert [product("cuda", 100, name, True) for name in names] == ["tf32x3", "tf32", "bf16"]
-    assert [product("cuda", 80, name, False) for name in names] == ["tf32x3", "tf32", "bf16"]
-    assert [product("cuda", 86, name, True) for name in names] == ["ieee", "tf32", "bf16"]
-    assert [product("cuda", 75, name, True) for name in names] == ["ieee"] * 3
-    assert [product("hip", "gfx942", name, False) for name in names] == ["ieee", "tf32", "bf16"]
-    assert [product("hip", "gfx1100", name, True) for name in names] == ["ieee", "ieee", "bf16"]
+    for backend, architecture, expected in (
+        ("cuda", 75, ["ieee", "ieee", "ieee"]),
+        ("cuda", 80, ["tf32x3", "tf32", "bf16"]),
+        ("cuda", 90, ["tf32x3", "tf32", "bf16"]),
+        ("cuda", 100, ["tf32x3", "tf32", "bf16"]),
+        ("hip", "gfx942", ["ieee", "tf32", "bf16"]),
+        ("hip", "gfx1100", ["ieee", "ieee", "bf16"]),
+    ):
+        assert [product_kind_of(backend, architecture, name) for name in ("highest", "high", "medium")] == expected
 
 
 @needs_triton
@@ -151,9 +217,9 @@ def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
     from aru_kernels.triton import controller
 
     monkeypatch.setattr(controller, "tile", lambda *args: controller.Tile(64, 32))
-    with table.recorded_launches("tf32x3", "tf32x3") as launches:
+    with table.recorded_launches("tf32x3") as launches:
         table.step_calls(50, torch.float32)
-    forward = next(launch for launch in launches if launch.kernel == "controller_fwd_kernel")
+    forward = next(launch for launch in launches if launch.kernel == "controller_step_fwd_kernel")
     usage = table.compile_launch(forward, "cuda", 90)
     assert usage.spilled > 0
     monkeypatch.setattr(table, "OLDER_TRITON", False)
@@ -172,7 +238,7 @@ def test_threads_agree_on_sums():
     import triton.language as tl
 
     import compile_table as table
-    from aru_kernels.triton import _math
+    from aru_kernels.triton.kernels import math
 
     @triton.jit
     def kernel(x_ptr, y_ptr, sum_ptr, sums: tl.constexpr):
@@ -192,10 +258,10 @@ def test_threads_agree_on_sums():
         return table.disagreeing(ptx)
 
     assert disagreeing(fused) == 1
-    assert disagreeing(_math.sums) == 0
+    assert disagreeing(math.sums) == 0
     assert table.excess(table.Usage(32, 0, 0, 1), 90) == "threads disagree on sums"
 
-    with table.recorded_launches("tf32x3", "tf32x3") as launches:
+    with table.recorded_launches("tf32x3") as launches:
         for H in (10, 20):
             table.sequence_calls(16, H)
             table.static_calls(H)
@@ -203,9 +269,9 @@ def test_threads_agree_on_sums():
     assert len(whole) >= 8
     for launch in whole:
         assert table.compile_launch(launch, "cuda", 90).disagreeing == 0, launch.describe()
-    with table.recorded_launches("tf32", "tf32") as launches:
+    with table.recorded_launches("tf32") as launches:
         table.sequence_calls(16, 64)
-    (backward,) = [x for x in launches if x.kernel == "adaptive_bwd_kernel"]
+    (backward,) = [x for x in launches if x.kernel == "adaptive_steps_bwd_kernel"]
     assert table.compile_launch(backward, "cuda", 100).disagreeing == 0
 
 
@@ -244,11 +310,11 @@ def test_the_table_sees_misplaced_operands():
 @needs_triton
 def test_the_table_has_every_kernel():
     import compile_table as table
-    from aru_kernels.triton import _controller, gamma, persistent, static
+    from aru_kernels.triton.kernels import controller, gamma, persistent, static
 
     kernels = {
         name
-        for module in (_controller, gamma, persistent, static)
+        for module in (controller, gamma, persistent, static)
         for name, value in vars(module).items()
         if name.endswith("_kernel") and value.__module__ == module.__name__
     }

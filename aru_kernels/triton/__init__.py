@@ -110,7 +110,7 @@ def _capability() -> tuple[int, int] | None:
 
 def release_graphs() -> None:
     """Frees the CUDA graphs of time steps that are held for the next call, and their buffers."""
-    importlib.import_module("aru_kernels.triton._graphs").GRAPHS.clear()
+    importlib.import_module("aru_kernels.triton.graphs").GRAPHS.clear()
 
 
 def _kernel(module: str, name: str) -> Callable[..., Any]:
@@ -130,6 +130,6 @@ KERNELS = {
         ("gamma", "gamma"),
         ("controller_step", "controller"),
         ("aru_sequence", "sequence"),
-        ("gamma_rnn_sequence", "static"),
+        ("gamma_rnn_sequence", "sequence"),
     )
 }

@@ -1,11 +1,10 @@
 """The controller step fused with γ, forward and backward, for rows r = (b, i): every neuron of every sequence.
 
-A program owns BLOCK_R rows and all G units, padded inside to a power of two with zero weights: padded units are
-tanh(0) = 0 and pass no gradient.  The backward pass carries du_t, the gradient of the controller's pre-activation, from
-step to step: with dg_t = W_gg^T du_{t+1} + what comes through the read-out, a step has one product.  The gradients of
-the controller's weights are sums over rows of products of what the steps leave behind; they are taken over many steps
-at once, by one kernel, each of whose programs sums in a fixed order into a slice of its own; the slices are added up in
-float64.  No atomics.
+A program owns BLOCK_R rows and all G units.  The backward pass carries du_t, the gradient of the controller's
+pre-activation u, from step to step: dg_t is W_gg^T du_{t+1} plus what comes through the read-out, so a step has one
+product.  The gradients of the controller's weights are sums over rows and steps of products of du, g and a.  One kernel
+takes them over many steps at once; each program sums in a fixed order into its own slice of a buffer, and the slices
+are added up in float64.  There are no atomic operations, so the bits are the same in every run.
 """
 
 from __future__ import annotations
@@ -16,36 +15,37 @@ from typing import NamedTuple
 import torch
 import triton
 from torch import Tensor
+from torch.nn import functional
 
 from aru_kernels import _checks as check
-from aru_kernels.triton._controller import (
-    _X,
-    controller_bwd_kernel,
-    controller_fwd_kernel,
+from aru_kernels.triton._mode import INTERPRETED
+from aru_kernels.triton.kernels.controller import (
+    COLUMNS,
     controller_states_kernel,
+    controller_step_bwd_kernel,
+    controller_step_fwd_kernel,
     controller_sums_kernel,
     pack_kernel,
 )
-from aru_kernels.triton._launch import OPTIONS, accumulator, launching_on, padded, products, warp_size
-from aru_kernels.triton._mode import INTERPRETED
+from aru_kernels.triton.launch import OPTIONS, accumulator, launching_on, padded, product_kind, warp_size
 
 
 class Tile(NamedTuple):
-    """Rows that a program takes at a time, and its threads."""
+    """The rows that a program takes at a time, and its number of threads."""
 
     BLOCK_R: int
     threads: int
 
 
-# Below, tiles of 64 rows leave multiprocessors of the largest GPUs idle.
+# With fewer rows, tiles of 64 leave multiprocessors of the largest GPUs idle.
 _FEW_ROWS = 8192
 
 
 def tile(kernel: str, GP: int, PRODUCT: str, R: int) -> Tile:
-    """The tile of a kernel ("forward", "states", "backward" or "sums"), by the padded controller, product and rows.
+    """The tile of a kernel ("forward", "states", "backward" or "sums") for GP padded units, a kind of product, R rows.
 
-    For GP = 64 the fastest of those timed on an H100 with Triton 3.6, 2026-11-26, at R = 40,000 and 3,200.  Others by
-    the compiler's reports: the largest without spills on every architecture of the tests' table.
+    For GP = 64 it is the fastest of those timed on an H100 with Triton 3.6 at R = 40,000 and 3,200.  For other GP it is
+    the largest that, by the compiler's report, spills no registers on the architectures of tests/compile_table.py.
     """
     if PRODUCT == "ieee":
         return Tile(16, 256)
@@ -57,39 +57,44 @@ def tile(kernel: str, GP: int, PRODUCT: str, R: int) -> Tile:
     return Tile(32 if R <= _FEW_ROWS or PRODUCT in narrow.get(kernel, ()) else 64, 128)
 
 
-# Tiles of the sums' kernel that are on their way at a time.
+# Tiles in flight at a time in the sums' kernel.
 _STAGES = 4
-# Programs of the sums' kernel: two for every multiprocessor of the largest GPUs.  The same on every GPU, so that the
-# order of every sum is.
+# Programs of the sums' kernel: two for every multiprocessor of the largest GPUs, and the same number on every GPU, so
+# that every GPU adds in the same order.
 _PROGRAMS = 264
 
 
 def sums_size(G: int) -> int:
-    """Rows and columns of the sums of the weights' gradients: the units, and two more at the end."""
+    """P, the rows and columns of the sums of the weights' gradients: the units, and two more at the end."""
     P = padded(G + 2)
     return P if P <= 64 else G + 2
 
 
 def sums_fit(G: int) -> bool:
-    """Whether the kernel takes the sums; those of larger controllers do not fit into its registers: PyTorch does."""
+    """Whether the sums fit into the registers of their kernel; otherwise PyTorch takes them."""
     return padded(G + 2) <= 64
 
 
 def row_length(G: int, dtype: torch.dtype = torch.float32) -> int:
-    """Units in a row of the states that sequences hold: with zeros to a multiple of 16 bytes, for whole vectors."""
+    """GS, the elements in a row of a sequence's states: G rounded up to a multiple of 16 bytes, for vector accesses."""
     unit = max(4, 16 // dtype.itemsize)
     return -(-G // unit) * unit
 
 
+def padded_rows(g: Tensor, GS: int) -> Tensor:
+    """A copy of states (..., G) with zeros up to rows of GS."""
+    return functional.pad(g, (0, GS - g.shape[-1])).clone(memory_format=torch.contiguous_format)
+
+
 def partial_size(GP: int) -> int:
-    """Elements of the partial sums of a program that takes whole sequences."""
-    return (GP + 1) * _X.value + GP * GP
+    """Elements of the partial sums of a program that runs all steps of a sequence."""
+    return (GP + 1) * COLUMNS.value + GP * GP
 
 
 class Controller:
-    """The controller's weights, and how its kernels are launched for them.
+    """The controller's weights, packed, and the launches of its kernels.
 
-    States g are (..., GS) with GS units in a row: G, or more where those beyond are 0.
+    States g are (..., GS): rows of G units, then zeros.
     """
 
     def __init__(self, weights: tuple[Tensor, ...], n_floor: float, precision: str) -> None:
@@ -98,26 +103,24 @@ class Controller:
         self.n_floor = n_floor
         self.warp_size = warp_size(weights[0].device)
         self.narrow = precision == "medium" and weights[0].dtype == torch.float32 and sums_fit(G)
-        # all steps in one launch: by these, forward and backward; step by step: by the first
-        self.products = products(weights[0].device, precision)
+        self.product = product_kind(weights[0].device, precision)
         self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
         self.constants = {"ACC": accumulator(weights[0].dtype), **OPTIONS}
-        # the interpreter takes its time for every program, whatever its size
-        BLOCK = triton.next_power_of_2(len(self.w)) if INTERPRETED else 8
-        pack_kernel[(triton.cdiv(len(self.w), BLOCK),)](
-            *(x.contiguous() for x in weights), self.w, G, GP, BLOCK, num_warps=4, **OPTIONS
+        # one program in the interpreter, where a program takes the same time whatever its size
+        BLOCK_R = triton.next_power_of_2(len(self.w)) if INTERPRETED else 8
+        pack_kernel[(triton.cdiv(len(self.w), BLOCK_R),)](
+            *(x.contiguous() for x in weights), self.w, G=G, GP=GP, BLOCK_R=BLOCK_R, num_warps=4, **OPTIONS
         )
 
     def copied(self) -> Controller:
-        """The same controller on weights of its own."""
+        """The same controller on a copy of its weights."""
         other = copy.copy(self)
         other.w = self.w.clone()
         return other
 
     def _launch(self, kernel: str, g: Tensor, R: int) -> dict[str, object]:
-        product = self.products[0]
-        tiles = tile(kernel, self.GP if kernel != "sums" else sums_size(self.G), product, R)
-        chosen = {"GS": g.shape[-1], "PRODUCT": product, "BLOCK_R": tiles.BLOCK_R}
+        tiles = tile(kernel, self.GP if kernel != "sums" else sums_size(self.G), self.product, R)
+        chosen = {"GS": g.shape[-1], "PRODUCT": self.product, "BLOCK_R": tiles.BLOCK_R}
         return self.constants | chosen | {"num_warps": tiles.threads // self.warp_size}
 
     def step(
@@ -134,8 +137,9 @@ class Controller:
         """Fills h, g_next and, if given, n and s, and total with a + x where x is given; g_next may be g."""
         R = a.numel()
         options = self._launch("forward", g, R)
-        controller_fwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
-            *(x, a, total, g, self.w, h, g_next, n, s, R, x is not None),
+        controller_step_fwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
+            *(x, a, total, g, self.w, h, g_next, n, s, R),
+            HAS_X=x is not None,
             GP=self.GP,
             GAINS=n is not None,
             N_FLOOR=self.n_floor,
@@ -148,7 +152,7 @@ class Controller:
             R = a[0].numel()
             options = self._launch("states", g, R)
             controller_states_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
-                *(a, g_before, g, self.w, R, len(a), g_before.shape[-1]), GP=self.GP, **options
+                *(a, g_before, g, self.w, R, len(a)), GS_BEFORE=g_before.shape[-1], GP=self.GP, **options
             )
 
     def step_backward(
@@ -166,35 +170,42 @@ class Controller:
         du: Tensor,
         vectors: Tensor,
     ) -> None:
-        """Fills da, du and, in vectors (3, ...), what the sums need: a, dn and ds; g: after the step."""
+        """Fills da, du and, for the sums, vectors (3, ...) with a, dn and ds; g: the state after the step."""
         R = a.numel()
         options = self._launch("backward", g, R)
-        optional = (d_h, d_rec, d_a, d_n, d_s, d_g, du_after)
-        controller_bwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
-            *(*optional, a, g, self.w, da, du, *vectors, R, *(x is not None for x in optional)),
+        controller_step_bwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
+            *(d_h, d_rec, d_a, d_n, d_s, d_g, du_after, a, g, self.w, da, du, *vectors, R),
+            HAS_H=d_h is not None,
+            HAS_REC=d_rec is not None,
+            HAS_A=d_a is not None,
+            HAS_N=d_n is not None,
+            HAS_S=d_s is not None,
+            HAS_G=d_g is not None,
+            HAS_AFTER=du_after is not None,
             GP=self.GP,
             N_FLOOR=self.n_floor,
             **options,
         )
 
-    def new_sums(self, rows: int) -> Tensor:
-        """Sums of the weights' gradients, for `add_sums` of at most so many rows at a time; 0."""
+    def sums_shape(self, R: int) -> tuple[int, int, int]:
+        """(programs, P, P), the shape of the weights' gradients' sums if `add_sums` takes at most R rows a call."""
         P, programs = sums_size(self.G), 1
         if sums_fit(self.G):
-            programs = min(_PROGRAMS, triton.cdiv(rows, tile("sums", P, self.products[0], rows).BLOCK_R))
-        return self.w.new_zeros(programs, P, P)
+            programs = min(_PROGRAMS, triton.cdiv(R, tile("sums", P, self.product, R).BLOCK_R))
+        return programs, P, P
 
     def add_sums(
         self, sums: Tensor, du: Tensor | None, a: Tensor | None, g: Tensor, dn: Tensor | None, ds: Tensor | None
     ) -> None:
-        """Adds the rows' [du, dn, ds]^T [g, a, 1] to the sums; du and a, or dn and ds, may be left out."""
+        """Adds the rows' [du, dn, ds]^T [g, a, 1] to the sums; du and a, or dn and ds, may be None."""
         GS, P = g.shape[-1], sums.shape[-1]
         if sums_fit(self.G):
-            rows = g.numel() // GS
-            options = self._launch("sums", g, rows)
+            R = g.numel() // GS
+            options = self._launch("sums", g, R)
             controller_sums_kernel[(len(sums),)](
-                *(du, a, g, dn, ds, sums, rows, triton.cdiv(rows, options["BLOCK_R"])),
-                *(du is not None, dn is not None),
+                *(du, a, g, dn, ds, sums, R, triton.cdiv(R, options["BLOCK_R"])),
+                HAS_U=du is not None,
+                HAS_GAINS=dn is not None,
                 P=P,
                 STAGES=_STAGES,
                 **options,
@@ -213,28 +224,28 @@ class Controller:
             total[G:, G + 1] += d_gains.sum(1)
 
     def weight_gradients(self, sums: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """Gradients of weight_ag, weight_gg, bias_g, weight_gc, bias_c from the sums."""
+        """Gradients of weight_ag, weight_gg, bias_g, weight_gc and bias_c, from the sums."""
         G, P = self.G, sums.shape[-1]
         total = sums.sum(0, dtype=torch.float64)
         d_w_ag, d_b_g = total[:G, P - 2], total[:G, P - 1]
         return _copies((d_w_ag, total[:G, :G], d_b_g, total[P - 2 :, :G], total[P - 2 :, P - 1]), dtype)
 
     def before(self, du: Tensor, like: Tensor) -> Tensor:
-        """The gradient of g_{t-1}, W_gg^T du_t, of the shape and dtype of `like`, (..., G)."""
+        """W_gg^T du_t, the gradient of g_{t-1}, with the shape (..., G) and the dtype of `like`."""
         G, GP = self.G, self.GP
         rows = du.reshape(-1, du.shape[-1])[:, :G].to(self.w.dtype)
         return torch.mm(rows, self.w[GP : GP + G, :G]).to(like.dtype).view(like.shape)
 
     def new_partials(self, programs: int) -> Tensor:
-        """Partial sums, 0, for programs that take whole sequences."""
+        """Partial sums of the weights' gradients, 0, for programs that run all steps of a sequence."""
         return self.w.new_zeros(programs, partial_size(self.GP))
 
     def gradients_of_partials(self, partials: Tensor, dtype: torch.dtype) -> tuple[Tensor, ...]:
-        """As `weight_gradients`."""
+        """The same as `weight_gradients`, from partial sums (see `adaptive_steps_bwd_kernel`)."""
         G, GP = self.G, self.GP
         total = partials.sum(0, dtype=torch.float64)
-        columns, ends, square = total.split([GP * _X.value, _X.value, GP * GP])
-        columns = columns.view(GP, _X.value)[:G, :4].t()
+        columns, ends, square = total.split([GP * COLUMNS.value, COLUMNS.value, GP * GP])
+        columns = columns.view(GP, COLUMNS.value)[:G, :4].t()
         return _copies((columns[0], square.view(GP, GP)[:G, :G], columns[1], columns[2:], ends[:2]), dtype)
 
 
@@ -254,7 +265,7 @@ def controller_step_fwd(
     precision: str,
     keep: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, next g, n, s and the kept state, which is empty; a (B, H), g (B, H, G)."""
+    """h, the next g, n, s and the kept state, which is empty; a (B, H), g (B, H, G)."""
     h, n, s = (a.new_empty(a.shape) for _ in "hns")
     g_next = g.new_empty(g.shape)
     if a.numel():
@@ -282,7 +293,7 @@ def controller_step_bwd(
     n_floor: float,
     precision: str,
 ) -> tuple[Tensor, ...]:
-    """Gradients for a, g and the controller's weights; the state after the step is computed again."""
+    """Gradients of a, g and the controller's weights; the state after the step is recomputed."""
     weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
     da = a.new_empty(a.shape)
     if not a.numel():
@@ -295,7 +306,7 @@ def controller_step_bwd(
         vectors = controller.w.new_empty(3, a.numel())
         controller.states(a[None], g, g_next[None])
         controller.step_backward(d_h, None, None, d_n, d_s, d_g, None, a, g_next, da, du, vectors)
-        sums = controller.new_sums(a.numel())
+        sums = controller.w.new_zeros(controller.sums_shape(a.numel()))
         controller.add_sums(sums, du, vectors[0], g, None, None)
         controller.add_sums(sums, None, None, g_next, *vectors[1:])
         return da, controller.before(du, g), *controller.weight_gradients(sums, a.dtype)

@@ -6,8 +6,8 @@
 // vector is sent to the end and waited for, the last of a batch tile too, though nobody reads that one.
 #pragma once
 
+#include "device_layout.h"
 #include "products.cuh"
-#include "sequence.h"
 
 namespace aru {
 namespace cuda {
@@ -37,7 +37,7 @@ template <Form form> struct Exchange {
   ARU_METHOD uint32_t* buffer(int v) const { return state + (tiling.cluster ? (v & 1) * buffer_words() : 0); }
   ARU_METHOD unsigned* counter() const { return device + exchange_words(shape, tiling, form); }
 
-  // Before anything is sent; contains a barrier of the block.
+  // Called before anything is sent; contains a barrier of the block.
   ARU_METHOD void open() const {
     const int all = (tiling.cluster ? 2 : 1) * buffer_words();
     for (int e = thread_index(); e < all; e += block_threads()) state[e] = 0;
@@ -52,14 +52,15 @@ template <Form form> struct Exchange {
     }
   }
 
-  // Where this lane's quad has its four elements: the first word, neuron i of the slice in sequence b being the lane's.
-  ARU_METHOD int place(int b, int i) const {
+  // The first word of the four elements of this lane's quad, in a row of the buffer; the lane has neuron i of the slice
+  // in sequence b.
+  ARU_METHOD int word_of(int b, int i) const {
     const int row = tiling.cluster ? shape.state_words : shape.padded_H / 2;
     return b * row + (rank * tiling.slice + (i & ~3)) / 2;
   }
 
-  // This lane's element of vector v: lanes 4j ... 4j+3 of a warp have four neighbouring neurons of one sequence, whose
-  // place() is `at`.  All lanes of a warp call it; `inside` is the same for the four.
+  // Sends this lane's element of vector v.  Lanes 4j ... 4j+3 of a warp, a quad, have four neighbouring neurons of one
+  // sequence; `at` is their word_of().  All lanes of a warp call it; `inside` is the same in a quad.
   ARU_METHOD void send(int v, bool inside, int at, float value) const {
     const int lane = thread_index() & 31, q = lane & 3;
     float four[4];
@@ -102,21 +103,21 @@ template <Form form> struct Exchange {
     sync_block();
   }
 
-  // When all threads of the block have received vector v: makes its buffer's barrier ready for vector v + 2.
+  // Makes the buffer's barrier ready for vector v + 2; called when all threads of the block have received vector v.
   ARU_METHOD void received(int v) const {
     if (tiling.cluster && thread_index() == 0) mbarrier_expect(barriers + (v & 1), shape.exchanged_bytes);
   }
 
-  // Fills this block's buffer(v) with rows b0 ... of a matrix [B][H], or with 0 where there is none.
+  // Fills this block's buffer(v) with rows b0, b0 + 1, ... of a matrix [B][H], or with 0 for a null matrix.
   ARU_METHOD void fill(int v, const float* matrix, int b0, int B, int H) const {
     uint32_t* to = buffer(v);
     const int row = shape.padded_H / 2;
     for (int e = thread_index(); e < tiling.batch * row; e += block_threads()) {
       const int b = e / row, i = e % row * 2;
       const float* from = matrix + size_t(b0 + b) * H + i;
-      const bool some = matrix && b0 + b < B;
+      const bool valid = matrix && b0 + b < B;
       uint32_t pair[words];
-      pack<form>(some && i < H ? from[0] : 0.f, some && i + 1 < H ? from[1] : 0.f, pair);
+      pack<form>(valid && i < H ? from[0] : 0.f, valid && i + 1 < H ? from[1] : 0.f, pair);
       ARU_UNROLL
       for (int p = 0; p < words; ++p) to[(p * tiling.batch + b) * shape.state_words + e % row] = pair[p];
     }

@@ -1,4 +1,4 @@
-// The sequence forward: all T steps in one launch.  See sequence.h for how the work is cut.
+// The sequence forward: all T steps in one launch.  tiling.h says how the work is cut.
 #pragma once
 
 #include "controller.cuh"
@@ -8,10 +8,9 @@
 namespace aru {
 namespace cuda {
 
-// tiles: column tiles of the controller's state, which stays in registers; 0 for the static network.
-template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& p) {
-  constexpr int some_tiles = tiles > 0 ? tiles : 1, k_tiles = (some_tiles + 1) / 2;
-  constexpr bool in_groups = ControllerOperands<form, tiles>::in_groups;
+// The controller's state stays in registers.
+template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
+  constexpr Form form = K::form;
   const Sizes z = p.sizes;
   const Tiling t = p.tiling;
   uint8_t* shared = shared_memory();
@@ -19,14 +18,13 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   float* sums = reinterpret_cast<float*>(shared + p.shape.sums);
   const auto exchange = Exchange<form>::create(p, shared);
   pack_recurrent<form, false>(p, weight, exchange.rank);
-  ControllerOperands<form, tiles> controller{};
-  if constexpr (tiles > 0)
-    controller = ControllerOperands<form, tiles>::pack(p.controller, z.G, shared + p.shape.controller);
+  ControllerOperands<K> controller{};
+  if constexpr (K::adaptive) controller = ControllerOperands<K>::pack(p.controller, z.G, shared + p.shape.controller);
   exchange.open();
 
   const int lane = thread_index() & 31, quad = lane & 28, q = lane & 3;
-  const bool working = warp_index() < p.shape.pairs;  // the warp has rows
-  uint32_t* staging = reinterpret_cast<uint32_t*>(shared + p.shape.staging) + warp_index() * some_tiles * 128;
+  const bool working = warp_index() < p.shape.pairs;  // whether the warp has rows
+  uint32_t* staging = reinterpret_cast<uint32_t*>(shared + p.shape.staging) + warp_index() * K::tiles * 128;
   const int first_i = exchange.rank * t.slice;
   const size_t BH = size_t(z.B) * z.H;
   const auto share = RecurrentShare::of(p.shape);
@@ -35,19 +33,19 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
   for (int tile = block_index() / t.blocks; tile * t.batch < z.B; tile += t.groups) {
     const int first_b = tile * t.batch;
     const Row own = Row::of(thread_index(), z, t, p.shape.rows, first_b, first_i);
-    const bool some = own.index >= 0;
-    const int place = exchange.place(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
+    const bool valid = own.index >= 0;
+    const int word = exchange.word_of(own.b, own.i), sum_at = own.b * p.shape.sum_stride + own.i;
     PairRows rows{};
-    ControllerState<form, some_tiles> state[2] = {};
-    ControllerProduct<form, some_tiles, 2> product;
+    ControllerState<K> state[2] = {};
+    ControllerProduct<K, 2> product;
     int slot = 0;
     const Image image = Image::of(z, t, p.shape.rows, first_b, first_i);
-    // By groups of warps what is kept goes to `staging`; and on from there after the next barrier: the fence before it
-    // waits for all that the thread has stored to memory.
+    // Groups of warps put the state to be kept into `staging`, and send it on after the next barrier: the fence before
+    // that barrier waits for all stores of the thread.
     bool staged = false;
     const auto kept = [&] { return KeptState<form, void>::of(p.kept, slot, p.slot_bytes, image, z.G); };
     const auto keep = [&] {
-      if constexpr (in_groups) {
+      if constexpr (K::in_groups) {
         if (lane == 0) bulk_stores_read();
         sync_warp();
         kept().stage(staging, state);
@@ -62,13 +60,13 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       ++slot;
       staged = false;
     };
-    if constexpr (tiles > 0) {
+    if constexpr (K::adaptive) {
       rows = PairRows::of(z, t, p.shape.rows, first_b, first_i);
       if (working) {
         ARU_UNROLL
         for (int m = 0; m < 2; ++m) {
           ARU_UNROLL
-          for (int k = 0; k < k_tiles; ++k) {
+          for (int k = 0; k < K::k_tiles; ++k) {
             float4 g[2] = {};
             float left[4], right[4];
             ARU_UNROLL
@@ -83,17 +81,17 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       }
     }
     float n = 1, s = 0;
-    if (tiles == 0 && some) {
+    if (!K::adaptive && valid) {
       n = p.n_given[first_i + own.i];
       s = p.s_given[first_i + own.i];
     }
 
-    float xp = some ? p.xp[own.index] : 0.f;
+    float xp = valid ? p.xp[own.index] : 0.f;
     int until_kept = p.segment;  // steps to the next state that is kept
     size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
-      RecurrentWeights<form, (tiles < 8 ? 5 : 2)> first_weights;  // as many as the registers hold
+      RecurrentWeights<form, (K::tiles < 8 ? 5 : 2)> first_weights;  // as many as the registers hold
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {
@@ -107,24 +105,25 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       if (!working) continue;
 
       const float a = xp + recurrent_sum(t, p.shape, sums_of(v), sum_at);
-      if constexpr (tiles > 0) {
+      if constexpr (K::adaptive) {
         const float both[2][2] = {{shuffle(a, quad), shuffle(a, quad + 1)},
                                   {shuffle(a, quad + 2), shuffle(a, quad + 3)}};
         product.finished();
         float ns[2][4];
-        begin_read_out<form, tiles, 2>(controller, ns);
-        controller_finish<form, tiles, 2, half_of_last(tiles)>(
-            controller, both, product, state, [&](int k) { read_out<form, tiles, 2>(controller, state, k, ns); });
+        begin_read_out<K>(controller, ns);
+        controller_finish<K, half_of_last(K::tiles)>(controller, both, product, state,
+                                                     [&](int k) { read_out<K>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
       }
-      const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = some ? value : 0.f;
-      exchange.send(v + 1, own.inside, place, h);
+      const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = valid ? value : 0.f;
+      exchange.send(v + 1, own.inside, word, h);
       if (v > 0) exchange.received(v);
 
-      // While h is under way: what is not urgent, and what the next step can do without it, first what runs by itself.
-      if constexpr (in_groups) product.start(controller, state);
-      if (some) {
+      // During the exchange: what is not urgent, and what the next step can do without h.  What runs asynchronously
+      // comes first.
+      if constexpr (K::in_groups) product.start(controller, state);
+      if (valid) {
         p.h[at] = h;
         if (p.a) p.a[at] = a;
         if (p.n) p.n[at] = n;
@@ -132,12 +131,12 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
         if (step + 1 < z.T) xp = p.xp[at + BH];
         if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
       }
-      if constexpr (tiles > 0) {
+      if constexpr (K::adaptive) {
         if (p.kept && --until_kept == 0) {
           until_kept = p.segment;
           if (step + 1 < z.T || p.segment == 1) keep();
         }
-        if constexpr (!in_groups) product.start(controller, state);
+        if constexpr (!K::in_groups) product.start(controller, state);
       }
     }
     if (staged) {
@@ -145,19 +144,19 @@ template <Form form, int tiles> ARU_DEVICE void sequence_forward(const Forward& 
       sync_warp();
       store_staged();
     }
-    if constexpr (tiles > 0) {
+    if constexpr (K::adaptive) {
       if (working) {
         ARU_UNROLL
         for (int neuron = 0; neuron < 4; ++neuron) {
           const int row = rows.index(neuron / 2, neuron % 2);
           ARU_UNROLL
-          for (int n = 0; n < some_tiles; ++n)
+          for (int n = 0; n < K::tiles; ++n)
             if (row >= 0) store_pair(p.g_last, size_t(row), z.G, n, unpacked(state[neuron / 2].to_keep(n, neuron % 2)));
         }
       }
     }
   }
-  if constexpr (in_groups) {
+  if constexpr (K::in_groups) {
     if (lane == 0) bulk_stores_read();
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

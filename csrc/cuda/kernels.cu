@@ -1,5 +1,5 @@
-// The kernels of one form of products (-DARU_FORM=bf16, tf32 or split) in one direction (-DARU_BACKWARD=0 or 1), so
-// that they compile side by side.
+// The kernels of one form of products (-DARU_FORM=bf16, tf32 or split) in one direction (-DARU_BACKWARD=0 or 1), to be
+// compiled in parallel.
 #include <cuda_runtime.h>
 
 #include "launch.h"
@@ -18,7 +18,7 @@ constexpr Form form_here = Form::ARU_FORM;
 #if ARU_BACKWARD
 template <Form form, int tiles>
 __global__ void __launch_bounds__(most_warps(form) * 32, 1) aru_backward(const __grid_constant__ Backward p) {
-  sequence_backward<form, tiles>(p);
+  sequence_backward<KernelTraits<form, tiles>>(p);
 }
 template <> const void* kernel_of<form_here, true>(int tiles) {
   switch (tiles) {
@@ -33,7 +33,7 @@ template <> const void* kernel_of<form_here, true>(int tiles) {
 #else
 template <Form form, int tiles>
 __global__ void __launch_bounds__(most_warps(form) * 32, 1) aru_forward(const __grid_constant__ Forward p) {
-  sequence_forward<form, tiles>(p);
+  sequence_forward<KernelTraits<form, tiles>>(p);
 }
 template <> const void* kernel_of<form_here, false>(int tiles) {
   switch (tiles) {

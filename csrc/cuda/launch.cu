@@ -9,7 +9,7 @@ namespace aru {
 namespace cuda {
 namespace {
 
-// The calling thread's device for the length of a call.
+// Makes a device the calling thread's current one for its lifetime.
 class OnDevice {
  public:
   explicit OnDevice(int device) {
@@ -27,7 +27,7 @@ thread_local std::string last_text;
 
 int outcome(cudaError_t error, const char* what, const char** text) {
   if (error == cudaSuccess) return 0;
-  cudaGetLastError();  // the caller is told; the next call shall not be told again
+  cudaGetLastError();  // clears the error, which the next call would otherwise report again
   last_text = std::string(what) + ": " + cudaGetErrorString(error);
   *text = last_text.c_str();
   return int(error);
@@ -41,9 +41,10 @@ const void* kernel(Form form, bool backward, int tiles) {
   }
 }
 
-constexpr int portable_cluster = 8;  // larger ones the kernel must ask for
+constexpr int portable_cluster = 8;  // a kernel has to opt in to larger clusters
 
-// Allows the kernel all that the device has, whatever it takes: threads may launch it with several tilings at a time.
+// Allows the kernel all shared memory of the device, independent of the tiling: several threads may launch the kernel
+// with different tilings at a time.
 cudaError_t prepare(const void* f, int device, const Tiling& t) {
   int most = 0;
   cudaError_t error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
@@ -64,7 +65,7 @@ void configure(cudaLaunchConfig_t& c, cudaLaunchAttribute& attribute, const Tili
     attribute.val.clusterDim.x = unsigned(t.blocks);
     attribute.val.clusterDim.y = attribute.val.clusterDim.z = 1;
   } else {
-    attribute.id = cudaLaunchAttributeCooperative;  // all blocks at the same time, or an error
+    attribute.id = cudaLaunchAttributeCooperative;  // fails unless all blocks run at the same time
     attribute.val.cooperative = 1;
   }
   c.attrs = &attribute;
@@ -78,7 +79,7 @@ int launch(int device, Form form, bool backward, const Arguments& p, uintptr_t s
   const void* f = kernel(form, backward, column_tiles(backward, p.sizes.G));
   cudaError_t error = prepare(f, device, p.tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
-  if (!p.tiling.cluster) {  // the counters; the rest is written before it is read
+  if (!p.tiling.cluster) {  // clears the counters; the kernel writes the rest before it reads it
     error = cudaMemsetAsync(p.exchange, 0, size_t(exchange_bytes(p.shape, p.tiling, form)),
                             reinterpret_cast<cudaStream_t>(stream));
     if (error != cudaSuccess) return outcome(error, "clearing the exchange", text);
@@ -124,7 +125,7 @@ int aru_cuda_device(int device, Device* result, const char** text) {
     return int(error);
   }
   if (properties.major >= 9) {
-    // The largest cluster of a small kernel: 16 blocks where the device allows it.
+    // The largest cluster of a small kernel: 16 blocks if the device allows them, otherwise 8.
     result->clusters = portable_cluster;
     cudaLaunchConfig_t config = {};
     cudaLaunchAttribute attribute = {};

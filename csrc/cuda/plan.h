@@ -1,4 +1,4 @@
-// How a device takes a sequence: the tiling with the least estimated time among those that fit.
+// The choice of a tiling: the one with the least estimated time among those that fit the device.
 #pragma once
 
 #include <algorithm>
@@ -11,16 +11,16 @@
 namespace aru {
 namespace cuda {
 
-// What a step takes, in clocks, on an H100 or H200: bf16 fitted to some 110 tilings of one network and to one tiling of
-// a small one (2026-11-27), tf32 and split to some 450 tilings of six networks for each (2026-11-26); typical error
-// 10%.  What matters is their order.
+// The cost of a step in clocks, fitted to measurements on an H100 and H200: bf16 to about 110 tilings of one network
+// and one tiling of a small one (2026-11-27), tf32 and split each to about 450 tilings of six networks (2026-11-26).
+// The typical error is 10%.  Only the order of the estimates matters.
 struct StepCost {
   double latency;
   double device, device_per_block;  // of an exchange through device memory, beyond one in a cluster
-  double chain;                     // of a product that waits for the one before, in the recurrent product
+  double chain;                     // of a product in the recurrent product that waits for the previous one
   double recurrent;                 // of a recurrent product of a sub-core
   double pairs;                     // of a controller product of each pair of row tiles of a sub-core
-  double controller;                // of a controller product, whatever the rows
+  double controller;                // of a controller product, independent of the rows
 };
 constexpr StepCost step_costs[2][3] = {{{1750, 3200, 36, 13, 0, 8.2, 17},          // forward: bf16
                                         {2960, 1950, 143, 11.3, 14.7, 3.9, 39.6},  // tf32
@@ -45,7 +45,8 @@ inline double step_clocks(const Device& device, const Tiling& t, const Shape& s,
 
 using MostGroups = std::function<int(const Tiling&)>;
 
-// Throws std::invalid_argument with the end of a sentence that says why no kernel serves the sizes on the device.
+// Throws std::invalid_argument if no kernel serves the sizes on the device; its text is the end of a sentence that says
+// why.
 inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backward, const MostGroups& most_groups) {
   const int tiles = column_tiles(backward, z.G);
   if (tiles < 0)
@@ -61,7 +62,7 @@ inline Tiling plan(const Device& device, const Sizes& z, Form form, bool backwar
     const int most_blocks = cluster ? device.clusters : device.multiprocessors;
     for (int blocks = 1; blocks <= most_blocks; ++blocks) {
       const int slice = round_up(ceil_div(z.H, blocks), 4);
-      if (slice * (blocks - 1) >= z.H) continue;  // a block without neurons
+      if (slice * (blocks - 1) >= z.H) continue;  // a block would have no neurons
       for (int batch = 1; batch <= std::min(largest_batch, z.B); ++batch) {
         Tiling t{cluster, blocks, slice, batch, 0, 1};
         t.together = warps_together(form, tiles, device.warp_groups);

@@ -1,5 +1,5 @@
-// Products of float32 matrices by the matrix unit, whose operands are narrower: an operand is made of pairs of
-// neighbouring numbers, a pair of words_of(form) words; sums are float32.
+// Products of float32 matrices by the matrix unit, whose operands are narrower.  An operand consists of pairs of
+// neighbouring numbers, words_of(form) words a pair; sums are float32.
 //
 //   form   torch.get_float32_matmul_precision()  a pair                                     bits of a number
 //   bf16   "medium"                              two bfloat16 in a word                     8
@@ -7,16 +7,16 @@
 //   split  "highest"                             three words of two bfloat16, to be added   24
 //   fp16   the controller's state at "medium"    two float16 in a word                      11
 //
-// The product of split numbers is that of all pairs of parts p + q < 3.
+// A product of split numbers is the sum of the products of parts p and q with p + q < 3.
 #pragma once
 
+#include "forms.h"
 #include "prim.cuh"
-#include "sequence.h"
 
 namespace aru {
 namespace cuda {
 
-// Two numbers as the words of a pair.
+// Packs two numbers into the words of a pair.
 template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[words_of(form)]) {
   if constexpr (form == Form::fp16) {
     pair[0] = pack_f16(x, y);
@@ -25,7 +25,7 @@ template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[wor
     pair[1] = round_to_tf32(y);
   } else {
     ARU_UNROLL
-    for (int p = 0; p < words_of(form); ++p) {  // what a part leaves over is the next part's
+    for (int p = 0; p < words_of(form); ++p) {  // each part takes what the parts before it leave
       pair[p] = pack_bf16(x, y);
       x -= float_of_bits(pair[p] << 16);
       y -= float_of_bits(pair[p] & 0xffff0000u);
@@ -33,15 +33,18 @@ template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[wor
   }
 }
 
-// c (16 x 8) += a (16 x 16) b (16 x 8), the pairs of a and b as mma() in prim.cuh wants them: instruction `term` of
-// instructions_of(form), small terms first.  Not `whole`: of the first 8 k, where the others are 0.
+// Instruction `term` of the instructions_of(form) that make c (16 x 8) += a (16 x 16) b (16 x 8); small terms come
+// first.  The pairs of a and b are in the order of mma() in prim_products.cuh.  Without `whole` the product takes the
+// first 8 k.
 //
-// Instructions with one sum wait for one another: a caller with several sums takes a term of all, then the next.
+// Instructions that add to the same sum wait for each other, so a caller with several sums issues one term of all sums
+// before the next term.
 template <Form form>
 ARU_DEVICE void multiply_term(int term, float (&c)[4], const uint32_t (&a)[4][words_of(form)],
                               const uint32_t (&b)[2][words_of(form)], bool whole) {
   if constexpr (form == Form::tf32) {
-    // mma_tf32() wants k = q and q + 4 of a lane that has a pair, 2q and 2q + 1: a and b have them in the same order.
+    // mma_tf32() takes k = q and q + 4 from a lane, which has the pair 2q and 2q + 1 instead.  Their order does not
+    // matter as long as a and b have the same.
     if (term == 0 || whole)
       mma_tf32(c, {a[2 * term][0], a[2 * term + 1][0], a[2 * term][1], a[2 * term + 1][1]}, {b[term][0], b[term][1]});
   } else {
@@ -75,7 +78,7 @@ ARU_DEVICE void multiply(float (&c)[4], const uint32_t (&a)[4][words_of(form)], 
 
 // Transposes an 8 x 8 matrix: a lane holds the pair of row r, columns 2q and 2q+1, before and after.
 template <Form form> ARU_DEVICE void transpose_pairs(uint32_t (&pair)[words_of(form)]) {
-  if constexpr (form == Form::tf32) {  // the halves of all words, each a matrix of 16-bit numbers
+  if constexpr (form == Form::tf32) {  // the low and the high halves of all words, each a matrix of 16-bit numbers
     const uint32_t low = transpose((pair[0] & 0xffffu) | pair[1] << 16);
     const uint32_t high = transpose(pair[0] >> 16 | (pair[1] & 0xffff0000u));
     pair[0] = (low & 0xffffu) | high << 16;
@@ -86,7 +89,8 @@ template <Form form> ARU_DEVICE void transpose_pairs(uint32_t (&pair)[words_of(f
   }
 }
 
-// The A operand of one k tile from the 16 x 8 accumulators of two neighbouring column tiles: no lane needs another's.
+// The A operand of one k tile from the 16 x 8 accumulators of two neighbouring column tiles.  No lane needs numbers of
+// another lane.
 template <Form form>
 ARU_DEVICE void operand_of(const float (&left)[4], const float (&right)[4], uint32_t (&a)[4][words_of(form)]) {
   pack<form>(left[0], left[1], a[0]);
@@ -95,7 +99,7 @@ ARU_DEVICE void operand_of(const float (&left)[4], const float (&right)[4], uint
   pack<form>(right[2], right[3], a[3]);
 }
 
-// A fragment of B from shared memory: [word of a pair][lane] the words of the lane's two pairs.
+// Loads a fragment of B from shared memory: [word of a pair][lane], each with the words of the lane's two pairs.
 template <Form form> ARU_DEVICE void load_fragment(const uint2* from, int lane, uint32_t (&b)[2][words_of(form)]) {
   ARU_UNROLL
   for (int p = 0; p < words_of(form); ++p) {
@@ -119,7 +123,7 @@ ARU_DEVICE void pack_fragments(uint2* to, int column_tiles, int k_tiles, const E
   }
 }
 
-// Packs B for groups of warps: [8 k][column tile] 8 x 8 matrices, rows of 8 k.
+// Packs B for groups of warps: 8 x 8 matrices [8 k][column tile] with rows of 8 k.
 template <Form form, class Element>
 ARU_DEVICE void pack_for_groups(uint2* to, int column_tiles, int k_tiles, const Element& element) {
   uint32_t* words = reinterpret_cast<uint32_t*>(to);
@@ -132,7 +136,7 @@ ARU_DEVICE void pack_for_groups(uint2* to, int column_tiles, int k_tiles, const 
   publish_to_groups();
 }
 
-// c = a b by groups of warps, of all k tiles; b as pack_for_groups() packs it.
+// c = a b by groups of warps, over all k tiles; b is packed by pack_for_groups().
 template <Form form, int tiles, int k_tiles>
 ARU_DEVICE void multiply_in_groups(float (&c)[tiles][4], const uint32_t (&a)[k_tiles][4][1], const GroupMatrix& b) {
   constexpr bool half_precision = form == Form::fp16;

@@ -1,16 +1,16 @@
 // The recurrent product of one step: this block's slice of W_hh h (or W_hh^T da) for the sequences of its group.
 //
-// Neurons are rows of the matrix unit's A operand, sequences columns of B.  W_hh's slice stays in shared memory in the
-// order of A's fragments.  The k of a tile are permuted, the same in A and B, so that a lane's four lie side by side.
+// Neurons are rows of the matrix unit's A operand, and sequences are columns of B.  W_hh's slice stays in shared memory
+// in the order of A's fragments.  The k of a tile are permuted in A and B alike, so that a lane's four k are adjacent.
 #pragma once
 
 #include "products.cuh"
-#include "sequence.h"
+#include "shared_layout.h"
 
 namespace aru {
 namespace cuda {
 
-// The slice as fragments: [row tile][k tile][word of a pair][lane] the words of the lane's four pairs.
+// Packs the slice as fragments [row tile][k tile][word of a pair][lane], each with the words of the lane's four pairs.
 template <Form form, bool transposed, class Arguments>
 ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
   constexpr int words = words_of(form);
@@ -23,8 +23,8 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
       const int i = e / 32 / p.shape.k_tiles * 16 + half * 8 + lane / 4, row = first + i;
       ARU_UNROLL
       for (int j = 0; j < 4; ++j) {
-        const bool some = i < p.tiling.slice && row < H && k + j < H;
-        w[half][j] = some ? p.weight_hh[transposed ? size_t(k + j) * H + row : size_t(row) * H + k + j] : 0.f;
+        const bool valid = i < p.tiling.slice && row < H && k + j < H;
+        w[half][j] = valid ? p.weight_hh[transposed ? size_t(k + j) * H + row : size_t(row) * H + k + j] : 0.f;
       }
     }
     uint32_t a[4][words];
@@ -38,7 +38,7 @@ ARU_DEVICE void pack_recurrent(const Arguments& p, uint4* to, int rank) {
   }
 }
 
-// What a warp takes of a product: `k_tiles` from k tile `begin` of row tiles first_tile, first_tile + stride() ...
+// A warp's share of a product: `k_tiles` k tiles from `begin` on, of row tiles first_tile, first_tile + stride() ...
 struct RecurrentShare {
   int first_tile, part, begin, k_tiles;
 
@@ -53,13 +53,13 @@ struct RecurrentShare {
   ARU_DEVICE int stride(const Tiling& t, const Shape& s) { return s.k_splits > 1 ? s.row_tiles : t.warps; }
 };
 
-// Fragments of W_hh for the k tiles of a warp's share that are loaded side by side: `most`, or half as many of longer
-// words.
+// Fragments of W_hh for the k tiles of a warp's share that are loaded side by side: `most`, or half as many if a pair
+// takes several words.
 template <Form form, int most> struct RecurrentWeights {
   static constexpr int words = words_of(form), k_tiles = words == 1 ? most : most / 2;
   uint4 fragment[k_tiles][words];
 
-  // Those from `w` on, of the `left` k tiles that there are.
+  // Loads the fragments from `w` on, at most `left` k tiles.
   ARU_METHOD void load(const uint4* w, int left) {
     ARU_UNROLL
     for (int k = 0; k < k_tiles; ++k) {
@@ -68,7 +68,7 @@ template <Form form, int most> struct RecurrentWeights {
         if (k < left) fragment[k][p] = w[(k * words + p) * 32];
     }
   }
-  // The first of the warp's share, which need no exchanged vector.
+  // Loads the first ones of the warp's share, before the exchanged vector has arrived.
   ARU_METHOD void load_first(const RecurrentShare& share, const Shape& s, const uint4* weight) {
     if (share.first_tile < s.row_tiles) load(first(share, s, weight, share.first_tile), share.k_tiles);
   }
@@ -77,21 +77,21 @@ template <Form form, int most> struct RecurrentWeights {
   }
 };
 
-// Partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.  loaded: after
-// load_first().
+// Stores the partial sums [k split][sequence][neuron of the slice] of the product with the vector in `state`.  loaded:
+// the weights after load_first().
 template <Form form, int most>
 ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, const Shape& s, const uint4* weight,
                                   const uint32_t* state, float* sums, RecurrentWeights<form, most>& loaded) {
   constexpr int words = words_of(form), at_once = RecurrentWeights<form, most>::k_tiles;
   const int lane = thread_index() & 31, q = lane & 3, r = lane / 4;
-  const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed and not used
+  const int column = r < t.batch ? r : 0;  // columns beyond the batch are computed, but not used
   const int word_stride = t.batch * s.state_words;
   const uint32_t* first_h = state + column * s.state_words + share.begin * 8 + 2 * q;
   for (int tile = share.first_tile; tile < s.row_tiles; tile += share.stride(t, s)) {
     const uint4* w = loaded.first(share, s, weight, tile);
     if (tile != share.first_tile) loaded.load(w, share.k_tiles);
     const uint32_t* h = first_h;
-    float c[2][4] = {};  // k tiles alternate, for a product waits for the one before it in the same sum
+    float c[2][4] = {};  // k tiles alternate, because a product waits for the previous one in the same sum
     ARU_UNROLL_BY((at_once % 2 ? 2 : 1))
     for (int left = share.k_tiles; left > 0; left -= at_once) {
       uint32_t b[at_once][2][words];
@@ -134,7 +134,7 @@ ARU_DEVICE void recurrent_product(const RecurrentShare& share, const Tiling& t, 
   }
 }
 
-// The sum of the partial sums of one element, which lies at `at` = b * sum_stride + i in each.
+// The sum over the k splits of one element's partial sums; `at` = b * sum_stride + i.
 ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sums, int at) {
   constexpr int at_once = 4;
   const int stride = t.batch * s.sum_stride;
@@ -144,10 +144,10 @@ ARU_DEVICE float recurrent_sum(const Tiling& t, const Shape& s, const float* sum
   do {
     float parts[at_once];
     ARU_UNROLL
-    for (int part = 0; part < at_once; ++part) {  // a load in any case: a branch would cost more
-      const bool some = part == 0 || first + part < s.k_splits;
-      const float v = sums[at + (some ? part * stride : 0)];
-      parts[part] = some ? v : 0.f;
+    for (int part = 0; part < at_once; ++part) {  // loads in any case: a branch would cost more
+      const bool valid = part == 0 || first + part < s.k_splits;
+      const float v = sums[at + (valid ? part * stride : 0)];
+      parts[part] = valid ? v : 0.f;
     }
     sum += (parts[0] + parts[1]) + (parts[2] + parts[3]);
     first += at_once;

@@ -1,35 +1,57 @@
-"""The folder of a run, and files that are either whole or absent.
+"""The folder of a run.
 
 config.json    the configuration and where it ran
 metrics.jsonl  one line an epoch
 last.pt        everything needed to go on
 best.pt        the weights of the epoch with the best validation accuracy
+.lock          held by the process that trains in the folder
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
+import math
 import os
-import pickle
+import struct
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import filelock
 import torch
 
 from aru_lab.config import TrainConfig
-from aru_lab.errors import ConfigError, RunError
+from aru_lab.errors import LabError, RunError, failed_together
+from aru_lab.files import (
+    Form,
+    append_line,
+    check_form,
+    read_bytes,
+    read_lines,
+    reading,
+    reason,
+    remove_temporaries,
+    replace_file,
+    sealed,
+)
 
-try:
-    import fcntl
-except ImportError:  # Windows: two processes in one run folder are not told apart there
-    fcntl = None
-
-TEMPORARY_SUFFIX = ".partial"
+METRICS: Form = {
+    "epoch": int,
+    "step": int,
+    "learning_rate": float,
+    "train_loss": float,
+    "train_accuracy": float,
+    "validation_loss": float,
+    "validation_accuracy": float,
+    "seconds": float,
+    "sequences_per_second": float,
+}
+_SEAL = b"sha256:"
 
 
 @dataclass(frozen=True)
@@ -60,7 +82,7 @@ class RunFolder:
 
     def holds_run(self) -> bool:
         """Whether a run was started here."""
-        return self.config_file.exists()
+        return os.path.lexists(self.config_file)
 
     def check_free(self) -> None:
         """Raise RunError where the folder holds a run already."""
@@ -78,8 +100,10 @@ class RunFolder:
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunError(f"{self.path}: the run folder can't be made ({error}); choose another --output.") from error
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{self.path}: the run folder can't be made ({reason(error)}); choose another --output."
+            ) from error
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
@@ -88,23 +112,25 @@ class RunFolder:
         Raises:
             RunError: the folder is not there, or another process trains in it.
         """
-        if fcntl is None:
-            yield
-            return
+        lock = filelock.FileLock(self.path / ".lock")
         try:
-            descriptor = os.open(self.path, os.O_RDONLY)
-        except OSError as error:
-            raise RunError(f"{self.path}: the run folder can't be opened ({error}).") from error
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise RunError(
+                f"{self.path}: another process is training in this folder; wait until it ends, or end it."
+            ) from error
+        except (OSError, NotImplementedError) as error:
+            raise RunError(
+                f"{self.path}: the run folder can't be locked ({reason(error)}); mend its permissions, or copy the run "
+                "to another disk."
+            ) from error
         try:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise RunError(
-                    f"{self.path}: another process is training in this folder; wait until it ends, or end it."
-                ) from error
+            # Nobody else writes these files now, so that what a killed process has left can go.
+            for path in (self.config_file, self.metrics_file, self.last_file, self.best_file):
+                remove_temporaries(path)
             yield
         finally:
-            os.close(descriptor)
+            lock.release()
 
     def create(self, config: TrainConfig, environment: dict[str, Any]) -> None:
         """Write config.json, with which a run begins, into the folder.
@@ -121,25 +147,34 @@ class RunFolder:
         Raises:
             RunError: there is no run here, or its config.json is damaged.
         """
-        try:
-            content = json.loads(self.config_file.read_text(encoding="utf-8"))
-            return TrainConfig.from_json(content["config"]), content["environment"]
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{self.path} holds no run (it has no config.json); start one with "
-                f"`aru train TASK --output {self.path}`."
-            ) from error
-        except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-            raise RunError(f"{self.config_file} can't be read ({error}); restore it or start a new run.") from error
+        absent = (
+            f"{self.path} holds no run (it has no config.json); start one with `aru train TASK --output {self.path}`."
+        )
+        with reading(self.config_file, RunError, "restore it or start a new run.", absent):
+            content = json.loads(read_bytes(self.config_file).decode("utf-8"))
+            check_form(content, {"config": dict, "environment": dict})
+            environment = content["environment"]
+            for name in ("threads", "processes"):
+                count = environment.get(name, 1)
+                if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+                    raise ValueError(f"{name} is {reason(ValueError(repr(count)), 40)}, expected a whole number from 1")
+            sources = environment.get("sources", {})
+            if not isinstance(sources, dict) or not all(isinstance(value, str) for value in sources.values()):
+                raise ValueError("sources holds no checksums")
+            return TrainConfig.from_json(content["config"]), environment
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Write metrics.jsonl anew, one line for each entry of `history`."""
-        save_atomically("".join(map(metrics_line, history)).encode(), self.metrics_file)
+        save_atomically("".join(map(sealed, history)).encode(), self.metrics_file)
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(metrics_line(entry))
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            RunError: it can't be written.
+        """
+        with _writing(self.metrics_file, _resumable(self.metrics_file)):
+            append_line(entry, self.metrics_file)
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The entries of metrics.jsonl; none where it is not there yet.
@@ -149,79 +184,103 @@ class RunFolder:
         Raises:
             RunError: the file is damaged.
         """
-        return read_lines(self.metrics_file)
+        history = read_lines(self.metrics_file, check_metrics, RunError)
+        check_epochs(history, self.metrics_file)
+        return history
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in a file of one a line, but for an unfinished last line; none where there is no such file.
+def read_configs(runs: Iterable[Path]) -> tuple[dict[Path, TrainConfig], dict[Path, LabError]]:
+    """The configurations of those runs that have one, and why the others have none.
 
     Raises:
-        RunError: the file is damaged.
+        LabError: no run has one.
     """
+    configs: dict[Path, TrainConfig] = {}
+    failures: dict[Path, LabError] = {}
+    for run in map(Path, runs):
+        try:
+            configs[run] = RunFolder(run).read_config()[0]
+        except LabError as error:
+            failures[run] = error
+    if failures and not configs:
+        raise failed_together(list(failures.values()), len(failures))
+    return configs, failures
+
+
+def check_metrics(entry: dict[str, Any]) -> None:
+    """Raise ValueError unless `entry` is the metrics of one epoch."""
+    check_form(entry, METRICS)
+    if infinite := [name for name, value in entry.items() if not math.isfinite(value)]:
+        raise ValueError(f"{infinite[0]!r} is {entry[infinite[0]]}")
+
+
+def check_epochs(history: list[dict[str, Any]], path: Path) -> None:
+    """Raise RunError, which names the file `path`, unless a history is of the epochs 1, 2, ... without a gap."""
+    found = [entry["epoch"] for entry in history]
+    if found != list(range(1, len(found) + 1)):
+        k = next(k for k, epoch in enumerate(found, start=1) if epoch != k)
+        raise RunError(
+            f"{path} is damaged: epoch {found[k - 1]} stands where epoch {k} belongs; restore the file from a copy."
+        )
+
+
+@contextlib.contextmanager
+def _writing(path: Path, advice: str) -> Iterator[None]:
+    """Tell in a sentence why `path` can't be written."""
     try:
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except FileNotFoundError:
-        return []
+        yield
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} is damaged and can't be read ({error}); delete it, and it is made again.") from error
+        raise RunError(f"{path} can't be written ({reason(error)}); {advice}") from error
 
 
-def mend_lines(path: Path) -> None:
-    """Take an unfinished last line away, so that what is appended begins a line."""
-    content = path.read_bytes() if path.exists() else b""
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        save_atomically(whole, path)
-
-
-def metrics_line(entry: dict[str, Any]) -> str:
-    """One entry as a line of metrics.jsonl; the numbers read back exactly."""
-    return json.dumps(entry, allow_nan=False) + "\n"
+def _resumable(path: Path) -> str:
+    return (
+        f"make room or mend the permissions, then `aru train --resume {path.parent}` continues from what was saved "
+        "before."
+    )
 
 
 def save_atomically(content: bytes, path: Path) -> None:
-    """Write a temporary file beside `path`, bring it to the disk, and put it in the place of `path`.
-
-    Whenever the process is killed, `path` holds the old content or the new, whole. A temporary file that a kill left
-    behind is overwritten by the next call.
+    """Write a file of a run as `files.replace_file` does.
 
     Raises:
         RunError: the file can't be written.
     """
-    try:
-        _replace(content, path)
-    except OSError as error:
-        raise RunError(
-            f"{path} can't be written ({error}); make room or mend the permissions, then `aru train --resume "
-            f"{path.parent}` continues from what was saved before."
-        ) from error
+    with _writing(path, _resumable(path)):
+        replace_file(content, path)
 
 
-def write_result(content: bytes, path: Path) -> None:
-    """Write a table or a figure as `save_atomically` does, into a folder that is made where it is not there yet.
+AGAIN = (
+    "make room, mend the permissions or choose another folder, and give the same command again: what is finished is "
+    "kept."
+)
+
+
+def write_result(content: bytes | str, path: Path) -> None:
+    """Write a table or a figure as `files.replace_file` does, into a folder that is made where it is not there yet.
+
+    Args:
+        content: text is encoded as UTF-8; what that can't hold (names of files in other encodings) is escaped.
+        path: the file.
 
     Raises:
         RunError: the file can't be written.
     """
-    try:
+    if isinstance(content, str):
+        content = content.encode("utf-8", "backslashreplace")
+    with _writing(path, AGAIN):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _replace(content, path)
-    except OSError as error:
-        raise RunError(
-            f"{path} can't be written ({error}); make room, mend the permissions or choose another folder, and give "
-            "the same command again: what is finished is kept."
-        ) from error
+        replace_file(content, path)
 
 
-def _replace(content: bytes, path: Path) -> None:
-    temporary = path.with_name(path.name + TEMPORARY_SUFFIX)
-    with temporary.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-    _sync_folder(path.parent)
+def append_result(entry: dict[str, Any], path: Path) -> None:
+    """Append a sealed line to a file of results.
+
+    Raises:
+        RunError: it can't be written.
+    """
+    with _writing(path, AGAIN):
+        append_line(entry, path)
 
 
 def save_json(content: Any, path: Path) -> None:
@@ -230,31 +289,53 @@ def save_json(content: Any, path: Path) -> None:
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:
-    """Write a checkpoint of tensors, numbers, strings, lists and dictionaries, atomically."""
+    """Write a checkpoint of tensors, numbers, strings, lists and dictionaries, atomically.
+
+    The file is what `torch.save` writes, a zip archive, whose comment is the SHA-256 of everything before it.
+    """
     buffer = io.BytesIO()
     torch.save(content, buffer)
-    save_atomically(buffer.getvalue(), path)
+    # The last two bytes of an archive without a comment are the comment's length.
+    archive = buffer.getvalue()[:-2]
+    seal = _SEAL + hashlib.sha256(archive).hexdigest().encode()
+    save_atomically(archive + struct.pack("<H", len(seal)) + seal, path)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint onto `device`; nothing in it is executed.
+def load_checkpoint(path: Path, absent: str | None = None) -> dict[str, Any]:
+    """Read a checkpoint into the CPU's memory; nothing in it is executed.
+
+    The checksum of the file is compared. Of a file without one, written by an earlier version, the checksums that zip
+    archives have of their members are.
+
+    Args:
+        path: the file.
+        absent: what to say where there is no such file.
 
     Raises:
-        RunError: the file is missing or damaged.
+        RunError: the file is missing or damaged, or its weights are not finite.
     """
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except FileNotFoundError as error:
-        raise RunError(f"{path} does not exist; the run has saved no such checkpoint yet.") from error
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is damaged and can't be read; restore it from a copy, or start a new run.") from error
+    absent = absent or f"{path} does not exist; the run has saved no such checkpoint yet."
+    with reading(path, RunError, "it is damaged: restore it from a copy, or start a new run.", absent):
+        content = read_bytes(path)
+        _check_archive(content)
+        loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        if not isinstance(loaded, dict) or not isinstance(loaded.get("model"), dict):
+            raise ValueError("it holds no network")
+        for name, weight in loaded["model"].items():
+            if not isinstance(weight, torch.Tensor):
+                raise ValueError(f"its {name} is a {type(weight).__name__} and no tensor")
+            if not weight.isfinite().all():
+                raise ValueError(f"its weight {name} is not finite")
+    return loaded
 
 
-def _sync_folder(folder: Path) -> None:
-    # The new name itself must reach the disk; only POSIX lets one open a folder for that.
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+def _check_archive(content: bytes) -> None:
+    length = len(_SEAL) + 2 * hashlib.sha256().digest_size
+    seal = content[-length:]
+    if seal.startswith(_SEAL):
+        archive = content[: -length - 2]
+        if seal != _SEAL + hashlib.sha256(archive).hexdigest().encode():
+            raise ValueError("it does not have the checksum that it carries")
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if damaged := archive.testzip():
+            raise ValueError(f"its part {damaged} is damaged")

@@ -13,6 +13,7 @@ Sizes, labels and the number of images of each class are checked in any case.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tarfile
 from pathlib import Path
@@ -21,6 +22,7 @@ import numpy as np
 
 from aru_lab.download import fetch
 from aru_lab.errors import DataError
+from aru_lab.files import is_file, read_bytes, reading
 
 URL = "https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz"
 ARCHIVE = "cifar-10-binary.tar.gz"
@@ -88,9 +90,9 @@ def _records(content: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _from_folder(data_dir: Path) -> dict[str, bytes]:
     for folder in (data_dir / layout for layout in LAYOUTS):
-        if (folder / ARCHIVE).is_file():
+        if is_file(folder / ARCHIVE):
             return _from_archive(folder / ARCHIVE)
-        if (folder / TEST_FILE).is_file():
+        if is_file(folder / TEST_FILE):
             return _from_files(folder)
     raise DataError(
         f"{data_dir}: neither {ARCHIVE} nor CIFAR-10's file {TEST_FILE} is there or in its folders "
@@ -100,17 +102,18 @@ def _from_folder(data_dir: Path) -> dict[str, bytes]:
 
 
 def _from_files(folder: Path) -> dict[str, bytes]:
-    try:
-        contents = {name: (folder / name).read_bytes() for name in (*TRAIN_FILES, TEST_FILE)}
-    except OSError as error:
-        raise DataError(f"{folder}: a file of CIFAR-10 can't be read ({error}); replace it.") from error
+    contents = {}
+    for name in (*TRAIN_FILES, TEST_FILE):
+        with reading(folder / name, DataError, "replace it with an intact copy."):
+            contents[name] = read_bytes(folder / name)
     sums = folder / "MD5SUMS"
-    expected = _read_sums(sums) if sums.is_file() else JPEG_FILES
+    has_sums = os.path.lexists(sums)
+    expected = _read_sums(sums) if has_sums else JPEG_FILES
     for name, content in contents.items():
         found = _md5(content)
         if found == expected.get(name):
             continue
-        if sums.is_file():
+        if has_sums:
             raise DataError(
                 f"{folder / name}: its MD5 checksum is {found}, and {sums} says {expected.get(name, 'nothing of it')}; "
                 "replace the file with an intact copy."
@@ -124,22 +127,22 @@ def _from_files(folder: Path) -> dict[str, bytes]:
 
 def _read_sums(path: Path) -> dict[str, str]:
     # A line of md5sum: the checksum, a blank, a blank or "*" for binary, the name.
-    lines = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    with reading(path, DataError, "write it again with `md5sum *.bin > MD5SUMS`, where you trust the files."):
+        text = read_bytes(path).decode("utf-8")
+    lines = (line.split(maxsplit=1) for line in text.splitlines() if line.strip())
     return {parts[1].lstrip("*").strip(): parts[0].lower() for parts in lines if len(parts) == 2}
 
 
 def _from_archive(path: Path) -> dict[str, bytes]:
-    try:
-        found = _md5(path.read_bytes())
-        if found != ARCHIVE_MD5:
+    with reading(path, DataError, "replace it with an intact copy."):
+        content = read_bytes(path)
+        if (found := _md5(content)) != ARCHIVE_MD5:
             raise DataError(
                 f"{path}: its MD5 checksum is {found}, expected {ARCHIVE_MD5}; download it again from {URL}."
             )
-        with tarfile.open(path) as archive:
-            members = ((name, archive.extractfile(f"{FOLDER}/{name}")) for name in (*TRAIN_FILES, TEST_FILE))
-            return {name: member.read() for name, member in members if member is not None}
-    except (OSError, KeyError, tarfile.TarError) as error:
-        raise DataError(f"{path}: the archive can't be read ({error}); replace it with an intact copy.") from error
+        with tarfile.open(fileobj=io.BytesIO(content)) as archive:
+            members = {name: archive.extractfile(f"{FOLDER}/{name}") for name in (*TRAIN_FILES, TEST_FILE)}
+            return {name: member.read() for name, member in members.items()}
 
 
 def _md5(content: bytes) -> str:

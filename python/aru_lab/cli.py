@@ -1,18 +1,23 @@
-"""The console command `aru`; its commands are in commands.py."""
+"""The console command `aru`; its commands are in commands.py.
+
+Only the standard library is imported at the top, so that an installation without the extra `lab` can say so.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import io
 import os
 import re
 import sys
 from typing import Any
 
-import tyro
+from aru_lab.errors import ConfigError, Interrupted, LabError, MachineError, as_lab_error
+from aru_lab.terminal import complain, output
 
-from aru_lab.commands import COMMANDS
-from aru_lab.errors import ConfigError, LabError
+# What the extra `lab` installs, by the names under which it is imported.
+EXTRA = ("scipy", "sklearn", "matplotlib", "rich", "tyro", "pooch", "tensorboard", "filelock")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -23,28 +28,70 @@ def main(arguments: list[str] | None = None) -> int:
         by a signal.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    with output() as printed:
+        code = _run(arguments)
+        with contextlib.suppress(ValueError, OSError):
+            sys.stdout.flush()
+        if printed.failure is not None:
+            complain(MachineError(f"The output can't be written ({printed.failure.strerror}); make room for it."))
+            code = code or MachineError.exit_code
+    return code
+
+
+def _run(arguments: list[str]) -> int:
     try:
         if arguments == ["--version"]:
             from aru_lab.provenance import version
 
             print(f"aru {version()}")
             return 0
+        _require_extra()
+        if "MPLBACKEND" in os.environ:  # figures are only written to files, and matplotlib refuses unknown names
+            os.environ["MPLBACKEND"] = "agg"
         _parse(arguments or ["--help"]).run()
-    except LabError as error:
-        # Of the processes that torchrun started, all meet the same error, and the first one tells it.
-        if int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK") == "0":
-            print(f"aru: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
-        print(
-            "aru: Stopped at once; a run under way continues from its last checkpoint with `aru train --resume RUN`.",
-            file=sys.stderr,
+        return _tell(
+            Interrupted(
+                "Stopped at once; a run under way continues from its last checkpoint with `aru train --resume RUN`."
+            )
         )
-        return 130
+    except Exception as error:
+        known = _missing_extra(error) or as_lab_error(error)
+        if known is None:
+            raise
+        return _tell(known)
     return 0
 
 
+def _tell(error: LabError) -> int:
+    # Of the processes that torchrun started, all meet the same error, and the first one tells it.
+    if os.environ.get("WORLD_SIZE", "1") == "1" or os.environ.get("RANK", "0") == "0":
+        complain(error)
+    return error.exit_code
+
+
+def _require_extra() -> None:
+    if missing := [name for name in EXTRA if importlib.util.find_spec(name) is None]:
+        raise _without(missing)
+
+
+def _missing_extra(error: Exception) -> ConfigError | None:
+    name = str(error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    return _without([name]) if name in EXTRA else None
+
+
+def _without(missing: list[str]) -> ConfigError:
+    return ConfigError(
+        f"The laboratory needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
+        'install it with `pip install "aru_kernels[lab]"`.'
+    )
+
+
 def _parse(arguments: list[str]) -> Any:
+    import tyro
+
+    from aru_lab.commands import COMMANDS
+
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
@@ -57,13 +104,13 @@ def _parse(arguments: list[str]) -> Any:
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        raise ConfigError(_as_sentence(complaint.getvalue(), arguments)) from None
+        raise ConfigError(_as_sentence(complaint.getvalue(), arguments, COMMANDS)) from None
 
 
-def _as_sentence(box: str, arguments: list[str]) -> str:
+def _as_sentence(box: str, arguments: list[str], commands: dict[str, Any]) -> str:
     # tyro draws a box with its title in the upper edge; what was wrong stands above the first rule. Edges and rules are
     # drawn with + | - where standard output takes only ASCII.
     inside = " ".join(line.strip(" |│╭╮╰╯+") for line in box.splitlines()[1:])
     wrong = next((part.strip() for part in re.split("[─-]{3,}", inside) if part.strip()), "the arguments don't fit")
-    command = " ".join(["aru", *arguments[:1]]) if arguments[0] in COMMANDS else "aru"
+    command = " ".join(["aru", *arguments[:1]]) if arguments[0] in commands else "aru"
     return f"{wrong.rstrip('.')}; `{command} --help` lists what is expected."

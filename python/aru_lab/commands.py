@@ -49,18 +49,25 @@ class Train:
                 f"resume: got further arguments beside --resume {self.resume}, expected none: a run is continued with "
                 "the configuration it was started with."
             )
+        from rich.console import Console
+
         from aru_lab import training
         from aru_lab.distributed import is_first_process
         from aru_lab.schedules import best_epoch
+        from aru_lab.terminal import say
 
         result = training.train(config) if self.resume is None else training.resume(self.resume)
         if is_first_process():
             best = result.history[best_epoch(result.history)]
-            print(
+            say(
+                Console(),
                 f"Trained {result.n_parameters:,} parameters for {len(result.history)} epochs; best validation "
-                f"accuracy {best['validation_accuracy']:.1%} in epoch {best['epoch']}."
+                f"accuracy {best['validation_accuracy']:.1%} in epoch {best['epoch']}.",
             )
-            print(f"The run is saved in {result.run}; test it with: aru evaluate {result.run}")
+            say(
+                Console(),
+                f"The run is saved in {result.run}; test it with: aru evaluate {result.run}",
+            )
 
 
 @dataclass(frozen=True)
@@ -100,18 +107,21 @@ class Evaluate:
 
         from aru_lab.evaluation import evaluate
         from aru_lab.perturbations import describe, parse
+        from aru_lab.terminal import say
 
         perturbations = [parse(text) for text in self.perturb]
         clean, perturbed = evaluate(
             self.run_folder, perturbations, self.checkpoint, self.data_dir, self.device, self.backend, self.batch_size
         )
-        table = Table(title=f"{self.run_folder}: {clean.n:,} test sequences")
+        console = Console()
+        say(console, f"{self.run_folder}: {clean.n:,} test sequences")
+        table = Table()
         for heading in ("input", "accuracy", "loss"):
             table.add_column(heading, justify="left" if heading == "input" else "right")
         table.add_row("clean", f"{clean.accuracy:.2%}", f"{clean.loss:.4f}")
         for perturbation, result in zip(perturbations, perturbed, strict=True):
             table.add_row(describe(perturbation), f"{result.accuracy:.2%}", f"{result.loss:.4f}")
-        Console().print(table)
+        console.print(table)
 
 
 @dataclass(frozen=True)
@@ -125,11 +135,19 @@ class Curves:
     """File to write; its suffix names the format."""
 
     def run(self) -> None:
-        """Read, draw, and say where."""
+        """Read, draw, and say where.
+
+        Raises:
+            LabError: a run can't be drawn; the others are.
+        """
         from matplotlib.figure import Figure
+        from rich.console import Console
 
         from aru_lab.checkpoint import RunFolder
+        from aru_lab.errors import LabError, failed_together
         from aru_lab.figures import learning_curves
+        from aru_lab.state import read_history
+        from aru_lab.terminal import say
 
         _check_runs(self.runs)
         formats = Figure().canvas.get_supported_filetypes()
@@ -139,16 +157,24 @@ class Curves:
             )
         names = [path.name for path in self.runs]
         histories = {}
+        failures: list[LabError] = []
         for path in self.runs:
             folder = RunFolder(path)
-            folder.read_config()
+            try:
+                folder.read_config()
+                history = read_history(folder)
+                if not history:
+                    raise ConfigError(f"run: {path} has not finished an epoch yet, expected at least one.")
+            except LabError as error:
+                failures.append(error)
+                continue
             # sweeps name their runs alike
-            name = path.name if names.count(path.name) == 1 else str(path)
-            histories[name] = folder.read_metrics()
-            if not histories[name]:
-                raise ConfigError(f"run: {path} has not finished an epoch yet, expected at least one.")
-        learning_curves(histories, self.output)
-        print(f"Learning curves of {len(histories)} runs: {self.output}")
+            histories[path.name if names.count(path.name) == 1 else str(path)] = history
+        if histories:
+            learning_curves(histories, self.output)
+            say(Console(), f"Learning curves of {len(histories)} runs: {self.output}")
+        if failure := failed_together(failures, len(self.runs)):
+            raise failure
 
 
 @dataclass(frozen=True)
@@ -195,32 +221,35 @@ class Sweep:
         from rich.console import Console
         from rich.table import Table
 
-        from aru_lab.errors import LabError
+        from aru_lab.errors import LabError, failed_together
+        from aru_lab.evaluation import task_of
         from aru_lab.sweep import plan, print_sizes, run_sweep, write_summary
+        from aru_lab.terminal import plain, say
 
         root = self.config.output or Path("runs/sweep")
         configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters)
         console = Console()
+        for remark in dict.fromkeys(remark for config in configs for remark in task_of(config).remarks):
+            say(console, remark)
         print_sizes(configs, console)
         results = run_sweep(configs, self.jobs)
         write_summary(configs, results, root / "sweep.csv")
-        table = Table(title=f"{root / 'sweep.csv'}")
+        say(console, f"Table: {root / 'sweep.csv'}")
+        table = Table()
         for heading in ("run", "epochs", "validation", "test"):
             table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
         failed = []
         for config, result in zip(configs, results, strict=True):
             if isinstance(result, LabError):
                 failed.append(result)
-                table.add_row(config.run_folder.name, "failed", "-", "-")
+                table.add_row(plain(config.run_folder.name), "failed", "-", "-")
             else:
                 best = max(entry["validation_accuracy"] for entry in result.history)
-                table.add_row(
-                    config.run_folder.name, str(len(result.history)), f"{best:.2%}", f"{result.clean.accuracy:.2%}"
-                )
+                numbers = (str(len(result.history)), f"{best:.2%}", f"{result.clean.accuracy:.2%}")
+                table.add_row(plain(config.run_folder.name), *numbers)
         console.print(table)
-        if failed:
-            worst = max(failed, key=lambda error: error.exit_code)
-            raise type(worst)(f"{len(failed)} of {len(configs)} runs failed; the first: {failed[0]}")
+        if failure := failed_together(failed, len(configs)):
+            raise failure
 
 
 @dataclass(frozen=True)
@@ -260,12 +289,21 @@ class Robustness:
     def run(self) -> None:
         """Measure, write and say where."""
         _check_jobs(self.jobs)
+        from rich.console import Console
+
+        from aru_lab.errors import failed_together
         from aru_lab.robustness import Strengths, robustness
+        from aru_lab.terminal import say
 
         given = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Strengths)}
         strengths = Strengths(**{name: value for name, value in given.items() if value is not None})
-        rows = robustness(self.runs, self.output, strengths, self.jobs)
-        print(f"{len(rows)} points of {len(self.runs)} runs: {self.output}.csv, {self.output}.png")
+        rows, failures = robustness(self.runs, self.output, strengths, self.jobs)
+        console, n = Console(), len(set(self.runs))
+        say(console, f"{len(rows)} points of {n - len(failures)} runs: {self.output}.csv, {self.output}.png")
+        for run, error in failures.items():
+            say(console, f"failed: {run} ({error})")
+        if failure := failed_together(list(failures.values()), n):
+            raise failure
 
 
 @dataclass(frozen=True)
@@ -294,8 +332,9 @@ class Transfer:
         from rich.console import Console
         from rich.table import Table
 
-        from aru_lab.errors import LabError
+        from aru_lab.errors import LabError, failed_together
         from aru_lab.jobs import run_jobs
+        from aru_lab.terminal import plain
         from aru_lab.transfer import Retraining, transfer_item
 
         retraining = Retraining(self.epochs, self.learning_rate, self.controller_learning_rate)
@@ -303,12 +342,18 @@ class Transfer:
         for heading in ("run", "upright", "rotated by 45°", "n and s retrained"):
             table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
         items = [(run, retraining) for run in self.runs]
-        for result in run_jobs(transfer_item, items, self.jobs, "retraining n and s"):
+        failures = []
+        for run, result in zip(self.runs, run_jobs(transfer_item, items, self.jobs, "retraining n and s"), strict=True):
             if isinstance(result, LabError):
-                raise result
-            scores = (result.before, result.rotated, result.retrained)
-            table.add_row(str(result.run), *(f"{score.accuracy:.2%}" for score in scores))
-        Console().print(table)
+                failures.append(result)
+                table.add_row(plain(run), "failed", "-", "-")
+            else:
+                scores = (result.before, result.rotated, result.retrained)
+                table.add_row(plain(run), *(f"{score.accuracy:.2%}" for score in scores))
+        if len(failures) < len(self.runs):
+            Console().print(table)
+        if failure := failed_together(failures, len(self.runs)):
+            raise failure
 
 
 @dataclass(frozen=True)
@@ -344,10 +389,15 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
+        from aru_lab.errors import failed_together
         from aru_lab.reproduce import reproduce
 
-        _, markdown = reproduce(self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device)
+        _, markdown, failures = reproduce(
+            self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device
+        )
         Console().print(Markdown(markdown.read_text(encoding="utf-8")))
+        if failure := failed_together(failures):
+            raise failure
 
 
 def _check_runs(runs: tuple[Path, ...]) -> None:

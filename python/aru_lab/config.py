@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,6 +23,29 @@ MATMUL_PRECISIONS = ("highest", "high", "medium")
 
 # What a run may change without becoming another experiment: where things lie and how they are computed.
 INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
+# Other runs, which may come to lie elsewhere: an experiment is told by their names, and their weights by a checksum.
+SOURCES = ("initial_from", "controller_from")
+# What every version has written into config.json; a file without it is damaged.
+ALWAYS_SAVED = (
+    "task",
+    "model",
+    "hidden_size",
+    "controller_size",
+    "epochs",
+    "batch_size",
+    "learning_rate",
+    "schedule",
+    "clip",
+    "input_noise",
+    "seed",
+    "subset",
+    "validation_subset",
+    "dtype",
+)
+
+MOST = 10**9  # of anything that is counted
+MOST_THREADS = 1024
+FLOAT32_MAX = 3.4028234663852886e38
 
 
 def _one_of(names: tuple[str, ...] | list[str]) -> Any:
@@ -39,7 +62,8 @@ class TrainConfig:
     """
 
     task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz"))] = "psdigits"
-    """What to learn: a task of the list, or a file of sequences x (N, T, I) with one label each, y (N,)."""
+    """What to learn: a task of the list, or a file of sequences x (N, T, I) with one label each, y (N,). The run keeps
+    the file's absolute path and checksum."""
 
     model: Annotated[str, _one_of(MODELS)] = "arun"
     """The recurrent network in front of the linear read-out."""
@@ -132,7 +156,7 @@ class TrainConfig:
     (high) or bfloat16 (medium), which is faster. Sums and states stay float32."""
 
     threads: int | None = None
-    """CPU threads; None keeps torch's choice. A resumed run uses as many as it started with."""
+    """CPU threads, at most 1024; None keeps torch's choice. A resumed run uses as many as it started with."""
 
     checkpoint_seconds: float = 60.0
     """Seconds between checkpoints inside an epoch; there is always one at an epoch's end. 0 saves every step."""
@@ -141,7 +165,9 @@ class TrainConfig:
     """Write the metrics for TensorBoard too, into the run folder's tensorboard/."""
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.task, str) and is_data_file(self.task)):
+        if isinstance(self.task, str) and is_data_file(self.task):
+            object.__setattr__(self, "task", os.path.abspath(self.task))
+        else:
             _check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
         _check_choice("model", self.model, MODELS)
         _check_choice("schedule", self.schedule, SCHEDULES)
@@ -150,8 +176,9 @@ class TrainConfig:
         _check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         for name in ("hidden_size", "controller_size", "pixels_per_step", "epochs", "batch_size", "accumulate"):
             _check_int(name, getattr(self, name), lowest=1)
-        for name in ("subset", "validation_subset", "threads", "early_stop"):
+        for name in ("subset", "validation_subset", "early_stop"):
             _check_int(name, getattr(self, name), lowest=1, optional=True)
+        _check_int("threads", self.threads, lowest=1, highest=MOST_THREADS, optional=True)
         for name in ("perturb", "freeze"):
             object.__setattr__(self, name, _as_names(name, getattr(self, name)))
         for part in self.freeze:
@@ -160,24 +187,24 @@ class TrainConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         _check_int("seed", self.seed, lowest=0, highest=2**63 - 1)
-        _check_positive("learning_rate", self.learning_rate)
-        _check_positive("input_noise", self.input_noise, or_zero=True)
-        _check_positive("clip", self.clip, optional=True)
-        _check_positive("checkpoint_seconds", self.checkpoint_seconds, or_zero=True)
+        check_positive("learning_rate", self.learning_rate)
+        check_positive("input_noise", self.input_noise, or_zero=True)
+        check_positive("clip", self.clip, optional=True)
+        check_positive("checkpoint_seconds", self.checkpoint_seconds, or_zero=True)
         for name, kind in (("device", "a torch device such as cpu or cuda:0"), ("backend", "a backend of aru_kernels")):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected auto or the name of {kind}.")
-        if not isinstance(self.perturb_share, (int, float)) or not 0 <= self.perturb_share <= 1:
-            raise ConfigError(f"perturb_share: got {self.perturb_share!r}, expected a probability from 0 to 1.")
-        for name in ("data_dir", "output", "initial_from", "controller_from"):
-            value = getattr(self, name)
-            if value is not None and not isinstance(value, Path):
-                object.__setattr__(self, name, _as_path(name, value))
+        share = self.perturb_share
+        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
+            raise ConfigError(f"perturb_share: got {share!r}, expected a probability from 0 to 1.")
         if self.controller_from is not None and self.model != "arun":
             raise ConfigError(
-                f"controller_from: got {self.controller_from} with the model {self.model}, expected the model arun, "
-                "which alone has a controller."
+                f"controller_from: got {self.controller_from} with the model {self.model}, expected the model arun: "
+                "only this model has a controller."
             )
+        for name in ("data_dir", "output", *SOURCES):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, _as_path(name, getattr(self, name)))
 
     @property
     def run_folder(self) -> Path:
@@ -185,10 +212,19 @@ class TrainConfig:
         task = Path(self.task).stem if is_data_file(self.task) else self.task
         return self.output or Path("runs") / f"{task}-{self.model}-seed{self.seed}"
 
-    def same_experiment(self, other: TrainConfig) -> bool:
-        """Whether both are equal but for what does not belong to the experiment (INCIDENTAL)."""
-        neutral = dict.fromkeys(INCIDENTAL)
-        return {**dataclasses.asdict(self), **neutral} == {**dataclasses.asdict(other), **neutral}
+    def differences(self, other: TrainConfig) -> list[str]:
+        """The fields in which two configurations are different experiments: what is INCIDENTAL is passed over.
+
+        Files and runs are compared by name, for they may have been moved together.
+        """
+        one, two = self._identity(), other._identity()
+        return [name for name in one if one[name] != two[name]]
+
+    def _identity(self) -> dict[str, Any]:
+        values = {name: value for name, value in dataclasses.asdict(self).items() if name not in INCIDENTAL}
+        if is_data_file(self.task):
+            values["task"] = Path(self.task).name
+        return values | {name: values[name] and values[name].name for name in SOURCES}
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as a dictionary that json can write."""
@@ -201,7 +237,7 @@ class TrainConfig:
         """The configuration from a dictionary that `to_json` made.
 
         Raises:
-            ConfigError: an unknown name, or a value that the constructor refuses.
+            ConfigError: an unknown name, a missing one, or a value that the constructor refuses.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         unknown = sorted(set(values) - known)
@@ -209,40 +245,62 @@ class TrainConfig:
             raise ConfigError(
                 f"config: got the unknown names {', '.join(unknown)}, expected {', '.join(sorted(known))}."
             )
+        missing = [name for name in ALWAYS_SAVED if name not in values]
+        if missing:
+            raise ConfigError(f"config: got no {', '.join(missing)}, expected all of {', '.join(ALWAYS_SAVED)}.")
         return cls(**values)
 
 
 def _check_choice(name: str, value: object, choices: tuple[str, ...] | list[str], otherwise: str = "") -> None:
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}{otherwise}.")
 
 
 def _as_names(name: str, value: object) -> tuple[str, ...]:
-    # JSON knows lists alone.
+    # JSON has lists and no tuples.
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{name}: got {value!r}, expected a list of names.")
     return tuple(value)
 
 
-def _check_int(name: str, value: object, lowest: int, highest: int | None = None, optional: bool = False) -> None:
+def _check_int(name: str, value: object, lowest: int, highest: int = MOST, optional: bool = False) -> None:
     if value is None and optional:
         return
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= lowest
-    if not ok or (highest is not None and value > highest):
-        limit = f"of at least {lowest}" if highest is None else f"from {lowest} to {highest}"
-        raise ConfigError(f"{name}: got {value!r}, expected a whole number {limit}{' or None' if optional else ''}.")
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or not lowest <= value <= highest:
+        bounded = highest != MOST or (whole and value > highest)
+        limit = f"from {lowest} to {highest}" if bounded else f"of at least {lowest}"
+        raise ConfigError(f"{name}: got {_short(value)}, expected a whole number {limit}{' or None' * optional}.")
 
 
-def _check_positive(name: str, value: object, optional: bool = False, or_zero: bool = False) -> None:
+def check_positive(name: str, value: object, optional: bool = False, or_zero: bool = False) -> None:
+    """Raise ConfigError unless `value` is a number above 0 that float32 can hold.
+
+    Args:
+        name: of the argument, for the message.
+        value: what came.
+        optional: whether None is permitted.
+        or_zero: whether 0 is.
+    """
     if value is None and optional:
         return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not number or value < 0 or (value == 0 and not or_zero):
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= FLOAT32_MAX
+    if not number or (value == 0 and not or_zero):
         limit = "of at least 0" if or_zero else "above 0"
-        raise ConfigError(f"{name}: got {value!r}, expected a finite number {limit}{' or None' if optional else ''}.")
+        raise ConfigError(
+            f"{name}: got {_short(value)}, expected a finite number {limit} and within float32{' or None' * optional}."
+        )
+
+
+def _short(value: object) -> str:
+    """`value` for a sentence; an int of thousands of digits can't even be printed."""
+    if isinstance(value, int) and abs(value) > 10**30:
+        return "a number of more than 30 digits"
+    return repr(value)
 
 
 def _as_path(name: str, value: object) -> Path:
-    if not isinstance(value, str):
+    if not isinstance(value, (str, Path)):
         raise ConfigError(f"{name}: got {value!r}, expected a path or None.")
-    return Path(value)
+    # Where a run is found again from any folder; its own folder may be moved.
+    return Path(value) if name == "output" else Path(os.path.abspath(value))

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
+import math
 import os
 import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from aru_lab.cifar import read_cifar10
 from aru_lab.download import fetch
 from aru_lab.errors import DataError
+from aru_lab.files import is_file, read_bytes, reading
 
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
@@ -32,6 +34,7 @@ MNIST_FILES = {
 }
 MNIST_LAYOUTS = ("", "MNIST/raw", "mnist/MNIST/raw", "mnist")
 SPLIT_SEED = 2022
+MOST_BYTES = 1 << 28  # of an unpacked IDX file, five times MNIST's largest: what unpacks to more is no IDX file of ours
 
 
 @dataclass(frozen=True)
@@ -156,11 +159,13 @@ def _read_checked(path: Path, md5: str) -> np.ndarray:
 
 
 def _unpacked(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if content[:2] == b"\x1f\x8b" else content
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: the file can't be read ({error}); replace it with an intact copy.") from error
+    with reading(path, DataError, "replace it with an intact copy."):
+        content = read_bytes(path)
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.GzipFile(fileobj=io.BytesIO(content)).read(MOST_BYTES + 1)
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"it holds more than {MOST_BYTES} bytes")
+        return content
 
 
 def _parse_idx(content: bytes, path: Path) -> np.ndarray:
@@ -172,20 +177,21 @@ def _parse_idx(content: bytes, path: Path) -> np.ndarray:
     if len(content) < start:
         raise DataError(f"{path}: the file ends inside its header; replace it with an intact copy.")
     shape = struct.unpack(f">{n_dimensions}I", content[4:start])
-    n_items = int(np.prod(shape, dtype=np.int64))
+    n_items = math.prod(shape)
     if len(content) - start != n_items:
         raise DataError(
             f"{path}: the header promises {n_items} bytes of shape {shape} and {len(content) - start} follow; "
             "replace the file with an intact copy."
         )
-    return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
+    with reading(path, DataError, "replace the file with an intact copy."):
+        return np.frombuffer(content, dtype=np.uint8, offset=start).reshape(shape)
 
 
 def _finder(data_dir: Path) -> Callable[[str], Path]:
     def find(name: str) -> Path:
         for layout in MNIST_LAYOUTS:
             for candidate in (data_dir / layout / name, data_dir / layout / f"{name}.gz"):
-                if candidate.is_file():
+                if is_file(candidate):
                     return candidate
         raise DataError(
             f"{data_dir}: MNIST's file {name} (or {name}.gz) is neither there nor in its folders "

@@ -19,6 +19,7 @@ from aru_lab.figures import NAMES, NeuronCurves, demo_figure
 from aru_lab.models import count_parameters, match_hidden_size
 from aru_lab.perturbations import StepDrive
 from aru_lab.runtime import run_on
+from aru_lab.terminal import plain, say
 from aru_lab.training import TrainResult, resume, train
 
 
@@ -76,11 +77,9 @@ def demo(output: Path, settings: DemoSettings | None = None, console: Console | 
     configs = _configurations(settings.training, output)
     runs: dict[str, TrainResult] = {}
     for model, config in configs.items():
-        console.print(
-            f"\n[bold]{NAMES[model]}[/bold]: H = {config.hidden_size} neurons, {_count(config):,} parameters, "
-            f"task {config.task}",
-            highlight=False,
-        )
+        console.print()
+        size = f": H = {config.hidden_size} neurons, {_count(config):,} parameters, task {config.task}"
+        say(console, plain(NAMES[model], "bold"), size)
         runs[model] = _train_or_continue(config, console)
 
     perturbations = [StepDrive(amplitude) for amplitude in settings.amplitudes]
@@ -95,7 +94,7 @@ def demo(output: Path, settings: DemoSettings | None = None, console: Console | 
         figure=path,
     )
     _print_table(result, perturbations, console)
-    console.print(f"Figure: {path}", highlight=False, soft_wrap=True)
+    say(console, f"Figure: {path}")
     return result
 
 

@@ -17,6 +17,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from aru_lab.errors import ConfigError, LabError, MachineError, as_lab_error
+from aru_lab.files import reason
+
 
 @dataclass(frozen=True)
 class World:
@@ -62,10 +65,29 @@ class World:
             for buffer in module.buffers():
                 dist.broadcast(buffer, 0)
 
-    def wait(self) -> None:
-        """Wait until all processes are here."""
-        if self.size > 1:
-            dist.barrier()
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Leave the block with all processes: where one of them fails, all raise its error.
+
+        Without this the others would wait for the failed one in the next collective, or end with errors about it.
+
+        Raises:
+            LabError: the failure of the first process that has one.
+        """
+        if self.size == 1:
+            yield
+            return
+        failure: LabError | None = None
+        try:
+            yield
+        except Exception as error:
+            failure = as_lab_error(error)
+            if failure is None:
+                raise
+        everyones: list[Any] = [None] * self.size
+        dist.all_gather_object(everyones, failure and (type(failure), str(failure)))
+        for kind, text in filter(None, everyones):
+            raise kind(text) from failure
 
     def _reduce(self, numbers: tuple[float, ...], how: str) -> list[float]:
         if self.size == 1:
@@ -79,7 +101,27 @@ class World:
 
 def is_first_process() -> bool:
     """Whether this process speaks for the run: the only one, or torchrun's first."""
-    return int(os.environ.get("WORLD_SIZE", "1")) == 1 or os.environ.get("RANK") == "0"
+    return _from_environment().is_first
+
+
+def _from_environment() -> World:
+    """The world that torchrun describes in environment variables.
+
+    Raises:
+        ConfigError: they are no numbers, or not all there.
+    """
+    found = {}
+    for name, default in (("WORLD_SIZE", 1), ("RANK", None), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name)
+        if name == "RANK" and found["WORLD_SIZE"] == 1:
+            text = "0"  # a process alone is the first one, whoever has set the variable
+        found[name] = default if text is None else int(text) if text.isdecimal() else None
+        if found[name] is None or (name == "WORLD_SIZE" and found[name] < 1):
+            raise ConfigError(
+                f"The environment variable {name} is {text!r}, expected a whole number as torchrun sets it; start "
+                "several processes with `torchrun --nproc-per-node N -m aru_lab train ...`, or unset WORLD_SIZE."
+            )
+    return World(found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"])
 
 
 @contextmanager
@@ -90,18 +132,27 @@ def joined(device: torch.device) -> Iterator[World]:
 
     Args:
         device: "cuda" communicates by NCCL, anything else by Gloo.
+
+    Raises:
+        ConfigError: the environment variables of torchrun are not set as it sets them.
+        MachineError: the processes can't reach each other.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    if size == 1:
+    world = _from_environment()
+    if world.size == 1:
         yield World()
         return
-    world = World(int(os.environ["RANK"]), size, int(os.environ.get("LOCAL_RANK", "0")))
     if device.type == "cuda":
         torch.cuda.set_device(world.device(device))
     if dist.is_initialized():
         yield world
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    except (RuntimeError, ValueError) as error:
+        raise MachineError(
+            f"The {world.size} processes can't be joined ({reason(error)}); start them with `torchrun --nproc-per-node "
+            f"{world.size} -m aru_lab train ...`."
+        ) from error
     try:
         yield world
     finally:

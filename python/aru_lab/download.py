@@ -33,15 +33,15 @@ def fetch(url: str, md5: str, shelf: str, what: str) -> Path:
     try:
         with _DownloadBar(name) as bar:
             return Path(cache.fetch(name, downloader=pooch.HTTPDownloader(progressbar=bar, timeout=30)))
+    except OSError as error:  # some errors of requests are a ValueError too
+        raise DataError(
+            f"{url}: the download failed ({type(error).__name__}); connect to the network, or get {what} elsewhere "
+            "and point --data-dir or ARU_DATA_DIR at the folder."
+        ) from error
     except ValueError as error:
         raise DataError(
             f"{url}: what was downloaded has not the checksum of {what}; try again, or get the file elsewhere and "
             "point --data-dir or ARU_DATA_DIR at its folder."
-        ) from error
-    except OSError as error:
-        raise DataError(
-            f"{url}: the download failed ({type(error).__name__}); connect to the network, or get {what} elsewhere "
-            "and point --data-dir or ARU_DATA_DIR at the folder."
         ) from error
 
 

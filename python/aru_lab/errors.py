@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
 
 class LabError(Exception):
     """Base of the laboratory's own failures; the command line prints the message and no traceback."""
@@ -21,6 +24,10 @@ class RunError(LabError):
     """A run folder can't be used as asked: it holds no run, holds one already, or is damaged."""
 
 
+class MachineError(LabError):
+    """The machine can't do what was asked: its memory or disk is too small, or a process was killed."""
+
+
 class NonFiniteError(LabError):
     """Training met a loss, gradient or weight that is not finite."""
 
@@ -31,3 +38,45 @@ class Interrupted(LabError):
     """Training was stopped by Ctrl-C or a termination signal, after saving a checkpoint."""
 
     exit_code = 130
+
+
+# What torch's allocators say; of these only that of GPUs has a type of its own.
+_NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed|alloc_cpu", re.I)
+
+
+def as_lab_error(error: Exception) -> LabError | None:
+    """The sentence for an error that comes from the machine rather than from a fault of the program; None for others.
+
+    Args:
+        error: any exception.
+    """
+    if isinstance(error, LabError):
+        return error
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY.search(text)):
+        return MachineError(
+            "There is not enough memory for this network and these sequences; choose a smaller --hidden-size, "
+            "--controller-size or --batch-size, or a larger --accumulate."
+        )
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename is not None else ""
+        return MachineError(f"{place}{error.strerror or text or type(error).__name__}; mend that and try again.")
+    return None
+
+
+def failed_together(failures: Sequence[LabError], n: int | None = None) -> LabError | None:
+    """One error for runs that failed while the others were done; None where none failed.
+
+    Its exit code is the highest of theirs; a run without others fails with its own error.
+
+    Args:
+        failures: what failed.
+        n: number of all runs; None does not say how many there are.
+    """
+    if not failures:
+        return None
+    if n == 1:
+        return failures[0]
+    worst = max(failures, key=lambda error: error.exit_code)
+    share = f"{len(failures)} of {n} runs failed" if n is not None else f"{len(failures)} failed and were left out"
+    return type(worst)(f"{share}; the first: {failures[0]}")

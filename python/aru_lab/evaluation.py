@@ -10,13 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aru_lab.checkpoint import RunFolder, load_checkpoint
+from aru_lab.checkpoint import RunFolder
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
+from aru_lab.files import reason
 from aru_lab.models import CONTROLLER, SequenceClassifier, build_classifier
 from aru_lab.perturbations import Perturbation
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
 from aru_lab.sequences import Sequences
+from aru_lab.state import check_belongs, check_data, load_best, load_last, put_weights
 from aru_lab.tasks import Task, find_task, is_data_file
 
 TEST_SEED = 1_000_003  # test sequence k draws its perturbation from the seed TEST_SEED + k
@@ -95,22 +97,26 @@ def load_classifier(
         device: where to put it; None takes the run's.
 
     Raises:
-        RunError: the folder holds no run, or no such checkpoint.
+        RunError: the folder holds no run, or no such checkpoint, or one of another configuration.
+        DataError: the run's data file has changed since it began.
         ConfigError: the device can't be used.
     """
     folder = RunFolder(Path(run))
-    config, _ = folder.read_config()
+    config, environment = folder.read_config()
     if which not in ("best", "last"):
         raise ConfigError(f"checkpoint: got {which!r}, expected best or last.")
     place = resolve_device(device or config.device)
-    content = load_checkpoint(folder.best_file if which == "best" else folder.last_file, place)
+    file = folder.best_file if which == "best" else folder.last_file
+    content = load_best(folder) if which == "best" else load_last(folder)
+    check_belongs(file, content, folder, config, environment)
+    check_data(config, environment)
+    model = build_for(config, task_of(config), place)
     try:
-        model = build_for(config, task_of(config), place)
-        model.load_state_dict(content["model"])
-    except (KeyError, RuntimeError) as error:
+        put_weights(model, content["model"])
+    except ValueError as error:
         raise RunError(
-            f"{folder.path}: the {which} checkpoint does not belong to the configuration in {folder.config_file.name}"
-            f"{or_to_the_data(config)}; restore both from a copy, or train anew."
+            f"{file} does not belong to the configuration in {folder.config_file}{or_to_the_data(config)} "
+            f"({reason(error)}); restore both from a copy, or train anew."
         ) from error
     return model.eval(), config
 
@@ -153,10 +159,8 @@ def take_initial_weights(model: SequenceClassifier, config: TrainConfig, device:
         weights = other.state_dict() if names is None else other.recurrent.state_dict()
         into = model if names is None else model.recurrent
         try:
-            into.load_state_dict(
-                weights if names is None else into.state_dict() | {name: weights[name] for name in names}
-            )
-        except (KeyError, RuntimeError) as error:
+            put_weights(into, weights if names is None else into.state_dict() | {name: weights[name] for name in names})
+        except (KeyError, ValueError) as error:
             raise RunError(
                 f"{argument}: {source} holds a {other_config.model} of hidden size {other_config.hidden_size} and "
                 f"controller size {other_config.controller_size}, whose weights do not fit this "

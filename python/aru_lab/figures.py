@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from aru_lab.checkpoint import write_result
+from aru_lab.terminal import visible
 
 BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
 SKY, GREEN = "#56B4E9", "#009E73"
@@ -18,8 +20,16 @@ SKY, GREEN = "#56B4E9", "#009E73"
 
 def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, format=path.suffix[1:])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of names in other scripts
+        figure.savefig(buffer, format=path.suffix[1:])
     write_result(buffer.getvalue(), path)
+
+
+def as_label(name: str) -> str:
+    """A name for matplotlib, which shows it as it is: not as a formula, and in the legend whatever it begins with."""
+    shown = visible(name).replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) ->
         epochs = [entry["epoch"] for entry in history]
         for part, style in (("validation", "-"), ("train", ":")):
             accuracy = [100 * entry[f"{part}_accuracy"] for entry in history]
-            axes.plot(epochs, accuracy, style, color=colour, label=f"{name}, {part}")
+            axes.plot(epochs, accuracy, style, color=colour, label=f"{as_label(name)}, {part}")
     axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102), title="Learning curves")
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", frameon=False)
@@ -157,5 +167,5 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
         axes.spines[["top", "right"]].set_visible(False)
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
-    figure.suptitle(f"{title}: mean and range over the seeds")
+    figure.suptitle(f"{as_label(title)}: mean and range over the seeds")
     _save(figure, path)

@@ -5,21 +5,25 @@ Each piece must save what it has done: where one is killed, the next call begins
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
+from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from aru_lab.errors import Interrupted, LabError
+from aru_lab.errors import Interrupted, LabError, MachineError, as_lab_error
+from aru_lab.files import reason
+from aru_lab.signals import STOPPING
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,7 +40,9 @@ def run_jobs(
     label: str,
     console: Console | None = None,
 ) -> list[Result | LabError]:
-    """function(item, report) of every item, in their order; a LabError takes the place of the result that it prevented.
+    """function(item, report) of every item, in their order; an error takes the place of the result that it prevented.
+
+    Whatever fails, the other items are worked on.
 
     Args:
         function: the work on one item, importable by name (processes import it); it may call report(fraction done).
@@ -50,7 +56,7 @@ def run_jobs(
     """
     console = console or Console(stderr=True)
     columns = (
-        TextColumn(label),
+        TextColumn(label, markup=False),
         BarColumn(bar_width=20),
         TextColumn("{task.fields[done]} of {task.fields[items]}, {task.percentage:.0f}%"),
         TimeElapsedColumn(),
@@ -84,42 +90,104 @@ def run_jobs(
 def _attempt(function: Callable[[Item, Report], Result], item: Item, report: Report) -> Result | LabError:
     try:
         return function(item, report)
-    except LabError as error:
-        return error
+    except Exception as error:
+        return as_lab_error(error) or _unexpected(error)
+
+
+def _unexpected(error: Exception) -> LabError:
+    """A fault of the program, in a sentence: the other pieces of work must not be lost for it."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    place = f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace else "unknown"
+    return LabError(f"An unexpected {type(error).__name__} ({reason(error)}; {place}); please report it.")
 
 
 def _on_processes(
     function: Callable[[Item, Report], Result], items: Sequence[Item], jobs: int, report: Callable[[int, float], None]
 ) -> list[Result | LabError]:
+    results: dict[int, Result | LabError] = {}
+    with _stoppable():
+        left = list(range(len(items)))
+        while left:
+            done, begun = _in_pool(function, {k: items[k] for k in left}, jobs, report)
+            results |= done
+            # A process that dies takes all with it. Which item was the reason is found by trying those that were under
+            # way one by one.
+            for k in (k for k in left if k in begun and k not in done):
+                alone, _ = _in_pool(function, {k: items[k]}, 1, report)
+                results[k] = alone.get(k) or MachineError(
+                    "A process was killed (is there enough memory?); what is finished is kept, and the same command "
+                    "tries it again."
+                )
+            left = [k for k in left if k not in results]
+    return [results[k] for k in range(len(items))]
+
+
+def _in_pool(
+    function: Callable[[Item, Report], Result], items: dict[int, Item], jobs: int, report: Callable[[int, float], None]
+) -> tuple[dict[int, Result | LabError], set[int]]:
+    """The results of those items that were finished before a process died, if one did, and all that were begun."""
     # "spawn": a forked process would inherit the threads' locks of torch, but not the threads.
     context = multiprocessing.get_context("spawn")
     queue, stop = context.SimpleQueue(), context.Event()
-    pool = ProcessPoolExecutor(min(jobs, len(items)), context, _begin, (queue, stop))
-    reader = threading.Thread(target=_read, args=(queue, report), daemon=True)
+    begun: set[int] = set()
+
+    def note(k: int, fraction: float) -> None:
+        begun.add(k)
+        report(k, fraction)
+
+    ended = threading.Event()
+    reader = threading.Thread(target=_read, args=(queue, ended, note), daemon=True)
     reader.start()
+    pool = ProcessPoolExecutor(min(jobs, len(items)), context, _begin, (queue, stop))
+    futures: dict[int, Future] = {}
     try:
-        futures: list[Future] = [pool.submit(_work, function, item, k) for k, item in enumerate(items)]
-        for k, future in enumerate(futures):
-            future.add_done_callback(lambda done, k=k: done.cancelled() or queue.put((k, 1.0)))
-        wait(futures)
-        return [future.result() for future in futures]
-    except BrokenProcessPool as error:
-        raise LabError(
-            "A process was killed (is there enough memory?); what is finished is kept, and the same command goes on "
-            "with the rest."
-        ) from error
+        with contextlib.suppress(BrokenProcessPool):  # a process has died before all were submitted
+            for k, item in items.items():
+                futures[k] = pool.submit(_work, function, item, k)
+                futures[k].add_done_callback(lambda done, k=k: done.cancelled() or done.exception() or note(k, 1.0))
+        wait(futures.values())
     except KeyboardInterrupt:
         stop.set()
         raise Interrupted("Stopped; the same command goes on with all that is left.") from None
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-        queue.put(None)
-        reader.join()
+        ended.set()
+        reader.join(PATIENCE_SECONDS)
+    results = {
+        k: future.result() for k, future in futures.items() if not isinstance(future.exception(), BrokenProcessPool)
+    }
+    # Where processes die before they begin anything, as when there is no memory for even one, each item may be why.
+    return results, begun or items.keys() - results.keys()
 
 
-def _read(queue: Any, report: Callable[[int, float], None]) -> None:
-    while (message := queue.get()) is not None:
-        report(*message)
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP stop the work as Ctrl-C does; one that is ignored stays so."""
+    before: dict[int, Any] = {}
+
+    def interrupt(_number: int, _frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        for number in STOPPING:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                before[number] = signal.signal(number, interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _read(queue: Any, ended: threading.Event, note: Callable[[int, float], None]) -> None:
+    # Nobody but the processes writes to the queue: one that is killed while it writes keeps the lock for ever.
+    while not (ended.is_set() and queue.empty()):
+        if queue.empty():
+            ended.wait(0.05)
+        else:
+            note(*queue.get())
 
 
 _queue: Any = None
@@ -137,8 +205,8 @@ def _watch(stop: Any) -> None:
     parent = multiprocessing.parent_process()
     while not (stop.is_set() or wait_for([parent.sentinel], timeout=0.5)):
         pass
-    if stop.is_set():
-        time.sleep(GRACE_SECONDS)
+    # Whoever stopped or ended the other process may have sent this one the same signal.
+    time.sleep(GRACE_SECONDS)
     while True:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(PATIENCE_SECONDS)
@@ -147,4 +215,5 @@ def _watch(stop: Any) -> None:
 def _work(function: Callable[[Item, Report], Result], item: Item, k: int) -> Result | LabError:
     if _stop.is_set():
         return Interrupted("Stopped.")
+    _queue.put((k, 0.0))
     return _attempt(function, item, lambda fraction: _queue.put((k, fraction)))

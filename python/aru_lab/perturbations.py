@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from aru_lab.config import FLOAT32_MAX
 from aru_lab.errors import ConfigError
 
 
@@ -237,5 +238,5 @@ def describe(perturbation: Perturbation) -> str:
 def _check_finite(perturbation: object, *names: str) -> None:
     for name in names:
         value = getattr(perturbation, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ConfigError(f"{name}: got {value!r}, expected a finite number.")
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= FLOAT32_MAX:
+            raise ConfigError(f"{name}: got {value!r}, expected a finite number within float32.")

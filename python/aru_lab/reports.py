@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -109,9 +110,9 @@ def write_report(report: Report, stem: Path, command: str) -> tuple[Path, Path]:
         text += [f"## {task}", "", *_pivot(report, [row for row in report.rows if row.task == task]), ""]
     text += ["## The paper's claims", "", *_claims(report.rows), "", RULE, ""]
     text += [f"![{figure.stem}]({figure.name})\n" for figure in report.figures]
-    text += [f"* {remark}" for remark in report.remarks]
+    text += [f"* {as_markdown(remark)}" for remark in report.remarks]
     text += ["", f"Made by `{command}` (aru_kernels {version()}, commit {commit() or 'unknown'})."]
-    write_result(("\n".join(text) + "\n").encode(), markdown)
+    write_result("\n".join(text) + "\n", markdown)
     return markdown, table
 
 
@@ -153,6 +154,11 @@ def _claims(rows: Sequence[Row]) -> list[str]:
         if row.claim
     ]
     return lines
+
+
+def as_markdown(text: str) -> str:
+    """`text` for a Markdown file, in which it is read as it is."""
+    return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
 def _thousands(number: int | str) -> str:

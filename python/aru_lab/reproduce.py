@@ -11,7 +11,7 @@ from rich.console import Console
 from aru_lab import jobs as pool
 from aru_lab.analysis.report import Section, reproduce_figures
 from aru_lab.config import TrainConfig
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, LabError
 from aru_lab.evaluation import task_of
 from aru_lab.perturbations import Perturbation, describe
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
@@ -19,6 +19,7 @@ from aru_lab.robustness import axes_of, mean_over, robustness, standard
 from aru_lab.scales import SCALES
 from aru_lab.scores import known_scores
 from aru_lab.sweep import Finished
+from aru_lab.terminal import say
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
 from aru_lab.workshop import Workshop
 
@@ -36,7 +37,7 @@ def reproduce(
     data_dir: Path | None = None,
     device: str = "auto",
     console: Console | None = None,
-) -> tuple[Report | list[Section], Path]:
+) -> tuple[Report | list[Section], Path, list[LabError]]:
     """Run or resume all that a result of the paper needs, and write its table.
 
     Args:
@@ -50,11 +51,12 @@ def reproduce(
         console: where to print.
 
     Returns:
-        The report (for "figures", its sections) and its Markdown file; the table as CSV lies beside it.
+        The report (for "figures", its sections), its Markdown file (the table as CSV lies beside it), and what failed
+        on the way: runs that fail are left out and named in the report.
 
     Raises:
         ConfigError: an unknown result or scale.
-        LabError: a run can't be made, or was stopped; one that diverges is left out and named in the report.
+        LabError: no run can be made, or the work was stopped.
     """
     if result not in (*RESULTS, "figures"):
         raise ConfigError(f"result: got {result!r}, expected one of {', '.join(RESULTS)}, figures.")
@@ -67,17 +69,17 @@ def reproduce(
     own = {"data_dir": data_dir, "device": device}
     workshop = Workshop(SCALES[scale], root, output, jobs, own, console or Console())
     if result == "figures":
-        return reproduce_figures(workshop, scale)
+        return *reproduce_figures(workshop, scale), [error for _, error in workshop.failures]
     report = RESULTS[result](workshop)
     description = f"Scale `{scale}`: {SCALES[scale].description} {report.description}".strip()
-    remarks = (*report.remarks, *(f"Left out, for its training diverged: {line}." for line in workshop.failures))
+    remarks = (*report.remarks, *workshop.remarks)
     rows = report.rows
     if not SCALES[scale].conclusive:
         rows = [dataclasses.replace(row, verdict=UNTESTED) if row.claim else row for row in rows]
     report = dataclasses.replace(report, description=description, rows=rows, remarks=remarks)
     markdown, table = write_report(report, output / result, f"aru reproduce {result} --scale {scale}")
-    workshop.console.print(f"Table: {markdown} and {table}", highlight=False, soft_wrap=True)
-    return report, markdown
+    say(workshop.console, f"Table: {markdown} and {table}")
+    return report, markdown, [error for _, error in workshop.failures]
 
 
 def _table1(workshop: Workshop) -> Report:
@@ -88,11 +90,10 @@ def _table1(workshop: Workshop) -> Report:
     for task in workshop.scale.tasks:
         runs = workshop.networks(task, workshop.scale.models)
         items = [(run.folder, list(perturbations.values())) for run in runs]
-        scores = workshop.map(_scores, items, f"testing on {task}")
         accuracy: dict[tuple[str, str], list[float]] = {}
-        for run, of_run in zip(runs, scores, strict=True):
+        for k, of_run in workshop.map(_scores, items, f"testing on {task}"):
             for quantity, value in zip(perturbations, of_run, strict=True):
-                accuracy.setdefault((run.config.model, quantity), []).append(value)
+                accuracy.setdefault((runs[k].config.model, quantity), []).append(value)
         sizes |= _sizes(runs)
         for model in workshop.scale.models:
             for quantity in perturbations:
@@ -129,7 +130,9 @@ def _fig2(workshop: Workshop) -> Report:
     """Sensitivity to amplitude and length of the step, deviation of the noise, amplitude and phase of the contrast."""
     task, strengths = workshop.scale.tasks[0], workshop.scale.strengths
     runs = workshop.networks(task, workshop.scale.models)
-    measured = robustness([run.folder for run in runs], workshop.output / "fig2-points", strengths, workshop.jobs)
+    folders = [run.folder for run in runs]
+    measured, failures = robustness(folders, workshop.output / "fig2-points", strengths, workshop.jobs)
+    workshop.failures += [(run.name, error) for run, error in failures.items()]
     rows = []
     for axis in axes_of(strengths, task_of(runs[0].config).n_steps):
         baseline = tuple(mean_over(measured, BASELINE, axis.name))
@@ -153,7 +156,7 @@ def _transfer(workshop: Workshop) -> Report:
     task = workshop.scale.tasks[0]
     runs = workshop.networks(task, ADAPTABLE)
     items = [(run.folder, workshop.scale.retraining) for run in runs]
-    results: list[TransferResult] = workshop.map(transfer_item, items, "retraining n and s")
+    results: list[TransferResult] = [result for _, result in workshop.map(transfer_item, items, "retraining n and s")]
     rows = []
     for model in ADAPTABLE:
         of_model = [result for result in results if result.model == model]
@@ -215,14 +218,13 @@ def _transplant(workshop: Workshop) -> Report:
         "untrained controller, frozen": [run for run in trained if run.config.controller_from is None],
     }
     step = standard(workshop.scale.strengths)["step drive"]
-    items = [(run.folder, [None, step]) for group in groups.values() for run in group]
-    accuracies = iter(workshop.map(_scores, items, "testing"))
+    members = [(name, run) for name, group in groups.items() for run in group]
+    scores = workshop.map(_scores, [(run.folder, [None, step]) for _, run in members], "testing")
     rows = []
     values: dict[tuple[str, str], tuple[float, ...]] = {}
-    for name, group in groups.items():
-        of_group = [next(accuracies) for _ in group]
-        for k, quantity in enumerate(("clean", "step drive")):
-            values[name, quantity] = tuple(scores[k] for scores in of_group)
+    for name in groups:
+        for column, quantity in enumerate(("clean", "step drive")):
+            values[name, quantity] = tuple(of_run[column] for k, of_run in scores if members[k][0] == name)
     own, guest, control = groups
     for quantity in ("clean", "step drive"):
         rows.append(Row(task, "arun", f"{quantity}: {own}", values[own, quantity]))

@@ -10,8 +10,8 @@ from typing import Any
 
 from rich.console import Console
 
-from aru_lab.checkpoint import RunFolder
-from aru_lab.errors import ConfigError, LabError, RunError
+from aru_lab.checkpoint import RunFolder, read_configs
+from aru_lab.errors import ConfigError, LabError, RunError, failed_together
 from aru_lab.evaluation import Score, task_of
 from aru_lab.figures import Curve, sensitivity_figure
 from aru_lab.jobs import Report, run_jobs
@@ -207,8 +207,10 @@ def robustness(
     strengths: Strengths | None = None,
     jobs: int = 1,
     console: Console | None = None,
-) -> list[dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[Path, LabError]]:
     """Sweep all strengths for all runs; write every point to STEM.csv and the figure to STEM.png.
+
+    A run that can't be used does not keep the others: it is left out.
 
     Args:
         runs: run folders, all of one task; runs of one model are its seeds.
@@ -217,28 +219,35 @@ def robustness(
         jobs: processes.
         console: for the progress bar.
 
+    Returns:
+        The rows of the table, and by folder why runs were left out.
+
     Raises:
         ConfigError: there are no runs, or they are of different tasks.
-        RunError, DataError: a run can't be used.
+        LabError: no run can be used, or a result can't be written.
     """
     strengths = strengths or Strengths()
     if not runs:
         raise ConfigError("run: got no run, expected the folder of at least one.")
-    configs = [RunFolder(Path(run)).read_config()[0] for run in runs]
-    tasks = {(config.task, config.pixels_per_step) for config in configs}
-    if len(tasks) != 1:
+    configs, failures = read_configs(runs)
+    tasks = {(config.task, config.pixels_per_step) for config in configs.values()}
+    if len(tasks) > 1:
         named = ", ".join(f"{task} ({pixels} a step)" for task, pixels in sorted(tasks))
         raise ConfigError(f"run: got runs of {named}, expected runs of one task.")
-    results = run_jobs(measure, [(Path(run), strengths) for run in runs], jobs, "robustness", console)
+    results = run_jobs(measure, [(run, strengths) for run in configs], jobs, "robustness", console)
     rows = []
-    for result in results:
+    for run, result in zip(configs, results, strict=True):
         if isinstance(result, LabError):
-            raise result
-        rows += result
+            failures[run] = result
+        else:
+            rows += result
+    if not rows:
+        raise failed_together(list(failures.values()), len(failures))
+    config = next(config for run, config in configs.items() if run not in failures)
     table, figure = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".png"))
     write_csv(rows, table)
-    draw(rows, axes_of(strengths, task_of(configs[0]).n_steps), f"Test of {configs[0].task}", figure)
-    return rows
+    draw(rows, axes_of(strengths, task_of(config).n_steps), f"Test of {config.task}", figure)
+    return rows, failures
 
 
 def draw(rows: Sequence[dict[str, Any]], axes: Sequence[Axis], title: str, path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -35,6 +37,32 @@ def resolve_device(name: str) -> torch.device:
 def resolve_dtype(name: str) -> torch.dtype:
     """The torch type called `name`, such as float32."""
     return getattr(torch, name)
+
+
+def set_threads(n: int) -> None:
+    """Let torch compute on n CPU threads.
+
+    Raises:
+        ConfigError: the machine does not permit so many; the library under torch would end the process.
+    """
+    if n > (os.cpu_count() or 1):
+        done = threading.Event()
+        started: list[threading.Thread] = []
+        try:
+            for _ in range(n):
+                started.append(threading.Thread(target=done.wait, daemon=True))
+                started[-1].start()
+        except RuntimeError as error:
+            raise ConfigError(
+                f"threads: got {n}, and this machine permits no more than {len(started) - 1}; expected fewer, such as "
+                f"the number of its cores, {os.cpu_count()}."
+            ) from error
+        finally:
+            done.set()
+            for thread in started:
+                if thread.ident is not None:
+                    thread.join()
+    torch.set_num_threads(n)
 
 
 @contextmanager

@@ -5,21 +5,31 @@ A line holds for the weights, the test examples and the perturbation that it nam
 
 from __future__ import annotations
 
-import hashlib
-import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aru_lab.checkpoint import RunFolder, mend_lines, read_lines
-from aru_lab.errors import RunError
+from aru_lab.checkpoint import RunFolder, append_result
+from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import Score, load_classifier, score, task_of
-from aru_lab.perturbations import Perturbation, describe
+from aru_lab.files import Form, check_form, read_lines, reading, sha256_of
+from aru_lab.perturbations import Perturbation, describe, parse
 from aru_lab.runtime import run_on
 from aru_lab.sequences import Sequences
+from aru_lab.state import DAMAGED, without_best
 
 CLEAN = "clean"
 FILE = "scores.jsonl"
+_LINE: Form = {
+    "weights": str,
+    "task": str,
+    "test_subset": (int, type(None)),
+    "perturbation": str,
+    "loss": float,
+    "accuracy": float,
+    "n": int,
+}
 
 
 def known_scores(
@@ -44,20 +54,19 @@ def known_scores(
     folder = RunFolder(Path(run))
     config, _ = folder.read_config()
     path = folder.path / FILE
-    try:
-        weights = hashlib.sha256(folder.best_file.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise RunError(f"{folder.best_file} can't be read ({error}); train the run first.") from error
+    if not os.path.lexists(folder.best_file):
+        raise RunError(without_best(folder))
+    with reading(folder.best_file, RunError, DAMAGED):
+        weights = sha256_of(folder.best_file)[:16]
     context = {"weights": weights, "task": task or config.task, "test_subset": test_subset}
     names = [CLEAN if perturbation is None else describe(perturbation) for perturbation in perturbations]
     known = {
         line["perturbation"]: Score(line["loss"], line["accuracy"], line["n"])
-        for line in read_lines(path)
-        if all(line.get(name) == value for name, value in context.items())
+        for line in _read(path)
+        if all(line[name] == value for name, value in context.items())
     }
     missing = {name: perturbation for name, perturbation in zip(names, perturbations, strict=True) if name not in known}
     if missing:
-        mend_lines(path)
         model, config = load_classifier(run)
         sequences = task_of(config, task).load(config.data_dir).test
         sequences = sequences if test_subset is None else _first(sequences, test_subset)
@@ -66,17 +75,35 @@ def known_scores(
                 result = score(model, sequences, perturbation=perturbation)
                 known[name] = result
                 line = {**context, "perturbation": name, "loss": result.loss, "accuracy": result.accuracy}
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps({**line, "n": result.n}) + "\n")
+                append_result({**line, "n": result.n}, path)
                 report((k + 1) / len(missing))
     return [known[name] for name in names]
 
 
 def kept_scores(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's own task and of the weights that were scored last, in the order in which they came."""
+    """The lines of a run's own task and of the weights that were scored last, in the order in which they came.
+
+    Raises:
+        RunError: the folder holds no run, or the file is damaged.
+    """
     config, _ = RunFolder(Path(run)).read_config()
-    lines = [line for line in read_lines(Path(run) / FILE) if line.get("task") == config.task]
-    return [line for line in lines if line.get("weights") == lines[-1]["weights"]]
+    lines = [line for line in _read(Path(run) / FILE) if line["task"] == config.task]
+    return [line for line in lines if line["weights"] == lines[-1]["weights"]]
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    return read_lines(path, _check, RunError)
+
+
+def _check(line: dict[str, Any]) -> None:
+    check_form(line, _LINE)
+    if line["n"] < 1 or not 0 <= line["accuracy"] <= 1:
+        raise ValueError(f"it has the accuracy {line['accuracy']} of {line['n']} sequences")
+    if line["perturbation"] != CLEAN:
+        try:
+            parse(line["perturbation"])
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
 
 
 def _first(sequences: Sequences, n: int) -> Sequences:

@@ -4,28 +4,42 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from typing import Any
+
+# SIGHUP comes when the terminal closes or the connection breaks; Windows has none.
+STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+SAME_REQUEST_SECONDS = 2.0  # service managers and shells send SIGTERM and SIGHUP together
 
 
 class StopRequest:
-    """Within the block, the first SIGINT or SIGTERM is only noted; the second acts as it would have without."""
+    """Within the block, the first of Ctrl-C, SIGTERM and SIGHUP is only noted; the next acts as it would have without.
+
+    Another one of the three within two seconds belongs to the same request. A signal that was ignored before the block
+    (SIGHUP under nohup) stays ignored.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._since = 0.0
         self._handlers: dict[int, Any] = {}
 
     def __enter__(self) -> None:
         # Python lets only the main thread set handlers.
         if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._handlers[number] = signal.signal(number, self._note)
+            for number in STOPPING:
+                if signal.getsignal(number) != signal.SIG_IGN:
+                    self._handlers[number] = signal.signal(number, self._note)
 
     def __exit__(self, *_: Any) -> None:
         self._restore()
 
     def _note(self, number: int, _frame: Any) -> None:
-        self.received = number
-        self._restore()
+        if self.received is None:
+            self.received, self._since = number, time.monotonic()
+        elif number == self.received or time.monotonic() - self._since > SAME_REQUEST_SECONDS:
+            self._restore()
+            signal.raise_signal(number)
 
     def _restore(self) -> None:
         for number, handler in self._handlers.items():

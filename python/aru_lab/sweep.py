@@ -24,6 +24,7 @@ from aru_lab.jobs import Report, run_jobs
 from aru_lab.models import build_classifier, count_parameters, match_hidden_size
 from aru_lab.schedules import best_epoch, is_finished
 from aru_lab.scores import known_scores
+from aru_lab.state import read_history, sources_of
 from aru_lab.training import resume, train
 
 OWN_OPTIONS = {
@@ -157,13 +158,12 @@ def complete(config: TrainConfig, report: Report = lambda fraction: None) -> Fin
     """
     folder = RunFolder(config.run_folder)
     if folder.holds_run():
-        saved, _ = folder.read_config()
-        if not saved.same_experiment(config):
-            changed = [
-                field.name
-                for field in dataclasses.fields(config)
-                if getattr(saved, field.name) != getattr(config, field.name)
-            ]
+        saved, environment = folder.read_config()
+        changed = saved.differences(config)
+        if not changed and (began_with := environment.get("sources")):
+            now = sources_of(config)
+            changed = [f"the content of {name}" for name in now if now[name] != began_with.get(name)]
+        if changed:
             raise RunError(
                 f"{folder.path} holds a run with other settings ({', '.join(changed)}); name another --output, or "
                 "delete the folder."
@@ -175,10 +175,10 @@ def complete(config: TrainConfig, report: Report = lambda fraction: None) -> Fin
 
     if not folder.holds_run():
         train(config, quiet, on_epoch)
-    elif not is_finished(config, folder.read_metrics()):
+    elif not is_finished(config, read_history(folder)):
         resume(folder.path, quiet, on_epoch)
     (clean,) = known_scores(folder.path, [None])
-    return Finished(config, folder.read_metrics(), n_parameters(config), clean)
+    return Finished(config, read_history(folder), n_parameters(config), clean)
 
 
 def n_parameters(config: TrainConfig) -> int:
@@ -245,4 +245,4 @@ def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_result(text.getvalue().encode(), path)
+    write_result(text.getvalue(), path)

@@ -14,7 +14,7 @@ import numpy as np
 
 from aru_lab.data import DATASETS, SPLIT_SEED, Images, fixed_permutation
 from aru_lab.errors import ConfigError
-from aru_lab.sequences import Sequences, TaskData, read_sequences, split
+from aru_lab.sequences import Sequences, TaskData, checksum, read_sequences, remarks, split
 
 PERMUTATION_SEED = 0
 VALIDATION_SHARE = 10  # one in so many
@@ -43,6 +43,14 @@ class Task(Protocol):
     @property
     def encoder(self) -> str:
         """What stands in front of the recurrent network: "linear" (its own input weights) or "conv"."""
+
+    @property
+    def checksum(self) -> str | None:
+        """SHA-256 of the data where the user brings them; None for data sets, whose files have known checksums."""
+
+    @property
+    def remarks(self) -> list[str]:
+        """What is odd about the data, in sentences."""
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
@@ -84,6 +92,16 @@ class ImageTask:
     encoder: str = "linear"
     pixels_per_step: int = 1
     n_classes: int = 10
+
+    @property
+    def checksum(self) -> None:
+        """None: the files of the data sets are checked when they are read."""
+        return None
+
+    @property
+    def remarks(self) -> list[str]:
+        """Nothing is odd about the data sets."""
+        return []
 
     @property
     def input_size(self) -> int:
@@ -154,6 +172,16 @@ class FileTask:
     def n_classes(self) -> int:
         """One more than the largest label."""
         return int(read_sequences(Path(self.name)).y.max()) + 1
+
+    @property
+    def checksum(self) -> str:
+        """SHA-256 of the file."""
+        return checksum(Path(self.name))
+
+    @property
+    def remarks(self) -> list[str]:
+        """Classes without sequences."""
+        return remarks(Path(self.name))
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aru_lab.checkpoint import RunFolder, load_checkpoint, save_checkpoint
+from aru_lab.checkpoint import RunFolder, save_checkpoint
 from aru_lab.config import TrainConfig
+from aru_lab.counts import Counts
 from aru_lab.display import NO_NUMBERS, epoch_line, training_bar
 from aru_lab.distributed import World, joined
 from aru_lab.errors import ConfigError, Interrupted, NonFiniteError, RunError
@@ -40,13 +41,25 @@ from aru_lab.evaluation import (
     task_of,
     to_tensors,
 )
+from aru_lab.files import reason
 from aru_lab.models import count_parameters, freeze
 from aru_lab.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
-from aru_lab.runtime import resolve_device, resolve_dtype, run_on
+from aru_lab.runtime import resolve_device, resolve_dtype, run_on, set_threads
 from aru_lab.schedules import epoch_order, is_finished, quality, scheduled_rate
 from aru_lab.sequences import TaskData
 from aru_lab.signals import StopRequest
+from aru_lab.state import (
+    Position,
+    check_continues,
+    check_data,
+    check_resumable,
+    load_last,
+    put_weights,
+    run_of,
+    sources_of,
+)
+from aru_lab.terminal import plain, say
 
 PLATEAU_PATIENCE = 5
 PLATEAU_FACTOR = 0.5
@@ -62,22 +75,6 @@ class TrainResult:
     run: Path
     history: list[dict[str, Any]]
     n_parameters: int
-
-
-@dataclass
-class Position:
-    """How far a run has come. Epochs, batches and steps count what is finished; the sums are of the epoch under way."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    n_correct: int = 0
-    n_seen: int = 0
-    seconds: float = 0.0
-    best_accuracy: float = -1.0
-    best_loss: float = math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch | None = None) -> TrainResult:
@@ -97,23 +94,25 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
         Interrupted: Ctrl-C or a termination signal; a checkpoint was saved.
     """
     folder = RunFolder(config.run_folder)
-    with joined(resolve_device(config.device)) as world:
-        folder.check_free()
-        world.wait()
-        if config.threads is not None:
-            torch.set_num_threads(config.threads)
-        # Made before the folder, so that an argument that does not fit leaves none behind.
-        trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
-        trainer.initialise()
-        if not world.is_first:
-            world.wait()
-            return trainer.run()
-        folder.make()
-        with folder.locked():
-            folder.create(config, environment(trainer.device) | {"processes": world.size})
-            world.wait()
-            trainer.console.print(f"Run folder: [bold]{folder.path}[/bold]", highlight=False)
-            return trainer.run()
+    with joined(resolve_device(config.device)) as world, contextlib.ExitStack() as stack:
+        # All that may be refused comes before the folder, so that an argument that does not fit leaves none behind.
+        with world.together():
+            folder.check_free()
+            if config.threads is not None:
+                set_threads(config.threads)
+            trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
+            trainer.initialise()
+            trainer.environment = environment(trainer.device)
+            trainer.environment |= {"processes": world.size, "sources": sources_of(config)}
+        with world.together():
+            if world.is_first:
+                folder.make()
+                stack.enter_context(folder.locked())
+                folder.create(config, trainer.environment)
+        say(trainer.console, "Run folder: ", plain(folder.path, "bold"))
+        for remark in trainer.remarks:
+            say(trainer.console, remark)
+        return trainer.run()
 
 
 def resume(run: Path, console: Console | None = None, on_epoch: OnEpoch | None = None) -> TrainResult:
@@ -127,29 +126,33 @@ def resume(run: Path, console: Console | None = None, on_epoch: OnEpoch | None =
 
     Raises:
         RunError: the folder holds no run, is damaged, or is in use; or the run was started on another number of
-            processes.
+            processes or with another configuration than config.json has now.
         ConfigError, DataError, NonFiniteError, Interrupted: as in `train`.
     """
     folder = RunFolder(Path(run))
     config, started_on = folder.read_config()
     with joined(resolve_device(config.device)) as world, contextlib.ExitStack() as stack:
-        n_processes = started_on.get("processes", 1)
-        if n_processes != world.size:
-            raise RunError(
-                f"{folder.path} was started on {n_processes} processes and would be resumed on {world.size}; use "
-                f"`torchrun --nproc-per-node {n_processes} -m aru_lab train --resume {folder.path}`."
-            )
-        if world.is_first:
-            stack.enter_context(folder.locked())
-        # The number of threads decides the order of some sums, and so their last bits.
-        torch.set_num_threads(started_on.get("threads", torch.get_num_threads()))
-        trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
-        trainer.restore()
+        with world.together():
+            n_processes = started_on.get("processes", 1)
+            if n_processes != world.size:
+                raise RunError(
+                    f"{folder.path} was started on {n_processes} processes and would be resumed on {world.size}; use "
+                    f"`torchrun --nproc-per-node {n_processes} -m aru_lab train --resume {folder.path}`."
+                )
+            if world.is_first:
+                stack.enter_context(folder.locked())
+            # The number of threads decides the order of some sums, and so their last bits.
+            set_threads(started_on.get("threads", torch.get_num_threads()))
+            check_data(config, started_on)
+            trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
+            trainer.environment = started_on
+            trainer.restore()
         position = trainer.position
-        trainer.console.print(
-            f"Run folder: [bold]{folder.path}[/bold], resumed after {position.epoch} of {config.epochs} epochs and "
-            f"{position.batch} batches",
-            highlight=False,
+        say(
+            trainer.console,
+            "Run folder: ",
+            plain(folder.path, "bold"),
+            f", resumed after {position.epoch} of {config.epochs} epochs and {position.batch} batches",
         )
         return trainer.run()
 
@@ -162,48 +165,6 @@ def _summary_writer() -> Any:
             "tensorboard: TensorBoard is not installed; `pip install tensorboard`, or leave --tensorboard away."
         ) from error
     return SummaryWriter
-
-
-class _Counts:
-    """Loss and right answers of one step's examples, on their device until the end of the step.
-
-    Reading a number from a GPU waits for it: one look a step, and that when the next step is under way, keeps it busy.
-    """
-
-    def __init__(self, n: int, take_part: bool, step: int) -> None:
-        self.n, self.take_part, self.step = n, take_part, step
-        self.norm = torch.tensor(math.nan)
-        self._losses: list[Tensor] = []
-        self._right: list[Tensor] = []
-        self._sizes: list[int] = []
-        self._numbers = torch.empty(0)
-        self._arrived: torch.cuda.Event | None = None
-
-    def add(self, loss: Tensor, right: Tensor, size: int) -> None:
-        """The mean loss and the right answers of `size` examples."""
-        self._losses.append(loss)
-        self._right.append(right)
-        self._sizes.append(size)
-
-    def send(self) -> None:
-        """Begin to bring the numbers to the host, behind the work of this step and before that of the next."""
-        numbers = torch.stack([x.double() for x in (*self._losses, *self._right, self.norm)])
-        if numbers.is_cuda:
-            self._numbers = torch.empty(numbers.shape, dtype=numbers.dtype, pin_memory=True)
-            self._numbers.copy_(numbers, non_blocking=True)
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(torch.cuda.current_stream(numbers.device))
-        else:
-            self._numbers = numbers
-
-    def result(self, world: World) -> tuple[float, int, float]:
-        """Mean loss and right answers of all processes, and the norm of the gradient, as soon as they have arrived."""
-        if self._arrived is not None:
-            self._arrived.synchronize()
-        numbers, k = self._numbers.tolist(), len(self._sizes)
-        loss_sum = sum(self.take_part * loss * size for loss, size in zip(numbers[:k], self._sizes, strict=True))
-        loss_sum, n_right = world.sum(loss_sum, self.take_part * sum(numbers[k:-1]))
-        return loss_sum / self.n, int(n_right), numbers[-1]
 
 
 class _Trainer:
@@ -228,6 +189,8 @@ class _Trainer:
         self.model = build_for(config, task, self.device)
         freeze(self.model, config.freeze)
         self.data: TaskData = task.load(config.data_dir, config.subset, config.validation_subset)
+        self.remarks = task.remarks
+        self.environment: dict[str, Any] = {}
         for perturbation in self.perturbations:
             perturbation.drive(self.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
@@ -243,7 +206,7 @@ class _Trainer:
         if self.world.rank:  # noise of its own for each process
             torch.manual_seed((config.seed + self.world.rank * 1_000_003) % 2**63)
         self.position = Position()
-        self.under_way: deque[_Counts] = deque()
+        self.under_way: deque[Counts] = deque()
         self.lag = 1 if self.device.type == "cuda" else 0
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
         self.saved_at = time.monotonic()
@@ -279,11 +242,12 @@ class _Trainer:
     def _run(self) -> TrainResult:
         config, position = self.config, self.position
         self.parallel: Any = self.model if self.world.size == 1 else DistributedDataParallel(self.model)
-        if not self.folder.last_file.exists():
+        if self.position.step == 0:
             # From here on there is always a good checkpoint to go back to.
             self.save()
-        if self.writer_class is not None:
-            self.logs = self.writer_class(str(self.folder.path / "tensorboard"), purge_step=position.epoch + 1)
+        with self.world.together():
+            if self.writer_class is not None:
+                self.logs = self.writer_class(str(self.folder.path / "tensorboard"), purge_step=position.epoch + 1)
         with self.stop, training_bar(self.console) as progress:
             bar = progress.add_task("", total=config.epochs * self.n_batches, completed=position.step, **NO_NUMBERS)
             while not is_finished(config, position.history):
@@ -324,14 +288,19 @@ class _Trainer:
         self.settle()
         position.seconds = time.monotonic() - started
 
-    def step(self, index: Tensor) -> _Counts:
+    def step(self, index: Tensor) -> Counts:
         """One step of the optimiser; what is to be read of it."""
         for group in self.optimizer.param_groups:
             if self.config.schedule != "plateau":
                 group["lr"] = scheduled_rate(self.config, self.position.step, self.config.epochs * self.n_batches)
         counts = self.gradients(index)
         counts.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
-        self.optimizer.step()
+        try:
+            self.optimizer.step()
+        except (RuntimeError, OverflowError) as error:
+            if "overflow" not in str(error):
+                raise
+            raise self.non_finite("change of a weight", math.inf, counts.step) from error
         counts.send()
         return counts
 
@@ -347,12 +316,12 @@ class _Trainer:
             self.position.n_correct += n_correct
             self.position.n_seen += counts.n
 
-    def gradients(self, index: Tensor) -> _Counts:
+    def gradients(self, index: Tensor) -> Counts:
         """Put the gradient of the mean loss of the examples at `index` into the parameters."""
         n = len(index)
         perturbation, seeds = self.draw_perturbation(n)
         mine = self.world.share(torch.arange(n))
-        counts = _Counts(n, len(mine) > 0, self.position.step + 1)
+        counts = Counts(n, len(mine) > 0, self.position.step + 1)
         if not counts.take_part:  # fewer examples than processes: take part with an example that does not count
             mine = torch.zeros(1, dtype=torch.long)
         self.optimizer.zero_grad()
@@ -428,16 +397,18 @@ class _Trainer:
         position.batch = position.n_correct = position.n_seen = 0
         position.loss_sum = position.seconds = 0.0
         # A kill between these leaves last.pt of before, and the epoch is finished again in the same way.
-        if is_best and self.world.is_first:
-            best = {"model": self.model.state_dict(), "epoch": entry["epoch"], "validation": entry}
-            save_checkpoint(best, self.folder.best_file)
+        with self.world.together():
+            if is_best and self.world.is_first:
+                best = {"model": self.model.state_dict(), "epoch": entry["epoch"], "validation": entry}
+                save_checkpoint({**best, "run": run_of(config, self.environment)}, self.folder.best_file)
         self.save()
-        if self.world.is_first:
-            self.folder.append_metrics(entry)
-        if self.logs is not None:
-            for name in entry.keys() - {"epoch", "step"}:
-                self.logs.add_scalar(name, entry[name], entry["epoch"])
-        progress.console.print(epoch_line(entry, config.epochs), highlight=False)
+        with self.world.together():
+            if self.world.is_first:
+                self.folder.append_metrics(entry)
+            if self.logs is not None:
+                for name in entry.keys() - {"epoch", "step"}:
+                    self.logs.add_scalar(name, entry[name], entry["epoch"])
+        say(progress.console, epoch_line(entry, config.epochs))
         if self.on_epoch is not None:
             self.on_epoch(entry)
 
@@ -453,30 +424,34 @@ class _Trainer:
             "position": dataclasses.asdict(self.position),
             "rng": self.world.gather(torch.get_rng_state()),
             "rng_cuda": self.world.gather(torch.cuda.get_rng_state(self.device)) if on_gpu else None,
+            "run": run_of(self.config, self.environment),
         }
-        if self.world.is_first:
-            save_checkpoint(content, self.folder.last_file)
+        with self.world.together():
+            if self.world.is_first:
+                save_checkpoint(content, self.folder.last_file)
         self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Go back to last.pt; a run killed before its first checkpoint starts over."""
-        if not self.folder.last_file.exists():
+        if not check_resumable(self.folder):
             self.initialise()
             return
-        content = load_checkpoint(self.folder.last_file)
+        content = load_last(self.folder)
+        check_continues(content, self.folder, self.config, self.environment)
         try:
-            self.model.load_state_dict(content["model"])
+            put_weights(self.model, content["model"])
             self.optimizer.load_state_dict(content["optimizer"])
             self.plateau.load_state_dict(content["plateau"])
             self.position = Position(**content["position"])
+            if self.position.batch > self.n_batches:
+                raise ValueError(f"it counts {self.position.batch} batches in an epoch of {self.n_batches}")
             torch.set_rng_state(content["rng"][self.world.rank])
             if self.device.type == "cuda" and content["rng_cuda"] is not None:
                 torch.cuda.set_rng_state(content["rng_cuda"][self.world.rank], self.device)
-        except (KeyError, IndexError, TypeError, RuntimeError, ValueError) as error:
+        except Exception as error:  # whatever foreign content leads to
             raise RunError(
                 f"{self.folder.last_file} does not belong to the configuration in {self.folder.config_file}"
-                f"{or_to_the_data(self.config)} ({' '.join(str(error).split())}); restore both from a copy, or start a "
-                "new run."
+                f"{or_to_the_data(self.config)} ({reason(error)}); restore both from a copy, or start a new run."
             ) from error
         if self.world.is_first:
             self.folder.write_metrics(self.position.history)
@@ -490,10 +465,16 @@ class _Trainer:
     def non_finite(self, what: str, value: float, step: int) -> NonFiniteError:
         """The error that says what is not finite, where, and what to do."""
         where = f"epoch {self.position.epoch + 1}, step {step}"
+        advice = (
+            f"try a new run with a lower --learning-rate (now {self.config.learning_rate:g}) or a lower --clip (now "
+            f"{self.config.clip})"
+        )
+        if step == 1 and what in ("loss", "norm of the gradient"):  # no weight has changed yet
+            largest = float(abs(self.data.train.x).max())
+            advice = f"the inputs, of up to {largest:.3g}, are too large for this network: scale them, or {advice}"
         return NonFiniteError(
             f"The {what} became {value} in {where}; training has stopped and the last good checkpoint is "
-            f"{self.folder.last_file}: try a new run with a lower --learning-rate (now {self.config.learning_rate:g}) "
-            f"or a lower --clip (now {self.config.clip})."
+            f"{self.folder.last_file}: {advice}."
         )
 
     def obey_stop(self) -> None:

@@ -15,11 +15,12 @@ from aru_lab.config import TrainConfig
 from aru_lab.errors import LabError, NonFiniteError, RunError
 from aru_lab.scales import Scale
 from aru_lab.sweep import Finished, plan, print_sizes, run_sweep
+from aru_lab.terminal import visible
 
 
 @dataclass
 class Workshop:
-    """Where one result is made: the scale, folders, processes, and what diverged on the way."""
+    """Where one result is made: the scale, folders, processes, and what failed on the way."""
 
     scale: Scale
     root: Path
@@ -27,35 +28,50 @@ class Workshop:
     jobs: int
     own: dict[str, Any]
     console: Console
-    failures: list[str] = field(default_factory=list)
+    failures: list[tuple[str, LabError]] = field(default_factory=list)
 
     def networks(self, task: str, models: Sequence[str]) -> list[Finished]:
-        """The trained networks that the results share: models times seeds."""
+        """The trained networks that the results share: models times seeds.
+
+        Raises:
+            RunError: none could be trained.
+        """
         base = dataclasses.replace(self.scale.base(task), **self.own)
         configs = plan(base, models, self.scale.seeds, (), self.root / task)
         print_sizes(configs, self.console)
         finished = self.train(configs, f"training on {task}")
         if not finished:
-            raise RunError(f"{self.root / task}: the training of every network diverged ({'; '.join(self.failures)}).")
+            raise RunError(f"{self.root / task}: no network could be trained. {' '.join(self.remarks)}")
         return finished
 
     def train(self, configs: Sequence[TrainConfig], label: str) -> list[Finished]:
-        """Complete the runs; those that diverge are noted and left out."""
+        """Complete the runs; those that fail are noted and left out."""
         outcomes = run_sweep(configs, self.jobs, label=label)
-        return self.successes([config.run_folder.name for config in configs], outcomes)
+        found = self.successes([config.run_folder.name for config in configs], outcomes)
+        return [run for _, run in found]
 
-    def map(self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str) -> list[Any]:
-        """function(item, report) of all items; those that diverge are noted and left out."""
+    def map(
+        self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str
+    ) -> list[tuple[int, Any]]:
+        """k and function(item, report) of every item k; those that fail are noted and left out."""
         return self.successes([item[0].name for item in items], pool.run_jobs(function, items, self.jobs, label))
 
-    def successes(self, names: Sequence[str], outcomes: Sequence[Any]) -> list[Any]:
-        """The outcomes that are none of NonFiniteError, which are noted; another failure is raised."""
+    def successes(self, names: Sequence[str], outcomes: Sequence[Any]) -> list[tuple[int, Any]]:
+        """The outcomes that are no failures, with their places; the failures are noted."""
         found = []
-        for name, outcome in zip(names, outcomes, strict=True):
-            if isinstance(outcome, NonFiniteError):
-                self.failures.append(f"{name} ({str(outcome).partition(';')[0]})")
-            elif isinstance(outcome, LabError):
-                raise outcome
+        for k, (name, outcome) in enumerate(zip(names, outcomes, strict=True)):
+            if isinstance(outcome, LabError):
+                self.failures.append((name, outcome))
             else:
-                found.append(outcome)
+                found.append((k, outcome))
         return found
+
+    @property
+    def remarks(self) -> list[str]:
+        """A sentence on each failure."""
+        return [
+            f"Left out, for its training diverged: {name} ({str(error).partition(';')[0]})."
+            if isinstance(error, NonFiniteError)
+            else f"Left out, for it failed: {name} ({visible(str(error)).rstrip('.')})."
+            for name, error in self.failures
+        ]

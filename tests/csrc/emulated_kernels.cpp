@@ -13,18 +13,18 @@ template <Form form> void emulated_backward(int tiles, const Backward& p);
 
 template <> void emulated_forward<Form::ARU_FORM>(int tiles, const Forward& p) {
   switch (tiles) {
-    case 0: return sequence_forward<Form::ARU_FORM, 0>(p);
+    case 0: return sequence_forward<KernelTraits<Form::ARU_FORM, 0>>(p);
 #if ARU_TILES & 1
-    case forward_tiles[0]: return sequence_forward<Form::ARU_FORM, forward_tiles[0]>(p);
+    case forward_tiles[0]: return sequence_forward<KernelTraits<Form::ARU_FORM, forward_tiles[0]>>(p);
 #endif
 #if ARU_TILES & 2
-    case forward_tiles[1]: return sequence_forward<Form::ARU_FORM, forward_tiles[1]>(p);
+    case forward_tiles[1]: return sequence_forward<KernelTraits<Form::ARU_FORM, forward_tiles[1]>>(p);
 #endif
 #if ARU_TILES & 4
-    case forward_tiles[2]: return sequence_forward<Form::ARU_FORM, forward_tiles[2]>(p);
+    case forward_tiles[2]: return sequence_forward<KernelTraits<Form::ARU_FORM, forward_tiles[2]>>(p);
 #endif
 #if ARU_TILES & 8
-    case forward_tiles[3]: return sequence_forward<Form::ARU_FORM, forward_tiles[3]>(p);
+    case forward_tiles[3]: return sequence_forward<KernelTraits<Form::ARU_FORM, forward_tiles[3]>>(p);
 #endif
     default: emulation::machine().fail("no kernel for so many column tiles");
   }
@@ -32,18 +32,18 @@ template <> void emulated_forward<Form::ARU_FORM>(int tiles, const Forward& p) {
 
 template <> void emulated_backward<Form::ARU_FORM>(int tiles, const Backward& p) {
   switch (tiles) {
-    case 0: return sequence_backward<Form::ARU_FORM, 0>(p);
+    case 0: return sequence_backward<KernelTraits<Form::ARU_FORM, 0>>(p);
 #if ARU_TILES & 1
-    case backward_tiles[0]: return sequence_backward<Form::ARU_FORM, backward_tiles[0]>(p);
+    case backward_tiles[0]: return sequence_backward<KernelTraits<Form::ARU_FORM, backward_tiles[0]>>(p);
 #endif
 #if ARU_TILES & 2
-    case backward_tiles[1]: return sequence_backward<Form::ARU_FORM, backward_tiles[1]>(p);
+    case backward_tiles[1]: return sequence_backward<KernelTraits<Form::ARU_FORM, backward_tiles[1]>>(p);
 #endif
 #if ARU_TILES & 4
-    case backward_tiles[2]: return sequence_backward<Form::ARU_FORM, backward_tiles[2]>(p);
+    case backward_tiles[2]: return sequence_backward<KernelTraits<Form::ARU_FORM, backward_tiles[2]>>(p);
 #endif
 #if ARU_TILES & 8
-    case backward_tiles[3]: return sequence_backward<Form::ARU_FORM, backward_tiles[3]>(p);
+    case backward_tiles[3]: return sequence_backward<KernelTraits<Form::ARU_FORM, backward_tiles[3]>>(p);
 #endif
     default: emulation::machine().fail("no kernel for so many column tiles");
   }

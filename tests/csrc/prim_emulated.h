@@ -1,4 +1,5 @@
-// csrc/cuda/prim.cuh on the host: the instructions, of threads that are fibers (emulated_machine.h).
+// The instructions of csrc/cuda/prim.cuh on the host, for threads that are fibers (emulated_machine.h).  The build
+// names this file by ARU_PRIMITIVES.
 #pragma once
 
 #include <array>
@@ -53,7 +54,7 @@ ARU_DEVICE void sync_warp() {
   emulation::acquire(mark);
 }
 
-ARU_DEVICE int anew(int x) { return x; }
+ARU_DEVICE int opaque(int x) { return x; }
 ARU_DEVICE uint32_t bits_of_float(float x) {
   uint32_t u;
   std::memcpy(&u, &x, 4);

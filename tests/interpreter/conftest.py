@@ -28,3 +28,23 @@ def races_found():
     with races() as found:
         yield found
     assert not found, "\n".join(sorted(found))
+
+
+@pytest.fixture(params=["1T", "1"], ids=["all kept", "checkpoints"])
+def budget(request, monkeypatch):
+    monkeypatch.setenv("ARU_STATE_BUDGET", request.param)
+
+
+@pytest.fixture
+def step_by_step(monkeypatch):
+    """No network is small enough for a single launch."""
+    from aru_kernels.triton import persistent
+
+    monkeypatch.setattr(persistent, "MAX_BATCH", 0)
+
+
+@pytest.fixture(params=["at once", "step by step"])
+def way(request):
+    """Small networks in one launch, and as large ones run."""
+    if request.param == "step by step":
+        request.getfixturevalue("step_by_step")

@@ -13,8 +13,8 @@ from torch.autograd import gradcheck
 
 import aru_kernels.functional as F
 from aru_kernels import reference, use_backend
-from aru_kernels.triton import _math as math
-from aru_kernels.triton import gamma as kernels
+from aru_kernels.triton import gamma as launchers
+from aru_kernels.triton.kernels import math
 from benchmarks import gamma_tiles
 from tolerances import assert_all_close, assert_close, ulp_error
 
@@ -104,11 +104,11 @@ def test_any_shape_broadcast_and_stride(args):
 @pytest.mark.parametrize(("n_shape", "s_shape"), [((), (40,)), ((40,), (101, 1)), ((101, 1), (101, 40))], ids=str)
 def test_several_blocks_a_program(n_shape, s_shape, monkeypatch):
     """The sums of a program that walks down the rows, block by block; the last blocks lie beyond the last row."""
-    monkeypatch.setattr(kernels, "_BWD_BLOCK", 128)
-    monkeypatch.setattr(kernels, "_BUSY", 8)
+    monkeypatch.setattr(launchers, "_BWD_BLOCK", 128)
+    monkeypatch.setattr(launchers, "_BUSY", 8)
     seen = []
-    true = kernels.gamma_bwd_kernel.run
-    monkeypatch.setattr(kernels.gamma_bwd_kernel, "run", lambda *a, **k: seen.append(k["TILES"]) or true(*a, **k))
+    true = launchers.gamma_bwd_kernel.run
+    monkeypatch.setattr(launchers.gamma_bwd_kernel, "run", lambda *a, **k: seen.append(k["TILES"]) or true(*a, **k))
     x, n, s, dy = (torch.randn(sizes, dtype=torch.float64) for sizes in ((101, 40), n_shape, s_shape, (101, 40)))
     check_against_reference(x, n + 3, s, dy)
     assert seen == [8]
@@ -129,10 +129,10 @@ def test_several_blocks_a_program(n_shape, s_shape, monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_partial_sums_of_n_and_s(n_shape, s_shape, launches, dtype, monkeypatch):
     """Added up together where they are as many, by blocks that the parts fill several times."""
-    monkeypatch.setattr(kernels, "_BWD_BLOCK", 64)
-    monkeypatch.setattr(kernels, "_SUMS_BLOCK", 32)
-    true, seen = kernels.gamma_sums_kernel.run, []
-    monkeypatch.setattr(kernels.gamma_sums_kernel, "run", lambda *a, **k: seen.append(k["grid"]) or true(*a, **k))
+    monkeypatch.setattr(launchers, "_BWD_BLOCK", 64)
+    monkeypatch.setattr(launchers, "_SUMS_BLOCK", 32)
+    true, seen = launchers.gamma_sums_kernel.run, []
+    monkeypatch.setattr(launchers.gamma_sums_kernel, "run", lambda *a, **k: seen.append(k["grid"]) or true(*a, **k))
     x, dy = torch.randn(70, 40), torch.randn(70, 40)
     n, s = (torch.rand(shape) + 1 for shape in (n_shape, s_shape))
     rounded = [t.to(dtype) for t in (x, n, s, dy)]
@@ -215,8 +215,8 @@ def test_a_bad_element_touches_no_other(bad, which):
 def test_narrow_tensors_go_to_the_kernel_as_they_are(dtype, monkeypatch):
     """Computed in float32, rounded once, without a copy in float32."""
     seen = []
-    true = kernels.gamma_fwd_kernel.run
-    monkeypatch.setattr(kernels.gamma_fwd_kernel, "run", lambda *a, **k: seen.append(a[0].dtype) or true(*a, **k))
+    true = launchers.gamma_fwd_kernel.run
+    monkeypatch.setattr(launchers.gamma_fwd_kernel, "run", lambda *a, **k: seen.append(a[0].dtype) or true(*a, **k))
     args = [torch.randn(sizes).to(dtype) for sizes in ((30, 40), (40,), (), (30, 40))]
     actual, exact = run_triton(*args), run_triton(*(t.float() for t in args))
     assert seen == [dtype, torch.float32]

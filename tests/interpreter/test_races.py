@@ -11,8 +11,8 @@ import triton
 import triton.language as tl
 
 from aru_kernels._module import controller_shapes
-from aru_kernels.triton import _controller
 from aru_kernels.triton.controller import Controller
+from aru_kernels.triton.kernels.controller import controller_step_fwd_kernel
 from races import races
 
 
@@ -142,5 +142,5 @@ def test_a_sum_in_place_is_found(races_found):
         assert not races_found
         controller.step(x, a, a, g, h, torch.empty_like(g), None, None)
     (race,) = races_found
-    assert race.startswith(_controller.controller_fwd_kernel.__name__)
+    assert race.startswith(controller_step_fwd_kernel.__name__)
     races_found.clear()

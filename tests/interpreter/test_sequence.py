@@ -1,4 +1,4 @@
-"""The sequences in Triton's interpreter, against the reference: values, every gradient, checkpoints, graphs."""
+"""The sequences in Triton's interpreter, against the reference: values, every gradient, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,28 +15,9 @@ import aru_kernels
 import aru_kernels.functional as F
 import test_last_state
 from aru_kernels import ops, triton
-from aru_kernels.triton import _graphs, _steps, controller, persistent, sequence
-from aru_kernels.triton._controller import controller_fwd_kernel
+from aru_kernels.triton import controller, persistent, stepwise, ways
 from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
-from tolerances import assert_all_close, assert_close
-
-
-@pytest.fixture(params=["1T", "1"], ids=["all kept", "checkpoints"])
-def budget(request, monkeypatch):
-    monkeypatch.setenv("ARU_STATE_BUDGET", request.param)
-
-
-@pytest.fixture
-def step_by_step(monkeypatch):
-    """No network is small enough for a single launch."""
-    monkeypatch.setattr(persistent, "MAX_BATCH", 0)
-
-
-@pytest.fixture(params=["at once", "step by step"])
-def way(request):
-    """Small networks in one launch, and as large ones run."""
-    if request.param == "step by step":
-        request.getfixturevalue("step_by_step")
+from tolerances import assert_all_close
 
 
 def check_adaptive(arguments: list[Tensor], trace: bool = False) -> None:
@@ -78,7 +59,7 @@ def test_adaptive_over_several_chunks(budget, way, trace):
 @pytest.mark.parametrize("G", [3, 14, 15, 62, 63], ids=str)
 def test_sums_of_the_weights_gradients(G, budget, step_by_step, monkeypatch):
     """Several times in a chunk; of controllers that fill the sums' columns, or have one more unit; few programs."""
-    monkeypatch.setattr(sequence, "SLOTS", 2)
+    monkeypatch.setattr(stepwise, "SLOTS", 2)
     monkeypatch.setattr(controller, "_PROGRAMS", 2)
     check_adaptive(adaptive_arguments(7, 3, 5, G, torch.float64 if G < 16 else torch.float32))
 
@@ -87,7 +68,7 @@ def test_sums_of_the_weights_gradients(G, budget, step_by_step, monkeypatch):
 def test_narrow_states(segments, step_by_step, monkeypatch):
     """At "medium", states between checkpoints are float16, their gradients bfloat16, in whole vectors; else float32."""
     monkeypatch.setenv("ARU_STATE_BUDGET", "1" if segments else "1T")
-    monkeypatch.setattr(sequence, "SLOTS", 3)
+    monkeypatch.setattr(stepwise, "SLOTS", 3)
     seen: set[tuple[torch.dtype, torch.dtype, int]] = set()
     true = controller.Controller.step_backward
 
@@ -114,7 +95,7 @@ def test_narrow_states(segments, step_by_step, monkeypatch):
 @pytest.mark.parametrize("sizes", [(), (1,), (7,)], ids=str)
 @pytest.mark.parametrize("trace", [False, True])
 def test_static(sizes, trace, way, monkeypatch):
-    monkeypatch.setattr(_steps, "CHUNK", 4)
+    monkeypatch.setattr(ways, "CHUNK", 4)
     check_static(static_arguments(7, 3, 7, sizes), trace)
     check_static(static_arguments(2, 50, 7, sizes, torch.float32), trace)
 
@@ -130,13 +111,17 @@ def test_small_networks_are_one_launch(monkeypatch):
 
         return run
 
-    for kernel in (persistent.adaptive_fwd_kernel, persistent.adaptive_bwd_kernel, controller_fwd_kernel):
+    for kernel in (
+        persistent.adaptive_steps_fwd_kernel,
+        persistent.adaptive_steps_bwd_kernel,
+        controller.controller_step_fwd_kernel,
+    ):
         monkeypatch.setattr(kernel, "run", counting(kernel.run, kernel.fn.__name__))
     monkeypatch.setenv("ARU_STATE_BUDGET", "1T")
     run("triton", F.aru_sequence, adaptive_arguments(9, 2, 5, 3))
-    assert counts == {"adaptive_fwd_kernel": 1, "adaptive_bwd_kernel": 1}
+    assert counts == {"adaptive_steps_fwd_kernel": 1, "adaptive_steps_bwd_kernel": 1}
     run("triton", F.aru_sequence, adaptive_arguments(3, 1, 65, 3))
-    assert counts["controller_fwd_kernel"] == 3
+    assert counts["controller_step_fwd_kernel"] == 3
 
 
 def test_gradcheck(budget, way):
@@ -210,15 +195,6 @@ def test_the_last_state_has_a_gradient_of_its_own(used, way, budget):
     test_last_state.check_static("triton", static_arguments(10, 2, 4, (1,)), used)
 
 
-@test_last_state.each_use
-def test_graphs_and_a_gradient_of_the_last_h(used, fake_graphs, budget, monkeypatch):
-    monkeypatch.setattr(_steps, "CHUNK", 4)
-    for _ in range(2):
-        test_last_state.check_adaptive("triton", adaptive_arguments(8, 2, 3, 2), used)
-        test_last_state.check_static("triton", static_arguments(8, 2, 3, (3,)), used)
-    assert FakeGraph.replays
-
-
 def test_inference_keeps_nothing():
     arguments = [x.detach() for x in adaptive_arguments(4, 2, 5, 3)]
     *_, a, n, s, kept = ops.operator("triton", "aru_sequence")(*arguments, 1e-3, "highest", 0, False)
@@ -268,91 +244,3 @@ def test_kept_elements_are_counted_alike(T, B, segment):
     arguments = [x.detach() for x in adaptive_arguments(T, B, 2, 3)]
     *_, kept = ops.operator("triton", "aru_sequence")(*arguments, 1e-3, "highest", segment, False)
     assert kept.numel() == triton.kept_elements(T, B, 2, 3, torch.float64, "highest", segment)
-
-
-class FakeGraph:
-    """A graph that runs what was recorded: on the buffers of the recording, not on the caller's tensors."""
-
-    replays = 0
-
-    def __init__(self, work):
-        self.work = work
-
-    def replay(self):
-        FakeGraph.replays += 1
-        self.work()
-
-
-@pytest.fixture
-def fake_graphs(step_by_step, monkeypatch):
-    monkeypatch.setattr(_graphs, "capture", FakeGraph)
-    monkeypatch.setattr(_graphs, "usable", lambda device: True)
-    monkeypatch.setattr(_steps, "GRAPHS", _graphs.Graphs())
-    monkeypatch.setattr(FakeGraph, "replays", 0)
-    return _steps.GRAPHS
-
-
-def repeat(function, make, times: int, trace: bool = False) -> list[list[Tensor]]:
-    """Other numbers each time, of the same sizes."""
-    results = []
-    for seed in range(times):
-        torch.manual_seed(seed)
-        results.append(list(chain(*run("triton", function, make(), trace))))
-    return results
-
-
-@pytest.mark.parametrize("kind", ["adaptive", "static"])
-def test_graphs_compute_the_same(kind, budget, fake_graphs, monkeypatch):
-    """Whole chunks are replayed, from the second call on; what remains is launched.  The same bits as without."""
-    function, make = {
-        "adaptive": (F.aru_sequence, lambda: adaptive_arguments(10, 2, 3, 2, torch.float32)),
-        "static": (F.gamma_rnn_sequence, lambda: static_arguments(10, 2, 3, (3,), torch.float32)),
-    }[kind]
-    monkeypatch.setattr(_steps, "CHUNK", 4)
-    with_graphs = repeat(function, make, 3, trace=True)
-    assert FakeGraph.replays == 2 * 2 * 2  # calls but the first, passes, whole chunks
-    assert len(fake_graphs) == 2
-    monkeypatch.setattr(_graphs, "usable", lambda device: False)
-    without = repeat(function, make, 3, trace=True)
-    assert FakeGraph.replays == 8
-    for a, b in zip(with_graphs, without, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def test_a_graph_and_a_gradient_of_the_last_state(budget, fake_graphs, monkeypatch):
-    """No graph has that gradient as an input: the last chunk goes without, on the graph's own buffers."""
-    monkeypatch.setattr(_steps, "CHUNK", 4)
-    with_graphs = repeat(F.aru_sequence, lambda: adaptive_arguments(8, 2, 3, 2, torch.float32), 3)
-    assert FakeGraph.replays == 2 * (2 + 1)
-    monkeypatch.setattr(_graphs, "usable", lambda device: False)
-    without = repeat(F.aru_sequence, lambda: adaptive_arguments(8, 2, 3, 2, torch.float32), 3)
-    for a, b in zip(with_graphs, without, strict=True):
-        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
-
-
-def test_graphs_serve_other_lengths_and_are_bounded(fake_graphs, monkeypatch):
-    monkeypatch.setattr(_steps, "CHUNK", 2)
-    for T in (4, 6, 9):
-        check_static(static_arguments(T, 1, 2, (2,)))
-    assert len(fake_graphs) == 2
-    for H in range(3, 4 + _graphs.MAX_GRAPHS):
-        for _ in range(2):
-            run("triton", F.gamma_rnn_sequence, static_arguments(2, 1, H, (H,)))
-    assert len(fake_graphs) == _graphs.MAX_GRAPHS
-    fake_graphs.clear()
-    assert len(fake_graphs) == 0
-
-
-def test_graphs_follow_the_weights_dtype_and_floor(fake_graphs, monkeypatch):
-    """What a graph depends on is in its key; what it does not is copied."""
-    monkeypatch.setattr(_steps, "CHUNK", 2)
-    for n_floor in (1e-3, 0.5):
-        for dtype in (torch.float32, torch.float64):
-            for _ in range(3):
-                arguments = [x.detach() for x in adaptive_arguments(4, 1, 3, 2, dtype)]
-                arguments[-1][0] = 0.1
-                with aru_kernels.use_backend("triton"):
-                    h = F.aru_sequence(*arguments, n_floor=n_floor)[0]
-                with aru_kernels.use_backend("reference"):
-                    assert_close("h", h, F.aru_sequence(*double(arguments), n_floor=n_floor)[0], "sequence")
-    assert len(fake_graphs) == 4

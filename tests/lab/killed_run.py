@@ -21,7 +21,7 @@ import torch
 import torch._dynamo
 from rich.console import Console
 
-from aru_lab import checkpoint, training
+from aru_lab import checkpoint, files, training
 from aru_lab.config import TrainConfig
 
 
@@ -44,13 +44,13 @@ def on_call(owner: Any, name: str, count: int, instead: Callable[..., Any]) -> N
 
 def half_a_file(content: bytes, path: Path) -> None:
     """Write half of the temporary file of an atomic write, then die."""
-    path.with_name(path.name + checkpoint.TEMPORARY_SUFFIX).write_bytes(content[: len(content) // 2])
+    path.with_name(f"{path.name}.0123456789abcdef{files.TEMPORARY_SUFFIX}").write_bytes(content[: len(content) // 2])
     die()
 
 
 def half_a_line(folder: checkpoint.RunFolder, entry: dict[str, Any]) -> None:
     """Write half of a line of metrics.jsonl, then die."""
-    line = checkpoint.metrics_line(entry)
+    line = files.sealed(entry)
     with folder.metrics_file.open("a", encoding="utf-8") as file:
         file.write(line[: len(line) // 2])
     die()
@@ -63,7 +63,7 @@ def arm(moment: str, count: int) -> None:
         "before a step": (training._Trainer, "step", dead),
         "before a validation": (training, "score", dead),
         "in the middle of writing a file": (checkpoint, "save_atomically", half_a_file),
-        "before a file takes its place": (checkpoint.os, "replace", dead),
+        "before a file takes its place": (os, "replace", dead),
         "before a line of metrics": (checkpoint.RunFolder, "append_metrics", dead),
         "in the middle of a line of metrics": (checkpoint.RunFolder, "append_metrics", half_a_line),
     }

@@ -42,6 +42,13 @@ from aru_lab.errors import ConfigError
         ("device", 0, "torch device"),
         ("backend", None, "backend of aru_kernels"),
         ("data_dir", 3, "a path or None"),
+        ("threads", 10**6, "from 1 to 1024 or None"),
+        ("hidden_size", 10**10, "from 1 to 1000000000"),
+        ("learning_rate", 1e39, "within float32"),
+        ("input_noise", 1e300, "within float32"),
+        ("clip", 1e39, "within float32 or None"),
+        ("perturb_share", True, "from 0 to 1"),
+        ("model", ["arun"], "arun"),
     ],
 )
 def test_refusal_names_argument_value_and_expectation(name: str, value: Any, expected: str) -> None:
@@ -64,9 +71,18 @@ def test_survives_json() -> None:
     assert TrainConfig.from_json(json.loads(json.dumps(config.to_json()))) == config
 
 
-def test_unknown_name_is_refused() -> None:
+def test_unknown_and_missing_names_are_refused() -> None:
+    values = TrainConfig().to_json()
     with pytest.raises(ConfigError, match="unknown names width"):
-        TrainConfig.from_json({"width": 3})
+        TrainConfig.from_json({**values, "width": 3})
+    del values["hidden_size"]
+    with pytest.raises(ConfigError, match=r"config: got no hidden_size, expected all of task, model"):
+        TrainConfig.from_json(values)
+
+
+def test_number_of_many_digits_is_refused_without_printing_it() -> None:
+    with pytest.raises(ConfigError, match=r"^learning_rate: got a number of more than 30 digits, expected"):
+        TrainConfig(learning_rate=10**5000)
 
 
 def test_default_run_folder_names_task_model_and_seed() -> None:
@@ -80,6 +96,21 @@ def test_file_of_sequences_names_the_run_folder() -> None:
 
 def test_same_experiment_passes_over_place_and_machine() -> None:
     config = TrainConfig()
-    assert config.same_experiment(TrainConfig(output=Path("x"), threads=3, device="cpu", data_dir=Path("y")))
-    assert not config.same_experiment(TrainConfig(seed=1))
-    assert not config.same_experiment(TrainConfig(perturb=("random-contrast",)))
+    assert config.differences(TrainConfig(output=Path("x"), threads=3, device="cpu", data_dir=Path("y"))) == []
+    assert config.differences(TrainConfig(seed=1)) == ["seed"]
+    assert config.differences(TrainConfig(perturb=("random-contrast",))) == ["perturb"]
+
+
+def test_experiments_on_files_that_were_moved_are_the_same() -> None:
+    here, there = (TrainConfig(f"{folder}/x.npz", initial_from=Path(folder) / "run") for folder in ("a", "b"))
+    assert here.differences(there) == []
+    assert here.differences(TrainConfig("a/y.npz", initial_from=Path("a/run"))) == ["task"]
+    assert here.differences(TrainConfig("a/x.npz", initial_from=Path("a/other"))) == ["initial_from"]
+
+
+def test_files_are_remembered_by_absolute_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = TrainConfig("x.npz", data_dir=Path("data"), initial_from=Path("run"), output=Path("out"))
+    assert config.task == str(tmp_path / "x.npz")
+    assert (config.data_dir, config.initial_from) == (tmp_path / "data", tmp_path / "run")
+    assert config.output == Path("out")  # a run folder may be moved

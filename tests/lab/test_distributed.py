@@ -81,7 +81,7 @@ def test_two_processes_train_to_the_weights_of_one(two: Path, tmp_path: Path) ->
 
 def test_the_first_process_writes_for_all(two: Path) -> None:
     names = sorted(path.name for path in (two / "run").iterdir())
-    assert names == ["best.pt", "config.json", "last.pt", "metrics.jsonl"]
+    assert names == [".lock", "best.pt", "config.json", "last.pt", "metrics.jsonl"]
     assert len(load_checkpoint(two / "run" / "last.pt")["rng"]) == 2
     assert RunFolder(two / "run").read_config()[1]["processes"] == 2
 

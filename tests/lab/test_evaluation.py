@@ -102,5 +102,8 @@ def test_checkpoint_of_another_configuration_is_refused(run: Path, tmp_path: Pat
     config = (run / "config.json").read_text().replace('"hidden_size": 8', '"hidden_size": 9')
     (tmp_path / "config.json").write_text(config)
     (tmp_path / "best.pt").write_bytes((run / "best.pt").read_bytes())
-    with pytest.raises(RunError, match="best checkpoint does not belong to the configuration"):
+    with pytest.raises(
+        RunError,
+        match=r"best\.pt does not belong to the configuration in \S+, which has changed since in hidden_size",
+    ):
         evaluate(tmp_path, [])

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from aru_lab.errors import DataError, Interrupted, LabError
+from aru_lab.errors import DataError, Interrupted, LabError, MachineError
 from aru_lab.jobs import Report, run_jobs
 
 QUIET = Console(quiet=True)
@@ -57,9 +60,67 @@ def kill_itself(item: int, report: Report) -> None:
     os.kill(os.getpid(), 9)
 
 
-def test_killed_process_is_told() -> None:
-    with pytest.raises(LabError, match=r"A process was killed .* the same command goes on with the rest"):
-        run_jobs(kill_itself, [1, 2], 2, "deaths", QUIET)
+def kill_itself_at_2(item: int, report: Report) -> int:
+    """Die as when memory is short, for one of the items."""
+    if item == 2:
+        kill_itself(item, report)
+    return item
+
+
+def test_killed_process_is_told_and_the_other_work_is_done() -> None:
+    results = run_jobs(kill_itself_at_2, [1, 2, 3, 4, 5], 2, "deaths", QUIET)
+    assert isinstance(results[1], MachineError)
+    assert re.match(r"A process was killed .* the same command tries it again\.$", str(results[1]))
+    assert [result for result in results if result is not results[1]] == [1, 3, 4, 5]
+
+
+def test_processes_that_all_die() -> None:
+    results = run_jobs(kill_itself, [1, 2], 2, "deaths", QUIET)
+    assert [type(result) for result in results] == [MachineError, MachineError]
+
+
+def wrong(item: int, report: Report) -> int:
+    """A fault of the program for one of the items, and short memory for another."""
+    if item == 2:
+        raise KeyError("fault")
+    if item == 3:
+        raise MemoryError
+    return item
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_fault_of_the_program_does_not_end_the_other_work(jobs: int) -> None:
+    first, fault, memory, last = run_jobs(wrong, [1, 2, 3, 4], jobs, "faults", QUIET)
+    assert (first, last) == (1, 4)
+    assert isinstance(fault, LabError)
+    assert re.match(
+        r"An unexpected KeyError \(it has no 'fault'; test_jobs\.py, line \d+\); please report it\.$", str(fault)
+    )
+    assert isinstance(memory, MachineError)
+    assert "not enough memory" in str(memory)
+
+
+def wait_for_ever(item: Path, report: Report) -> None:
+    """Say that the work has begun, and wait."""
+    item.touch()
+    time.sleep(60)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="needs POSIX signals")
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGHUP"])
+def test_termination_stops_the_processes_and_says_so(tmp_path: Path, number: str) -> None:
+    items = [tmp_path / name for name in "ab"]
+    threading.Thread(target=_terminate, args=(items, getattr(signal, number)), daemon=True).start()
+    handler = signal.getsignal(getattr(signal, number))
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        run_jobs(wait_for_ever, items, 2, "waiting", QUIET)
+    assert signal.getsignal(getattr(signal, number)) == handler
+
+
+def _terminate(items: list[Path], number: int) -> None:
+    while not all(item.exists() for item in items):
+        time.sleep(0.01)
+    os.kill(os.getpid(), number)
 
 
 def test_nothing_to_do() -> None:

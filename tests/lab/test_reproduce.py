@@ -10,9 +10,11 @@ import pytest
 from rich.console import Console
 
 from aru_lab import reproduce, sweep
-from aru_lab.errors import NonFiniteError
+from aru_lab.cli import main
+from aru_lab.errors import NonFiniteError, RunError
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
 from aru_lab.scales import SCALES
+from aru_lab.scores import known_scores
 
 QUIET = Console(quiet=True)
 
@@ -88,7 +90,8 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     [("table1", 12 + 4, 6 + 4), ("fig2", 15, 10), ("transfer", 9, 6), ("transplant", 6, 4)],
 )
 def test_result_from_nothing_to_its_table(root: Path, result: str, n_rows: int, n_claims: int) -> None:
-    report, markdown = reproduce.reproduce(result, "tiny", root, device="cpu", console=QUIET)
+    report, markdown, failures = reproduce.reproduce(result, "tiny", root, device="cpu", console=QUIET)
+    assert failures == []
     assert markdown == root / "results" / f"{result}.md"
     assert len(report.rows) == n_rows
     claims = [row for row in report.rows if row.claim]
@@ -109,24 +112,46 @@ def test_result_from_nothing_to_its_table(root: Path, result: str, n_rows: int, 
 
 
 def test_second_call_trains_nothing_and_says_the_same(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, _ = reproduce.reproduce("table1", "tiny", root, device="cpu", console=QUIET)
+    first, *_ = reproduce.reproduce("table1", "tiny", root, device="cpu", console=QUIET)
     monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("trained again"))
     assert reproduce.reproduce("table1", "tiny", root, device="cpu", console=QUIET)[0] == first
 
 
-def test_run_that_diverges_is_left_out_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runs_that_fail_are_left_out_and_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     original = sweep.train
 
     def train(config: sweep.TrainConfig, *rest: object) -> object:
         if config.model == "relu" and config.seed == 1:
             raise NonFiniteError("The loss became inf in epoch 1, step 2; training has stopped.")
+        if config.model == "arun" and config.seed == 0:
+            raise RunError("The disk is full.")
         return original(config, *rest)
 
     monkeypatch.setattr(sweep, "train", train)
-    report, markdown = reproduce.reproduce("table1", "tiny", tmp_path, device="cpu", console=QUIET)
+    report, markdown, failures = reproduce.reproduce("table1", "tiny", tmp_path, device="cpu", console=QUIET)
     counts = {row.model: len(row.values) for row in report.rows if row.task == "psdigits"}
-    assert counts == {"arun": 2, "gamma-heterogeneous": 2, "relu": 1}
+    assert counts == {"arun": 1, "gamma-heterogeneous": 2, "relu": 1}
     assert "diverged: relu-seed1 (The loss became inf in epoch 1, step 2)" in markdown.read_text()
+    assert "failed: arun-seed0 (The disk is full)" in markdown.read_text()
+    assert [type(failure) for failure in failures] == [RunError, NonFiniteError]
+    assert main(["reproduce", "table1", "--scale", "tiny", "--runs", str(tmp_path), "--device", "cpu"]) == 2
+    out, err = capsys.readouterr()
+    assert "Left out, for it failed: arun-seed0" in out
+    assert err == "aru: 2 failed and were left out; the first: The disk is full.\n"
+
+
+def test_scores_that_fail_belong_to_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers of the other runs stay with their models."""
+    whole, *_ = reproduce.reproduce("table1", "tiny", tmp_path, device="cpu", console=QUIET)
+    damaged = tmp_path / "psdigits" / "arun-seed0" / "scores.jsonl"
+    damaged.write_text("nonsense\n")
+    with pytest.raises(RunError, match=r"scores\.jsonl can't be read \(line 1: "):
+        known_scores(damaged.parent, [None])
+    report, *_ = reproduce.reproduce("table1", "tiny", tmp_path, device="cpu", console=QUIET)
+    for row, complete in zip(report.rows, whole.rows, strict=True):
+        assert row.values == (complete.values[1:] if row.model == "arun" else complete.values)
 
 
 def test_matched_sizes_exist_at_every_scale() -> None:

@@ -64,7 +64,8 @@ def test_scores_of_other_weights_or_examples_are_not_taken(runs: list[Path], tmp
         (tmp_path / name).write_bytes((runs[0] / name).read_bytes())
     whole, part = known_scores(tmp_path, [None]), known_scores(tmp_path, [None], test_subset=30)
     assert (whole[0].n, part[0].n) == (359, 30)
-    (tmp_path / "best.pt").write_bytes((runs[1] / "best.pt").read_bytes())
+    for name in ("config.json", "best.pt"):
+        (tmp_path / name).write_bytes((runs[1] / name).read_bytes())
     assert known_scores(tmp_path, [None]) == known_scores(runs[1], [None]) != whole
 
 
@@ -80,7 +81,7 @@ def test_killed_in_the_middle_of_a_line_loses_that_score_alone(runs: list[Path])
 
 def test_untrained_run_is_told(runs: list[Path], tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes((runs[0] / "config.json").read_bytes())
-    with pytest.raises(RunError, match=r"best.pt can't be read .*; train the run first"):
+    with pytest.raises(RunError, match=r"best.pt does not exist: the run has not finished an epoch yet"):
         known_scores(tmp_path, [None])
 
 
@@ -88,7 +89,9 @@ def test_untrained_run_is_told(runs: list[Path], tmp_path: Path) -> None:
 def measured(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], Path]:
     """The rows, and the stem of the files."""
     stem = tmp_path_factory.mktemp("results") / "sensitivity"
-    return robustness(runs, stem, SMALL, console=Console(quiet=True)), stem
+    rows, failures = robustness(runs, stem, SMALL, console=Console(quiet=True))
+    assert failures == {}
+    return rows, stem
 
 
 def test_rows_are_every_strength_of_every_run(runs: list[Path], measured: tuple[list[dict], Path]) -> None:

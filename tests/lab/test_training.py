@@ -51,13 +51,15 @@ def test_run_folder_holds_all_that_was_promised(tmp_path: Path) -> None:
     config = dataclasses.replace(CONFIG, output=tmp_path / "run")
     result = train(config, Console(file=output, width=200))
     folder = RunFolder(tmp_path / "run")
-    assert sorted(path.name for path in folder.path.iterdir()) == ["best.pt", "config.json", "last.pt", "metrics.jsonl"]
+    names = sorted(path.name for path in folder.path.iterdir())
+    assert names == [".lock", "best.pt", "config.json", "last.pt", "metrics.jsonl"]
     saved, environment = folder.read_config()
     assert saved == config
     assert environment["torch"] == torch.__version__
     assert {"aru_kernels", "commit", "python", "device", "device_name", "threads"} <= environment.keys()
-    lines = folder.metrics_file.read_text().splitlines()
-    assert [json.loads(line) for line in lines] == result.history
+    lines = [json.loads(line) for line in folder.metrics_file.read_text().splitlines()]
+    assert all(len(line.pop("checksum")) == 16 for line in lines)
+    assert lines == result.history == folder.read_metrics()
     best = max(result.history, key=lambda entry: (entry["validation_accuracy"], -entry["validation_loss"]))
     assert load_checkpoint(folder.best_file)["epoch"] == best["epoch"]
     assert output.getvalue().count("epoch") == 2
@@ -239,9 +241,10 @@ def test_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.Mon
     def no_space(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("aru_lab.checkpoint.os.fsync", no_space)
-    with pytest.raises(RunError, match=r"can't be written .*No space left.*--resume"):
+    monkeypatch.setattr("os.fsync", no_space)
+    with pytest.raises(RunError, match=r"config\.json can't be written \(No space left on device\); .*--resume"):
         run(tmp_path / "run")
+    assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_backend_that_can_not_serve_leaves_no_folder(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from aru_lab.analysis.runs import Run
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runtime import run_on
+from aru_lab.terminal import say
 
 
 def analyse(
@@ -57,7 +58,7 @@ def analyse(
         if fresh or any(need in todo for need in part.needs):
             todo.append(name)
         else:
-            console.print(f"{name}: finished already", highlight=False)
+            say(console, f"{name}: finished already")
     failures: list[str] = []
     with run_on(opened.config.backend, opened.model), _progress(console) as bars:
         for k, name in enumerate(todo):
@@ -76,10 +77,10 @@ def analyse(
             finally:
                 bars.remove_task(bar)
             opened.files.save(name, result, opened.key(settings, PARTS[name].settings))
-            bars.console.print(f"{name}: {result.summary}", highlight=False, soft_wrap=True)
+            say(bars.console, f"{name}: {result.summary}")
     if failures:
         raise AnalysisError(f"{opened.path}: not possible: {'; '.join(failures)} All other parts asked for are done.")
-    console.print(f"Analyses: {opened.files.file('x').parent}", highlight=False, soft_wrap=True)
+    say(console, f"Analyses: {opened.files.file('x').parent}")
     return todo
 
 
@@ -100,7 +101,7 @@ def _plan(run: Run, what: tuple[str, ...], console: Console) -> list[str]:
         )
     if len(suitable) < len(PARTS):
         left_out = ", ".join(name for name in PARTS if name not in suitable)
-        console.print(f"Not for a network of {run.config.model}: {left_out}", highlight=False, soft_wrap=True)
+        say(console, f"Not for a network of {run.config.model}: {left_out}")
     return suitable
 
 

@@ -63,7 +63,10 @@ class Figure:
 
     def run(self) -> None:
         """Draw, and say where."""
+        from rich.console import Console
+
         from aru_lab.analysis.plots import draw
+        from aru_lab.terminal import say
 
         for path in draw(self.number, self.run_folders, self.output):
-            print(path)
+            say(Console(), path)

@@ -25,9 +25,10 @@ from aru_lab.figures import NAMES
 from aru_lab.jobs import Report as Progress
 from aru_lab.jobs import run_jobs
 from aru_lab.provenance import commit, version
-from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
+from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, as_markdown
 from aru_lab.robustness import robustness
 from aru_lab.sweep import Finished, write_csv
+from aru_lab.terminal import say
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
 from aru_lab.workshop import Workshop
 
@@ -66,6 +67,7 @@ td.verdict { white-space: nowrap; font-weight: 600; }
 .holds { color: #0072B2; } .fails { color: #D55E00; } .untested { color: #666; }
 figcaption, .small { font-size: 0.9rem; color: #333; }
 """
+NOT_ANALYSED = ("lstm", "gru")
 _CLASS = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "untested", UNTESTED: "untested"}
 
 
@@ -90,32 +92,39 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
         The sections and the Markdown file; figures.html, with every picture inside, lies beside it.
 
     Raises:
-        LabError: a run can't be made, or was stopped; one that diverges is left out and named in the report.
+        LabError: no run can be made, or the work was stopped; a run that fails is left out and named in the report.
     """
     task, output = workshop.scale.tasks[0], workshop.output
     runs = workshop.networks(task, workshop.scale.models)
     folders = [run.folder for run in runs]
-    robustness(folders, output / "fig2-points", workshop.scale.strengths, workshop.jobs)
+    _, unmeasured = robustness(folders, output / "fig2-points", workshop.scale.strengths, workshop.jobs)
+    workshop.failures += [(run.name, error) for run, error in unmeasured.items()]
     items = [(run.folder, workshop.scale.retraining) for run in runs if run.config.model in ADAPTABLE]
-    results: list[TransferResult] = workshop.map(transfer_item, items, "retraining n and s")
+    results: list[TransferResult] = [result for _, result in workshop.map(transfer_item, items, "retraining n and s")]
     retrained = {result.run: result.run / "transfer" for result in results}
     share = max(1, (os.cpu_count() or 1) // workshop.jobs) if workshop.jobs > 1 else None
     analysed = [
         (run.folder, workshop.scale.analysis, retrained.get(run.folder), share)
         for run in runs
-        if run.config.model not in ("lstm", "gru")
+        if run.config.model not in NOT_ANALYSED
     ]
-    remarks = [remark for remark in workshop.map(analyse_item, analysed, "analysing") if remark]
-    remarks += [f"Left out, for its training diverged: {line}." for line in workshop.failures]
+    outcomes = workshop.map(analyse_item, analysed, "analysing")
+    remarks = [remark for _, remark in outcomes if remark] + workshop.remarks
+    # A run that failed in anything would keep the others out of the figures.
+    complete = {analysed[k][0] for k, _ in outcomes} | {run.folder for run in runs if run.config.model in NOT_ANALYSED}
+    shown = [run for run in runs if run.folder in complete - unmeasured.keys()]
+    folders = [run.folder for run in shown]
     by_model: dict[str, list[Path]] = {}
-    for run in runs:
+    for run in shown:
         by_model.setdefault(run.config.model, []).append(run.folder)
     figures = [(number, folders, by_model, output, workshop.scale.conclusive) for number in FIGURES]
     sections = run_jobs(draw_item, figures, workshop.jobs, "drawing")
-    if failures := [section for section in sections if isinstance(section, LabError)]:
-        raise failures[0]
+    for k, section in enumerate(sections):
+        if isinstance(section, LabError):
+            workshop.failures.append((f"figure {FIGURES[k]}", section))
+            sections[k] = Section(FIGURES[k], None, [], str(section))
     page = output / "figures.html"
-    write_result(_html(sections, runs, scale, workshop.scale.description, remarks).encode(), page)
+    write_result(_html(sections, runs, scale, workshop.scale.description, remarks), page)
     rows = [
         {
             "figure": section.number,
@@ -130,8 +139,8 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
     ]
     write_csv(rows, output / "figures.csv")
     markdown = output / "figures.md"
-    write_result(_markdown(rows, scale, workshop.scale.description, remarks).encode(), markdown)
-    workshop.console.print(f"Report: {page}", highlight=False, soft_wrap=True)
+    write_result(_markdown(rows, scale, workshop.scale.description, remarks), markdown)
+    say(workshop.console, f"Report: {page}")
     return sections, markdown
 
 
@@ -225,7 +234,7 @@ def _markdown(rows: Sequence[dict[str, str]], scale: str, description: str, rema
     for row in rows:
         cells = (row["figure"], row["claim"], row["number"], row["p"] or "-", f"**{row['verdict']}**")
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    lines += ["", RULE, "", *(f"* {remark}" for remark in remarks), "", _made_by(scale), ""]
+    lines += ["", RULE, "", *(f"* {as_markdown(remark)}" for remark in remarks), "", _made_by(scale), ""]
     return "\n".join(lines)
 
 

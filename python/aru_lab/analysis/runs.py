@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -12,14 +13,16 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
 from aru_lab.analysis.settings import Settings
-from aru_lab.analysis.store import AnalysisFolder, fingerprint
+from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.checkpoint import RunFolder
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
+from aru_lab.files import reading, sha256_of
 from aru_lab.models import SequenceClassifier
 from aru_lab.runtime import resolve_device
 from aru_lab.sequences import Sequences
+from aru_lab.state import DAMAGED, check_sources, without_best
 
 
 class Run:
@@ -37,7 +40,8 @@ class Run:
 
     def __init__(self, path: Path, checkpoint: str = "best", retrained: Path | None = None) -> None:
         self.folder = RunFolder(Path(path))
-        self.config: TrainConfig = self.folder.read_config()[0]
+        self.config: TrainConfig
+        self.config, self._environment = self.folder.read_config()
         if checkpoint not in ("best", "last"):
             raise ConfigError(f"checkpoint: got {checkpoint!r}, expected best or last.")
         self.checkpoint = checkpoint
@@ -51,8 +55,17 @@ class Run:
 
     @cached_property
     def weights(self) -> str:
-        """What identifies the weights that are analysed."""
-        return fingerprint(self.folder.best_file if self.checkpoint == "best" else self.folder.last_file)
+        """What identifies the weights that are analysed.
+
+        Raises:
+            RunError: their file can't be read.
+        """
+        best = self.checkpoint == "best"
+        file = self.folder.best_file if best else self.folder.last_file
+        if best and not os.path.lexists(file):
+            raise RunError(without_best(self.folder))
+        with reading(file, RunError, DAMAGED):
+            return sha256_of(file)
 
     @cached_property
     def model(self) -> SequenceClassifier:
@@ -71,6 +84,7 @@ class Run:
             torch.manual_seed(config.seed)
             model = build_for(config, task_of(config), device).eval()
         try:
+            check_sources(config, self._environment)
             take_initial_weights(model, config, device)
         except RunError as error:
             sources = " and ".join(str(path) for path in (config.initial_from, config.controller_from) if path)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from aru_lab.config import FLOAT32_MAX
 from aru_lab.errors import ConfigError
 
 
@@ -46,6 +46,6 @@ class Settings:
                 raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least {least}.")
         xi = self.amplitudes
         rising = all(a < b for a, b in pairwise(xi))
-        if len(xi) < 5 or not all(map(math.isfinite, xi)) or xi[0] != 0 or not rising:
+        if len(xi) < 5 or not all(abs(x) <= FLOAT32_MAX for x in xi) or xi[0] != 0 or not rising:
             came = " ".join(f"{x:g}" for x in xi) or "none"
-            raise ConfigError(f"amplitudes: got {came}, expected at least 5 rising numbers from 0 on.")
+            raise ConfigError(f"amplitudes: got {came}, expected at least 5 rising numbers from 0 on, within float32.")

@@ -6,10 +6,8 @@ PART.npz is written last and carries the key of what it was computed from; it sa
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,12 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.checkpoint import write_result
+from aru_lab.checkpoint import RunFolder, write_result
 from aru_lab.errors import RunError
+from aru_lab.files import is_file, read_arrays, reading, sha256_of
 
 FOLDER = "analysis"
 FORMAT = 1  # raised whenever a part computes or names something otherwise: older files then count as missing
 _KEY = "key"
+_PART = "part"
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,10 @@ class AnalysisFolder:
     def holds(self, part: str, key: dict[str, Any] | None = None) -> bool:
         """Whether the part is finished, with this key if one is given; a damaged or outdated file is not."""
         try:
-            # Through memory: numpy leaves a damaged file open.
-            with np.load(io.BytesIO(self.file(part).read_bytes()), allow_pickle=False) as content:
-                found = json.loads(str(content[_KEY]))
-        except (OSError, ValueError, KeyError, zipfile.BadZipFile, EOFError):
+            found, _ = self._read(part)
+        except RunError:
             return False
-        return found == _keyed(key) if key is not None else found.get("format") == FORMAT
+        return key is None or found == _keyed(key)
 
     def save(self, part: str, result: Result, key: dict[str, Any]) -> list[Path]:
         """Write the tables and then the arrays; the files written.
@@ -73,35 +71,53 @@ class AnalysisFolder:
             written.append(self.run / FOLDER / f"{name}.csv")
             write_result(_csv(table), written[-1])
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key)))})
+        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key) | {_PART: part}))})
         written.append(self.file(part))
         write_result(buffer.getvalue(), written[-1])
         return written
 
-    def load(self, part: str) -> dict[str, np.ndarray]:
+    def load(self, part: str) -> Arrays:
         """The arrays of a finished part.
 
         Raises:
-            RunError: it is not there, or damaged.
+            RunError: it is not there, or damaged, or was made from other weights than the run's checkpoints have now.
         """
-        if not self.holds(part):
+        key, arrays = self._read(part)
+        folder = RunFolder(self.run)
+        weights = [sha256_of(file) for file in (folder.best_file, folder.last_file) if is_file(file)]
+        if weights and key.get("weights") not in weights:
             raise RunError(
-                f"{self.file(part)} is missing, damaged or outdated; make it with `aru analyse {self.run} {part}`."
+                f"{self.file(part)} is of other weights than the run has now; make it again with `aru analyse "
+                f"{self.run} {part}`."
             )
-        with np.load(self.file(part), allow_pickle=False) as content:
-            return {name: content[name] for name in content.files if name != _KEY}
+        return arrays
+
+    def _read(self, part: str) -> tuple[dict[str, Any], Arrays]:
+        """The key and the arrays of a part's file."""
+        path = self.file(part)
+        again = f"make it with `aru analyse {self.run} {part}`."
+        with reading(path, RunError, again, f"{path} is missing; {again}"):
+            arrays = read_arrays(path)
+            if _KEY not in arrays:
+                raise ValueError("it is no analysis of a run")
+            key = json.loads(str(arrays.pop(_KEY)))
+            if not isinstance(key, dict) or key.get("format") != FORMAT:
+                raise ValueError("it is outdated")
+            # Files of earlier versions do not say what they are of.
+            if key.pop(_PART, part) != part:
+                raise ValueError("it is of another analysis")
+        return key, Arrays(path, again, arrays)
 
 
-def fingerprint(path: Path) -> str:
-    """SHA-256 of a file: an analysis belongs to the weights that it was made from.
+class Arrays(dict[str, np.ndarray]):
+    """The arrays of a part by name; one that is not there raises RunError, which says how to make it."""
 
-    Raises:
-        RunError: the file can't be read.
-    """
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise RunError(f"{path} can't be read ({error.strerror}); the run has saved no such checkpoint yet.") from error
+    def __init__(self, path: Path, again: str, arrays: dict[str, np.ndarray]) -> None:
+        super().__init__(arrays)
+        self._path, self._again = path, again
+
+    def __missing__(self, name: str) -> np.ndarray:
+        raise RunError(f"{self._path} is damaged: it has no {name}; {self._again}")
 
 
 def _keyed(key: dict[str, Any]) -> dict[str, Any]:
@@ -109,12 +125,12 @@ def _keyed(key: dict[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(key | {"format": FORMAT}))
 
 
-def _csv(table: Table) -> bytes:
+def _csv(table: Table) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(table.header)
     writer.writerows(map(_plain, table.rows))
-    return text.getvalue().encode()
+    return text.getvalue()
 
 
 def _plain(row: Iterable[Any]) -> list[Any]:

@@ -67,8 +67,9 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_page_from_nothing_and_again_without_work(
     smaller: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sections, markdown = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
+    sections, markdown, failures = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
     assert [section.number for section in sections] == list(FIGURES)
+    assert failures == []
     found = [finding for section in sections for finding in section.findings]
     assert {finding.verdict for finding in found if not finding.exact} == {UNTESTED}  # tiny judges nothing
     assert all(finding.p is None or 0 <= finding.p <= 1 for finding in found)
@@ -91,7 +92,7 @@ def test_page_from_nothing_and_again_without_work(
     monkeypatch.setattr(
         report, "draw", lambda number, _, folder: [folder / f"figure-{number}.{x}" for x in ("png", "pdf")]
     )
-    again, _ = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
+    again, *_ = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
     assert again == sections
     assert (tmp_path / "results" / "figures.html").read_text(encoding="utf-8") == content
 

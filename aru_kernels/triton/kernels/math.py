@@ -1,7 +1,7 @@
 """γ, its derivatives, tanh and the products: the only copy of the paper's mathematics in Triton.
 
-Written with tl.exp alone, so that the same code runs on every GPU and in Triton's interpreter.  Everything is computed
-in the dtype of its arguments: float32, and float64 in the interpreter.
+The functions use tl.exp and no other special function, so that the same code runs on every GPU and in Triton's
+interpreter.  They compute in the dtype of their arguments: float32, and float64 in the interpreter.
 """
 
 from __future__ import annotations
@@ -9,25 +9,25 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from aru_kernels.triton._launch import VERSION
+VERSION = tuple(int(part) for part in triton.__version__.split(".")[:2])
 
-# e^-|z| is 0 beyond it, and its product with 0 is 0, where an infinite |z| would give NaN.
+# A bound for |z|: beyond it e^-|z| is 0, and the product |z| e^-|z| must be 0, where an infinite |z| would give NaN.
 _LARGE = tl.constexpr(1e30)
 
-# tl.dot takes float64, which only the interpreter is given, from Triton 3.5 on.
+# Only the interpreter passes float64 to tl.dot, which takes it from Triton 3.5 on.
 _DOT_TAKES_FLOAT64 = tl.constexpr(VERSION >= (3, 5))
 
 
 @triton.jit
 def tanh(x):
-    """At most 2.5 ulp of float32 (measured 2.0 in the interpreter), and exactly ±1 where tanh rounds to it.
+    """tanh(x), with an error of at most 2.5 ulp of float32 (measured: 2.0), and exactly ±1 where tanh rounds to it.
 
-    The second is what training needs: 1 - tanh² of a saturated unit must be 0 where its gradient is large.  The GPU's
-    own tanh.approx promises a relative error of 2^-11, which is far from 0 there; it is not used at any precision.
-    Polynomials: Cephes, tanhf and tanh.
+    Training needs the exact ±1: 1 - tanh² of a saturated unit must be 0 where its gradient is large.  The GPU's
+    tanh.approx has a relative error of up to 2^-11, far too large there, and is used at no precision.
+    The polynomials are those of Cephes' tanhf and tanh.
     """
     magnitude = tl.abs(x)
-    # 1 - 2 / (1 + e^2|x|) loses digits to cancellation for small |x|
+    # this form loses digits to cancellation for small |x|
     large = 1 - 2 / (1 + tl.exp(2 * tl.where(magnitude > 40, 40, magnitude)))
     square = x * x
     if x.dtype == tl.float64:
@@ -45,9 +45,9 @@ def tanh(x):
 
 @triton.jit
 def _log1p_unit(e):
-    """log1p(e) for 0 <= e <= 1; the GPU's logarithm is not accurate near 1.
+    """log1p(e) for 0 <= e <= 1, because the GPU's logarithm is inaccurate near 1.
 
-    float32: a minimax polynomial, within 1.6e-7 of the exact value.  float64: 2 atanh(e / (2 + e)).
+    float32: a minimax polynomial, within 1.6e-7 of the exact value.  float64: the series of 2 atanh(e / (2 + e)).
     """
     if e.dtype == tl.float64:
         t = e / (e + 2)
@@ -72,14 +72,14 @@ def _log1p_unit(e):
 @triton.jit
 def floor_gain(n, N_FLOOR: tl.constexpr):
     """copysign(max(|n|, n_floor), n) with copysign(., ±0) = +; NaN stays NaN."""
-    # of n's dtype: a choice between two literals would be one in float32
+    # a tensor of n's dtype, because tl.where of two literals is float32
     floor = tl.full(n.shape, N_FLOOR, n.dtype)
     return tl.where(tl.abs(n) < floor, tl.where(n < 0, -floor, floor), n)
 
 
 @triton.jit
 def _sigmoid_parts(x, n, over_n):
-    """softplus(z) / n, σ(z), σ'(z) and the entropy softplus(z) - z σ(z), for z = n x; over_n: 1 / n."""
+    """softplus(z) / n, σ(z), σ'(z) and the entropy softplus(z) - z σ(z) for z = n x, given over_n = 1 / n."""
     z = n * x
     magnitude = tl.abs(z)
     magnitude = tl.where(magnitude > _LARGE, _LARGE, magnitude)
@@ -87,7 +87,7 @@ def _sigmoid_parts(x, n, over_n):
     r = 1 / (1 + e)
     log1p = _log1p_unit(e)
     positive = z >= 0
-    # n x may overflow where x does not: softplus(z) / n is summed as x + log1p / n
+    # softplus(z) / n as x + log1p / n, because n x may overflow where x does not
     softplus_over_n = tl.where(positive, x, 0) + log1p * over_n
     return softplus_over_n, tl.where(positive, r, e * r), e * r * r, log1p + magnitude * e * r
 
@@ -96,7 +96,7 @@ def _sigmoid_parts(x, n, over_n):
 def gamma(x, n, s, N_FLOOR: tl.constexpr):
     """γ(x; n, s) = (1 - s) softplus(n x) / n + s σ(n x)."""
     n = floor_gain(n, N_FLOOR)
-    # of as many elements as n has: once where it is broadcast
+    # 1 / n has the elements of n, so a broadcast n is inverted once
     softplus_over_n, sigmoid, _, _ = _sigmoid_parts(x, n, 1 / n)
     return (1 - s) * softplus_over_n + s * sigmoid
 
@@ -114,10 +114,10 @@ def gamma_derivatives(x, n, s, N_FLOOR: tl.constexpr):
 
 @triton.jit
 def product(x, y, PRODUCT: tl.constexpr):
-    """x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands.
+    """The matrix product x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands.
 
-    "tf32x3" with 64 or more rows of x takes a warp for every 16 rows at most: with more (64 rows, 8 warps, on an H100)
-    a kernel faulted, for which the assembler of Triton 3.6 computed wrong addresses; see tests/descriptors.py.
+    "tf32x3" with 64 or more rows of x allows at most one warp for every 16 rows.  With 64 rows and 8 warps a kernel
+    faulted on an H100, because the assembler of Triton 3.6 computed wrong addresses; see tests/descriptors.py.
     """
     if PRODUCT == "bf16":
         result = tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))
@@ -130,13 +130,14 @@ def product(x, y, PRODUCT: tl.constexpr):
 
 @triton.jit
 def sums(x, y, AXIS: tl.constexpr):
-    """tl.sum(x * y, AXIS), y with rows or columns for all of x; all threads that hold a sum have the same bits.
+    """tl.sum(x * y, AXIS) for y that broadcasts to x; all threads that hold a sum have the same bits.
 
-    Where a thread has one element of a sum, the compiler fuses its product with the first addition: it adds that
-    product, not rounded, to the rounded one of another thread, which does the same the other way round, and the two
-    differ (https://github.com/triton-lang/triton/issues/7264).  When both then write to one word of shared memory,
-    either may stay: compute-sanitizer's racecheck reports that.  So products are rounded first in tiles that leave a
-    thread few elements, and where it may have one of a column; else it adds some of its own before.
+    Where a thread has one element of a sum, the compiler fuses its product with the first addition of a butterfly: the
+    thread adds its own unrounded product to the rounded product of another thread, which does the reverse, so the two
+    sums differ (https://github.com/triton-lang/triton/issues/7264).  If both threads then write to one word of shared
+    memory, either value may remain, which compute-sanitizer's racecheck reports.  Products are therefore rounded first
+    in tiles that leave few elements to a thread, and in sums over rows.  In other sums a thread adds several of its own
+    products before it exchanges.
     """
     FEW: tl.constexpr = AXIS == 0 or x.shape[0] * x.shape[1] <= 1024
     return tl.sum(tl.fma(x, y, 0.0) if FEW else x * y, AXIS)

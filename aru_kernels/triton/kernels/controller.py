@@ -1,31 +1,43 @@
-"""Kernels of the controller, launched by `controller.py`, and the parts of a step that all ways of running it share."""
+"""Kernels of the controller, and the parts of a step that several kernels share.
+
+A row r = (b, i) is a neuron of a sequence; there are R = B·H of them.  G units are padded to GP, a power of two, with
+zero weights: a padded unit is tanh(0) = 0 and passes no gradient.  States in memory have rows of GS >= G units, with
+zeros from G on.  Kernels read the weights from one buffer, which `pack_kernel` fills.
+
+PRODUCT: the kind of matrix product, see `math.product`.  ACC: the dtype of the computation.
+"""
 
 from __future__ import annotations
 
 import triton
 import triton.language as tl
 
-from aru_kernels.triton import _math as math
+from aru_kernels.triton.kernels import math
 
-# Width of the smallest tl.dot: the columns that the gradients of the controller's vectors share.
-_X = tl.constexpr(16)
+# Width of the smallest tl.dot: the columns in which the sums of the controller's vectors are taken as one product.
+COLUMNS = tl.constexpr(16)
 
 
 @triton.jit
 def pack_kernel(
-    w_ag_ptr,  # (G,)
-    w_gg_ptr,  # (G, G)
-    b_g_ptr,  # (G,)
-    w_gc_ptr,  # (2, G)
-    b_c_ptr,  # (2,)
-    w_ptr,  # (2 GP + 5, GP): W_gg^T, W_gg, w_ag, b_g, W_gc[0], W_gc[1], b_c; padded with zeros
+    w_ag_ptr,
+    w_gg_ptr,
+    b_g_ptr,
+    w_gc_ptr,
+    b_c_ptr,
+    w_ptr,
     G: tl.constexpr,
     GP: tl.constexpr,
-    BLOCK: tl.constexpr,
+    BLOCK_R: tl.constexpr,
 ):
-    """All of the controller's weights in one aligned buffer.  Grid: one program per BLOCK rows."""
+    """Packs the controller's weights into one aligned buffer, padded with zeros.
+
+    Grid: one program per BLOCK_R rows of the buffer.
+    Inputs: w_ag (G,), w_gg (G, G), b_g (G,), w_gc (2, G), b_c (2,).
+    Output: w (2 GP + 5, GP) with the rows W_gg^T, W_gg, w_ag, b_g, W_gc[0], W_gc[1], b_c.
+    """
     ACC: tl.constexpr = w_ptr.dtype.element_ty
-    p = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    p = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)[:, None]
     j = tl.arange(0, GP)[None, :]
     value = tl.load(w_gg_ptr + j * G + p, (p < G) & (j < G), 0.0).to(ACC)
     i = p - GP
@@ -39,47 +51,47 @@ def pack_kernel(
 
 
 @triton.jit
-def _square(w_ptr, GP: tl.constexpr, TRANSPOSED: tl.constexpr):
-    """W_gg or its transpose, (GP, GP)."""
+def load_w_gg(w_ptr, GP: tl.constexpr, TRANSPOSED: tl.constexpr):
+    """W_gg or its transpose, (GP, GP), from the packed weights."""
     start = 0 if TRANSPOSED else GP * GP
     return tl.load(w_ptr + start + tl.arange(0, GP)[:, None] * GP + tl.arange(0, GP)[None, :])
 
 
 @triton.jit
-def _vector(w_ptr, i: tl.constexpr, GP: tl.constexpr):
-    """w_ag, b_g, W_gc[0] or W_gc[1] for i = 0, 1, 2, 3, as (1, GP)."""
+def load_vector(w_ptr, i: tl.constexpr, GP: tl.constexpr):
+    """w_ag, b_g, W_gc[0] or W_gc[1] for i = 0, 1, 2, 3, as (1, GP), from the packed weights."""
     return tl.load(w_ptr + (2 * GP + i) * GP + tl.arange(0, GP))[None, :]
 
 
 @triton.jit
 def next_state(a, g, w_ptr, w_gg_t, GP: tl.constexpr, PRODUCT: tl.constexpr):
-    """g_t = tanh(w_ag a_t + W_gg g_{t-1} + b_g) for a (R,), g (R, GP)."""
-    u = math.product(g, w_gg_t, PRODUCT) + a[:, None] * _vector(w_ptr, 0, GP) + _vector(w_ptr, 1, GP)
+    """g_t = tanh(w_ag a_t + W_gg g_{t-1} + b_g) for a (BLOCK_R,) and g (BLOCK_R, GP)."""
+    u = math.product(g, w_gg_t, PRODUCT) + a[:, None] * load_vector(w_ptr, 0, GP) + load_vector(w_ptr, 1, GP)
     return math.tanh(u)
 
 
 @triton.jit
 def read_out(g, w_ptr, GP: tl.constexpr):
-    """(n, s) = W_gc g + b_c, each (R,)."""
-    n = math.sums(g, _vector(w_ptr, 2, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP)
-    s = math.sums(g, _vector(w_ptr, 3, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP + 1)
+    """(n, s) = W_gc g + b_c, each (BLOCK_R,)."""
+    n = math.sums(g, load_vector(w_ptr, 2, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP)
+    s = math.sums(g, load_vector(w_ptr, 3, GP), 1) + tl.load(w_ptr + (2 * GP + 4) * GP + 1)
     return n, s
 
 
 @triton.jit
-def controller_fwd_kernel(
-    x_ptr,  # (R,), with HAS_X
-    a_ptr,  # (R,)
-    total_ptr,  # (R,), with HAS_X: a + x goes here, not to a: rows are a few threads' each, and some may yet read a
-    g_ptr,  # (R, GS)
-    w_ptr,  # packed weights
-    h_ptr,  # (R,)
-    g_next_ptr,  # (R, GS); may be g itself
-    n_ptr,  # (R,), with GAINS
+def controller_step_fwd_kernel(
+    x_ptr,
+    a_ptr,
+    total_ptr,
+    g_ptr,
+    w_ptr,
+    h_ptr,
+    g_next_ptr,
+    n_ptr,
     s_ptr,
     R,
     HAS_X: tl.constexpr,
-    GS: tl.constexpr,  # units in a row of g: G, or more with zeros at its end
+    GS: tl.constexpr,
     GP: tl.constexpr,
     GAINS: tl.constexpr,
     N_FLOOR: tl.constexpr,
@@ -87,9 +99,15 @@ def controller_fwd_kernel(
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """Grid: one program per BLOCK_R rows."""
+    """A step of the controller, fused with γ.
+
+    Grid: one program per BLOCK_R rows.
+    Inputs: a (R,), to which x (R,) is added with HAS_X; g (R, GS) before the step; the packed weights w.
+    Outputs: h (R,); g_next (R, GS), which may be g; n and s (R,) with GAINS; total (R,) = a + x with HAS_X.  total may
+    not be a: a row of a tile belongs to several threads, and another one may not have read a yet.
+    """
     start = tl.program_id(0).to(tl.int64) * BLOCK_R
-    # from here on offsets are those within a tile
+    # from here on, offsets are relative to the tile
     i, j = tl.arange(0, BLOCK_R), tl.arange(0, GP)
     row = i < R - start
     state = i[:, None] * GS + j[None, :]
@@ -99,8 +117,8 @@ def controller_fwd_kernel(
         a += tl.load(x_ptr + start + i, row, 0.0).to(ACC)
         tl.store(total_ptr + start + i, a, row)
     g = tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC)
-    g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
-    # g_next_ptr may be g_ptr, whose elements several threads load
+    g = next_state(a, g, w_ptr, load_w_gg(w_ptr, GP, True), GP, PRODUCT)
+    # g_next may be g, whose elements several threads load
     tl.debug_barrier()
     tl.store(g_next_ptr + start * GS + state, g, mask)
     n, s = read_out(g, w_ptr, GP)
@@ -112,9 +130,9 @@ def controller_fwd_kernel(
 
 @triton.jit
 def controller_states_kernel(
-    a_ptr,  # (STEPS, R)
-    g_before_ptr,  # (R, GS_BEFORE)
-    g_ptr,  # (STEPS, R, GS)
+    a_ptr,
+    g_before_ptr,
+    g_ptr,
     w_ptr,
     R,
     STEPS,
@@ -125,9 +143,11 @@ def controller_states_kernel(
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """The states after each of STEPS steps, from the one before and a: given a, a row needs no other.
+    """Recomputes the states of STEPS steps from a; given a, a row needs no other row.
 
     Grid: one program per BLOCK_R rows, through all steps.
+    Inputs: a (STEPS, R); g_before (R, GS_BEFORE), the state before the first step; the packed weights w.
+    Output: g (STEPS, R, GS), the state after each step.
     """
     start = tl.program_id(0).to(tl.int64) * BLOCK_R
     i, j = tl.arange(0, BLOCK_R), tl.arange(0, GP)
@@ -142,10 +162,10 @@ def controller_states_kernel(
     step = 1
     while step <= STEPS:
         a_ptr += R
-        # on its way while this step is computed
+        # the next step's a, loaded while this step is computed
         ahead = tl.load(a_ptr + i, row & (i + step < i + STEPS), 0.0).to(ACC)
-        # rounded as the forward pass, which goes through memory
-        g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT).to(g_ptr.dtype.element_ty)
+        # rounded as in the forward pass, whose states go through memory
+        g = next_state(a, g, w_ptr, load_w_gg(w_ptr, GP, True), GP, PRODUCT).to(g_ptr.dtype.element_ty)
         tl.store(g_ptr + state, g, mask)
         g = g.to(ACC)
         g_ptr += tl.cast(R, tl.int64) * GS
@@ -155,73 +175,34 @@ def controller_states_kernel(
 
 @triton.jit
 def add_from(ptr, offset, value, row, ACC: tl.constexpr, PRESENT: tl.constexpr):
-    """value plus what stands at ptr + offset, if there is anything."""
+    """value, plus the elements at ptr + offset with PRESENT."""
     if PRESENT:
         value += tl.load(ptr + offset, row, 0.0).to(ACC)
     return value
 
 
 @triton.jit
-def through_gamma(
-    a,  # (R,)
-    g,  # (R, GP), g_{t-1}
-    d_h,  # (R,)
-    d_n_ptr,  # gradients of the trace, with HAS_*
-    d_s_ptr,
-    offset,
-    row,
-    d_x,  # (GP, 16), sums over rows, with those of dW_gc in columns 2 and 3
-    w_ptr,
-    HAS_N: tl.constexpr,
-    HAS_S: tl.constexpr,
-    GP: tl.constexpr,
-    N_FLOOR: tl.constexpr,
-    PRODUCT: tl.constexpr,
-    ACC: tl.constexpr,
-):
-    """Back through γ and the read-out: g_t, its d_g, the share of γ in d_a, d_n, d_s, and d_x with these rows."""
-    x = tl.arange(0, _X)[None, :]
-    g = next_state(a, g, w_ptr, _square(w_ptr, GP, True), GP, PRODUCT)
-    n, s = read_out(g, w_ptr, GP)
-    by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
-    d_n = add_from(d_n_ptr, offset, d_h * by_n, row, ACC, HAS_N)
-    d_s = add_from(d_s_ptr, offset, d_h * by_s, row, ACC, HAS_S)
-    # sums over rows as products: far fewer registers than vectors that are summed up
-    gains = tl.where(x == 2, d_n[:, None], tl.where(x == 3, d_s[:, None], 0.0))
-    d_x += math.product(tl.trans(g), gains, PRODUCT)
-    d_g = d_n[:, None] * _vector(w_ptr, 2, GP) + d_s[:, None] * _vector(w_ptr, 3, GP)
-    return g, d_g, d_h * by_a, d_n, d_s, d_x
-
-
-@triton.jit
 def through_tanh(g, d_g, d_a, w_ptr, GP: tl.constexpr):
-    """Back through tanh, from d_g in full: d_u, and d_a with the controller's share."""
+    """Back through tanh, given the whole gradient of g_t: d_u, and d_a with the controller's share added."""
     d_u = d_g * (1 - g * g)
-    return d_u, d_a + math.sums(d_u, _vector(w_ptr, 0, GP), 1)
+    return d_u, d_a + math.sums(d_u, load_vector(w_ptr, 0, GP), 1)
 
 
 @triton.jit
-def with_inputs(d_x, d_u_t, a, PRODUCT: tl.constexpr, ACC: tl.constexpr):
-    """d_x with the sums of dw_ag and db_g in columns 0 and 1; d_u_t: (GP, R)."""
-    x = tl.arange(0, _X)[None, :]
-    return d_x + math.product(d_u_t, tl.where(x == 0, a[:, None], tl.where(x == 1, 1.0, 0.0).to(ACC)), PRODUCT)
-
-
-@triton.jit
-def controller_bwd_kernel(
-    d_h_ptr,  # (R,) each, with HAS_*
-    d_rec_ptr,  # the gradient of h from the next step, through W_hh
-    d_a_ptr,  # gradients of the trace
+def controller_step_bwd_kernel(
+    d_h_ptr,
+    d_rec_ptr,
+    d_a_ptr,
     d_n_ptr,
     d_s_ptr,
-    d_g_ptr,  # (R, GS), of g_t, from outside
-    du_after_ptr,  # (R, GS), of u_{t+1}; instead
-    a_ptr,  # (R,)
-    g_ptr,  # (R, GS), g_t
+    d_g_ptr,
+    du_after_ptr,
+    a_ptr,
+    g_ptr,
     w_ptr,
-    da_ptr,  # (R,)
-    du_ptr,  # (R, GS), of u_t; may be du_after
-    a_out_ptr,  # (R,): for the sums, a, dn and ds
+    da_ptr,
+    du_ptr,
+    a_out_ptr,
     dn_out_ptr,
     ds_out_ptr,
     R,
@@ -239,7 +220,15 @@ def controller_bwd_kernel(
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """Grid: one program per BLOCK_R rows."""
+    """A step of the controller and γ backwards.
+
+    Grid: one program per BLOCK_R rows.
+    Gradients in, each with its HAS_*: d_h, d_a, d_n and d_s (R,) of the step's results; d_rec (R,), of h from the next
+    step, through W_hh; du_after (R, GS), of the next step's u, or instead of it d_g (R, GS), of g_t.
+    Inputs: a (R,); g (R, GS) after the step; the packed weights w.
+    Outputs: da (R,), the whole gradient of a; du (R, GS), of u, which may be du_after; and for the sums of the weights'
+    gradients a_out (R,), a copy of a, and dn_out and ds_out (R,), the whole gradients of n and s.
+    """
     start = tl.program_id(0).to(tl.int64) * BLOCK_R
     i, j = tl.arange(0, BLOCK_R), tl.arange(0, GP)
     row = i < R - start
@@ -253,12 +242,12 @@ def controller_bwd_kernel(
     by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
     d_n = add_from(d_n_ptr, start + i, d_h * by_n, row, ACC, HAS_N)
     d_s = add_from(d_s_ptr, start + i, d_h * by_s, row, ACC, HAS_S)
-    d_g = d_n[:, None] * _vector(w_ptr, 2, GP) + d_s[:, None] * _vector(w_ptr, 3, GP)
+    d_g = d_n[:, None] * load_vector(w_ptr, 2, GP) + d_s[:, None] * load_vector(w_ptr, 3, GP)
     if HAS_G:
         d_g += tl.load(d_g_ptr + start * GS + state, mask, 0.0).to(ACC)
     elif HAS_AFTER:
         du = tl.load(du_after_ptr + start * GS + state, mask, 0.0).to(ACC)
-        d_g += math.product(du, _square(w_ptr, GP, False), PRODUCT)
+        d_g += math.product(du, load_w_gg(w_ptr, GP, False), PRODUCT)
     du, d_a = through_tanh(g, d_g, d_h * by_a, w_ptr, GP)
     tl.store(du_ptr + start * GS + state, du, mask)
     tl.store(da_ptr + start + i, add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A), row)
@@ -269,13 +258,13 @@ def controller_bwd_kernel(
 
 @triton.jit
 def controller_sums_kernel(
-    du_ptr,  # (rows, GS), of u, with HAS_U
-    a_ptr,  # (rows,), the input of the same u, with HAS_U
-    g_ptr,  # (rows, GS), the state that u is computed from
-    dn_ptr,  # (rows,), of the gains that are read from g, with HAS_GAINS
+    du_ptr,
+    a_ptr,
+    g_ptr,
+    dn_ptr,
     ds_ptr,
-    partial_ptr,  # (programs, P, P), added to
-    rows,
+    partial_ptr,
+    R,
     tiles,
     HAS_U: tl.constexpr,
     HAS_GAINS: tl.constexpr,
@@ -286,9 +275,14 @@ def controller_sums_kernel(
     BLOCK_R: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    """The sum over rows of [du, dn, ds]^T [g, a, 1], with dn and a in column P - 2, ds and 1 in P - 1.
+    """The sum over R rows of [du, dn, ds]^T [g, a, 1]: gradients of all the controller's weights.
 
-    Grid: any number of programs; each takes every so-many-th tile of BLOCK_R rows.
+    Grid: any number of programs; program p takes every tile of BLOCK_R rows whose index is p modulo their number.
+    Inputs: g (R, GS); with HAS_U, du (R, GS) of the u that is computed from g, and that step's a (R,); with HAS_GAINS,
+    dn and ds (R,) of the gains that are read from g.  `tiles` is cdiv(R, BLOCK_R).
+    Output: partial (programs, P, P), P >= G + 2, to which each program adds its sum.  The last two rows belong to dn
+    and ds, the last two columns to a and 1.
+    STAGES: tiles in flight at a time.
     """
     i, j = tl.arange(0, BLOCK_R), tl.arange(0, P)
     state = i[:, None] * GS + j[None, :]
@@ -297,9 +291,9 @@ def controller_sums_kernel(
     total = tl.load(partial_ptr + square)
     for tile in tl.range(tl.program_id(0), tiles, tl.num_programs(0), num_stages=STAGES):
         start = tl.cast(tile, tl.int64) * BLOCK_R
-        row = i < rows - start
+        row = i < R - start
         mask = row[:, None] & (j < GS)[None, :]
-        # where a row is longer than the controller, it has zeros in the last two columns
+        # zeros from column G on, also where rows reach into the last two columns
         x = tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC)
         y = tl.zeros((BLOCK_R, P), ACC)
         if HAS_U:

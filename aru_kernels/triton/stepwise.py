@@ -1,0 +1,178 @@
+"""Large networks: a matrix product with W_hh and one launch a step, in CUDA graphs.
+
+The backward pass carries du, the gradient of the controller's pre-activation u, from step to step (see
+`controller.py`), and sums the gradients of the controller's weights over up to SLOTS steps at a time.
+
+At precision "medium" and with checkpoints, states between the checkpoints are float16, whose 11 bits 1 - g² needs near
+|g| = 1, and their gradients are bfloat16, because they need range.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+from torch import Tensor
+
+from aru_kernels.triton.controller import padded_rows, row_length
+from aru_kernels.triton.kernels.static import static_step_bwd_kernel, static_step_fwd_kernel
+from aru_kernels.triton.launch import OPTIONS, accumulator
+from aru_kernels.triton.networks import (
+    Adaptive,
+    AdaptiveBackward,
+    AdaptiveForward,
+    AdaptiveUpstream,
+    Static,
+    StaticBackward,
+    StaticForward,
+)
+from aru_kernels.triton.ways import StepByStep, at, sized, start_gradient
+
+# Steps whose gradients wait for the sums: few enough that they are small beside the states.
+SLOTS = 16
+# Rows of a program of the static network's kernels; a step has fewer rows than a large GPU has threads.
+_BLOCK_R = 256
+
+
+def adaptive_forward(network: Adaptive, x: AdaptiveForward) -> None:
+    """Launches steps of the adaptive network; fills h, a, g, n and s."""
+    h, g, weight_hh_t = x.h_before, x.g_before, network.weight_hh.t()
+    product = torch.empty_like(h)
+    for j in range(len(x.xp)):
+        # addmm would copy xp first
+        torch.mm(h, weight_hh_t, out=product)
+        h_next, g_next = x.h[j], at(x.g, j)
+        network.controller.step(x.xp[j], product, at(x.a, j), g, h_next, g_next, at(x.n, j), at(x.s, j))
+        h, g = h_next, g_next
+
+
+def adaptive_backward(network: Adaptive, x: AdaptiveBackward) -> None:
+    """Launches steps of the adaptive network backward; fills d_xp, updates d_rec, du, vectors and the sums."""
+    controller, du, vectors = network.controller, x.du, x.vectors
+    S, SLOT = len(x.a), len(du) - 1
+    for end in range(S, 0, -SLOT):
+        begin = max(0, end - SLOT)
+        count = end - begin
+        # the step after these is that of slot 0
+        du[count].copy_(du[0])
+        vectors[0, count].copy_(vectors[0, 0])
+        for j in reversed(range(begin, end)):
+            slot = j - begin
+            # the last step of a sequence has the gradient of g from outside, instead of a next step's du
+            outside = x.d_g is not None and j == S - 1
+            controller.step_backward(
+                at(x.d_h, j),
+                x.d_rec,
+                at(x.d_a, j),
+                at(x.d_n, j),
+                at(x.d_s, j),
+                x.d_g if outside else None,
+                None if outside else du[slot + 1],
+                x.a[j],
+                x.g[j],
+                x.d_xp[j],
+                du[slot],
+                vectors[:, slot],
+            )
+            torch.mm(x.d_xp[j], network.weight_hh, out=x.d_rec)
+        # a state belongs to the u of the next step, and to the gains of its own
+        after, own = slice(1, count + 1), slice(count)
+        controller.add_sums(x.sums, du[after], vectors[0, after], x.g[begin:end], *vectors[1:, own])
+
+
+def static_forward(network: Static, x: StaticForward) -> None:
+    """Launches steps of the static network; fills h and a."""
+    h, weight_hh_t = x.h_before, network.weight_hh.t()
+    grid, R, H, options = _static_launch(network, h)
+    for j in range(len(x.xp)):
+        a = at(x.a, j)
+        torch.addmm(x.xp[j], h, weight_hh_t, out=a)
+        h = x.h[j]
+        static_step_fwd_kernel[grid](a, network.n, network.s, h, R, H, **options)
+
+
+def static_backward(network: Static, x: StaticBackward) -> None:
+    """Launches steps of the static network backward; fills d_xp, updates d_rec, dn and ds."""
+    grid, R, H, options = _static_launch(network, x.d_rec)
+    options |= {"HAS_H": x.d_h is not None, "HAS_A": x.d_a is not None}
+    for j in reversed(range(len(x.a))):
+        d_xp = x.d_xp[j]
+        static_step_bwd_kernel[grid](
+            *(at(x.d_h, j), x.d_rec, at(x.d_a, j), x.a[j], network.n, network.s, d_xp, x.dn, x.ds, R, H), **options
+        )
+        torch.mm(d_xp, network.weight_hh, out=x.d_rec)
+
+
+def _static_launch(network: Static, like: Tensor) -> tuple[tuple[int], int, int, dict[str, object]]:
+    """Grid, R, H and options for a step's rows like (B, H)."""
+    constants = {"N_FLOOR": network.n_floor, "ACC": accumulator(like.dtype), "BLOCK_R": _BLOCK_R}
+    options = {**constants, "num_warps": 4, **OPTIONS}
+    return (triton.cdiv(like.numel(), _BLOCK_R),), like.numel(), like.shape[-1], options
+
+
+class AdaptiveStepByStep(StepByStep):
+    """The adaptive network, step by step."""
+
+    network: Adaptive
+    forward = staticmethod(adaptive_forward)
+
+    def _narrow(self, segment: int) -> bool:
+        return self.network.controller.narrow and segment > 1
+
+    def state_type(self, segment: int) -> torch.dtype:
+        """The dtype of states between checkpoints."""
+        return torch.float16 if self._narrow(segment) else self.network.weight_hh.dtype
+
+    def gradients(
+        self, upstream: AdaptiveUpstream, a: Tensor, kept: Tensor, g0: Tensor, d_xp: Tensor, segment: int
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Fills d_xp; returns the gradients of h0, g0 and the controller's weights.
+
+        a: (T, B, H).  kept: the states that the forward pass kept, (slots, B, H, GS).
+        """
+        T, B, H = a.shape
+        controller, parts = self.network.controller, self.chunks(T, segment)
+        state_type = self.state_type(segment)
+        gradient_type = torch.bfloat16 if self._narrow(segment) else a.dtype
+        GS = row_length(g0.shape[-1], state_type)
+        slots = min(SLOTS, parts[0].stop)
+
+        def arguments(part: slice, g: Tensor, **others: Tensor | None) -> AdaptiveBackward:
+            return AdaptiveBackward(*upstream.of_steps(part), a=a[part], g=g, d_xp=d_xp[part], **others)
+
+        example = arguments(
+            parts[0],
+            kept[1:][parts[0]] if segment == 1 else sized(a, parts[0].stop, B, H, GS, dtype=state_type),
+            d_g=None,
+            d_rec=sized(a, B, H),
+            du=sized(a, slots + 1, B, H, GS, dtype=gradient_type),
+            vectors=sized(a, 3, slots + 1, B, H),
+            sums=sized(a, *controller.sums_shape(slots * B * H)),
+        )
+        with self.running(adaptive_backward, example) as run:
+            carried = {name: run.buffer(name) for name in AdaptiveBackward.UPDATED}
+            d_rec, du, vectors, sums = carried.values()
+            states = kept[1:] if segment == 1 else run.buffer("g")
+            start_gradient(d_rec, upstream.d_h_last)
+            for x in (sums, du[0], vectors[0, 0]):
+                x.zero_()
+            for index, part in reversed(list(enumerate(parts))):
+                if segment == 1:
+                    g = states[part]
+                else:
+                    g = states[: part.stop - part.start]
+                    controller.states(a[part], kept[index], g)
+                of_last = upstream.d_g if part.stop == T else None
+                run(arguments(part, g, d_g=None if of_last is None else padded_rows(of_last, GS), **carried))
+            # of g0, from which no gains are read
+            vectors[1:, 0].zero_()
+            controller.add_sums(sums, du[0], vectors[0, 0], padded_rows(g0, GS).to(state_type), *vectors[1:, 0])
+            weights = controller.weight_gradients(sums, a.dtype)
+            return run.result(d_rec), controller.before(du[0], g0), weights
+
+
+class StaticStepByStep(StepByStep):
+    """The static network, step by step."""
+
+    network: Static
+    forward = staticmethod(static_forward)
+    backward = staticmethod(static_backward)

@@ -1,0 +1,307 @@
+"""What last.pt and best.pt of a run hold, and whether they, config.json and the data belong together.
+
+A checkpoint carries the configuration that it was saved with, the number of threads and processes, and the checksums of
+what the run began with (its data file, the weights of other runs). Checkpoints of earlier versions carry none of these
+and are taken by their form alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from aru_lab.checkpoint import RunFolder, check_epochs, check_metrics, load_checkpoint
+from aru_lab.config import INCIDENTAL, SOURCES, TrainConfig
+from aru_lab.errors import DataError, LabError, RunError
+from aru_lab.files import Form, check_form, reading, sha256_of
+from aru_lab.schedules import best_epoch
+from aru_lab.tasks import find_task, is_data_file
+
+DAMAGED = "it is damaged: restore it from a copy, or start a new run."
+_OPTIONAL_TENSORS = (list, type(None))
+_LAST: Form = {
+    "model": dict,
+    "optimizer": dict,
+    "plateau": dict,
+    "position": dict,
+    "rng": list,
+    "rng_cuda": _OPTIONAL_TENSORS,
+}
+_BEST: Form = {"model": dict, "epoch": int, "validation": dict}
+_POSITION: Form = {
+    "epoch": int,
+    "batch": int,
+    "step": int,
+    "loss_sum": float,
+    "n_correct": int,
+    "n_seen": int,
+    "seconds": float,
+    "best_accuracy": float,
+    "best_loss": float,
+    "history": list,
+}
+# Of the environment, what decides the bits of a run.
+_DECISIVE = ("threads", "processes", "sources")
+
+
+@dataclass
+class Position:
+    """How far a run has come. Epochs, batches and steps count what is finished; the sums are of the epoch under way."""
+
+    epoch: int = 0
+    batch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    n_correct: int = 0
+    n_seen: int = 0
+    seconds: float = 0.0
+    best_accuracy: float = -1.0
+    best_loss: float = math.inf
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def sources_of(config: TrainConfig) -> dict[str, str]:
+    """The SHA-256 of what a run of this configuration begins with, by field: its data file and other runs' weights.
+
+    Raises:
+        DataError, RunError: a file can't be read.
+    """
+    found = {"task": find_task(config.task).checksum} if is_data_file(config.task) else {}
+    for name in SOURCES:
+        run = getattr(config, name)
+        if run is not None:
+            file = RunFolder(run).best_file
+            with reading(file, RunError, f"{name} names a run that has finished an epoch."):
+                found[name] = sha256_of(file)
+    return found
+
+
+def check_data(config: TrainConfig, environment: dict[str, Any]) -> None:
+    """Refuse a data file that has changed since the run began.
+
+    Raises:
+        DataError: it has another checksum, or can't be read.
+    """
+    began_with = environment.get("sources", {}).get("task")
+    if is_data_file(config.task) and began_with is not None and find_task(config.task).checksum != began_with:
+        raise DataError(
+            f"{config.task} has changed since the run began: its SHA-256 no longer is {began_with}; put the file back "
+            "as it was, or start a new run."
+        )
+
+
+def check_sources(config: TrainConfig, environment: dict[str, Any]) -> None:
+    """Refuse weights of other runs that have changed since a run began with them.
+
+    Raises:
+        RunError: they have another checksum, or can't be read.
+    """
+    began_with = environment.get("sources", {})
+    now = sources_of(config)
+    for name in SOURCES:
+        if name in began_with and name in now and began_with[name] != now[name]:
+            raise RunError(
+                f"{name}: the weights of {getattr(config, name)} have changed since the run began with them; put that "
+                "run back as it was."
+            )
+
+
+def run_of(config: TrainConfig, environment: dict[str, Any]) -> dict[str, Any]:
+    """What checkpoints keep of the run that they belong to; where it lies and what computes it is left out."""
+    kept = {name: value for name, value in config.to_json().items() if name not in INCIDENTAL or name == "threads"}
+    return {"config": kept, **{name: environment[name] for name in _DECISIVE if name in environment}}
+
+
+def load_last(folder: RunFolder) -> dict[str, Any]:
+    """The content of last.pt, of the expected form.
+
+    Raises:
+        RunError: it is missing, damaged or something else.
+    """
+    content = load_checkpoint(folder.last_file)
+    with reading(folder.last_file, RunError, DAMAGED):
+        check_form(_without_run(content), _LAST)
+        position = content["position"]
+        check_form(position, _POSITION)
+        if min(value for name, value in position.items() if name not in ("history", "best_accuracy")) < 0:
+            raise ValueError("its position is negative")
+        if len(position["history"]) != position["epoch"]:
+            raise ValueError(f"it holds {len(position['history'])} epochs and the position {position['epoch']}")
+        for entry in position["history"]:
+            check_metrics(entry)
+    check_epochs(position["history"], folder.last_file)
+    return content
+
+
+def load_best(folder: RunFolder) -> dict[str, Any]:
+    """The content of best.pt, of the expected form.
+
+    Raises:
+        RunError: it is missing, damaged or something else.
+    """
+    content = load_checkpoint(folder.best_file, None if os.path.lexists(folder.best_file) else without_best(folder))
+    with reading(folder.best_file, RunError, DAMAGED):
+        check_form(_without_run(content), _BEST)
+        check_metrics(content["validation"])
+        if content["validation"]["epoch"] != content["epoch"]:
+            raise ValueError("its metrics are of another epoch")
+    return content
+
+
+def without_best(folder: RunFolder) -> str:
+    """What to say of a run without best.pt: it was lost, or it is not there yet."""
+    n = len(folder.read_metrics())
+    if n == 0:
+        return (
+            f"{folder.best_file} does not exist: the run has not finished an epoch yet; continue it with `aru train "
+            f"--resume {folder.path}`."
+        )
+    return (
+        f"{folder.best_file} is missing, though the run has finished {n} epoch{'s' * (n > 1)}; restore it from a copy, "
+        f"or test the latest weights with `aru evaluate {folder.path} --checkpoint last`."
+    )
+
+
+def _without_run(content: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in content.items() if name != "run"}
+
+
+def read_history(folder: RunFolder) -> list[dict[str, Any]]:
+    """The metrics of all finished epochs: those of last.pt, with which metrics.jsonl must agree.
+
+    Where there is no last.pt, metrics.jsonl is all that is known.
+
+    Raises:
+        RunError: a file is damaged, or they don't agree.
+    """
+    lines = folder.read_metrics()
+    if not os.path.lexists(folder.last_file):
+        return lines
+    history = load_last(folder)["position"]["history"]
+    if lines != history[: len(lines)]:
+        raise RunError(
+            f"{folder.metrics_file} does not agree with {folder.last_file.name}; `aru train --resume {folder.path}` "
+            "writes it again from there."
+        )
+    return history
+
+
+def check_resumable(folder: RunFolder) -> bool:
+    """Whether there is a last.pt to go on from; without one a run that was killed before its first starts over.
+
+    Raises:
+        RunError: last.pt is gone, or best.pt is, or it is not that of the best epoch so far.
+    """
+    if not os.path.lexists(folder.last_file):
+        if os.path.lexists(folder.best_file) or folder.read_metrics():
+            raise RunError(
+                f"{folder.last_file} is missing, though the run has finished epochs; restore it from a copy, or start "
+                "a new run."
+            )
+        return False
+    history = load_last(folder)["position"]["history"]
+    if history:
+        # A kill between the two leaves best.pt of the epoch that last.pt does not count yet.
+        epoch, expected = load_best(folder)["epoch"], best_epoch(history) + 1
+        if epoch not in (expected, len(history) + 1):
+            raise RunError(
+                f"{folder.best_file} holds epoch {epoch}, and the best of {folder.last_file.name} is epoch {expected}; "
+                "restore both from one copy, or start a new run."
+            )
+    return True
+
+
+def check_belongs(
+    path: Path, content: dict[str, Any], folder: RunFolder, config: TrainConfig, environment: dict[str, Any]
+) -> None:
+    """Refuse a checkpoint that was saved with another configuration than config.json has now.
+
+    Raises:
+        RunError: it was; the sentence names the fields.
+    """
+    saved = _saved_run(path, content)
+    if saved is not None:
+        # More epochs, or more patience, change nothing about weights that are there.
+        changed = set(_changed(config, saved, environment)) - {"epochs", "early_stop"}
+        _refuse(path, folder, sorted(changed))
+
+
+def check_continues(
+    content: dict[str, Any], folder: RunFolder, config: TrainConfig, environment: dict[str, Any]
+) -> None:
+    """Refuse to resume with a configuration that can't be honoured any more.
+
+    What is honoured: where data lie, device, backend, seconds between checkpoints and TensorBoard; and, where the
+    course of the learning rate does not depend on them, the number of epochs and the patience. The run's own folder is
+    where it is found, whatever `output` says.
+
+    Raises:
+        RunError: something else has changed; the sentence names the fields.
+    """
+    saved = _saved_run(folder.last_file, content)
+    if saved is None:
+        return
+    before = saved["config"]
+    changed = _changed(config, saved, environment)
+    if config.schedule != "cosine":
+        changed = [name for name in changed if name not in ("epochs", "early_stop")]
+    if config.threads != before.threads and "threads" not in changed:
+        changed.append("threads")
+    _refuse(folder.last_file, folder, changed)
+
+
+def _saved_run(path: Path, content: dict[str, Any]) -> dict[str, Any] | None:
+    if "run" not in content:
+        return None
+    with reading(path, RunError, DAMAGED):
+        saved = dict(content["run"])
+        return saved | {"config": TrainConfig.from_json(saved["config"])}
+
+
+def _changed(config: TrainConfig, saved: dict[str, Any], environment: dict[str, Any]) -> list[str]:
+    sources = saved.get("sources", {})
+    names = [name for name in config.differences(saved["config"]) if not _same_source(config, name, sources)]
+    return names + [name for name in _DECISIVE if name in saved and saved[name] != environment.get(name)]
+
+
+def _same_source(config: TrainConfig, name: str, sources: dict[str, str]) -> bool:
+    """Whether a field names another place of what the run began with."""
+    if name not in sources:
+        return False
+    alone = {other: None for other in SOURCES if other != name}
+    try:
+        return sources_of(dataclasses.replace(config, **alone)).get(name) == sources[name]
+    except LabError:
+        return False
+
+
+def _refuse(path: Path, folder: RunFolder, changed: list[str]) -> None:
+    if changed:
+        raise RunError(
+            f"{path} does not belong to the configuration in {folder.config_file}, which has changed since in "
+            f"{', '.join(changed)}; undo the change, or start a new run."
+        )
+
+
+def put_weights(module: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights into a module that has exactly these, of these shapes and types.
+
+    Raises:
+        ValueError: they don't fit.
+    """
+    own = module.state_dict()
+    if weights.keys() != own.keys():
+        raise ValueError(f"they differ in {', '.join(sorted(weights.keys() ^ own.keys())[:3])}")
+    for name, weight in weights.items():
+        if weight.shape != own[name].shape or weight.dtype != own[name].dtype:
+            raise ValueError(
+                f"{name} is {tuple(weight.shape)} of {weight.dtype}, expected {tuple(own[name].shape)} of "
+                f"{own[name].dtype}"
+            )
+    module.load_state_dict(weights)

@@ -1,0 +1,171 @@
+"""What is printed: names from the user appear as they are, in any encoding, and a reader may stop reading.
+
+Only the standard library is imported at the top, so that the command line can use it before rich is known to be there.
+"""
+
+from __future__ import annotations
+
+import codecs
+import contextlib
+import errno
+import io
+import os
+import sys
+import unicodedata
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+# Control characters move the cursor or change colours, surrogates stand for bytes that are no text, and the rest breaks
+# lines or turns the direction of writing.
+_HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
+_TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+
+_SPELLED = {
+    "α": "alpha",
+    "γ": "gamma",
+    "λ": "lambda",
+    "μ": "mu",
+    "ξ": "xi",
+    "π": "pi",
+    "ρ": "rho",
+    "σ": "sigma",
+    "τ": "tau",
+    "φ": "phi",
+    "±": "+-",
+    "°": " degrees",
+    "²": "^2",
+    "·": "*",
+    "→": "->",
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "≤": "<=",
+    "≥": ">=",
+    "∂": "d",
+}
+_HANDLER = "aru_lab.spell"
+
+
+def visible(text: str) -> str:
+    """`text` on one line, with what a terminal would obey instead of showing it written as an escape.
+
+    Examples:
+        >>> visible("a[/b] \\x1b[31m")
+        'a[/b] \\\\x1b[31m'
+    """
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in _HIDDEN or char in _TURNING else char
+        for char in text
+    )
+
+
+def plain(text: object, style: str = "") -> Text:
+    """`text` for rich, which shows it as it is: strings are markup to rich wherever a console permits that."""
+    from rich.text import Text
+
+    return Text(visible(str(text)), style)
+
+
+def say(console: Console, *parts: object) -> None:
+    """Print one line, in full length; strings are shown as they are, and a `Text` keeps its style."""
+    from rich.text import Text
+
+    line = Text()
+    for part in parts:
+        line.append_text(part if isinstance(part, Text) else plain(part))
+    console.print(line, soft_wrap=True, highlight=False)
+
+
+def complain(error: object) -> None:
+    """Print the sentence of an error to standard error."""
+    print(f"aru: {visible(str(error))}", file=sys.stderr)
+
+
+class _Forgiving(io.FileIO):
+    """Output that takes everything; the first failure is kept, and what comes after it is dropped."""
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self.failure: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        if self.failure is None:
+            try:
+                return super().write(data)
+            except OSError as error:
+                self.failure = error
+        return len(memoryview(data).cast("B"))
+
+
+class Output:
+    """The process's standard output and standard error within `output()`."""
+
+    def __init__(self) -> None:
+        self._raw: list[_Forgiving] = []
+
+    def prepare(self, name: str) -> None:
+        """Put a forgiving stream in the place of sys.stdout or sys.stderr, or mend the errors of a replaced one."""
+        stream = getattr(sys, name)
+        if stream is None:  # the process was started with it closed
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__"):
+            stream.flush()
+            raw = _Forgiving(stream.fileno())
+            self._raw.append(raw)
+            new = io.TextIOWrapper(
+                io.BufferedWriter(raw),
+                stream.encoding,
+                _HANDLER,
+                line_buffering=stream.line_buffering,
+                write_through=stream.write_through,
+            )
+            setattr(sys, name, new)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=_HANDLER)
+
+    @property
+    def failure(self) -> OSError | None:
+        """Why output was lost; None where nothing was, or where its reader had closed it."""
+        failures = [raw.failure for raw in self._raw if raw.failure is not None]
+        return next((error for error in failures if error.errno != errno.EPIPE), None)
+
+
+@contextlib.contextmanager
+def output() -> Iterator[Output]:
+    """Let output succeed whatever its encoding and its reader are.
+
+    Characters that the encoding has not are spelled out or escaped. What a reader that has closed its end (`| head -1`)
+    does not take is dropped, and the work goes on.
+    """
+    for descriptor in (0, 1, 2):
+        # A closed one would be given to the next file that is opened, and then get what is printed.
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+    codecs.register_error(_HANDLER, _spell)
+    names = ("stdout", "stderr")
+    before = {name: (getattr(sys, name), getattr(getattr(sys, name), "errors", None)) for name in names}
+    prepared = Output()
+    try:
+        for name in names:
+            prepared.prepare(name)
+        yield prepared
+    finally:
+        for name, (stream, errors) in before.items():
+            if getattr(sys, name) is not stream:
+                getattr(sys, name).flush()
+                setattr(sys, name, stream)
+            elif hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors=errors)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_SPELLED.get(c) or c.encode("ascii", "backslashreplace").decode() for c in text), error.end

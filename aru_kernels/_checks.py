@@ -153,6 +153,11 @@ def to_dtype(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, .
     return tuple(x if x.dtype == dtype else x.to(dtype) for x in tensors)
 
 
+def memory_is_known() -> bool:
+    """Whether tensors hold their values in memory of their own: not while they are compiled or mapped over."""
+    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
+
+
 def in_memory(name: str, value: Tensor) -> None:
     """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
     size = value.untyped_storage().nbytes()
@@ -187,9 +192,9 @@ def like(name: str, value: Tensor, first: Tensor, what: str) -> None:
 def same_kind(arguments: tuple[Tensor, ...]) -> None:
     """Raises an error unless all fields of a NamedTuple have the dtype and device of the first, and memory."""
     first = arguments[0]
-    dtype, device = first.dtype, first.device
+    dtype, device, known = first.dtype, first.device, memory_is_known()
     for name, value in zip(arguments._fields, arguments, strict=True):
         if value.dtype != dtype or value.device != device:
             like(name, value, first, arguments._fields[0])
-        if type(value) in PLAIN:
+        if known and type(value) in PLAIN:
             in_memory(name, value)

@@ -16,7 +16,6 @@ from aru_kernels import _checks as check
 # A parameter's name, without the suffix of its layer, and its shape.
 Shapes = dict[str, tuple[int, ...]]
 
-_PLAIN = (Tensor, nn.Parameter)
 # More layers by position are taken for the size of a controller, once the third argument of ARUN.
 _MOST_LAYERS_BY_POSITION = 8
 
@@ -84,13 +83,13 @@ class Module(nn.Module):
         first = next(iter(shapes)) + suffix
         if like is None:
             like = check.tensor(first, getattr(self, first))
-        dtype, device, in_memory = like.dtype, like.device, _memory_is_known()
+        dtype, device, in_memory = like.dtype, like.device, check.memory_is_known()
         parameters = self._parameters  # where torch.nn.Module looks, in a third of the time
         weights = []
         for name, shape in shapes.items():
             name += suffix
             weight = parameters[name] if name in parameters else getattr(self, name)
-            plain = type(weight) in _PLAIN
+            plain = type(weight) in check.PLAIN
             if (
                 not (plain or isinstance(weight, Tensor))
                 or weight.shape != shape
@@ -133,11 +132,6 @@ def _check_weight(name: str, weight: object, shape: tuple[int, ...], like: Tenso
     if weight.shape != shape:
         raise ValueError(f"{name} has shape {tuple(weight.shape)}, expected {shape}.")
     check_dtype(name, weight, like, first)
-
-
-def _memory_is_known() -> bool:
-    """Whether tensors hold their values in memory of their own: not while they are compiled or mapped over."""
-    return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
 
 
 def check_dtype(name: str, value: Tensor, weight: Tensor, of: str = "the parameters") -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import os
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -263,8 +264,17 @@ def _warn_slow(op: str, device_type: str) -> None:
             f"aru_kernels: no kernel runs {op} on this {'GPU' if device_type == 'cuda' else device_type.upper()}; the "
             f"reference runs instead, some ten times slower ({'; '.join(reasons)}).",
             RuntimeWarning,
-            stacklevel=6,
+            stacklevel=_caller(),
         )
+
+
+def _caller() -> int:
+    """The `stacklevel` that makes a warning of the function that calls this one name the line outside the package."""
+    ours = (os.path.dirname(__file__) + os.sep, os.path.dirname(torch.nn.__file__) + os.sep)
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(ours):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 class BackendInfo(NamedTuple):

@@ -214,7 +214,7 @@ def test_the_reference_in_place_of_a_kernel_warns_once(run_python):
     assert "aru_kernels: no kernel runs aru_sequence on this CPU; the reference runs instead" in result.stderr
     assert "(cpu: the C++ extension cannot be loaded" in result.stderr
     assert "run `pip install -e .` to build it)" in result.stderr
-    assert "<string>:" in result.stderr.replace(", line 5", ""), "the warning names the caller's line"
+    assert result.stderr.startswith("<string>:"), "the warning names the caller's line"
 
 
 class _Installed:
@@ -290,5 +290,5 @@ def test_the_command_works_without_the_extension(run_python):
 def test_an_extension_of_another_version_is_refused(monkeypatch):
     monkeypatch.setattr(cpu, "__version__", "9.9")
     assert cpu.unavailable() == (
-        f"the C++ extension is of version {aru_kernels.__version__}, the package of 9.9; run `pip install -e .`"
+        f"the C++ extension is of version {aru_kernels.__version__}, the package of 9.9; {_install.cure()}"
     )

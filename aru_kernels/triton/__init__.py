@@ -1,6 +1,7 @@
 """The backend `triton`: kernels for any GPU that Triton runs on, and for the CPU in Triton's interpreter.
 
-Every operation is a pair (forward, backward) of functions on tensors of one dtype, as `aru_kernels.ops` registers them.
+Every operation is a pair (forward, backward) of functions on the tuples of `aru_kernels._arguments`, which
+`aru_kernels.ops` registers. All tensors of a call have one dtype, have elements, and were checked.
 Triton is imported with the first call, not with the package.
 
 With TRITON_INTERPRET=1 in the environment before Python starts, the kernels serve CPU tensors, slowly, in float64 too:

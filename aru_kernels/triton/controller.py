@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from aru_kernels import _checks as check
+from aru_kernels._arguments import StepInputs, StepOptions, StepOutputs, StepSaved, StepStates, controller_of
 from aru_kernels.triton._mode import INTERPRETED
 from aru_kernels.triton.kernels.controller import (
     COLUMNS,
@@ -253,55 +254,24 @@ def _copies(tensors: tuple[Tensor, ...], dtype: torch.dtype) -> tuple[Tensor, ..
     return tuple(x.to(dtype, memory_format=torch.contiguous_format, copy=True) for x in tensors)
 
 
-def controller_step_fwd(
-    a: Tensor,
-    g: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n_floor: float,
-    precision: str,
-    keep: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """h, the next g, n, s and the kept state, which is empty; a (B, H), g (B, H, G)."""
+def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
+    """h, the next g, n, s and the kept state, which is empty."""
+    a, g = inputs.a, inputs.g
     h, n, s = (a.new_empty(a.shape) for _ in "hns")
     g_next = g.new_empty(g.shape)
-    if a.numel():
-        with launching_on(a):
-            controller = Controller((weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, precision)
-            controller.step(None, a.contiguous(), None, g.contiguous(), h, g_next, n, s)
-    return h, g_next, n, s, a.new_empty(0)
-
-
-def controller_step_bwd(
-    d_h: Tensor | None,
-    d_g: Tensor | None,
-    d_n: Tensor | None,
-    d_s: Tensor | None,
-    a: Tensor,
-    g: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n: Tensor,
-    s: Tensor,
-    kept: Tensor,
-    n_floor: float,
-    precision: str,
-) -> tuple[Tensor, ...]:
-    """Gradients of a, g and the controller's weights; the state after the step is recomputed."""
-    weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-    da = a.new_empty(a.shape)
-    if not a.numel():
-        return da, *(w.new_zeros(w.shape) for w in (g, *weights))
     with launching_on(a):
-        controller = Controller(weights, n_floor, precision)
-        d_h, d_g, d_n, d_s = (x if x is None else x.contiguous() for x in (d_h, d_g, d_n, d_s))
-        a, g = a.contiguous(), g.contiguous()
+        controller = Controller(controller_of(inputs), options.n_floor, options.precision)
+        controller.step(None, a.contiguous(), None, g.contiguous(), h, g_next, n, s)
+    return StepStates(h=h, g=g_next, n=n, s=s, kept=a.new_empty(0))
+
+
+def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOptions) -> StepInputs:
+    """The gradients of the inputs; the state after the step is recomputed."""
+    da = saved.a.new_empty(saved.a.shape)
+    with launching_on(da):
+        controller = Controller(controller_of(saved), options.n_floor, options.precision)
+        d_h, d_g, d_n, d_s = (x if x is None else x.contiguous() for x in upstream)
+        a, g = saved.a.contiguous(), saved.g.contiguous()
         g_next, du = (controller.w.new_empty(g.shape) for _ in range(2))
         vectors = controller.w.new_empty(3, a.numel())
         controller.states(a[None], g, g_next[None])
@@ -309,4 +279,4 @@ def controller_step_bwd(
         sums = controller.w.new_zeros(controller.sums_shape(a.numel()))
         controller.add_sums(sums, du, vectors[0], g, None, None)
         controller.add_sums(sums, None, None, g_next, *vectors[1:])
-        return da, controller.before(du, g), *controller.weight_gradients(sums, a.dtype)
+        return StepInputs(da, controller.before(du, g), *controller.weight_gradients(sums, a.dtype))

@@ -19,6 +19,7 @@ import torch
 import triton
 from torch import Tensor
 
+from aru_kernels._arguments import GammaInputs, GammaOptions, GammaOutputs, GammaSaved
 from aru_kernels.triton.kernels.gamma import gamma_bwd_kernel, gamma_fwd_kernel, gamma_sums_kernel
 from aru_kernels.triton.launch import OPTIONS, accumulator, launching_on
 
@@ -147,25 +148,22 @@ def _plan_forward(x: _Layout, n: _Layout, s: _Layout, block: int) -> _Forward | 
     return _Forward(programs, [*walk.arguments(3), walk.OUTER, *differs], BLOCK_R, walk.BLOCK_C)
 
 
-def gamma_fwd(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
-    """γ; n and s broadcast to x's shape."""
-    y = x.new_empty(x.shape)
-    if x.numel() == 0:
-        return y
-    plan = _plan_forward(_layout(x), _layout(n), _layout(s), _FWD_BLOCK)
+def gamma_fwd(y: Tensor, inputs: GammaInputs, options: GammaOptions) -> None:
+    """Fills y, which is contiguous, with γ; n and s broadcast to x's shape, which is y's."""
+    plan = _plan_forward(*map(_layout, inputs), _FWD_BLOCK)
     if plan is None:
-        return gamma_fwd(*(t.expand(x.shape).contiguous() for t in (x, n, s)), n_floor)
-    with launching_on(x):
+        gamma_fwd(y, GammaInputs(*(t.expand(y.shape).contiguous() for t in inputs)), options)
+        return
+    with launching_on(y):
         gamma_fwd_kernel[(plan.programs,)](
-            *(x, n, s, y, *plan.arguments),
-            N_FLOOR=n_floor,
-            ACC=accumulator(x.dtype),
+            *(*inputs, y, *plan.arguments),
+            N_FLOOR=options.n_floor,
+            ACC=accumulator(y.dtype),
             BLOCK_R=plan.BLOCK_R,
             BLOCK_C=plan.BLOCK_C,
             num_warps=4,
             **OPTIONS,
         )
-    return y
 
 
 class _Backward(NamedTuple):
@@ -198,20 +196,19 @@ def _plan_backward(dy: _Layout, x: _Layout, n: _Layout, s: _Layout, block: int, 
     return _Backward(programs_r * blocks_c, arguments, BLOCK_R, walk.BLOCK_C, TILES, gradients)
 
 
-def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tuple[Tensor, Tensor, Tensor]:
-    """γ's gradients for x, n and s, each of its operand's shape."""
-    dx = x.new_empty(x.shape)
-    if x.numel() == 0:
-        return dx, n.new_zeros(n.shape), s.new_zeros(s.shape)
-    plan = _plan_backward(*map(_layout, (dy, x, n, s)), _BWD_BLOCK, _BUSY)
+def gamma_bwd(dx: Tensor, upstream: GammaOutputs, saved: GammaSaved, options: GammaOptions) -> tuple[Tensor, Tensor]:
+    """Fills dx, which is contiguous, and returns the gradients of n and s, each of its operand's shape."""
+    x, n, s = saved
+    plan = _plan_backward(*map(_layout, (upstream.y, x, n, s)), _BWD_BLOCK, _BUSY)
     if plan is None:
-        dx, dn, ds = gamma_bwd(*(t.expand(x.shape).contiguous() for t in (dy, x, n, s)), n_floor)
-        return dx, dn.sum_to_size(n.shape), ds.sum_to_size(s.shape)
+        full = GammaSaved(*(t.expand(x.shape).contiguous() for t in saved))
+        dn, ds = gamma_bwd(dx, GammaOutputs(upstream.y.contiguous()), full, options)
+        return dn.sum_to_size(n.shape), ds.sum_to_size(s.shape)
     buffers = [g.buffer(p) for g, p in zip(plan.gradients, (n, s), strict=True)]
     with launching_on(x):
         gamma_bwd_kernel[(plan.programs,)](
-            *(dy, x, n, s, dx, *buffers, *plan.arguments),
-            N_FLOOR=n_floor,
+            *(upstream.y, x, n, s, dx, *buffers, *plan.arguments),
+            N_FLOOR=options.n_floor,
             ACC=accumulator(x.dtype),
             BLOCK_R=plan.BLOCK_R,
             BLOCK_C=plan.BLOCK_C,
@@ -220,7 +217,8 @@ def gamma_bwd(dy: Tensor, x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> tu
             num_warps=4,
             **OPTIONS,
         )
-        return dx, *_results(plan.gradients, buffers, (n, s))
+        dn, ds = _results(plan.gradients, buffers, (n, s))
+        return dn, ds
 
 
 def _results(gradients: list[_Gradient], buffers: list[Tensor], parameters: tuple[Tensor, ...]) -> list[Tensor]:

@@ -12,6 +12,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aru_kernels._arguments import (
+    AruInputs,
+    AruOptions,
+    AruOutputs,
+    AruSaved,
+    AruStates,
+    GammaRnnInputs,
+    GammaRnnOptions,
+    GammaRnnOutputs,
+    GammaRnnSaved,
+    GammaRnnStates,
+    controller_of,
+)
 from aru_kernels.triton import kept_slots, persistent, stepwise
 from aru_kernels.triton.controller import padded_rows, row_length
 from aru_kernels.triton.launch import launching_on
@@ -46,34 +59,19 @@ def _recurrent_gradient(d_xp: Tensor, h0: Tensor, h: Tensor) -> Tensor:
     return torch.addmm(first, d_xp[1:].flatten(0, 1).t(), h[:-1].flatten(0, 1))
 
 
-def aru_sequence_fwd(
-    xp: Tensor,
-    h0: Tensor,
-    g0: Tensor,
-    weight_hh: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-    trace: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
     """h, the last g, a, n, s and the kept state; a, n and s are empty if neither trace nor a gradient needs them."""
+    xp, g0, segment, trace = inputs.xp, inputs.g0, options.segment, options.trace
     (T, B, H), G = xp.shape, g0.shape[-1]
     h, last_g = xp.new_empty(xp.shape), g0.new_empty(g0.shape)
     a = xp.new_empty(xp.shape if trace or segment else (0,))
     n, s = (xp.new_empty(xp.shape if trace or segment == 1 else (0,)) for _ in "ns")
     GS = row_length(G)
     kept = xp.new_empty(kept_slots(T, segment), B, H, GS)
-    if not xp.numel():
-        return h, last_g, a, n, s, kept.view(-1)
     with launching_on(xp):
-        network = Adaptive(weight_hh, (weight_ag, weight_gg, bias_g, weight_gc, bias_c), n_floor, precision)
+        network = Adaptive(inputs.weight_hh, controller_of(inputs), options.n_floor, options.precision)
         way = _adaptive_way(network, B)
-        xp, h_before, dtype = xp.contiguous(), h0.contiguous(), way.state_type(segment)
+        xp, h_before, dtype = xp.contiguous(), inputs.h0.contiguous(), way.state_type(segment)
         state = g_before = padded_rows(g0, row_length(G, dtype)).to(dtype)
         one_a = None if a.numel() else xp.new_empty(1, B, H)
         if segment == 1:
@@ -100,58 +98,32 @@ def aru_sequence_fwd(
                 run(now)
                 h_before, g_before = now.h[-1], now.g[-1]
         last_g.copy_(g_before[..., :G])
-    return h, last_g, a, n, s, kept.view(-1)
+    return AruStates(h=h, g=last_g, a=a, n=n, s=s, kept=kept.view(-1))
 
 
-def aru_sequence_bwd(
-    d_h: Tensor | None,
-    d_h_last: Tensor | None,
-    d_g: Tensor | None,
-    d_a: Tensor | None,
-    d_n: Tensor | None,
-    d_s: Tensor | None,
-    h0: Tensor,
-    g0: Tensor,
-    weight_hh: Tensor,
-    weight_ag: Tensor,
-    weight_gg: Tensor,
-    bias_g: Tensor,
-    weight_gc: Tensor,
-    bias_c: Tensor,
-    h: Tensor,
-    a: Tensor,
-    n: Tensor,
-    s: Tensor,
-    kept: Tensor,
-    n_floor: float,
-    precision: str,
-    segment: int,
-) -> tuple[Tensor, ...]:
-    """Gradients of xp, h0, g0, weight_hh and the controller's weights."""
-    weights = (weight_ag, weight_gg, bias_g, weight_gc, bias_c)
+def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> AruInputs:
+    """The gradients of the inputs."""
+    a = saved.a
     _, B, H = a.shape
     d_xp = a.new_empty(a.shape)
-    if not a.numel():
-        return d_xp, *(x.new_zeros(x.shape) for x in (h0, g0, weight_hh, *weights))
     with launching_on(a):
-        network = Adaptive(weight_hh, weights, n_floor, precision)
-        upstream = AdaptiveUpstream(*map(_contiguous, (d_h, d_a, d_n, d_s)), d_h_last=d_h_last, d_g=d_g)
-        kept = kept.view(-1, B, H, row_length(g0.shape[-1]))
-        d_h0, d_g0, gradients = _adaptive_way(network, B).gradients(upstream, a, kept, g0, d_xp, segment)
-        return d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, h0, h), *gradients
+        network = Adaptive(saved.weight_hh, controller_of(saved), options.n_floor, options.precision)
+        per_step = {f"d_{name}": _contiguous(getattr(upstream, name)) for name in ("h", "a", "n", "s")}
+        gradients = AdaptiveUpstream(**per_step, d_h_last=upstream.h_last, d_g=upstream.g)
+        kept = saved.kept.view(-1, B, H, row_length(saved.g0.shape[-1]))
+        way = _adaptive_way(network, B)
+        d_h0, d_g0, of_controller = way.gradients(gradients, a, kept, saved.g0, d_xp, options.segment)
+        return AruInputs(d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, saved.h0, saved.h), *of_controller)
 
 
-def gamma_rnn_sequence_fwd(
-    xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, n_floor: float, precision: str, keep: bool
-) -> tuple[Tensor, Tensor]:
-    """h, and a if keep, otherwise an empty tensor."""
+def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> GammaRnnStates:
+    """h, and a if options.keep, otherwise an empty tensor."""
+    xp, keep = inputs.xp, options.keep
     T, B, H = xp.shape
     h, a = xp.new_empty(xp.shape), xp.new_empty(xp.shape if keep else (0,))
-    if not xp.numel():
-        return h, a
     with launching_on(xp):
-        way = _static_way(Static(weight_hh, n, s, n_floor), B)
-        xp, h_before = xp.contiguous(), h0.contiguous()
+        way = _static_way(Static(inputs.weight_hh, inputs.n, inputs.s, options.n_floor), B)
+        xp, h_before = xp.contiguous(), inputs.h0.contiguous()
         one_a = None if keep else xp.new_empty(1, B, H)
 
         def arguments(part: slice) -> StaticForward:
@@ -163,30 +135,17 @@ def gamma_rnn_sequence_fwd(
                 now = arguments(part)
                 run(now)
                 h_before = now.h[-1]
-    return h, a
+    return GammaRnnStates(h=h, a=a)
 
 
-def gamma_rnn_sequence_bwd(
-    d_h: Tensor | None,
-    d_h_last: Tensor | None,
-    d_a: Tensor | None,
-    h0: Tensor,
-    weight_hh: Tensor,
-    n: Tensor,
-    s: Tensor,
-    h: Tensor,
-    a: Tensor,
-    n_floor: float,
-    precision: str,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of xp, h0, weight_hh, n and s."""
+def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions) -> GammaRnnInputs:
+    """The gradients of the inputs."""
+    a, n, s = saved.a, saved.n, saved.s
     T, B, H = a.shape
     d_xp = a.new_empty(a.shape)
-    if not a.numel():
-        return d_xp, *(x.new_zeros(x.shape) for x in (h0, weight_hh, n, s))
     with launching_on(a):
-        way = _static_way(Static(weight_hh, n, s, n_floor), B)
-        d_h, d_a = _contiguous(d_h), _contiguous(d_a)
+        way = _static_way(Static(saved.weight_hh, n, s, options.n_floor), B)
+        d_h, d_a = _contiguous(upstream.h), _contiguous(upstream.a)
 
         def arguments(part: slice, **carried: Tensor) -> StaticBackward:
             return StaticBackward(d_h=slots(d_h, part), d_a=slots(d_a, part), a=a[part], d_xp=d_xp[part], **carried)
@@ -196,11 +155,11 @@ def gamma_rnn_sequence_bwd(
         with way.running(way.backward, example) as run:
             carried = {name: run.buffer(name) for name in StaticBackward.UPDATED}
             d_rec, dn, ds = carried.values()
-            start_gradient(d_rec, d_h_last)
+            start_gradient(d_rec, upstream.h_last)
             for x in (dn, ds):
                 x.zero_()
             for part in reversed(parts):
                 run(arguments(part, **carried))
             d_h0 = run.result(d_rec)
             dn, ds = (x.sum(0, dtype=torch.float64).sum_to_size(p.shape).to(p.dtype) for x, p in ((dn, n), (ds, s)))
-        return d_xp, d_h0, _recurrent_gradient(d_xp, h0, h), dn, ds
+        return GammaRnnInputs(d_xp, d_h0, _recurrent_gradient(d_xp, saved.h0, saved.h), dn, ds)

@@ -160,7 +160,10 @@ def memory_is_known() -> bool:
 
 def in_memory(name: str, value: Tensor) -> None:
     """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
-    size = value.untyped_storage().nbytes()
+    try:
+        size = value.untyped_storage().nbytes()
+    except NotImplementedError:
+        raise TypeError(f"{name} has layout {value.layout}, expected torch.strided.") from None
     if value.nbytes <= size and value.is_contiguous() and value.storage_offset() == 0:
         return
     last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))

@@ -7,6 +7,7 @@ Everything about one operation stands in its class; `aru_kernels.ops` turns each
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any, ClassVar
@@ -124,11 +125,28 @@ class Operation:
         raise NotImplementedError
 
 
-def _sizes_fit(inputs: Any, letters: tuple[str, ...], expected: tuple[Shape, ...]) -> None:
-    """Raises ValueError for the first input whose shape differs from the expected one."""
-    if tuple([x.shape for x in inputs]) != expected:
-        for name, value, letter, sizes in zip(inputs._fields, inputs, letters, expected, strict=True):
-            check.shape(name, value, letter, sizes)
+def _check_shapes(inputs: Any, dims: tuple[tuple[str | int, ...], ...], expected: tuple[Shape, ...]) -> None:
+    """Raises ValueError unless the inputs have the expected shapes.
+
+    dims: what each dimension is called, or its size if that is given. The sentence blames the input that differs from
+    the size that most of them have.
+    """
+    if tuple([x.shape for x in inputs]) == expected:
+        return
+    named = list(zip(inputs._fields, inputs, dims, strict=True))
+    for name, value, own in named:
+        check.rank(name, value, _letters(own), len(own))
+    seen: dict[str | int, list[int]] = {}
+    for _, value, own in named:
+        for dim, size in zip(own, value.shape, strict=True):
+            seen.setdefault(dim, [dim] if isinstance(dim, int) else []).append(size)
+    sizes = {dim: dim if isinstance(dim, int) else statistics.mode(found) for dim, found in seen.items()}
+    for name, value, own in named:
+        check.shape(name, value, _letters(own), tuple(sizes[dim] for dim in own))
+
+
+def _letters(dims: tuple[str | int, ...]) -> str:
+    return f"({', '.join(map(str, dims))}{',' * (len(dims) == 1)})"
 
 
 def _gradients_fit(upstream: Any, expected: tuple[Shape, ...], like: Tensor) -> None:
@@ -139,6 +157,8 @@ def _gradients_fit(upstream: Any, expected: tuple[Shape, ...], like: Tensor) -> 
             if value.shape != sizes:
                 check.shape(name, value, "the shape of its output", sizes)
             check.like(name, value, like, "the saved tensors")
+            if type(value) in check.PLAIN:
+                check.in_memory(name, value)
 
 
 def _check_segment(segment: int, T: int, least: int) -> None:
@@ -272,19 +292,19 @@ def _in_format_of(argument: Tensor, result: Tensor) -> Tensor:
     )
 
 
+_CONTROLLER_DIMS = (("G",), ("G", "G"), ("G",), (2, "G"), (2,))
+
+
+def _controller_shapes(G: int) -> tuple[Shape, ...]:
+    return (G,), (G, G), (G,), (2, G), (2,)
+
+
 def _check_controller(inputs: StepInputs | AruInputs) -> int:
     """Returns G."""
     weight_ag = inputs.weight_ag
     check.rank("weight_ag", weight_ag, "(G,)", 1)
     check.not_empty("weight_ag", weight_ag, 0, "unit")
     return weight_ag.shape[0]
-
-
-_CONTROLLER_LETTERS = ("(G,)", "(G, G)", "(G,)", "(2, G)", "(2,)")
-
-
-def _controller_shapes(G: int) -> tuple[Shape, ...]:
-    return (G,), (G, G), (G,), (2, G), (2,)
 
 
 class ControllerStep(Operation):
@@ -301,8 +321,11 @@ class ControllerStep(Operation):
         a = inputs.a
         check.rank_at_least("a", a, "(..., H)", 1)
         G = _check_controller(inputs)
-        letters = ("(..., H)", "(..., H, G), where a is (..., H),", *_CONTROLLER_LETTERS)
-        _sizes_fit(inputs, letters, (tuple(a.shape), (*a.shape, G), *_controller_shapes(G)))
+        shape = tuple(a.shape)
+        if tuple(inputs.g.shape[:-1]) != shape:
+            check.shape("g", inputs.g, "(..., H, G), where a is (..., H),", (*shape, G))
+        dims = (shape, (*shape, "G"), *_CONTROLLER_DIMS)
+        _check_shapes(inputs, dims, (shape, (*shape, G), *_controller_shapes(G)))
 
     def check_options(self, inputs: StepInputs, options: StepOptions) -> None:
         check.gain_floor(options.n_floor)
@@ -372,8 +395,8 @@ class AruSequence(Operation):
     def check(self, inputs: AruInputs) -> None:
         T, B, H = _check_projection(inputs.xp)
         G = _check_controller(inputs)
-        letters = ("(T, B, H)", "(B, H)", "(B, H, G)", "(H, H)", *_CONTROLLER_LETTERS)
-        _sizes_fit(inputs, letters, ((T, B, H), (B, H), (B, H, G), (H, H), *_controller_shapes(G)))
+        dims = (("T", "B", "H"), ("B", "H"), ("B", "H", "G"), ("H", "H"), *_CONTROLLER_DIMS)
+        _check_shapes(inputs, dims, ((T, B, H), (B, H), (B, H, G), (H, H), *_controller_shapes(G)))
 
     def check_options(self, inputs: AruInputs, options: AruOptions) -> None:
         check.gain_floor(options.n_floor)
@@ -382,12 +405,12 @@ class AruSequence(Operation):
 
     def check_saved(self, module: ModuleType, upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> None:
         h = saved.h
+        _check_steps(saved)
         self.check(self.inputs_of(saved))
         (T, B, H), G = h.shape, saved.g0.shape[-1]
         check.gain_floor(options.n_floor)
         _check_precision(options.precision)
         _check_segment(options.segment, T, 1)
-        check.shape("a", saved.a, "(T, B, H)", (T, B, H))
         for name, value in (("n", saved.n), ("s", saved.s)):
             if options.segment == 1 or module.KEEPS_GAINS or tuple(value.shape) != (0,):
                 check.shape(name, value, "(T, B, H)", (T, B, H))
@@ -460,11 +483,11 @@ class GammaRnnSequence(Operation):
 
     def check(self, inputs: GammaRnnInputs) -> None:
         T, B, H = _check_projection(inputs.xp)
-        for name, value in (("n", inputs.n), ("s", inputs.s)):
-            if tuple(value.shape) not in ((), (1,), (H,)):
-                raise ValueError(f"{name} has shape {tuple(value.shape)}, expected (), (1,) or (H,) = ({H},).")
-        letters = ("(T, B, H)", "(B, H)", "(H, H)", "", "")
-        _sizes_fit(inputs, letters, ((T, B, H), (B, H), (H, H), tuple(inputs.n.shape), tuple(inputs.s.shape)))
+        n, s = inputs.n, inputs.s
+        # () and (1,) are the same for all neurons
+        own = tuple(tuple(p.shape) if p.ndim == 0 or p.shape == (1,) else (H,) for p in (n, s))
+        dims = (("T", "B", "H"), ("B", "H"), ("H", "H"), *(size if size in ((), (1,)) else ("H",) for size in own))
+        _check_shapes(inputs, dims, ((T, B, H), (B, H), (H, H), *own))
 
     def check_options(self, inputs: GammaRnnInputs, options: GammaRnnOptions) -> None:
         check.gain_floor(options.n_floor)
@@ -473,11 +496,11 @@ class GammaRnnSequence(Operation):
     def check_saved(
         self, module: ModuleType, upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions
     ) -> None:
+        _check_steps(saved)
         inputs = self.inputs_of(saved)
         self.check(inputs)
         self.check_options(inputs, options)
         full = tuple(saved.h.shape)
-        check.shape("a", saved.a, "(T, B, H)", full)
         _gradients_fit(upstream, (full, full[1:], full), saved.h)
 
     def decide(
@@ -524,6 +547,12 @@ class GammaRnnSequence(Operation):
     def flops(self, inputs: GammaRnnInputs) -> int:
         T, B, H = inputs.xp
         return 2 * T * B * H * H
+
+
+def _check_steps(saved: AruSaved | GammaRnnSaved) -> None:
+    """Checks the results of every step."""
+    check.rank("h", saved.h, "(T, B, H)", 3)
+    check.shape("a", saved.a, "the shape of h,", tuple(saved.h.shape))
 
 
 def _check_projection(xp: Tensor) -> tuple[int, int, int]:

@@ -130,10 +130,16 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         return tuple(run_backward(upstream, saved, options))
 
     def fake(*arguments: Any) -> Any:
-        return _returned(operation, operation.fake(module, *_take(arguments, Inputs, Options)))
+        inputs, options = _take(arguments, Inputs, Options)
+        check.same_kind(inputs)
+        return _returned(operation, operation.fake(module, inputs, options))
 
     def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
-        _, saved, _ = _take(arguments, Outputs, Saved, Options)
+        upstream, saved, _ = _take(arguments, Outputs, Saved, Options)
+        check.same_kind(saved)
+        for name, value in zip(Outputs._fields, upstream, strict=True):
+            if value is not None:
+                check.like(f"d_{name}", value, saved[0], "the saved tensors")
         return operation.fake_gradients(operation.inputs_of(saved))
 
     def flops(*shapes: Any, **_: Any) -> int:
@@ -251,7 +257,9 @@ def _register_deciding(operation: Operation) -> None:
         return backward(*arguments)
 
     def fake(*arguments: Any) -> Any:
-        return _returned(operation, operation.fake_outputs(*_take(arguments, Inputs, Settings)))
+        inputs, settings = _take(arguments, Inputs, Settings)
+        check.same_kind(inputs)
+        return _returned(operation, operation.fake_outputs(inputs, settings))
 
     def backward_fake(*arguments: Any) -> tuple[Tensor, ...]:
         _, inputs, _ = _take(arguments, Outputs, Inputs, Settings)

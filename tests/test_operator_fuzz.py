@@ -1,0 +1,50 @@
+"""Every operator with every argument wrong in turn: a sentence, never a crash, silent only where that is legal."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from aru_kernels import ops
+from helpers import ROOT, needs_cpu_kernels
+
+CASES = [
+    pytest.param(backend, op, direction, id=f"{backend}-{op}-{direction}")
+    for backend, op in ops._OPERATORS
+    for direction in ("forward", "backward")
+    if backend in ("cpu", "triton")  # `cuda` needs a GPU; the checks are the same code
+]
+# Where two arguments disagree and no third says which of them is wrong, either may be named.
+OTHERS = {("gamma", "x"): ("d_y",), ("gamma_rnn_sequence", "xp"): ("h0",)}
+OTHERS |= {("aru_sequence", "h"): ("xp",), ("gamma_rnn_sequence", "h"): ("h0", "xp")}
+
+
+@needs_cpu_kernels
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "op", "direction"), CASES)
+def test_one_wrong_argument_at_a_time(run_python, backend, op, direction):
+    interpreted = {"TRITON_INTERPRET": "1"} if backend == "triton" else {}
+    done = run_python(str(ROOT / "tests" / "operator_fuzz.py"), backend, op, direction, **interpreted)
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0, f"the process ended with {done.returncode} at {lines[-1:]}:\n{done.stderr[-3000:]}"
+    assert len(lines) > 50
+    decoder, wrong = json.JSONDecoder(), []
+    for line in lines:
+        call, end = decoder.raw_decode(line)
+        outcome = json.loads(line[end:])
+        if call["legal"]:
+            right = (
+                outcome.get("same", False)
+                if "in memory" in call["what"] or call["what"] == "strided"
+                else ("error" not in outcome)
+            )
+        else:
+            by_torch = call["what"] in ("sparse", "a list", "None")  # the dispatcher refuses these
+            names = (call["argument"], *OTHERS.get((op, call["argument"]), ()))
+            named = re.search(rf"\b({'|'.join(names)})\b", outcome.get("text", ""))
+            right = named is not None or (by_torch and "error" in outcome)
+        if not right:
+            wrong.append((call, outcome))
+    assert not wrong, "\n".join(map(str, wrong[:20]))

@@ -47,7 +47,7 @@ def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
         for value in args[2:]:
             if isinstance(value, str):
                 raise TypeError(
-                    f"{name} got {value!r} by position: it has no nonlinearity but γ, and its positional arguments are "
+                    f"{name} has no argument nonlinearity, got {value!r} by position, expected "
                     f"{', '.join(parameters[:-4])}."
                 )
         if adaptive and len(args) > 2 and isinstance(args[2], int) and not isinstance(args[2], bool):

@@ -17,22 +17,22 @@ from aru_kernels import _checks as check
 
 def project(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (T, B, I), weight (H, I), bias (H) -> (T, B, H)."""
-    if x.device.type == "cuda" and weight.shape[1] == 1 and bias is not None and not check.autocasting(x.device):
+    if x.device.type == "cuda" and weight.shape[1] == 1 and not check.autocasting(x.device):
         return OuterProduct.apply(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 class OuterProduct(torch.autograd.Function):
-    """As F.linear, of one input: x (..., 1), weight (H, 1), bias (H) -> (..., H)."""
+    """As F.linear, of one input: x (..., 1), weight (H, 1), bias (H) or None -> (..., H)."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        return torch.addcmul(bias, x, weight.mT)
+    def forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        return x * weight.mT if bias is None else torch.addcmul(bias, x, weight.mT)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor | None, ...], output: Tensor) -> None:
         x, weight, _ = inputs
         ctx.save_for_backward(x, weight)
 

@@ -19,6 +19,9 @@ from aru_kernels._module import Module, Shapes, check_dtype, describe, recurrent
 from aru_kernels._projection import project
 from aru_kernels.reference import Trace
 
+# what torch.load may build by default: a trace, also one of packed input
+torch.serialization.add_safe_globals([Trace, PackedSequence])
+
 
 class Recurrent(Module):
     """Layers, directions, dropout, layouts and states; a subclass says what one layer computes."""

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from aru_kernels import _checks as check
 from aru_kernels.modules import ARUN, GammaRNN
 
+__all__ = ["from_nonlinmod", "from_rnn"]
+
 _NONLINMOD_KEYS = (
     *("Uxh.weight", "Uxh.bias", "Whh.weight", "Whh.bias", "Uag.weight", "Uag.bias", "Wgg.weight", "Wgg.bias"),
     *("Wgn.weight", "Wgn.bias", "Wgs.weight", "Wgs.bias"),
@@ -17,16 +19,32 @@ _NONLINMOD_KEYS = (
 
 
 def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
-    """The adaptive network of a checkpoint written by the paper authors' code (github.com/vgeadah/NonlinMod).
+    """Makes an `ARUN` of a checkpoint that the paper authors' code wrote.
 
-    state_dict: their state dict; keys may carry the prefix "rnn.", other keys (a read-out) are left aside.  Where they
-    have two biases whose sum acts, the sum is taken.
+    Their code has two biases where their sum acts; the sum is taken.  It also replaces softplus(z) by z above z = 20,
+    where values agree to about 1e-10.  For n < 0 and n x > 20 it returns -x where the function is x; that error is not
+    reproduced.
 
-    Returns an `ARUN` of one layer in the dtype of the weights.  Raises KeyError naming what is missing, ValueError for
-    a shape that does not fit.
+    Args:
+        state_dict: the state dict of their model.  Keys may carry the prefix "rnn.".  Other keys, such as those of a
+            read-out, are ignored.
 
-    The authors replace softplus(z) by z above z = 20: values agree to about 1e-10 there.  For n < 0 and n x > 20 their
-    code returns -x where the function is x; that error is not reproduced.
+    Returns:
+        An `ARUN` of one layer, with the dtype and device of the weights.
+
+    Raises:
+        KeyError: if weights are missing, whose names it gives.
+        TypeError: if a value is not a floating-point tensor.
+        ValueError: if the shape of a weight does not fit the others.
+
+    Source: https://github.com/vgeadah/NonlinMod
+
+    Examples:
+        >>> shapes = {"Uxh.weight": (8, 1), "Uxh.bias": (8,), "Whh.weight": (8, 8), "Whh.bias": (8,)}
+        >>> shapes |= {"Uag.weight": (4, 1), "Uag.bias": (4,), "Wgg.weight": (4, 4), "Wgg.bias": (4,)}
+        >>> shapes |= {"Wgn.weight": (1, 4), "Wgn.bias": (1,), "Wgs.weight": (1, 4), "Wgs.bias": (1,)}
+        >>> from_nonlinmod({f"rnn.{name}": torch.randn(shape) for name, shape in shapes.items()})
+        ARUN(1, 8, controller_size=4)
     """
     weights = {key.removeprefix("rnn."): value for key, value in state_dict.items()}
     missing = [key for key in _NONLINMOD_KEYS if key not in weights]
@@ -59,12 +77,31 @@ def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
 
 @torch.no_grad()
 def from_rnn(rnn: nn.RNN) -> GammaRNN:
-    """A `GammaRNN` that computes what a torch.nn.RNN(nonlinearity="tanh") computes.
+    r"""Makes a `GammaRNN` that computes what a `torch.nn.RNN` with tanh computes.
 
-    With n = 2 and s = 1, γ(x) = σ(2x) = (1 + tanh x) / 2.  So if `output, h_n = from_rnn(rnn)(x, (h_0 + 1) / 2)`, then
-    `2 * output - 1, 2 * h_n - 1` is what `rnn(x, h_0)` returns; h_0 = None there is h_0 = 0.5 here.
+    With n = 2 and s = 1, γ is
 
-    Raises ValueError for a ReLU network or for dropout, whose zeros the map would move.
+    .. math::
+        \gamma(x) = \sigma(2 x) = \frac{1 + \tanh x}{2}
+
+    so that states and outputs are mapped to (1 + h) / 2: if `output, h_n = from_rnn(rnn)(x, (h_0 + 1) / 2)`, then
+    `rnn(x, h_0)` is `(2 * output - 1, 2 * h_n - 1)`.  The default h_0 of the `torch.nn.RNN`, zeros, is 0.5 here.
+
+    Args:
+        rnn: the network, with nonlinearity="tanh" and without dropout, whose zeros the map would move.
+
+    Returns:
+        A `GammaRNN` with one pair (n, s) in each layer, and the sizes, options, dtype and device of `rnn`.
+
+    Raises:
+        TypeError: if `rnn` is not a `torch.nn.RNN`.
+        ValueError: if `rnn` has another nonlinearity or dropout.
+
+    Examples:
+        >>> rnn, x = nn.RNN(3, 8), torch.randn(6, 2, 3)
+        >>> output, h_n = from_rnn(rnn)(x, torch.full((1, 2, 8), 0.5))
+        >>> torch.allclose(2 * output - 1, rnn(x)[0], atol=1e-5)
+        True
     """
     if not isinstance(rnn, nn.RNN):
         raise TypeError(f"rnn must be a torch.nn.RNN, got {type(rnn).__name__}.")

@@ -7,17 +7,37 @@ import math
 import torch
 from torch import Tensor, nn
 
+__all__ = ["controller_", "henaff_orthogonal_", "recurrent_", "static_gamma_"]
+
 
 @torch.no_grad()
 def henaff_orthogonal_(tensor: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Fills a square matrix with random rotations of pairs of coordinates, in place.
+    r"""Fills a square matrix with random rotations of pairs of coordinates, in place.
 
-    exp of the block-diagonal skew-symmetric matrix with blocks [[0, θ], [-θ, 0]], θ ~ U(-π, 0): the blocks
-    [[cos θ, sin θ], [-sin θ, cos θ]] on the diagonal; an odd last row is that of the identity.
-    Source: Henaff, Szlam, LeCun, "Recurrent orthogonal networks and long-memory tasks", 2016.
+    It is the exponential of a block-diagonal skew-symmetric matrix, with the blocks
 
-    tensor: (H, H), any floating dtype.  generator: source of θ; torch's own if None.  Raises ValueError for another
-    shape.
+    .. math::
+        \begin{pmatrix} \cos\theta & \sin\theta \\ -\sin\theta & \cos\theta \end{pmatrix}, \quad
+        \theta \sim U(-\pi, 0)
+
+    on the diagonal.  The last row of a matrix of odd size is that of the identity.
+
+    Args:
+        tensor: the matrix, of shape (H, H) and of any floating-point dtype.
+        generator: the source of the angles.  PyTorch's own if None.
+
+    Returns:
+        `tensor`.
+
+    Raises:
+        ValueError: if `tensor` is not a square matrix.
+
+    Source: M. Henaff, A. Szlam, Y. LeCun, "Recurrent orthogonal networks and long-memory tasks", ICML 2016.
+
+    Examples:
+        >>> w = henaff_orthogonal_(torch.empty(4, 4))
+        >>> torch.allclose(w @ w.T, torch.eye(4), atol=1e-6)
+        True
     """
     if tensor.ndim != 2 or tensor.shape[0] != tensor.shape[1]:
         raise ValueError(f"tensor must be a square matrix, got shape {tuple(tensor.shape)}.")
@@ -37,9 +57,18 @@ def henaff_orthogonal_(tensor: Tensor, generator: torch.Generator | None = None)
 
 @torch.no_grad()
 def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None) -> None:
-    """The main network's weights, in place.
+    """Initialises the weights of the main network, in place.
 
-    weight_ih: (H, I), Kaiming normal.  weight_hh: (H, H), Henaff orthogonal.  bias: (H,), zero; or None.
+    Args:
+        weight_ih: input weights, of shape (H, I); drawn from Kaiming's normal distribution.
+        weight_hh: recurrent weights, of shape (H, H); see `henaff_orthogonal_`.
+        bias: the bias, of shape (H,), which is set to 0; or None.
+
+    Examples:
+        >>> weight_ih, weight_hh, bias = torch.empty(8, 3), torch.empty(8, 8), torch.empty(8)
+        >>> recurrent_(weight_ih, weight_hh, bias)
+        >>> bias.any().item()
+        False
     """
     nn.init.kaiming_normal_(weight_ih)
     henaff_orthogonal_(weight_hh)
@@ -49,9 +78,25 @@ def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None) -> Non
 
 @torch.no_grad()
 def controller_(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weight_gc: Tensor, bias_c: Tensor) -> None:
-    """The controller's weights, in place; shapes as in `aru_kernels.functional.controller_step`.
+    """Initialises the weights of the controller, in place.
 
-    The read-out starts small, so that every neuron begins near one gain drawn from 5 + 2 U(0, 1) and saturation 0.
+    The read-out starts small.  Every neuron therefore begins near one gain, drawn from 5 + 2 U(0, 1), and near the
+    saturation 0.
+
+    Args:
+        weight_ag: input weights, of shape (G,); drawn from Kaiming's normal distribution.
+        weight_gg: recurrent weights, of shape (G, G); see `henaff_orthogonal_`.
+        bias_g: the bias, of shape (G,), which is set to 0.
+        weight_gc: read-out weights, of shape (2, G); drawn from Xavier's normal distribution, times 0.1 for n in row 0
+            and 0.01 for s in row 1.
+        bias_c: the bias of the read-out, of shape (2,); the initial n and s.
+
+    Examples:
+        >>> shapes = (4,), (4, 4), (4,), (2, 4), (2,)
+        >>> controller_(*(weights := [torch.empty(shape) for shape in shapes]))
+        >>> n, s = weights[-1]
+        >>> 5 <= n < 7, s.item()
+        (tensor(True), 0.0)
     """
     nn.init.kaiming_normal_(weight_ag[:, None])
     henaff_orthogonal_(weight_gg)
@@ -64,6 +109,17 @@ def controller_(weight_ag: Tensor, weight_gg: Tensor, bias_g: Tensor, weight_gc:
 
 @torch.no_grad()
 def static_gamma_(gain: Tensor, saturation: Tensor) -> None:
-    """The static network's γ, in place: n = gain ~ N(5, 2²), s = saturation = 0."""
+    """Initialises the gain and the saturation of the static network, in place.
+
+    Args:
+        gain: n, of shape (H,) or (1,); drawn from the normal distribution of mean 5 and deviation 2.
+        saturation: s, of the shape of the gain, which is set to 0.
+
+    Examples:
+        >>> gain, saturation = torch.empty(8), torch.empty(8)
+        >>> static_gamma_(gain, saturation)
+        >>> saturation.any().item()
+        False
+    """
     nn.init.normal_(gain, 5, 2)
     nn.init.zeros_(saturation)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 
 import pytest
 
@@ -170,6 +171,19 @@ def test_the_microbenchmark_compiles(tmp_path):
     _, *rest = compile_command(tmp_path / "cuda_micro", "sm_90")
     done = subprocess.run([nvcc, *rest], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_sources_include_no_test_and_no_cycle():
+    """Headers of csrc are found in csrc, whatever a build of the tests adds to the include path."""
+    graph = {}
+    for path in (ROOT / "csrc").rglob("*.*"):
+        graph[path] = set()
+        for name in re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE):
+            found = [folder / name for folder in (path.parent, ROOT / "csrc") if (folder / name).is_file()]
+            assert found, f"{path.relative_to(ROOT)} includes {name}, which is not in csrc"
+            graph[path].add(found[0].resolve())
+    assert len(graph) > 40
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_architectures(monkeypatch):

@@ -8,8 +8,9 @@ import pickle
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_sequence
 
-from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, use_backend
+from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, Trace, use_backend
 from tolerances import assert_close
 
 DOUBLE = torch.float64
@@ -49,6 +50,21 @@ def test_copies_compute_the_same(name, tmp_path):
     loaded.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     for copy_ in (fresh, loaded, copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert torch.equal(first_output(copy_, x), expected)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("cls", [ARUN, GammaRNN])
+def test_a_saved_trace_is_loaded_by_default(cls, packed, tmp_path):
+    """torch.load builds what it knows to be safe, without weights_only=False."""
+    x = pack_sequence([torch.randn(n, I) for n in (2, 4)], enforce_sorted=False) if packed else torch.randn(4, 2, I)
+    _, _, trace = cls(I, H)(x, return_trace=True)
+    torch.save(trace, tmp_path / "trace.pt")
+    loaded = torch.load(tmp_path / "trace.pt")
+    assert type(loaded) is Trace
+    for name in ("a", "n", "s"):
+        mine, saved = getattr(loaded, name), getattr(trace, name)
+        assert type(mine) is type(saved)
+        assert torch.equal(mine.data, saved.data)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 
 import pytest
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
 import aru_kernels
-from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, convert, reference
-from aru_kernels.functional import gamma
-from tolerances import assert_all_close, assert_close
+from aru_kernels import ARUN, ARUNCell, GammaRNN, GammaRNNCell, convert, reference
+from tolerances import assert_close
 
 DOUBLE = torch.float64
 I, H, G = 3, 5, 4  # noqa: E741
@@ -50,76 +48,6 @@ def at(layer: nn.Module, hx: Tensor | tuple, index) -> Tensor | tuple:
 
 
 BOTH = pytest.mark.parametrize("make", [arun, gamma_rnn])
-
-
-def test_signatures():
-    """design.md, "Public interface"."""
-    lstm = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
-    tail = {"n_floor": 1e-3, "device": None, "dtype": None}
-    expected = {
-        ARUN: lstm | {"controller_size": 16} | tail,
-        ARUNCell: {"bias": True, "controller_size": 16} | tail,
-        GammaRNN: lstm | {"heterogeneous": True} | tail,
-        GammaRNNCell: {"bias": True, "heterogeneous": True} | tail,
-        Gamma: {"num_parameters": 1, "gain": 5.0, "saturation": 0.0, "dim": -1} | tail,
-        AdaptiveGamma: {"controller_size": 16} | tail,
-    }
-    for cls, peer in ((ARUN, nn.LSTM), (ARUNCell, nn.LSTMCell), (GammaRNN, nn.LSTM), (GammaRNNCell, nn.LSTMCell)):
-        parameters = inspect.signature(cls).parameters.values()
-        positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-        # torch.nn.LSTM itself is declared as (*args, **kwargs)
-        theirs = inspect.getfullargspec(nn.LSTMCell.__init__).args[1:4]
-        assert positional == (theirs if peer is nn.LSTMCell else ["input_size", "hidden_size", *lstm]), cls
-    for cls, defaults in expected.items():
-        parameters = inspect.signature(cls).parameters.values()
-        assert {p.name: p.default for p in parameters if p.default is not p.empty} == defaults, cls
-        required = [p.name for p in parameters if p.default is p.empty]
-        assert required == ([] if cls in (Gamma, AdaptiveGamma) else ["input_size", "hidden_size"]), cls
-    for cls in (ARUN, GammaRNN):
-        assert list(inspect.signature(cls.forward).parameters) == ["self", "input", "hx", "drive", "return_trace"]
-    for cls in (ARUNCell, GammaRNNCell):
-        assert list(inspect.signature(cls.forward).parameters) == ["self", "input", "hx", "drive"]
-
-
-CONTROLLER = {"weight_ag": (G,), "weight_gg": (G, G), "bias_g": (G,), "weight_gc": (2, G), "bias_c": (2,)}
-
-
-def test_state_dict_names_and_shapes():
-    """maths.md, section 3; layers and directions as in torch.nn.RNN, in its order."""
-
-    def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(value.shape) for name, value in module.state_dict().items()}
-
-    main = {"weight_ih": (H, I), "weight_hh": (H, H), "bias": (H,)}
-    assert shapes(ARUNCell(I, H, controller_size=G)) == main | CONTROLLER
-    assert shapes(AdaptiveGamma(G)) == CONTROLLER
-    assert shapes(GammaRNNCell(I, H)) == main | {"gain": (H,), "saturation": (H,)}
-    assert shapes(GammaRNNCell(I, H, heterogeneous=False)) == main | {"gain": (1,), "saturation": (1,)}
-    assert shapes(Gamma(7)) == {"gain": (7,), "saturation": (7,)}
-
-    expected = {}
-    for suffix, inputs in (("_l0", I), ("_l0_reverse", I), ("_l1", 2 * H), ("_l1_reverse", 2 * H)):
-        expected |= {name + suffix: size for name, size in (main | {"weight_ih": (H, inputs)} | CONTROLLER).items()}
-    actual = shapes(ARUN(I, H, controller_size=G, num_layers=2, bidirectional=True))
-    assert actual == expected
-    assert list(actual) == list(expected)
-    assert "gain_l1" in shapes(GammaRNN(I, H, num_layers=2))
-
-
-def test_parameter_count_of_the_paper():
-    layer = ARUN(1, 400, controller_size=50)
-    assert sum(p.numel() for p in layer.parameters()) == 400 + 400**2 + 400 + (50 + 50**2 + 50 + 2 * 50 + 2)
-
-
-def test_repr_names_what_differs_from_the_defaults():
-    assert repr(ARUN(3, 5, controller_size=4, num_layers=2, batch_first=True)) == (
-        "ARUN(3, 5, num_layers=2, batch_first=True, controller_size=4)"
-    )
-    assert repr(GammaRNN(3, 5)) == "GammaRNN(3, 5, heterogeneous=True)"
-    assert repr(ARUNCell(3, 5, controller_size=4)) == "ARUNCell(3, 5, controller_size=4)"
-    assert repr(GammaRNNCell(3, 5)) == "GammaRNNCell(3, 5, heterogeneous=True)"
-    assert repr(Gamma(3)) == "Gamma(num_parameters=3)"
-    assert repr(AdaptiveGamma(3)) == "AdaptiveGamma(controller_size=3)"
 
 
 def compare_with_rnn(rnn: nn.RNN, x: Tensor | PackedSequence, h0: Tensor | None, data: Tensor) -> None:
@@ -456,48 +384,6 @@ def test_cell_without_a_batch_or_a_state(cls):
         driven = states_of(cell, cell(x, drive=drive))[0]
         assert_close("drive", driven, states_of(cell, cell(x, drive=0.4))[0], "sequence", torch.float32)
         assert not torch.equal(driven, batched[0])
-
-
-def test_adaptive_gamma_in_a_loop_of_ones_own_equals_the_cell():
-    cell, act = ARUNCell(I, H, controller_size=G, dtype=DOUBLE), AdaptiveGamma(G, dtype=DOUBLE)
-    act.load_state_dict({name: value for name, value in cell.state_dict().items() if name in CONTROLLER})
-    h, g = randn(2, H), randn(2, H, G)
-    expected = (h, g)
-    for _ in range(4):
-        x = randn(2, I)
-        expected = cell(x, expected)
-        h, g = act(x @ cell.weight_ih.T + h @ cell.weight_hh.T + cell.bias, g)
-    assert_all_close(("h", "g"), (h, g), expected, "sequence")
-
-
-def test_adaptive_gamma_works_on_any_shape():
-    act = AdaptiveGamma(G, dtype=DOUBLE)
-    a = randn(2, 3, 5)
-    h, g = act(a)
-    assert (h.shape, g.shape) == ((2, 3, 5), (2, 3, 5, G))
-    for one, many in zip(act(a[1, 2]), (h[1, 2], g[1, 2]), strict=True):
-        assert_close("(H,)", one, many, "element")
-    assert_close("g = 0", act(a, torch.zeros_like(g))[0], h, "element")
-
-
-def test_gamma_module():
-    x = randn(2, 7, 3)
-    one = Gamma(gain=2.0, saturation=0.25, dtype=DOUBLE)
-    assert_close("one pair", one(x), gamma(x, 2.0, 0.25), "element")
-    assert torch.equal(one(x[0, 0, 0]), one(x)[0, 0, 0])  # 0-d
-    last, middle = Gamma(3, dtype=DOUBLE), Gamma(7, dim=1, dtype=DOUBLE)
-    for act in (last, middle):
-        nn.init.normal_(act.gain)
-        nn.init.normal_(act.saturation)
-    for i in range(3):
-        assert_close(f"neuron {i}", last(x)[..., i], gamma(x[..., i], *(p[i] for p in last.parameters())), "element")
-    for i in range(7):
-        assert_close(f"channel {i}", middle(x)[:, i], gamma(x[:, i], *(p[i] for p in middle.parameters())), "element")
-    middle(x).sum().backward()
-    assert middle.gain.grad.shape == (7,)
-    last.reset_parameters()
-    assert last.gain.tolist() == [5.0] * 3
-    assert last.saturation.tolist() == [0.0] * 3
 
 
 def test_homogeneous_rnn_equals_a_heterogeneous_one_with_equal_neurons():

@@ -28,6 +28,16 @@ def test_the_outer_product_is_the_linear_map(operands, device):
     torch.testing.assert_close(*gradients)
 
 
+def test_without_a_bias(operands):
+    x, weight, _ = operands
+    results = [function(x, weight, None) for function in (OuterProduct.apply, F.linear)]
+    torch.testing.assert_close(*results)
+    weights = torch.randn_like(results[0])
+    torch.testing.assert_close(*[torch.autograd.grad(result, [x, weight], weights) for result in results])
+    many = torch.func.vmap(OuterProduct.apply, (0, None, None))(x, weight, None)
+    torch.testing.assert_close(many, results[1])
+
+
 def test_its_derivatives(operands):
     assert torch.autograd.gradcheck(OuterProduct.apply, operands)
     assert torch.autograd.gradgradcheck(OuterProduct.apply, operands)

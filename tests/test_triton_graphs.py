@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from aru_kernels import triton
 from aru_kernels.triton import graphs, ways
 
 
@@ -225,6 +226,16 @@ def test_the_least_recently_used_graph_goes(cache, events):
     use(2)
     use(2)
     assert events == ["capture"]
+
+
+def test_graphs_are_released(events, monkeypatch):
+    monkeypatch.setattr(graphs, "GRAPHS", graphs.Graphs())
+    for _ in range(2):
+        with graphs.GRAPHS.use(Network(1.0), launch, arguments(1.0)):
+            pass
+    assert len(graphs.GRAPHS) == 1
+    triton.release_graphs()
+    assert len(graphs.GRAPHS) == 0
 
 
 def test_no_graph_where_none_is_usable(cache, events, monkeypatch):

@@ -4,8 +4,8 @@ Every operation is a pair (forward, backward) of functions on the tuples of `aru
 `aru_kernels.ops` registers. All tensors of a call have one dtype, have elements, and were checked.
 Triton is imported with the first call, not with the package.
 
-With TRITON_INTERPRET=1 in the environment before Python starts, the kernels serve CPU tensors, slowly, in float64 too:
-that is how they are tested without a GPU.
+With TRITON_INTERPRET=1 in the environment before Python starts, the kernels serve CPU tensors, slowly, and float64,
+too; they are tested this way without a GPU.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def unavailable() -> str | None:
     except (ImportError, ValueError) as error:
         return f"Triton cannot be imported ({error})"
     if not found:
-        return "Triton is not installed (`pip install triton`; there are builds for Linux alone)"
+        return "Triton is not installed (`pip install triton`; it has builds only for Linux)"
     if INTERPRETED:
         return None
     if not torch.cuda.is_available():
@@ -38,22 +38,22 @@ def unavailable() -> str | None:
 
 
 def device() -> str:
-    """The GPUs that are served, or that the interpreter is."""
+    """The GPUs that the kernels serve, or the interpreter."""
     if INTERPRETED:
         return "CPU, in Triton's interpreter (TRITON_INTERPRET): for tests, slow"
     return ", ".join(dict.fromkeys(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())))
 
 
-# Bytes of controller state that a sequence keeps at every step by default; more than that costs as much time to write
-# and read as computing it again does.
+# Bytes of controller state up to which a sequence keeps the state of every step by default.  Writing and reading more
+# takes as long as recomputing it.
 STATE_BUDGET = 512 * 2**20
 
 
 def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
-    """K: the state g is kept before every K-th step; 1 where all of it fits the budget.
+    """K: the state g is kept before every K-th step; 1 if the states of all steps fit the budget.
 
-    Above the budget a power of two within a factor of √2 of √T, which makes the T/K + K states held at a time as few as
-    can be, to within 6%.  Powers of two, so that a compiled program serves many T.
+    Above the budget K is a power of two within a factor of √2 of √T.  T/K + K, the number of states held at a time, is
+    then within 6% of its minimum, and a compiled program serves many T.
     """
     budget = wanted_budget()
     if T * B * H * G * dtype.itemsize <= (STATE_BUDGET if budget is None else budget):
@@ -65,28 +65,28 @@ def choose_segment(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision
 
 
 def kept_slots(T: int, segment: int) -> int:
-    """States that a forward pass keeps: g before every segment-th step; with segment = 1 the last g too."""
+    """The number of states that a forward pass keeps: before every segment-th step, and with segment = 1 the last."""
     if segment == 0:
         return 0
     return T + 1 if segment == 1 else -(-T // segment)
 
 
-# Beside checkpoints n and s are computed again, as g is.
+# With checkpoints, n and s are recomputed, as g is.
 KEEPS_GAINS = False
 
 
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
-    """Elements of the kept state; G in whole vectors of four."""
+    """Elements of the kept state, with G rounded up to a multiple of four."""
     return kept_slots(T, segment) * B * H * -(-G // 4) * 4
 
 
 def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
-    """A controller step keeps nothing: its backward pass computes g again from its arguments."""
+    """0: the backward pass of a controller step recomputes g from its arguments."""
     return 0
 
 
-MAX_CONTROLLER = 128  # above, a program's square of weights leaves the chip
-# With more, the square and the tile of states need 72 KiB of shared memory; of NVIDIA's, 7.5 alone has but 64 KiB.
+MAX_CONTROLLER = 128  # a larger weight_gg does not fit into a program's registers and shared memory
+# With more units, weight_gg and the tile of states need 72 KiB of shared memory; compute capability 7.5 has 64 KiB.
 MAX_CONTROLLER_7_5 = 64
 
 
@@ -103,14 +103,14 @@ def refuses(H: int, G: int) -> str | None:
 
 
 def _capability() -> tuple[int, int] | None:
-    """The current NVIDIA GPU's, or None where there is none or the interpreter runs the kernels."""
+    """The compute capability of the current NVIDIA GPU, or None without one, or in the interpreter."""
     if INTERPRETED or torch.version.hip or not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_capability()
 
 
 def release_graphs() -> None:
-    """Frees the CUDA graphs of time steps that are held for the next call, and their buffers."""
+    """Frees the CUDA graphs of time steps that are kept for the next call, and their buffers."""
     importlib.import_module("aru_kernels.triton.graphs").GRAPHS.clear()
 
 

@@ -120,12 +120,18 @@ class Controller:
         return other
 
     def _launch(self, kernel: str, g: Tensor, R: int) -> dict[str, object]:
-        tiles = tile(kernel, self.GP if kernel != "sums" else sums_size(self.G), self.product, R)
-        chosen = {"GS": g.shape[-1], "PRODUCT": self.product, "BLOCK_R": tiles.BLOCK_R}
-        return self.constants | chosen | {"num_warps": tiles.threads // self.warp_size}
+        BLOCK_R, threads = tile(kernel, self.GP if kernel != "sums" else sums_size(self.G), self.product, R)
+        return {
+            **self.constants,
+            "GS": g.shape[-1],
+            "PRODUCT": self.product,
+            "BLOCK_R": BLOCK_R,
+            "num_warps": threads // self.warp_size,
+        }
 
     def step(
         self,
+        *,
         x: Tensor | None,
         a: Tensor,
         total: Tensor | None,
@@ -158,6 +164,7 @@ class Controller:
 
     def step_backward(
         self,
+        *,
         d_h: Tensor | None,
         d_rec: Tensor | None,
         d_a: Tensor | None,
@@ -261,7 +268,7 @@ def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
     g_next = g.new_empty(g.shape)
     with launching_on(a):
         controller = Controller(controller_of(inputs), options.n_floor, options.precision)
-        controller.step(None, a.contiguous(), None, g.contiguous(), h, g_next, n, s)
+        controller.step(x=None, a=a.contiguous(), total=None, g=g.contiguous(), h=h, g_next=g_next, n=n, s=s)
     return StepStates(h=h, g=g_next, n=n, s=s, kept=a.new_empty(0))
 
 
@@ -275,7 +282,20 @@ def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOp
         g_next, du = (controller.w.new_empty(g.shape) for _ in range(2))
         vectors = controller.w.new_empty(3, a.numel())
         controller.states(a[None], g, g_next[None])
-        controller.step_backward(d_h, None, None, d_n, d_s, d_g, None, a, g_next, da, du, vectors)
+        controller.step_backward(
+            d_h=d_h,
+            d_rec=None,
+            d_a=None,
+            d_n=d_n,
+            d_s=d_s,
+            d_g=d_g,
+            du_after=None,
+            a=a,
+            g=g_next,
+            da=da,
+            du=du,
+            vectors=vectors,
+        )
         sums = controller.w.new_zeros(controller.sums_shape(a.numel()))
         controller.add_sums(sums, du, vectors[0], g, None, None)
         controller.add_sums(sums, None, None, g_next, *vectors[1:])

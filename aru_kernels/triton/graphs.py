@@ -62,6 +62,7 @@ class Recorded:
         self.buffers = type(example)(
             *(None if x is None else torch.zeros_like(x, memory_format=torch.contiguous_format) for x in example)
         )
+        self._length, self._absent = example.length, [x is None for x in example]
         present = [name for name in example._fields if getattr(example, name) is not None]
         self._read = [name for name in present if name not in example.WRITTEN or name in example.UPDATED]
         self._written = [name for name in present if name in example.WRITTEN]
@@ -71,8 +72,7 @@ class Recorded:
 
     def serves(self, arguments: Arguments) -> bool:
         """Whether the arguments are as many steps as the graph's, and the same ones are absent."""
-        alike = ((x is None) == (buffer is None) for x, buffer in zip(arguments, self.buffers, strict=True))
-        return arguments.length == self.buffers.length and all(alike)
+        return arguments.length == self._length and [x is None for x in arguments] == self._absent
 
     def __call__(self, arguments: Arguments) -> None:
         """Does the same as `launch`; an argument that is a buffer of the graph is not copied."""

@@ -177,4 +177,4 @@ class AdaptiveUpstream(NamedTuple):
 
     def of_steps(self, steps: slice) -> tuple[Tensor | None, ...]:
         """d_h, d_a, d_n and d_s of some steps."""
-        return tuple(None if x is None else x[steps] for x in self[:4])
+        return tuple([None if x is None else x[steps] for x in self[:4]])

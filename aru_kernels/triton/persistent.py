@@ -47,9 +47,14 @@ def fits(B: int, H: int, GP: int = 0) -> bool:
 
 
 def _constants(H: int, n_floor: float, like: Tensor) -> dict[str, object]:
-    sizes = {"H": H, "HP": max(16, triton.next_power_of_2(H))}
-    warps = _THREADS // warp_size(like.device)
-    return {**sizes, "N_FLOOR": n_floor, "ACC": accumulator(like.dtype), "num_warps": warps, **OPTIONS}
+    return {
+        "H": H,
+        "HP": max(16, triton.next_power_of_2(H)),
+        "N_FLOOR": n_floor,
+        "ACC": accumulator(like.dtype),
+        "num_warps": _THREADS // warp_size(like.device),
+        **OPTIONS,
+    }
 
 
 def _controller_constants(controller: Controller, g: Tensor) -> dict[str, object]:

@@ -150,16 +150,13 @@ def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, opti
         def arguments(part: slice, **carried: Tensor) -> StaticBackward:
             return StaticBackward(d_h=slots(d_h, part), d_a=slots(d_a, part), a=a[part], d_xp=d_xp[part], **carried)
 
-        parts = way.chunks(T, 0)
-        example = arguments(parts[0], **dict.fromkeys(StaticBackward.UPDATED, sized(a, B, H)))
+        parts, rows = way.chunks(T, 0), sized(a, B, H)
+        example = arguments(parts[0], d_rec=rows, dn=rows, ds=rows)
         with way.running(way.backward, example) as run:
-            carried = {name: run.buffer(name) for name in StaticBackward.UPDATED}
-            d_rec, dn, ds = carried.values()
+            d_rec, dn, ds = run.buffer("d_rec"), run.zeros("dn"), run.zeros("ds")
             start_gradient(d_rec, upstream.h_last)
-            for x in (dn, ds):
-                x.zero_()
             for part in reversed(parts):
-                run(arguments(part, **carried))
+                run(arguments(part, d_rec=d_rec, dn=dn, ds=ds))
             d_h0 = run.result(d_rec)
             dn, ds = (x.sum(0, dtype=torch.float64).sum_to_size(p.shape).to(p.dtype) for x, p in ((dn, n), (ds, s)))
         return GammaRnnInputs(d_xp, d_h0, _recurrent_gradient(d_xp, saved.h0, saved.h), dn, ds)

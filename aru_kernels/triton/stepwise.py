@@ -41,16 +41,18 @@ def adaptive_forward(network: Adaptive, x: AdaptiveForward) -> None:
         # addmm would copy xp first
         torch.mm(h, weight_hh_t, out=product)
         h_next, g_next = x.h[j], at(x.g, j)
-        network.controller.step(x.xp[j], product, at(x.a, j), g, h_next, g_next, at(x.n, j), at(x.s, j))
+        network.controller.step(
+            x=x.xp[j], a=product, total=at(x.a, j), g=g, h=h_next, g_next=g_next, n=at(x.n, j), s=at(x.s, j)
+        )
         h, g = h_next, g_next
 
 
 def adaptive_backward(network: Adaptive, x: AdaptiveBackward) -> None:
     """Launches steps of the adaptive network backward; fills d_xp, updates d_rec, du, vectors and the sums."""
     controller, du, vectors = network.controller, x.du, x.vectors
-    S, SLOT = len(x.a), len(du) - 1
-    for end in range(S, 0, -SLOT):
-        begin = max(0, end - SLOT)
+    S, most = len(x.a), len(du) - 1
+    for end in range(S, 0, -most):
+        begin = max(0, end - most)
         count = end - begin
         # the step after these is that of slot 0
         du[count].copy_(du[0])
@@ -60,21 +62,21 @@ def adaptive_backward(network: Adaptive, x: AdaptiveBackward) -> None:
             # the last step of a sequence has the gradient of g from outside, instead of a next step's du
             outside = x.d_g is not None and j == S - 1
             controller.step_backward(
-                at(x.d_h, j),
-                x.d_rec,
-                at(x.d_a, j),
-                at(x.d_n, j),
-                at(x.d_s, j),
-                x.d_g if outside else None,
-                None if outside else du[slot + 1],
-                x.a[j],
-                x.g[j],
-                x.d_xp[j],
-                du[slot],
-                vectors[:, slot],
+                d_h=at(x.d_h, j),
+                d_rec=x.d_rec,
+                d_a=at(x.d_a, j),
+                d_n=at(x.d_n, j),
+                d_s=at(x.d_s, j),
+                d_g=x.d_g if outside else None,
+                du_after=None if outside else du[slot + 1],
+                a=x.a[j],
+                g=x.g[j],
+                da=x.d_xp[j],
+                du=du[slot],
+                vectors=vectors[:, slot],
             )
             torch.mm(x.d_xp[j], network.weight_hh, out=x.d_rec)
-        # a state belongs to the u of the next step, and to the gains of its own
+        # a state enters the u of the next step, and the gains of its own step
         after, own = slice(1, count + 1), slice(count)
         controller.add_sums(x.sums, du[after], vectors[0, after], x.g[begin:end], *vectors[1:, own])
 
@@ -136,24 +138,24 @@ class AdaptiveStepByStep(StepByStep):
         GS = row_length(g0.shape[-1], state_type)
         slots = min(SLOTS, parts[0].stop)
 
-        def arguments(part: slice, g: Tensor, **others: Tensor | None) -> AdaptiveBackward:
-            return AdaptiveBackward(*upstream.of_steps(part), a=a[part], g=g, d_xp=d_xp[part], **others)
+        def arguments(part: slice, **others: Tensor | None) -> AdaptiveBackward:
+            return AdaptiveBackward(*upstream.of_steps(part), a=a[part], d_xp=d_xp[part], **others)
 
         example = arguments(
             parts[0],
-            kept[1:][parts[0]] if segment == 1 else sized(a, parts[0].stop, B, H, GS, dtype=state_type),
             d_g=None,
+            g=kept[1:][parts[0]] if segment == 1 else sized(a, parts[0].stop, B, H, GS, dtype=state_type),
             d_rec=sized(a, B, H),
             du=sized(a, slots + 1, B, H, GS, dtype=gradient_type),
             vectors=sized(a, 3, slots + 1, B, H),
             sums=sized(a, *controller.sums_shape(slots * B * H)),
         )
         with self.running(adaptive_backward, example) as run:
-            carried = {name: run.buffer(name) for name in AdaptiveBackward.UPDATED}
-            d_rec, du, vectors, sums = carried.values()
+            d_rec, du, vectors = (run.buffer(name) for name in ("d_rec", "du", "vectors"))
+            sums = run.zeros("sums")
             states = kept[1:] if segment == 1 else run.buffer("g")
             start_gradient(d_rec, upstream.d_h_last)
-            for x in (sums, du[0], vectors[0, 0]):
+            for x in (du[0], vectors[0, 0]):
                 x.zero_()
             for index, part in reversed(list(enumerate(parts))):
                 if segment == 1:
@@ -161,8 +163,8 @@ class AdaptiveStepByStep(StepByStep):
                 else:
                     g = states[: part.stop - part.start]
                     controller.states(a[part], kept[index], g)
-                of_last = upstream.d_g if part.stop == T else None
-                run(arguments(part, g, d_g=None if of_last is None else padded_rows(of_last, GS), **carried))
+                d_g = None if upstream.d_g is None or part.stop < T else padded_rows(upstream.d_g, GS)
+                run(arguments(part, d_g=d_g, g=g, d_rec=d_rec, du=du, vectors=vectors, sums=sums))
             # of g0, from which no gains are read
             vectors[1:, 0].zero_()
             controller.add_sums(sums, du[0], vectors[0, 0], padded_rows(g0, GS).to(state_type), *vectors[1:, 0])

@@ -34,13 +34,19 @@ class Chunks:
             self._launch(self._network, arguments)
 
     def buffer(self, name: str) -> Tensor:
-        """Memory for an argument that stays from chunk to chunk, not set: the graph's buffer, or a new tensor.
+        """Uninitialised memory for an argument that stays from chunk to chunk: the graph's buffer, or a new tensor.
 
         It has the shape of the example's argument, which needs no memory of its own (see `sized`).
         """
         if self._recorded is not None:
             return getattr(self._recorded.buffers, name)
         return torch.empty_like(getattr(self._example, name), memory_format=torch.contiguous_format)
+
+    def zeros(self, name: str) -> Tensor:
+        """The same as `buffer`, with zeros."""
+        if self._recorded is not None:
+            return getattr(self._recorded.buffers, name).zero_()
+        return torch.zeros_like(getattr(self._example, name), memory_format=torch.contiguous_format)
 
     def result(self, buffer: Tensor) -> Tensor:
         """The contents of a `buffer`, to be returned to the caller: a copy if the memory is the graph's."""

@@ -1,102 +1,17 @@
 // The adaptive network, back-propagation through time.  Compiled once per instruction set.
-#include "aru_sequence.h"
 #include "kernels.h"
-#include "weight_sums.h"
+#include "segments.h"
 
 namespace aru {
 namespace ARU_ISA {
 namespace {
 
-// The state of a part of a tile over one segment of steps: what was kept, or what is computed again from it.
-template <class S> struct Segment {
-  int64_t t0 = 0;
-  const stored_of<S>* before = nullptr;          // g before step t0
-  const stored_of<S>* after = nullptr;           // g after step t0, and so on
-  const scalar_of<S>*n = nullptr, *s = nullptr;  // of step t0
-  int64_t slot = 0, step = 0;                    // distance between the steps in `after`, and in n and s
-
-  const stored_of<S>* g(int64_t t) const { return after + (t - t0) * slot; }
-  const stored_of<S>* g_before(int64_t t) const { return t == t0 ? before : g(t - 1); }
-};
-
-// Of dg, a strip of floats in either case.
-template <class S> int64_t gradient_elements(int64_t G) {
-  return strip_elements<Whole<scalar_of<S>>>(padded_units<S>(G));
-}
-
-// du and g of so many strips stay in the second-level cache until dW_gg has read them.
-template <class S> int64_t chunk_strips(int64_t G) {
-  return ceil_div(128 * 1024, int64_t(sizeof(stored_of<S>)) * strip_elements<S>(G));
-}
-
-template <class S>
-const stored_of<S>* kept_of_part(const AruBackward& f, const Tile& tile, const Part& part, int64_t slot) {
-  return kept_of_tile<S>(f.sizes, const_cast<void*>(f.kept), tile.index) + slot * slot_elements<S>(f.sizes) +
-         part.first * strip_elements<S>(f.sizes.G);
-}
-
-// What a part of a tile needs in the backward pass.
-template <class S> struct BackwardScratch {
-  using T = scalar_of<S>;
-  using U = stored_of<S>;
-  U* g;  // of a segment, computed again
-  T *n, *s;
-  U* du;  // of a step
-  T* dg;
-  WeightSums<S> sums;
-
-  void carve(const SequenceSizes& z, const Part& part, Carver& carver) {
-    const int64_t size = part.count * strip_elements<S>(z.G), again = z.segment == 1 ? 0 : at_most(z.segment, z.T);
-    g = carver.take<U>(again * size);
-    n = carver.take<T>(again * part.count * strip<T>);
-    s = carver.take<T>(again * part.count * strip<T>);
-    du = carver.take<U>(size);
-    dg = carver.take<T>(part.count * gradient_elements<S>(z.G));
-    sums.carve(z.G, at_most(part.count, chunk_strips<S>(z.G)), carver);
-  }
-};
-
-// Computes g, n and s of a segment again, strip after strip so that a strip's state stays in the cache.
-template <class S>
-Segment<S> recompute(const AruBackward& f, const Controller<S>& controller, const Tile& tile, const Part& part,
-                     int64_t t0, const BackwardScratch<S>& scratch) {
-  using T = scalar_of<S>;
-  using U = stored_of<S>;
-  const SequenceSizes& z = f.sizes;
-  const int64_t size = strip_elements<S>(z.G), padded = part.count * strip<T>, slot = part.count * size;
-  const auto* before = kept_of_part<S>(f, tile, part, t0 / z.segment);
-  const int64_t t1 = at_most(t0 + z.segment, z.T);
-  for (int64_t i = 0; i < part.count; ++i) {
-    const U* g = before + i * size;
-    for (int64_t t = t0; t < t1; ++t) {
-      const int64_t row = (part.first + i) * strip<T>, k = t - t0;
-      const Strip<T> a = load_strip(at<T>(f.a, t * z.B * z.H + tile.offset) + row, tile.rows - row);
-      Strip<T> n, s;
-      U* g_next = scratch.g + k * slot + i * size;
-      controller.step(a, g, g_next, n, s);
-      store_strip(scratch.n + k * padded + i * strip<T>, n);
-      store_strip(scratch.s + k * padded + i * strip<T>, s);
-      g = g_next;
-    }
-  }
-  return {t0, before, scratch.g, scratch.n, scratch.s, slot, padded};
-}
-
-template <class S> Segment<S> read_kept(const AruBackward& f, const Tile& tile, const Part& part, int64_t t0) {
-  using T = scalar_of<S>;
-  const SequenceSizes& z = f.sizes;
-  const int64_t slot = slot_elements<S>(z), step = z.B * z.H, rows = t0 * step + tile.offset + part.first * strip<T>;
-  const auto* before = kept_of_part<S>(f, tile, part, t0);
-  return {t0, before, before + slot, at<T>(f.n, rows), at<T>(f.s, rows), slot, step};
-}
-
-// What reaches R strips through h, a, n and s.
+// a of R strips, and the gradients that reach them through a (by gamma and from outside), n and s.
 template <class T, int R> struct Upstream {
   Strip<T> a[R], dx[R], dn[R], ds[R];
 };
 
-// Of the i-th strip of its part and those after it; `row` is the first of their rows in the tile, `left` how many there
-// are from there on.
+// Of the part's strips from the i-th on.  row: their first row in the tile; left: rows of the tile from there on.
 template <class S, int R>
 ARU_FUNCTION Upstream<scalar_of<S>, R> upstream_of(const AruBackward& f, int64_t rows, int64_t row, int64_t left,
                                                    const Segment<S>& segment, int64_t t, int64_t i,
@@ -134,8 +49,8 @@ ARU_FUNCTION Upstream<scalar_of<S>, R> upstream_of(const AruBackward& f, int64_t
   return up;
 }
 
-// One step of R strips, the i-th of their part and those after it, up to du: fills du and da, updates the sums for the
-// vectors and the read-out.
+// One step of R strips of the part, from the i-th on: fills du and da, and adds to the sums of all weight gradients but
+// that of W_gg.
 template <class S, int R>
 void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& tile, const Part& part, int64_t t,
                      int64_t i, const Segment<S>& segment, const scalar_of<S>* dh, BackwardScratch<S>& own) {
@@ -194,8 +109,8 @@ void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& t
   for (int q = 0; q < R; ++q) c.backward(du + q * size, own.dg + (i + q) * dg_size);
 }
 
-// Strips of one pass share the loads and stores of the sums (7% of the backward pass on Zen 4, 8% at G = 24), as long
-// as their g, dg and du stay in the first-level cache (else 3 to 5% slower).  With AVX2 there are no registers for it.
+// Strips that share the loads and stores of the sums, which saves 7% of the backward pass on Zen 4 (8% at G = 24) if
+// their g, dg and du stay in the first-level cache; otherwise it costs 3 to 5%.  AVX2 has too few registers for it.
 constexpr int strips_together = strip_vectors == 1 ? 4 : 1;
 template <class S> bool fit_together(int64_t G) {
   return strips_together *
@@ -294,7 +209,7 @@ template <class S> void backward(const AruBackward& f) {
   parallel_teams(tiles, parts, f.threads, [&](int64_t i, const Member& member) {
     backward_tile<S>(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, member);
   });
-  // In the order of WeightSums' totals.
+  // The order is that of WeightSums' totals.
   const double* from = totals.get();
   const auto finish = [&](void* out, int64_t count) {
     sum_parts(from, tiles * parts, elements, count, static_cast<T*>(out));

@@ -6,8 +6,8 @@ namespace aru {
 namespace ARU_ISA {
 namespace {
 
-// Where the state is not kept, strip i of a part at step t lies in slot (i - t) mod (count + 1) of a ring: what a strip
-// writes takes the place of what its predecessor has read, and the part's state stays as small as it can be.
+// A ring of slots for state that is not kept: strip i of a part lies in slot (i - t) mod (count + 1) at step t.  A
+// strip writes to the slot that the previous strip has read, so the part's state takes as little memory as possible.
 template <class U> struct Ring {
   U* memory = nullptr;
   int64_t slots = 0, size = 0, shift = 0;  // shift: t mod slots
@@ -38,7 +38,7 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
   };
   carve_rings(Carver(thread_scratch(carve_rings(Carver()))));
 
-  // Nothing of what is kept stays undefined: not the padding of a strip, nor what a last, smaller tile does not use.
+  // Kept memory is defined throughout: the padding of a strip, and what a smaller last tile leaves unused, are zero.
   const int64_t used = padded_units<S>(z.G) / S::units * strip<T>;
   const auto pad = [&](U* strip_of_state) {
     if (used < size) std::memset(strip_of_state + used, 0, sizeof(U) * size_t(size - used));

@@ -1,5 +1,5 @@
-// What both passes of the adaptive network share: packed weights, the layout of the state that is kept, parts of tiles.
-// Included once per instruction set and pass.
+// Common parts of both passes of the adaptive network: packed weights, the layout of the kept state, parts of tiles.
+// Each pass includes it once per instruction set.
 #pragma once
 
 #include "controller.h"
@@ -8,6 +8,8 @@
 namespace aru {
 namespace ARU_ISA {
 
+// Kept state, in stored entries: [tile][slot][strip][strip_elements()].  Slot k has g before step k * segment; with
+// segment 1 one more slot has the last g.
 inline int64_t slots(const SequenceSizes& z) { return z.segment == 1 ? z.T + 1 : ceil_div(z.T, z.segment); }
 
 template <class T> int64_t strips_per_tile(const SequenceSizes& z) { return padded_rows<T>(z) / strip<T>; }
@@ -24,7 +26,7 @@ template <class S> stored_of<S>* kept_of_tile(const SequenceSizes& z, void* kept
 template <class S> struct Weights {
   using T = scalar_of<S>;
   Buffer<T> memory;
-  Packed<T> recurrent{};
+  Packed<T> recurrent{};  // W_hh; empty if it is null
   Controller<S> controller;
 
   Weights(const SequenceSizes& z, const void* weight_hh, bool transpose, const ControllerWeights& w)
@@ -43,7 +45,7 @@ constexpr int gamma_strips = side_by_side / strip_vectors;
 template <class T, int R> ARU_FUNCTION Pack<vec<T>, R * strip_vectors> pack_strips(const Strip<T>* strips) {
   return Pack<vec<T>, R * strip_vectors>::of([&](int i) { return strips[i / strip_vectors].v[i % strip_vectors]; });
 }
-// Strip q of those.
+// Strip q of such a pack.
 template <class T, int N> ARU_FUNCTION Strip<T> strip_of(const Pack<vec<T>, N>& pack, int q) {
   Strip<T> s;
 #pragma GCC unroll 4
@@ -51,7 +53,7 @@ template <class T, int N> ARU_FUNCTION Strip<T> strip_of(const Pack<vec<T>, N>& 
   return s;
 }
 
-// Part p of a tile: strips [first, first + count).
+// Part p of a tile: its strips [first, first + count).
 struct Part {
   int64_t first, count;
 

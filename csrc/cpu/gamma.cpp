@@ -15,7 +15,7 @@ namespace ARU_ISA {
 namespace {
 
 constexpr int64_t block = 512;            // elements a pass: its operands stay in the first-level cache
-constexpr int64_t task_elements = 32768;  // work below which a thread is not worth waking
+constexpr int64_t task_elements = 32768;  // fewest elements for which waking a thread pays
 
 // A run of at most `block` elements along the innermost dimension; offsets in elements.
 struct Block {
@@ -59,7 +59,7 @@ Block find_block(const GammaShape& shape, int64_t index, const int64_t* dn_strid
   return b;
 }
 
-// Elements that are computed side by side; a block is a whole number of them.
+// Elements that are computed side by side; a block is a multiple of that.
 template <class T> constexpr int64_t width = side_by_side * lanes<T>;
 template <class T> ARU_FUNCTION Pack<vec<T>, side_by_side> load_width(const T* p) {
   return load_pack<T, side_by_side>(p);
@@ -68,7 +68,7 @@ template <class T> ARU_FUNCTION void store_width(T* p, const Pack<vec<T>, side_b
   store_pack<T, side_by_side>(p, pack);
 }
 
-// The elements of a strided operand as an array of whole packs.
+// The elements of a strided operand, gathered into an array of whole packs.
 template <class T> struct Operand {
   T buffer[block];
 
@@ -138,7 +138,7 @@ template <class T> void backward_block(const GammaBackward& f, const Block& b, d
   emit(f.ds, ds_sums, b.ds, ds);
 }
 
-// Partial sums of one parameter: a row per task, added up in the order of the tasks.  A parameter with a value for
+// Partial sums of one parameter: a row for each task, added up in the order of the tasks.  A parameter with a value for
 // every element needs none.
 class PartialSums {
  public:
@@ -183,7 +183,7 @@ template <class T> void forward(const GammaForward& f) {
 
 template <class T> void backward(const GammaBackward& f) {
   const int64_t elements = count_elements(f.shape), blocks = count_blocks(f.shape);
-  // A row of partial sums per task: no more rows than elements that they sum.
+  // Each task has a row of partial sums; the rows have at most as many elements as they sum.
   const auto partial = [&](const GammaParameterGradient& g) { return g.numel == elements ? 0 : g.numel; };
   const int64_t longest = partial(f.dn) > partial(f.ds) ? partial(f.dn) : partial(f.ds);
   const int64_t most = longest ? clamp(elements / longest, 1, blocks) : blocks;

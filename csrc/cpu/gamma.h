@@ -7,36 +7,34 @@ namespace aru {
 
 constexpr int max_dims = 8;
 
-// The iteration space: x's shape, dimensions of size 1 dropped and contiguous ones merged; the last one runs fastest.
-// Strides in elements; 0 where an operand is broadcast.
+// The iteration space: x's shape without dimensions of size 1, contiguous dimensions merged.  The last dimension runs
+// fastest.  Strides are in elements, and 0 where an operand is broadcast.
 struct GammaShape {
   int dims;
-  int64_t size[max_dims];
-  int64_t x[max_dims], n[max_dims], s[max_dims], dy[max_dims];
+  int64_t size[max_dims];                                       // [dims]
+  int64_t x[max_dims], n[max_dims], s[max_dims], dy[max_dims];  // strides of these operands, [dims]
 };
 
-// An operand whose gradient is summed over the dimensions in which it is broadcast.
+// The gradient of n or s, summed over the dimensions in which the parameter is broadcast.
 struct GammaParameterGradient {
-  void* out;      // contiguous, as many elements as the parameter
-  int64_t numel;  // elements of the parameter
-  // strides of the contiguous parameter over the iteration space; 0 where it is broadcast
-  int64_t stride[max_dims];
+  void* out;                 // [numel], contiguous
+  int64_t numel;             // elements of the parameter
+  int64_t stride[max_dims];  // [dims]: strides of `out` over the iteration space
 };
 
-// y: contiguous, in the order of the iteration space.
 struct GammaForward {
   GammaShape shape;
-  const void *x, *n, *s;
-  void* y;
+  const void *x, *n, *s;  // strided as `shape` says
+  void* y;                // [size], contiguous
   double n_floor;
   int threads;
 };
 
-// dx: contiguous.  The sums for dn and ds are accumulated in double, in an order that the sizes alone decide.
+// The sums for dn and ds are accumulated in double, in an order that depends on the sizes only.
 struct GammaBackward {
   GammaShape shape;
-  const void *dy, *x, *n, *s;
-  void* dx;
+  const void *dy, *x, *n, *s;  // strided as `shape` says
+  void* dx;                    // [size], contiguous
   GammaParameterGradient dn, ds;
   double n_floor;
   int threads;
@@ -45,7 +43,7 @@ struct GammaBackward {
 enum class Scalar {
   float32,
   float64,
-  bfloat16_products,  // float32 with the controller\'s products in bfloat16; the sequences only
+  bfloat16_products,  // float32 with the controller's products in bfloat16; for sequences only
 };
 
 }  // namespace aru

@@ -1,7 +1,7 @@
-// The recurrent product h W_hh^T and its relatives for a few rows at a time, and the weight gradient da^T h.
+// Products of a few rows with W_hh, such as h W_hh^T, and the micro-kernel of the weight gradient da^T h.
 //
-// A micro-kernel holds row_block x panel_vectors accumulators in registers; the weights are packed into panels of
-// panel_vectors vectors of columns, all k of a panel one after the other, so that a panel is read once, in order.
+// A micro-kernel holds row_block x panel_vectors accumulators in registers.  The weights are packed into panels of
+// panel_vectors vectors of columns with all k of a panel in sequence, so that a panel is read once, in order.
 #pragma once
 
 #include "simd.h"
@@ -9,19 +9,19 @@
 namespace aru {
 namespace ARU_ISA {
 
-// Accumulators plus one vector per panel column and one broadcast fill the 32 (AVX-512) or 16 registers.
+// The accumulators, a vector for each column of a panel and a broadcast fill the 32 (AVX-512) or 16 registers.
 constexpr int row_block = 6;
 constexpr int panel_vectors = ARU_VECTOR_BYTES == 64 ? 4 : 2;
 
 // A (size x size) matrix P, P[k][n] = transpose ? W[n][k] : W[k][n], n padded to whole vectors by zeros.
 template <class T> struct Packed {
   int64_t size;
-  const T* data;
+  const T* data;  // [panel][k][columns of the panel]
 
   static int64_t vectors(int64_t size) { return (size + lanes<T> - 1) / lanes<T>; }
   static int64_t panels(int64_t size) { return (vectors(size) + panel_vectors - 1) / panel_vectors; }
   static int64_t elements(int64_t size) { return size * vectors(size) * lanes<T>; }
-  // first vector of panel p: as equal as they can be
+  // The first vector of panel p; panels are as equal as possible.
   static int64_t start(int64_t size, int64_t p) { return vectors(size) * p / panels(size); }
 
   static Packed pack(const T* weight, int64_t size, bool transpose, T* out) {

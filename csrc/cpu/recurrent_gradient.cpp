@@ -6,7 +6,7 @@ namespace ARU_ISA {
 namespace {
 
 constexpr int64_t chunk_rows = 128;  // rows packed at a time
-constexpr int64_t task_rows = 1024;  // rows that are worth a partial sum of their own
+constexpr int64_t task_rows = 1024;  // rows that justify a partial sum of their own
 constexpr int64_t most_tasks = 16;
 
 // Packs rows of (rows, size) as [block of `width` columns][row][width], zero beyond the last column.

@@ -1,7 +1,7 @@
-// The recurrent sequences on a CPU.  Tensors are contiguous, the rightmost size fastest; T, B, I, H, G as everywhere.
+// Arguments of the recurrent sequences on a CPU.  Tensors are contiguous; the sizes are T, B, H, G.
 //
-// A task is a tile of sequences that runs through all T steps: no barrier anywhere.  The tile's size, and with it the
-// order of every sum, depends on the sizes alone, never on the number of threads.
+// A tile of sequences runs through all T steps as one task.  The tile's size, and with it the order of every sum,
+// depends on the sizes only, never on the number of threads.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +11,8 @@
 namespace aru {
 
 struct SequenceSizes {
-  int64_t T, B, H, G;  // G = 0 for the static network
-  int64_t tile;        // sequences in a task
+  int64_t T, B, H, G;  // G = 0: the static network
+  int64_t tile;        // sequences of a task
   int64_t segment;     // K: g is kept before every K-th step; 1 keeps it after the last step too
 };
 
@@ -36,49 +36,62 @@ struct AruForward {
   void* a;       // [T,B,H] or null
   void *n, *s;   // [T,B,H] or null
   void* g_last;  // [B,H,G]
-  void* kept;    // Kernels::kept_elements of them, in a layout of their own; null where no backward pass follows
+  void* kept;    // [Kernels::kept_elements()], laid out by the kernels; null if no backward pass follows
   int threads;
 };
 
 struct AruBackward {
   SequenceSizes sizes;
-  const void *h0, *weight_hh;  // as in the forward pass
+  const void* h0;         // [B,H]; may be null if weight_hh is
+  const void* weight_hh;  // [H,H] or null, as in the forward pass
   ControllerWeights controller;
   double n_floor;
+  // Results of the forward pass.
   const void *h, *a;  // [T,B,H]
-  const void *n, *s;  // [T,B,H]; used where segment is 1
-  const void* kept;
-  // gradients of the results; null for zero
+  const void *n, *s;  // [T,B,H]; used if segment is 1
+  const void* kept;   // [Kernels::kept_elements()]
+  // Gradients of the results; null for zero.
   const void *d_h, *d_a, *d_n, *d_s;  // [T,B,H]
-  const void* d_h_last;               // [B,H], of the last h alone, beside d_h
+  const void* d_h_last;               // [B,H], of the last h only, added to d_h
   const void* d_g_last;               // [B,H,G]
-  // gradients of the arguments
+  // Gradients of the arguments.
   void* d_xp;         // [T,B,H]
   void* d_h0;         // [B,H]
   void* d_g0;         // [B,H,G]
   void* d_weight_hh;  // [H,H]
-  void *d_weight_ag, *d_weight_gg, *d_bias_g, *d_weight_gc, *d_bias_c;
+  void* d_weight_ag;  // [G]
+  void* d_weight_gg;  // [G,G]
+  void* d_bias_g;     // [G]
+  void* d_weight_gc;  // [2,G]
+  void* d_bias_c;     // [2]
   int threads;
 };
 
 struct GammaRnnForward {
   SequenceSizes sizes;
-  const void *xp, *h0, *weight_hh;
-  const void *n, *s;  // [H]
+  const void* xp;         // [T,B,H]
+  const void* h0;         // [B,H]
+  const void* weight_hh;  // [H,H]
+  const void *n, *s;      // [H]
   double n_floor;
-  void *h, *a;  // [T,B,H]; a may be null
+  void* h;  // [T,B,H]
+  void* a;  // [T,B,H] or null
   int threads;
 };
 
 struct GammaRnnBackward {
   SequenceSizes sizes;
-  const void *h0, *weight_hh, *n, *s;
+  const void* h0;         // [B,H]
+  const void* weight_hh;  // [H,H]
+  const void *n, *s;      // [H]
   double n_floor;
-  const void *h, *a;
+  const void *h, *a;      // [T,B,H], of the forward pass
   const void *d_h, *d_a;  // [T,B,H] or null
-  const void* d_h_last;   // [B,H] or null, of the last h alone
-  void *d_xp, *d_h0, *d_weight_hh;
-  void *d_n, *d_s;  // [H]
+  const void* d_h_last;   // [B,H] or null; of the last h only, added to d_h
+  void* d_xp;             // [T,B,H]
+  void* d_h0;             // [B,H]
+  void* d_weight_hh;      // [H,H]
+  void *d_n, *d_s;        // [H]
   int threads;
 };
 

@@ -29,7 +29,7 @@ template <> struct element<vdouble> {
 };
 
 #if defined(__x86_64__) && (ARU_VECTOR_BYTES < 64 || defined(__AVX512F__))
-// The compiler makes two instructions of a comparison and a choice.
+// The compiler would make two instructions of a comparison and a selection.
 #if ARU_VECTOR_BYTES == 64
 #define ARU_EXTREME(name, type) _mm512_##name##_##type
 #elif ARU_VECTOR_BYTES == 32
@@ -78,8 +78,8 @@ template <> struct vector_of<int32_t> {
 template <class T> using vec = typename vector_of<T>::type;
 template <class T> constexpr int lanes = ARU_VECTOR_BYTES / int(sizeof(T));
 
-// N vectors that take each step of the element-wise mathematics together: one alone is a chain of dependent
-// instructions longer than a processor looks ahead.
+// N vectors that take each step of the element-wise mathematics together.  A single vector is a chain of dependent
+// instructions that is longer than a processor looks ahead.
 template <class V, int N> struct Pack {
   V v[N];
 
@@ -141,7 +141,7 @@ ARU_FUNCTION Pack<V, N> where_less(const Pack<V, N>& x, element_of<V> bound, con
   return Pack<V, N>::of([&](int i) { return where_less(x.v[i], bound, a.v[i], b.v[i]); });
 }
 
-// Double: one after the other; its formula chooses lane by lane.
+// Double: one vector after the other, because its formula selects lane by lane.
 template <int N> ARU_FUNCTION Pack<vdouble, N> tanh_of_scaled(const Pack<vdouble, N>& v, double) {
   return Pack<vdouble, N>::of([&](int i) { return tanh_of_scaled(v.v[i]); });
 }
@@ -154,7 +154,7 @@ template <class T> ARU_FUNCTION vec<T> load(const T* p) {
 }
 template <class T> ARU_FUNCTION void store(T* p, vec<T> v) { __builtin_memcpy(p, &v, sizeof(v)); }
 
-// Vectors of gamma side by side.
+// The number of vectors of gamma that are computed side by side.
 constexpr int side_by_side = 4;
 template <class T, int N> ARU_FUNCTION Pack<vec<T>, N> load_pack(const T* p) {
   return Pack<vec<T>, N>::of([&](int i) { return load(p + i * lanes<T>); });
@@ -164,7 +164,7 @@ template <class T, int N> ARU_FUNCTION void store_pack(T* p, const Pack<vec<T>, 
   for (int i = 0; i < N; ++i) store(p + i * lanes<T>, pack.v[i]);
 }
 
-// The first `count` elements (all lanes if there are that many); the other lanes are 0.
+// The first `count` elements, at most one for each lane; the other lanes are 0.
 template <class T> ARU_FUNCTION vec<T> load_first(const T* p, int64_t count) {
   if (count >= lanes<T>) return load(p);
   vec<T> v{};
@@ -176,8 +176,8 @@ template <class T> ARU_FUNCTION void store_first(T* p, vec<T> v, int64_t count) 
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
-// Two bfloat16 in a 32-bit lane: the upper halves of two floats, of which `low` lies in the lower bits.  Ties are
-// rounded away from 0; a NaN stays one.
+// Two bfloat16 numbers in a 32-bit lane: the upper halves of two floats, `low` in the lower bits.  Ties are rounded
+// away from 0; a NaN stays a NaN.
 ARU_FUNCTION vint32 rounded_to_bfloat16(vfloat v) {
   const vint32 bits = bit_cast<vint32>(v);
   return v == v ? bits + 0x8000 : bits | 0x400000;

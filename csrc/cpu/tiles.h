@@ -1,13 +1,13 @@
-// What the sequence kernels share: tiles of sequences, scratch memory, and sums in a fixed order.
+// Common parts of the sequence kernels: tiles of sequences, scratch memory, and sums in a fixed order.
 #pragma once
 
 #include <cstring>
 #include <new>
 
-#include "controller.h"
 #include "gemm.h"
 #include "parallel.h"
 #include "sequence.h"
+#include "strips.h"
 #include "workspace.h"
 
 namespace aru {
@@ -16,7 +16,7 @@ namespace ARU_ISA {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
 
-// A shared buffer for the duration of a call.
+// A buffer that lives for one call and that all its threads share.
 template <class T> class Buffer {
  public:
   explicit Buffer(int64_t elements) : data_(static_cast<T*>(acquire_buffer(size_t(elements) * sizeof(T)))) {}
@@ -29,7 +29,7 @@ template <class T> class Buffer {
   T* data_;
 };
 
-// Hands out pieces of a block of memory, each on a cache line of its own; first counted, then served.
+// Hands out pieces of a block of memory, each on cache lines of its own.  Without a block it counts the bytes.
 class Carver {
  public:
   explicit Carver(void* base = nullptr) : base_(reinterpret_cast<uintptr_t>(base)) {}
@@ -47,10 +47,11 @@ class Carver {
 
 inline int64_t tile_count(const SequenceSizes& z) { return ceil_div(z.B, z.tile); }
 
-// The sequences b0 ... b0 + count - 1, their rows (b, i) and where they lie in a (B, H) slice.  The tiles are as equal
-// as they can be, so that two threads have the same work.
+// The sequences b0 ... b0 + count - 1.  The tiles are as equal as possible, so that threads have the same work.
 struct Tile {
-  int64_t index, b0, count, rows, offset;
+  int64_t index;
+  int64_t b0, count;     // first sequence, number of sequences
+  int64_t rows, offset;  // number of rows (b, i); the first one's offset in a (B, H) slice
 
   Tile(const SequenceSizes& z, int64_t index)
       : index(index), b0(first(z, index)), count(first(z, index + 1) - b0), rows(count * z.H), offset(b0 * z.H) {}
@@ -59,15 +60,16 @@ struct Tile {
   static int64_t first(const SequenceSizes& z, int64_t index) { return z.B * index / tile_count(z); }
 };
 
-// Rows (b, i) of a tile, in whole strips.
+// Rows (b, i) of a tile, padded to whole strips.
 template <class T> int64_t padded_rows(const SequenceSizes& z) {
   return ceil_div(at_most(z.tile, z.B) * z.H, strip<T>) * strip<T>;
 }
 
-// Into how many parts of its neurons a tile is cut, so that a team of threads can share its steps where there are fewer
-// tiles than threads.  The two barriers a step, less than a microsecond each where every thread has a processor, must
-// not show: a part has at least `part_work` multiply-adds a step.  A power of two, so that few threads share them
-// evenly; from the sizes alone, as each part has sums of its own.
+// The number of parts into which the neurons of a tile are cut.  If there are fewer tiles than threads, a team of
+// threads shares the parts of a tile in every step.  A step then has two barriers, each below a microsecond if every
+// thread has a processor; a part has at least part_work multiply-adds a step, so that they do not matter.  The number
+// is a power of two, so that few threads share the parts evenly, and depends on the sizes only, because each part has
+// its own sums.
 constexpr int64_t most_parts = 8, part_work = 200 * 1000;
 inline int64_t part_count(const SequenceSizes& z) {
   const int64_t work = at_most(z.tile, z.B) * z.H * (z.G * (z.G + 14) + z.H);

@@ -1,29 +1,30 @@
-// Sums of a tile for the controller's weight gradients, kept in vectors and added to double totals now and then.
+// A tile's sums for the controller's weight gradients.  They are vectors, which are added to double totals regularly.
 #pragma once
 
-#include "controller.h"
+#include "strips.h"
 #include "tiles.h"
 
 namespace aru {
 namespace ARU_ISA {
 
-// Blocks of dW_gg whose accumulators fit the registers beside their operands.
+// The size of a block of dW_gg: its accumulators and operands fit the registers.
 constexpr int dot_units = ARU_VECTOR_BYTES == 64 ? 5 : 4;
 constexpr int dot_inputs = ARU_VECTOR_BYTES == 64 ? 5 : 3;
 
-// With AVX-512 gcc folds a load into each multiply-add that uses it, and the products are then bound by loads.  With
-// AVX2 it does not, and holding an operand makes it spill accumulators (66 instead of 91 GFLOP/s on Zen 3).
+// Keeps an operand in a register.  With AVX-512, gcc otherwise folds a load into each multiply-add that uses it, and
+// loads limit the products.  With AVX2 it does not, and holding an operand would spill accumulators (66 instead of 91
+// GFLOP/s on Zen 3).
 #ifdef __AVX512F__
 #define ARU_KEEP_IN_REGISTER(v) asm("" : "+v"(v))
 #else
 #define ARU_KEEP_IN_REGISTER(v) (void)(v)
 #endif
 
-// What the blocks of dW_gg multiply: vectors over rows.  Pairs of units are made into pairs of strips first.
+// The operands of dW_gg's blocks: vectors over rows.  Pairs of units are converted to pairs of strips first.
 template <class S> using operand_of = vec<stored_of<S>>;
 
-// sums[j][k] += du_j g_k over strips (or pairs of strips) that lie `size` apart; vectors, summed over their lanes
-// later.
+// sums[j][k] += du_j g_k over strips (or pairs of strips) at a distance of `size`.  The sums are vectors, whose lanes
+// are added up later.
 template <class S, int J, int K>
 void dot_block(const stored_of<S>* du, const stored_of<S>* g, int64_t strips, int64_t size, vec<scalar_of<S>>* sums) {
   constexpr int width = strip<scalar_of<S>>;
@@ -82,7 +83,8 @@ template <class S> DotBlock<S> dot_block_of(int64_t j, int64_t k) {
   }
 }
 
-// [strip][G/2] pairs of units -> [strip / 2][G] pairs of strips: in a lane, the unit of an even strip and of the next.
+// Converts pairs of units [strip][G/2] to pairs of strips [strip / 2][G]: a lane has the unit of an even strip and of
+// the following one.
 inline void pair_strips(const int32_t* from, int64_t strips, int64_t size, int64_t G, int32_t* to) {
   for (int64_t i = 0; i < strips; i += 2)
     for (int64_t k = 0; k < G / 2; ++k)
@@ -96,7 +98,7 @@ inline void pair_strips(const int32_t* from, int64_t strips, int64_t size, int64
       }
 }
 
-// Totals, in this order: weight_gg (G, G), bias_g (G), weight_ag (G), weight_gc (2, G), bias_c (2).
+// The totals are, in this order, weight_gg (G, G), bias_g (G), weight_ag (G), weight_gc (2, G) and bias_c (2).
 template <class S> class WeightSums {
  public:
   using T = scalar_of<S>;
@@ -104,7 +106,7 @@ template <class S> class WeightSums {
 
   static int64_t total_elements(int64_t G) { return G * G + 4 * G + 2; }
 
-  // most_strips: that add_products is called with.
+  // most_strips: the most strips that add_products() is called with.
   void carve(int64_t G, int64_t most_strips, Carver& carver) {
     real_G_ = G;
     G_ = padded_units<S>(G);
@@ -122,7 +124,7 @@ template <class S> class WeightSums {
     bias_c_[0] = bias_c_[1] = vec<T>{};
   }
 
-  // Sums over du, du a, dn g and ds g of unit j.
+  // The sums of du, du a, dn g and ds g of unit j.
   vec<T>* of_unit(int64_t j) { return units_ + 4 * j; }
   vec<T>* bias_c() { return bias_c_; }
 
@@ -166,9 +168,11 @@ template <class S> class WeightSums {
     }
   }
 
-  int64_t real_G_ = 0, G_ = 0;  // G_: in whole stored entries
-  vec<T>*products_ = nullptr, *units_ = nullptr, *bias_c_ = nullptr;
-  U *paired_du_ = nullptr, *paired_g_ = nullptr;
+  int64_t real_G_ = 0, G_ = 0;                    // G_: padded to whole stored entries
+  vec<T>* products_ = nullptr;                    // [block][unit][input]: sums of du g, (G, G) in all
+  vec<T>* units_ = nullptr;                       // [G][4], of_unit()
+  vec<T>* bias_c_ = nullptr;                      // [2]
+  U *paired_du_ = nullptr, *paired_g_ = nullptr;  // [strip / 2][G][strip lanes], if units are paired
 };
 
 }  // namespace ARU_ISA

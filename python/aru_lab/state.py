@@ -227,9 +227,7 @@ def check_belongs(
     """
     saved = _saved_run(path, content)
     if saved is not None:
-        # More epochs, or more patience, change nothing about weights that are there.
-        changed = set(_changed(config, saved, environment)) - {"epochs", "early_stop"}
-        _refuse(path, folder, sorted(changed))
+        _refuse(path, folder, _changed(config, saved, environment))
 
 
 def check_continues(
@@ -237,9 +235,9 @@ def check_continues(
 ) -> None:
     """Refuse to resume with a configuration that can't be honoured any more.
 
-    What is honoured: where data lie, device, backend, seconds between checkpoints and TensorBoard; and, where the
-    course of the learning rate does not depend on them, the number of epochs and the patience. The run's own folder is
-    where it is found, whatever `output` says.
+    What is honoured: where data lie, device, backend, seconds between checkpoints, TensorBoard, the patience, and, but
+    for the cosine schedule, which depends on it, the number of epochs. The run's own folder is where it is found,
+    whatever `output` says.
 
     Raises:
         RunError: something else has changed; the sentence names the fields.
@@ -247,11 +245,8 @@ def check_continues(
     saved = _saved_run(folder.last_file, content)
     if saved is None:
         return
-    before = saved["config"]
     changed = _changed(config, saved, environment)
-    if config.schedule != "cosine":
-        changed = [name for name in changed if name not in ("epochs", "early_stop")]
-    if config.threads != before.threads and "threads" not in changed:
+    if config.threads != saved["config"].threads and "threads" not in changed:
         changed.append("threads")
     _refuse(folder.last_file, folder, changed)
 
@@ -267,6 +262,9 @@ def _saved_run(path: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 def _changed(config: TrainConfig, saved: dict[str, Any], environment: dict[str, Any]) -> list[str]:
     sources = saved.get("sources", {})
     names = [name for name in config.differences(saved["config"]) if not _same_source(config, name, sources)]
+    # What was done does not depend on when the run will end, but for the learning rate of one schedule.
+    free = ("early_stop",) if config.schedule == "cosine" else ("early_stop", "epochs")
+    names = [name for name in names if name not in free]
     return names + [name for name in _DECISIVE if name in saved and saved[name] != environment.get(name)]
 
 

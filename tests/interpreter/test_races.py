@@ -138,9 +138,10 @@ def test_a_sum_in_place_is_found(races_found):
         controller = Controller(weights, 1e-3, "highest")
         x, a, h, total = (torch.randn(B, H) for _ in range(4))
         g = torch.randn(B, H, G)
-        controller.step(x, a, total, g, h, torch.empty_like(g), None, None)
+        others = {"x": x, "a": a, "g": g, "h": h, "g_next": torch.empty_like(g), "n": None, "s": None}
+        controller.step(total=total, **others)
         assert not races_found
-        controller.step(x, a, a, g, h, torch.empty_like(g), None, None)
+        controller.step(total=a, **others)
     (race,) = races_found
     assert race.startswith(controller_step_fwd_kernel.__name__)
     races_found.clear()

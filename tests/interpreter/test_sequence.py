@@ -72,10 +72,9 @@ def test_narrow_states(segments, step_by_step, monkeypatch):
     seen: set[tuple[torch.dtype, torch.dtype, int]] = set()
     true = controller.Controller.step_backward
 
-    def step_backward(self, *arguments: Tensor) -> None:
-        *_, g, _, du, _ = arguments
+    def step_backward(self, *, g: Tensor, du: Tensor, **others: Tensor | None) -> None:
         seen.add((g.dtype, du.dtype, g.shape[-1]))
-        true(self, *arguments)
+        true(self, g=g, du=du, **others)
 
     monkeypatch.setattr(controller.Controller, "step_backward", step_backward)
     before = torch.get_float32_matmul_precision()

@@ -23,6 +23,7 @@ FOLDER = "analysis"
 FORMAT = 1  # raised whenever a part computes or names something otherwise: older files then count as missing
 _KEY = "key"
 _PART = "part"
+_NAMES = "arrays"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,9 @@ class AnalysisFolder:
         for name, table in result.tables.items():
             written.append(self.run / FOLDER / f"{name}.csv")
             write_result(_csv(table), written[-1])
+        own = {_PART: part, _NAMES: sorted(result.arrays)}
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key) | {_PART: part}))})
+        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key) | own))})
         written.append(self.file(part))
         write_result(buffer.getvalue(), written[-1])
         return written
@@ -103,9 +105,11 @@ class AnalysisFolder:
             key = json.loads(str(arrays.pop(_KEY)))
             if not isinstance(key, dict) or key.get("format") != FORMAT:
                 raise ValueError("it is outdated")
-            # Files of earlier versions do not say what they are of.
+            # Files of earlier versions do not say what they are of and what they hold.
             if key.pop(_PART, part) != part:
                 raise ValueError("it is of another analysis")
+            if key.pop(_NAMES, sorted(arrays)) != sorted(arrays):
+                raise ValueError("it does not hold the arrays that it lists")
         return key, Arrays(path, again, arrays)
 
 

@@ -277,18 +277,18 @@ def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOp
     da = saved.a.new_empty(saved.a.shape)
     with launching_on(da):
         controller = Controller(controller_of(saved), options.n_floor, options.precision)
-        d_h, d_g, d_n, d_s = (x if x is None else x.contiguous() for x in upstream)
+        upstream = StepOutputs(*(None if x is None else x.contiguous() for x in upstream))
         a, g = saved.a.contiguous(), saved.g.contiguous()
         g_next, du = (controller.w.new_empty(g.shape) for _ in range(2))
         vectors = controller.w.new_empty(3, a.numel())
         controller.states(a[None], g, g_next[None])
         controller.step_backward(
-            d_h=d_h,
+            d_h=upstream.h,
             d_rec=None,
             d_a=None,
-            d_n=d_n,
-            d_s=d_s,
-            d_g=d_g,
+            d_n=upstream.n,
+            d_s=upstream.s,
+            d_g=upstream.g,
             du_after=None,
             a=a,
             g=g_next,

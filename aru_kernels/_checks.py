@@ -174,7 +174,7 @@ def in_memory(name: str, value: Tensor) -> None:
 def broadcasts_to(value: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether `value` can be expanded to this shape."""
     own = value.shape
-    if not own or own == shape:
+    if len(own) == len(shape) and own == shape:  # sizes are only compared with those of the same dimension
         return True
     return len(own) <= len(shape) and all(o in (1, d) for o, d in zip(own[::-1], shape[::-1], strict=False))
 

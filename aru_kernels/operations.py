@@ -134,15 +134,16 @@ def _check_shapes(inputs: Any, dims: tuple[tuple[str | int, ...], ...], expected
     if tuple([x.shape for x in inputs]) == expected:
         return
     named = list(zip(inputs._fields, inputs, dims, strict=True))
-    for name, value, own in named:
-        check.rank(name, value, _letters(own), len(own))
     seen: dict[str | int, list[int]] = {}
     for _, value, own in named:
-        for dim, size in zip(own, value.shape, strict=True):
-            seen.setdefault(dim, [dim] if isinstance(dim, int) else []).append(size)
-    sizes = {dim: dim if isinstance(dim, int) else statistics.mode(found) for dim, found in seen.items()}
+        if value.ndim == len(own):
+            for dim, size in zip(own, value.shape, strict=True):
+                seen.setdefault(dim, []).append(size)
+    sizes = {dim: statistics.mode(found) for dim, found in seen.items()}
     for name, value, own in named:
-        check.shape(name, value, _letters(own), tuple(sizes[dim] for dim in own))
+        if not all(isinstance(dim, int) or dim in sizes for dim in own):
+            check.rank(name, value, _letters(own), len(own))
+        check.shape(name, value, _letters(own), tuple(dim if isinstance(dim, int) else sizes[dim] for dim in own))
 
 
 def _letters(dims: tuple[str | int, ...]) -> str:
@@ -483,11 +484,12 @@ class GammaRnnSequence(Operation):
 
     def check(self, inputs: GammaRnnInputs) -> None:
         T, B, H = _check_projection(inputs.xp)
-        n, s = inputs.n, inputs.s
-        # () and (1,) are the same for all neurons
-        own = tuple(tuple(p.shape) if p.ndim == 0 or p.shape == (1,) else (H,) for p in (n, s))
-        dims = (("T", "B", "H"), ("B", "H"), ("H", "H"), *(size if size in ((), (1,)) else ("H",) for size in own))
-        _check_shapes(inputs, dims, ((T, B, H), (B, H), (H, H), *own))
+        shapes = tuple(inputs.n.shape), tuple(inputs.s.shape)
+        for name, shape in zip(("n", "s"), shapes, strict=True):
+            if shape not in ((), (1,), (H,)):
+                raise ValueError(f"{name} has shape {shape}, expected (), (1,) or (H,) = ({H},).")
+        dims = (("T", "B", "H"), ("B", "H"), ("H", "H"), *shapes)
+        _check_shapes(inputs, dims, ((T, B, H), (B, H), (H, H), *shapes))
 
     def check_options(self, inputs: GammaRnnInputs, options: GammaRnnOptions) -> None:
         check.gain_floor(options.n_floor)

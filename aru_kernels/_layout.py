@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
 from aru_kernels._compile import not_compiled
+from aru_kernels._module import check_memory
 
 # One time step range in which the same number of sequences is running: first row of the flat data, T, B.
 Segment = tuple[int, int, int]
@@ -45,6 +46,7 @@ class Padded:
         check.tensor("drive", drive)
         if drive.device != like.device:
             raise ValueError(f"drive is on {drive.device}, expected {like.device}, the device of input.")
+        check_memory("drive", drive)
         drive = drive.to(like.dtype)
         if drive.ndim == 0:
             return drive

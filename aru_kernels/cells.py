@@ -1,4 +1,4 @@
-"""The cells: one step of a layer, for loops of one's own.
+"""Cells, which compute one step of a layer.
 
 Sizes: B batch, I input features, H neurons, G controller units.
 """

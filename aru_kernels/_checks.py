@@ -158,6 +158,12 @@ def memory_is_known() -> bool:
     return not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is None
 
 
+def memory(name: str, value: Tensor) -> None:
+    """Refuses a tensor whose memory was freed, if that can be told; PyTorch's own operations may read past its end."""
+    if type(value) in PLAIN and memory_is_known():
+        in_memory(name, value)
+
+
 def in_memory(name: str, value: Tensor) -> None:
     """Raises ValueError if `value` has elements beyond the end of its storage, as after `resize_(0)` of the storage."""
     try:

@@ -45,6 +45,7 @@ class Padded:
         check.tensor("drive", drive)
         if drive.device != like.device:
             raise ValueError(f"drive is on {drive.device}, expected {like.device}, the device of input.")
+        check.memory("drive", drive)
         drive = drive.to(like.dtype)
         if drive.ndim == 0:
             return drive

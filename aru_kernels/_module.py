@@ -98,7 +98,10 @@ class Module(nn.Module):
             ):
                 _check_weight(name, weight, shape, like, first.replace(suffix, "_l0") if suffix else first)
             if plain and in_memory:
-                check.in_memory(name, weight)
+                # what check.in_memory passes first, without a call
+                size = weight.untyped_storage().nbytes()
+                if weight.nbytes > size or weight.storage_offset() != 0 or not weight.is_contiguous():
+                    check.in_memory(name, weight)
             weights.append(weight)
         return weights
 
@@ -134,13 +137,20 @@ def _check_weight(name: str, weight: object, shape: tuple[int, ...], like: Tenso
     check_dtype(name, weight, like, first)
 
 
-def check_dtype(name: str, value: Tensor, weight: Tensor, of: str = "the parameters") -> None:
-    """Input and parameters must agree, unless autocast will make them; it leaves float64 alone."""
+def check_argument(name: str, value: Tensor, weight: Tensor) -> None:
+    """Checks the dtype, device and memory of an argument, where `weight` is a parameter."""
+    check_dtype(name, value, weight, "the parameters")
+    check.memory(name, value)
+
+
+def check_dtype(name: str, value: Tensor, weight: Tensor, of: str) -> None:
+    """Input and parameters must agree, unless autocast will make them; it does not change float64."""
     if value.device != weight.device:
         raise ValueError(f"{name} is on {value.device}, expected {weight.device}, the device of {of}.")
-    cast = torch.float64 not in (value.dtype, weight.dtype) and check.autocasting(value.device)
-    if value.dtype != weight.dtype and not cast:
-        raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of {of}.")
+    if value.dtype != weight.dtype:
+        cast = torch.float64 not in (value.dtype, weight.dtype) and check.autocasting(value.device)
+        if not cast:
+            raise TypeError(f"{name} has dtype {value.dtype}, expected {weight.dtype}, the dtype of {of}.")
 
 
 def describe(value: object) -> str:

@@ -15,7 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 from aru_kernels import _checks as check
 from aru_kernels import init
 from aru_kernels._layout import Layout, State, arrange
-from aru_kernels._module import Module, Shapes, check_dtype, describe, recurrent_shapes
+from aru_kernels._module import Module, Shapes, check_argument, describe, recurrent_shapes
 from aru_kernels._projection import project
 from aru_kernels.reference import Trace
 
@@ -134,7 +134,7 @@ class Recurrent(Module):
             batch = (layout.B,) if layout.batched else ()
             letters = "(D·L, B, H" if layout.batched else "(D·L, H"
             check.shape(name, state, letters + (", G)" if len(sizes) == 2 else ")"), (layers, *batch, *sizes))
-            check_dtype(name, state, like)
+            check_argument(name, state, like)
             states.append(layout.sort(state if layout.batched else state.unsqueeze(1)))
         return tuple(states)
 
@@ -147,7 +147,7 @@ class Recurrent(Module):
         for layer, suffix in self._layers():
             weights.append(self._weights(self._shapes(layer), suffix, first))
             first = weights[0][0]
-        check_dtype("input", x, first)
+        check_argument("input", x, first)
         states = self._initial_states(hx, layout, first)
         xi = layout.drive(drive, x, self.hidden_size)
         directions = (False, True) if self.bidirectional else (False,)

@@ -92,7 +92,7 @@ class Gamma(Module):
         if (leaf := self._leaf(input)) is not None:
             return leaf
         n, s = self._weights(gamma_shapes(self.num_parameters))
-        check.tensor("input", input)
+        check.memory("input", check.tensor("input", input))
         if self.num_parameters > 1:
             if not -input.ndim <= self.dim < input.ndim or input.shape[self.dim] != self.num_parameters:
                 raise ValueError(
@@ -190,7 +190,9 @@ class AdaptiveGamma(Module):
         if (leaf := self._leaf(a, g)) is not None:
             return leaf
         weights = self._weights(controller_shapes(self.controller_size))
-        check.tensor("a", a)
+        check.memory("a", check.tensor("a", a))
         if g is None:
             g = a.new_zeros(*a.shape, self.controller_size)
+        else:
+            check.memory("g", check.tensor("g", g))
         return functional.adaptive_gamma(a, g, *weights, self.n_floor)

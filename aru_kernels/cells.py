@@ -1,4 +1,4 @@
-"""The cells: one step of a layer, for loops of one's own.
+"""Cells, which compute one step of a layer.
 
 Sizes: B batch, I input features, H neurons, G controller units.
 """
@@ -16,7 +16,7 @@ from aru_kernels import _dispatch, init
 from aru_kernels._module import (
     Module,
     Shapes,
-    check_dtype,
+    check_argument,
     controller_shapes,
     describe,
     gamma_shapes,
@@ -75,7 +75,7 @@ class _Cell(Module):
         check.rank("input", input, "(B, I), or (I,) without a batch", 1, 2)
         batch = tuple(input.shape[:-1])
         check.shape("input", input, "(..., I)", (*batch, self.input_size))
-        check_dtype("input", input, weights[0])
+        check_argument("input", input, weights[0])
         return weights, batch
 
     def _preactivation(self, input: Tensor, h: Tensor, weights: list[Tensor], drive: Any) -> Tensor:
@@ -94,12 +94,13 @@ class _Cell(Module):
             )
         if drive.device != a.device:
             raise ValueError(f"drive is on {drive.device}, expected {a.device}, the device of input.")
+        check.memory("drive", drive)
         return a + drive.to(a.dtype)
 
 
 def _state(name: str, state: Tensor, letters: str, sizes: tuple[int, ...], weight: Tensor) -> Tensor:
     check.shape(name, check.tensor(name, state), letters, sizes)
-    check_dtype(name, state, weight)
+    check_argument(name, state, weight)
     return state
 
 

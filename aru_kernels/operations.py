@@ -158,8 +158,7 @@ def _gradients_fit(upstream: Any, expected: tuple[Shape, ...], like: Tensor) -> 
             if value.shape != sizes:
                 check.shape(name, value, "the shape of its output", sizes)
             check.like(name, value, like, "the saved tensors")
-            if type(value) in check.PLAIN:
-                check.in_memory(name, value)
+            check.memory(name, value)
 
 
 def _check_segment(segment: int, T: int, least: int) -> None:

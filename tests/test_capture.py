@@ -150,7 +150,7 @@ def test_export_of_one_step(step, strict):
 
 @traces
 def test_a_packed_sequence_is_refused():
-    """Its lengths would be those of the example for ever; torch.export cannot capture it for torch.nn.LSTM either."""
+    """A graph would keep the lengths of the example; torch.export cannot capture one for torch.nn.LSTM either."""
     packed, sentence = pack_sequence([randn(4, I), randn(2, I)]), "^input is a PackedSequence, whose lengths a captured"
     module = ARUN(I, H, dtype=DOUBLE)
     with pytest.raises(RuntimeError, match=sentence):

@@ -101,6 +101,10 @@ FORBIDDEN = {
     "ops": {"functional", "modules", "convert"},
     "functional": {"modules", "convert", "_recurrent", "_layout"},
     "init": {"functional", "modules", "convert"},
+    "_module": {"_layout", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
+    "_layout": {"_recurrent", "_dispatch", "ops", "backends", "cpu"},
+    "cells": {"modules", "convert", "_recurrent", "ops", "backends", "cpu"},
+    "activations": {"modules", "cells", "convert", "_recurrent", "ops", "backends", "cpu"},
     "modules": {"convert", "ops", "backends", "cpu"},
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.rnn import pack_sequence
 
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, use_backend
 from tolerances import assert_close
@@ -143,6 +144,38 @@ def test_part_of_freed_memory(module, name):
     parameter.untyped_storage().resize_(end - 4)
     with pytest.raises(ValueError, match=f"^{name} has shape .*, but its storage has only {end - 4} bytes"):
         run(made)
+
+
+def freed(*shape: int) -> Tensor:
+    value = torch.zeros(shape)
+    value.untyped_storage().resize_(0)
+    return value
+
+
+X, STATE = torch.zeros(6, 2, I), (torch.zeros(1, 2, H), torch.zeros(1, 2, H, G))
+FREED = {
+    "input of ARUN": ("input", lambda: ARUN(I, H)(freed(6, 2, I))),
+    "packed input": ("input", lambda: ARUN(I, H)(pack_sequence([X[0]])._replace(data=freed(2, I)))),
+    "h_0": ("h_0", lambda: ARUN(I, H, controller_size=G)(X, (freed(1, 2, H), STATE[1]))),
+    "g_0": ("g_0", lambda: ARUN(I, H, controller_size=G)(X, (STATE[0], freed(1, 2, H, G)))),
+    "h_0 of GammaRNN": ("h_0", lambda: GammaRNN(I, H)(X, freed(1, 2, H))),
+    "drive": ("drive", lambda: ARUN(I, H)(X, drive=freed(6, 2, H))),
+    "input of ARUNCell": ("input", lambda: ARUNCell(I, H)(freed(2, I))),
+    "h": ("h", lambda: ARUNCell(I, H, controller_size=G)(X[0], (freed(2, H), STATE[1][0]))),
+    "g": ("g", lambda: ARUNCell(I, H, controller_size=G)(X[0], (STATE[0][0], freed(2, H, G)))),
+    "hx": ("hx", lambda: GammaRNNCell(I, H)(X[0], freed(2, H))),
+    "drive of a cell": ("drive", lambda: GammaRNNCell(I, H)(X[0], drive=freed(2, H))),
+    "input of Gamma": ("input", lambda: Gamma()(freed(2, H))),
+    "a": ("a", lambda: AdaptiveGamma(G)(freed(2, H))),
+    "g of AdaptiveGamma": ("g", lambda: AdaptiveGamma(G)(STATE[0][0], freed(2, H, G))),
+}
+
+
+@pytest.mark.parametrize("name", FREED)
+def test_arguments_whose_memory_was_freed(name):
+    argument, call = FREED[name]
+    with pytest.raises(ValueError, match=rf"^{argument} has shape \(.*\), but its storage has only 0 bytes\.$"):
+        call()
 
 
 @pytest.mark.parametrize("module", MODULES)

@@ -16,6 +16,8 @@ try:
 except ImportError:  # Windows
     resource = None
 
+# Pages that this process has mapped, first of the numbers.
+STATM = Path("/proc/self/statm")
 _UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 
 
@@ -80,7 +82,7 @@ def address_space() -> int | None:
     if limit == resource.RLIM_INFINITY:
         return None
     try:
-        mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        mapped = int(STATM.read_text().split()[0]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):  # no such file: a cautious guess
         mapped = limit // 2
     return max(0, limit - mapped)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
 from aru_kernels import _memory
+from helpers import needs_cpu_kernels
 
 VERSION_2 = "0::/job/step\n"
 VERSION_1 = "9:cpu,cpuacct:/other\n4:memory:/job/step\n"
@@ -71,3 +74,89 @@ def test_a_system_without_groups(tmp_path):
 def test_here():
     assert 0 < _memory.free_bytes() < 2**50
     assert all(isinstance(group.limit, Path) for group in _memory.groups())
+
+
+@pytest.mark.parametrize(("limit", "mapped", "free"), [(1000, 1, 0), (5 * 4096, 2, 3 * 4096), (None, 1, None)])
+def test_the_limit_of_the_address_space(limit, mapped, free, monkeypatch, tmp_path):
+    resource = _memory.resource
+    own = resource.RLIM_INFINITY if limit is None else limit
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (own, own))
+    monkeypatch.setattr(resource, "getpagesize", lambda: 4096)
+    statm = tmp_path / "statm"
+    statm.write_text(f"{mapped} 1 1 1 0 1 0\n")
+    monkeypatch.setattr(_memory, "STATM", statm)
+    assert _memory.address_space() == free
+    if free is not None:
+        assert _memory.free_bytes() == free
+
+
+def test_a_system_without_limits(monkeypatch):
+    monkeypatch.setattr(_memory, "resource", None)
+    assert _memory.address_space() is None
+    assert _memory.free_bytes() > 0
+
+
+# Leaves a number of MiB beyond what the process has mapped already.
+LIMITED = """
+import gc, resource, sys, torch
+from aru_kernels import ARUN, _memory, cpu
+torch.set_num_threads(1)
+m = ARUN(8, 64, controller_size=32)
+def run(T):
+    y = m(torch.zeros(T, 64, 8))[0]
+    y.sum().backward()
+def limit(MiB):
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (MiB << 20),) * 2)
+"""
+
+
+@needs_cpu_kernels
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS limits the address space on Linux only")
+class TestShortMemory:
+    def test_what_fitted_before_still_fits(self, run_python):
+        """Idle buffers of other sizes are given back."""
+        code = LIMITED + (
+            "run(200)\nlimit(100)\noutcomes = []\n"
+            "for T in (200, 400, 800, 1600, 3200, 200):\n"
+            "    try: run(T); outcomes.append('ok')\n"
+            "    except (MemoryError, RuntimeError) as error: outcomes.append(str(error))\n"
+            "    gc.collect()\n"
+            "print(*outcomes, sep='\\n')"
+        )
+        result = run_python("-c", code)
+        outcomes = result.stdout.splitlines()
+        assert len(outcomes) == 6, result.stderr
+        assert outcomes[0] == outcomes[-1] == "ok", outcomes
+        assert "ok" not in outcomes[4], outcomes
+        assert all("ARU_STATE_BUDGET" in outcome for outcome in outcomes if outcome != "ok"), outcomes
+
+    def test_the_error_says_how_much_was_asked_for(self, run_python):
+        code = LIMITED + (
+            "import os\nos.environ['ARU_STATE_BUDGET'] = '100G'\nlimit(200)\n"
+            "try: run(3000)\nexcept MemoryError as error: print(error)"
+        )
+        result = run_python("-c", code)
+        asked = re.match(
+            r"the CPU kernels asked for (\d+) bytes of memory and got none\. With a smaller ", result.stdout
+        )
+        assert asked, result.stdout + result.stderr
+        assert int(asked[1]) > 10 << 20
+        assert "ARU_STATE_BUDGET" in result.stdout
+
+    def test_the_budget_follows_the_limit(self, run_python):
+        code = LIMITED + "limit(64)\nprint(_memory.free_bytes() >> 20, _memory.state_budget() >> 20)"
+        free, budget = map(int, run_python("-c", code).stdout.split())
+        assert 32 <= free <= 64
+        assert budget == free // 4
+
+    def test_idle_buffers_make_room_for_new_tensors(self, run_python):
+        """Also where PyTorch itself makes the tensor, in a call of ours."""
+        code = LIMITED + (
+            "run(2000)\ngc.collect()\nidle = cpu._C.idle_bytes()\nassert idle > 100 << 20, idle\n"
+            "limit(70)\nx = torch.zeros(3000, 64, 64)\n"
+            "import aru_kernels.functional as F\n"
+            "y = F.gamma(x, 5.0, 0.0)\nprint(cpu._C.idle_bytes() < idle, y.shape)"
+        )
+        result = run_python("-c", code)
+        assert result.stdout == "True torch.Size([3000, 64, 64])\n", result.stdout + result.stderr

@@ -35,6 +35,8 @@ class Backend:
     None for the reference, which serves everything.
     dtypes: that it computes in.  narrow: {op: dtypes} of tensors that a kernel takes without a conversion to float32.
     limited: the module also has `refuses(H, G) -> str | None`; a size that an operation does not have is 0.
+    The module may also have `with_idle_memory(call) -> call`, which gives back memory that it holds where a call is
+    short of it.
     """
 
     name: str

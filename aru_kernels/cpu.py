@@ -403,8 +403,8 @@ def _gradients_by_name(gradients: AruInputs | StepInputs) -> dict[str, Tensor]:
     return {f"d_{name}": value for name, value in gradients._asdict().items()}
 
 
-def _with_idle_memory(kernel: Callable[..., Results]) -> Callable[..., Results]:
-    """The kernel, run a second time without the idle buffers of the pool where memory was short."""
+def with_idle_memory(kernel: Callable[..., Results]) -> Callable[..., Results]:
+    """A call of a kernel that is made a second time, without the idle buffers of the pool, if memory was short."""
 
     @functools.wraps(kernel)
     def call(*arguments: Any) -> Results:
@@ -432,11 +432,8 @@ def _memory_is_short(error: Exception) -> bool:
 
 
 KERNELS = {
-    op: (_with_idle_memory(forward), _with_idle_memory(backward))
-    for op, (forward, backward) in {
-        "gamma": (gamma_fwd, gamma_bwd),
-        "controller_step": (controller_step_fwd, controller_step_bwd),
-        "aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
-        "gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
-    }.items()
+    "gamma": (gamma_fwd, gamma_bwd),
+    "controller_step": (controller_step_fwd, controller_step_bwd),
+    "aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
+    "gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
 }

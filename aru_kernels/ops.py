@@ -104,11 +104,16 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     no_gradients = (None,) * len(Options._fields)
     text, backward_text = schema(operation)
 
+    # a backend that holds memory gives it back where a call needs it
+    with_memory = getattr(module, "with_idle_memory", lambda call: call)
+
+    @with_memory
     def run_kernel(inputs: Any, options: Any) -> tuple[Tensor, ...]:
         if inputs[0].numel() == 0:  # an empty batch
             return operation.fake(module, inputs, options)
         return operation.forward(forward_kernel, inputs, options)
 
+    @with_memory
     def run_backward(upstream: Any, saved: Any, options: Any) -> tuple[Tensor, ...]:
         # saved tensors may come from elsewhere: torch.autograd.graph.saved_tensors_hooks
         check.same_kind(saved)

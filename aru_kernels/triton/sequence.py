@@ -23,7 +23,7 @@ from aru_kernels.triton.networks import (
     StaticBackward,
     StaticForward,
 )
-from aru_kernels.triton.ways import sized, slots, start_gradient
+from aru_kernels.triton.ways import slots, start_gradient
 
 
 def _adaptive_way(network: Adaptive, B: int) -> persistent.AdaptiveAtOnce | stepwise.AdaptiveStepByStep:
@@ -180,7 +180,7 @@ def gamma_rnn_sequence_bwd(
     precision: str,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of xp, h0, weight_hh, n and s."""
-    T, B, H = a.shape
+    T, B, _ = a.shape
     d_xp = a.new_empty(a.shape)
     if not a.numel():
         return d_xp, *(x.new_zeros(x.shape) for x in (h0, weight_hh, n, s))
@@ -191,7 +191,8 @@ def gamma_rnn_sequence_bwd(
         def arguments(part: slice, **carried: Tensor) -> StaticBackward:
             return StaticBackward(d_h=slots(d_h, part), d_a=slots(d_a, part), a=a[part], d_xp=d_xp[part], **carried)
 
-        parts, rows = way.chunks(T, 0), sized(a, B, H)
+        parts, rows = way.chunks(T, 0), a[0]
+        # the example gives sizes, and `run` the memory
         example = arguments(parts[0], d_rec=rows, dn=rows, ds=rows)
         with way.running(way.backward, example) as run:
             d_rec, dn, ds = run.buffer("d_rec"), run.zeros("dn"), run.zeros("ds")

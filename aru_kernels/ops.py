@@ -251,7 +251,8 @@ def _register_deciding(operation: Operation) -> None:
             leaves = [x.detach().requires_grad_() for x in inputs]
             outputs = outputs_of(Inputs(*leaves), settings, needed=True)
             used = [(y, d) for y, d in zip(outputs, upstream, strict=True) if d is not None]
-            return torch.autograd.grad(*zip(*used, strict=True), inputs=leaves, materialize_grads=True)
+            results, grads = zip(*used, strict=True)
+            return torch.autograd.grad(results, leaves, grads, materialize_grads=True)
 
     def differentiable_backward(*arguments: Any) -> tuple[Tensor, ...]:
         if needs_gradient([x for x in arguments if isinstance(x, Tensor)]):

@@ -1,13 +1,13 @@
-"""Compiles every Triton kernel for GPUs that are not there, prints what each needs, and fails where that is too much.
+"""Compiles every Triton kernel for GPUs that need not be present, prints what each needs, fails if it is too much.
 
     PYTHONPATH=.:tests python tests/compile_table.py [--all]
 
-The kernels are those that the operations launch: the launchers run on tensors without data, and their launches are
-recorded and compiled instead.  Fails if a kernel spills registers (with Triton 3.9 or later), needs more shared
-memory than the GPU has, or, for NVIDIA, has a sum that threads disagree on (see `sums` in kernels/math.py)
-or operands of products at wrong addresses (see descriptors.py).
-Without --all: the paper's size and a small network at every precision on every architecture, with every option that
-takes registers; dtypes of γ on sm_90 alone.  --all adds other controller sizes and every combination of options.
+The launchers run on tensors without data, and their launches are recorded and compiled instead of made.  The program
+fails if a kernel spills registers (with Triton 3.9 or later), needs more shared memory than the GPU has, or, on NVIDIA,
+has a sum that threads disagree on (see `sums` in kernels/math.py) or a product with an operand at a wrong address (see
+descriptors.py).  Without --all the table has the paper's size and a small network at every precision on every
+architecture, with every option that takes registers, and the dtypes of γ only on sm_90.  --all adds other controller
+sizes and every combination of options.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ PRECISIONS = ("highest", "high", "medium")
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """A kernel as a launcher calls it: what the compiler needs to know."""
+    """A launch of a kernel: what the compiler needs to know."""
 
     module: str
     kernel: str
@@ -168,7 +168,7 @@ def static_calls(*sizes: int) -> None:
 
 
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:
-    """What users' calls launch on this architecture."""
+    """The launches of users' calls on this architecture."""
     precisions = {product_kind_of(backend, architecture, wanted): wanted for wanted in PRECISIONS}
     first = next(iter(precisions))
     small = functools.partial(sequence_calls, persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)
@@ -223,7 +223,7 @@ def disagreeing(ptx: str) -> int:
 
 
 def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usage:
-    """Compiles a launch for a GPU that need not be there."""
+    """Compiles a launch for a GPU that need not be present."""
     function = getattr(sys.modules[launch.module], launch.kernel)
     signature = dict(launch.signature)
     names = list(signature)
@@ -257,13 +257,13 @@ def compile_launch(launch: Launch, backend: str, architecture: int | str) -> Usa
     return Usage(registers, stack + local, shared, disagreeing(ptx), misplaced)
 
 
-# The tiles are chosen with 3.9; the assemblers of older Tritons spill some bytes where its own does not: the table
-# shows that and does not mind.
+# Tiles are chosen with Triton 3.9.  The assemblers of older versions spill some bytes in a few kernels; the table
+# prints them but does not fail.
 OLDER_TRITON = VERSION < (3, 9)
 
 
 def excess(usage: Usage, architecture: int | str) -> str:
-    """What of it is too much, or an empty string."""
+    """What exceeds the limits, or an empty string."""
     problems = []
     if usage.spilled and not OLDER_TRITON:
         problems.append("spills")

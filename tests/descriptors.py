@@ -1,10 +1,10 @@
-"""Finds products whose operand in shared memory the assembler addresses wrongly, in disassembled code for sm_90.
+"""Finds products whose operand in shared memory has a wrong address, in disassembled code for sm_90.
 
-wgmma (HGMMA in the machine's words) takes a descriptor from uniform registers: one for a warp.  Triton computes it from
-the start of shared memory and the warp's index.  The assembler of Triton 3.6 (ptxas 12.8.93) was seen to compute some
-from the index of the thread, with three TF32 products of 64 rows on 8 warps: addresses out of range, and a fault.
+wgmma (HGMMA in SASS) takes a descriptor from uniform registers, one for a warp.  Triton computes it from the start of
+shared memory and the warp's index.  With three TF32 products of 64 rows on 8 warps, the assembler of Triton 3.6 (ptxas
+12.8.93) computed some of them from the index of the thread, which led to addresses out of range, and a fault.
 
-Integers that depend on the thread's index alone are followed through the code from its beginning to its end, once;
+The code is followed once from its beginning to its end.  Known are integers that depend only on the thread's index;
 predicates, loads and floats are unknown.
 """
 
@@ -26,7 +26,7 @@ class Found(NamedTuple):
 
     products: int
     unknown: int
-    wrong: int  # that a warp's threads disagree on, or out of the kernel's shared memory
+    wrong: int  # differ between the threads of a warp, or point out of the kernel's shared memory
 
 
 def _number_after(register: str, k: int) -> str:
@@ -36,7 +36,7 @@ def _number_after(register: str, k: int) -> str:
 
 @dataclass
 class _Threads:
-    """The registers of all threads of a program; None or absent: unknown."""
+    """The registers of all threads of a program; None or absent is unknown."""
 
     count: int
     registers: dict[str, np.ndarray | None] = field(default_factory=dict)
@@ -55,7 +55,7 @@ class _Threads:
         return ({"": 1, "-": -1, "~": -1}[sign] * result - (sign == "~")) & _WORD
 
     def result(self, kind: str, parts: list[str], operands: list[str]) -> np.ndarray | None:
-        """Of an instruction's operands but the first, if it is one of those that addresses are made of."""
+        """The result of an instruction, from its operands without the first; None if addresses do not use it."""
         operands = [x for x in operands if not re.fullmatch(r"!?U?P[0-9T]", x)]
         if kind == "S2R" or kind == "S2UR":
             known = {"SR_TID.X": self.index, "SR_CgaCtaId": 0 * self.index, "SR_LANEID": self.index % 32}
@@ -99,7 +99,7 @@ class _Threads:
 
 
 def find(sass: str, warps: int, shared: int) -> Found:
-    """sass: from nvdisasm -c; warps and bytes of shared memory of a program."""
+    """Finds descriptors in the output of nvdisasm -c; warps, shared: a program's warps and bytes of shared memory."""
     threads = _Threads(32 * warps)
     products = unknown = wrong = 0
     for line in re.sub(r"/\*.*?\*/", "", sass).splitlines():
@@ -124,7 +124,7 @@ def find(sass: str, warps: int, shared: int) -> Found:
         if not re.fullmatch(r"U?R\d+", written) or kind.startswith("ST"):
             continue
         result = None if predicate else threads.result(kind, parts, operands[1:])
-        # what may be written beside it
+        # registers that the instruction may write besides the first
         count = 2 if {"64", "WIDE"} & set(parts) or kind == "CS2R" else 4 if "128" in parts else 1
         if kind in ("HMMA", "LDSM"):
             count = 4

@@ -99,14 +99,15 @@ class Controller:
     """
 
     def __init__(self, weights: tuple[Tensor, ...], n_floor: float, precision: str) -> None:
+        dtype, device = weights[0].dtype, weights[0].device
         self.G = G = weights[0].shape[0]
         self.GP = GP = padded(G)
         self.n_floor = n_floor
-        self.warp_size = warp_size(weights[0].device)
-        self.narrow = precision == "medium" and weights[0].dtype == torch.float32 and sums_fit(G)
-        self.product = product_kind(weights[0].device, precision)
-        self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(weights[0].dtype), device=weights[0].device)
-        self.constants = {"ACC": accumulator(weights[0].dtype), **OPTIONS}
+        self.warp_size = warp_size(device)
+        self.narrow = precision == "medium" and dtype == torch.float32 and sums_fit(G)
+        self.product = product_kind(device, precision)
+        self.w = torch.empty(2 * GP + 5, GP, dtype=check.compute_dtype(dtype), device=device)
+        self.constants = {"ACC": accumulator(dtype), **OPTIONS}
         # one program in the interpreter, where a program takes the same time whatever its size
         BLOCK_R = triton.next_power_of_2(len(self.w)) if INTERPRETED else 8
         pack_kernel[(triton.cdiv(len(self.w), BLOCK_R),)](

@@ -63,9 +63,14 @@ class Recorded:
             *(None if x is None else torch.zeros_like(x, memory_format=torch.contiguous_format) for x in example)
         )
         self._length, self._absent = example.length, [x is None for x in example]
-        present = [name for name in example._fields if getattr(example, name) is not None]
-        self._read = [name for name in present if name not in example.WRITTEN or name in example.UPDATED]
-        self._written = [name for name in present if name in example.WRITTEN]
+        # (position, buffer) of the arguments that are copied in and of those that are copied out
+        self._read: list[tuple[int, Tensor]] = []
+        self._written: list[tuple[int, Tensor]] = []
+        for i, (name, buffer) in enumerate(zip(example._fields, self.buffers, strict=True)):
+            if buffer is not None and (name not in example.WRITTEN or name in example.UPDATED):
+                self._read.append((i, buffer))
+            if buffer is not None and name in example.WRITTEN:
+                self._written.append((i, buffer))
         # compiles the kernels and loads them, which a capture does not allow
         launch(self.network, self.buffers)
         self._graph = capture(lambda: launch(self.network, self.buffers))
@@ -76,11 +81,11 @@ class Recorded:
 
     def __call__(self, arguments: Arguments) -> None:
         """Does the same as `launch`; an argument that is a buffer of the graph is not copied."""
-        for name in self._read:
-            _copy(getattr(self.buffers, name), getattr(arguments, name))
+        for i, buffer in self._read:
+            _copy(buffer, arguments[i])
         self._graph.replay()
-        for name in self._written:
-            _copy(getattr(arguments, name), getattr(self.buffers, name))
+        for i, buffer in self._written:
+            _copy(arguments[i], buffer)
 
 
 def _copy(to: Tensor, value: Tensor) -> None:

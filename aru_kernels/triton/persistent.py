@@ -57,10 +57,9 @@ def _constants(H: int, n_floor: float, like: Tensor) -> dict[str, object]:
     }
 
 
-def _controller_constants(controller: Controller, g: Tensor) -> dict[str, object]:
-    # three TF32 products would spill, and float32 units multiply so few units in no time that matters
-    product = "ieee" if controller.product == "tf32x3" else controller.product
-    return {"GS": g.shape[-1], "GP": controller.GP, "PRODUCT": product}
+def _product(controller: Controller) -> str:
+    # three TF32 products would spill, and products of so few units take little time on float32 units
+    return "ieee" if controller.product == "tf32x3" else controller.product
 
 
 def adaptive_forward(network: Adaptive, x: AdaptiveForward) -> None:
@@ -71,7 +70,9 @@ def adaptive_forward(network: Adaptive, x: AdaptiveForward) -> None:
         KEEP_A=len(x.a) == S,
         KEEP_G=len(x.g) == S,
         GAINS=x.n is not None,
-        **_controller_constants(controller, x.g),
+        GS=x.g.shape[-1],
+        GP=controller.GP,
+        PRODUCT=_product(controller),
         **_constants(H, controller.n_floor, x.xp),
     )
 
@@ -86,7 +87,9 @@ def adaptive_backward(network: Adaptive, x: AdaptiveBackwardAtOnce) -> None:
         HAS_A=x.d_a is not None,
         HAS_N=x.d_n is not None,
         HAS_S=x.d_s is not None,
-        **_controller_constants(controller, x.g),
+        GS=x.g.shape[-1],
+        GP=controller.GP,
+        PRODUCT=_product(controller),
         **_constants(H, controller.n_floor, x.a),
     )
 

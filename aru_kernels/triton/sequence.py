@@ -36,7 +36,7 @@ from aru_kernels.triton.networks import (
     StaticBackward,
     StaticForward,
 )
-from aru_kernels.triton.ways import sized, slots, start_gradient
+from aru_kernels.triton.ways import slots, start_gradient
 
 
 def _adaptive_way(network: Adaptive, B: int) -> persistent.AdaptiveAtOnce | stepwise.AdaptiveStepByStep:
@@ -141,7 +141,7 @@ def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> 
 def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions) -> GammaRnnInputs:
     """The gradients of the inputs."""
     a, n, s = saved.a, saved.n, saved.s
-    T, B, H = a.shape
+    T, B, _ = a.shape
     d_xp = a.new_empty(a.shape)
     with launching_on(a):
         way = _static_way(Static(saved.weight_hh, n, s, options.n_floor), B)
@@ -150,7 +150,8 @@ def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, opti
         def arguments(part: slice, **carried: Tensor) -> StaticBackward:
             return StaticBackward(d_h=slots(d_h, part), d_a=slots(d_a, part), a=a[part], d_xp=d_xp[part], **carried)
 
-        parts, rows = way.chunks(T, 0), sized(a, B, H)
+        parts, rows = way.chunks(T, 0), a[0]
+        # the example gives sizes, and `run` the memory
         example = arguments(parts[0], d_rec=rows, dn=rows, ds=rows)
         with way.running(way.backward, example) as run:
             d_rec, dn, ds = run.buffer("d_rec"), run.zeros("dn"), run.zeros("ds")

@@ -141,11 +141,12 @@ class AdaptiveStepByStep(StepByStep):
         def arguments(part: slice, **others: Tensor | None) -> AdaptiveBackward:
             return AdaptiveBackward(*upstream.of_steps(part), a=a[part], d_xp=d_xp[part], **others)
 
+        # the example gives sizes, and `run` the memory of what stays from chunk to chunk
         example = arguments(
             parts[0],
             d_g=None,
             g=kept[1:][parts[0]] if segment == 1 else sized(a, parts[0].stop, B, H, GS, dtype=state_type),
-            d_rec=sized(a, B, H),
+            d_rec=a[0],
             du=sized(a, slots + 1, B, H, GS, dtype=gradient_type),
             vectors=sized(a, 3, slots + 1, B, H),
             sums=sized(a, *controller.sums_shape(slots * B * H)),

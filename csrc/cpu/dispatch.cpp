@@ -6,7 +6,7 @@
 
 namespace aru {
 
-// setup.py defines ARU_X86 where it builds the x86 sets beside the generic one.
+// setup.py defines ARU_X86 if it builds the x86 sets in addition to the generic one.
 #ifdef ARU_X86
 namespace avx512bf16 { extern const Kernels table; }
 namespace avx512 { extern const Kernels table; }
@@ -20,7 +20,7 @@ std::vector<const Kernels*> usable() {
   std::vector<const Kernels*> tables;
 #ifdef ARU_X86
   __builtin_cpu_init();
-#ifdef ARU_AVX512_EVERYWHERE  // its source built for another instruction set, to test it on any machine
+#ifdef ARU_AVX512_EVERYWHERE  // tests build its source for another instruction set, to run it on any machine
   tables.push_back(&avx512::table);
 #else
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&

@@ -14,7 +14,7 @@ namespace aru {
 namespace ARU_ISA {
 namespace {
 
-constexpr int64_t block = 512;            // elements a pass: its operands stay in the first-level cache
+constexpr int64_t block = 512;            // elements of a pass, whose operands stay in the first-level cache
 constexpr int64_t task_elements = 32768;  // fewest elements for which waking a thread pays
 
 // A run of at most `block` elements along the innermost dimension; offsets in elements.

@@ -36,8 +36,8 @@ template <class T> struct Packed {
   }
 };
 
-// C[m][n] = (initial ? initial[m][n] : 0) + sum_k A[m][k] P[k][n] for M rows and V vectors of columns, of which the
-// last has `last` elements.  A, C and initial have rows of length `stride`; packed, A is stored as [k][M].
+// C[m][n] = (initial ? initial[m][n] : 0) + sum_k A[m][k] P[k][n] for M rows and V vectors of columns; the last
+// vector has `last` elements.  A, C and initial have rows of length `stride`; if packed, A is stored as [k][M].
 template <class T, int M, int V, bool packed = false>
 void micro_kernel(const T* a, const T* panel, const T* initial, T* c, int64_t stride, int64_t depth, int64_t last) {
   vec<T> acc[M][V];

@@ -1,5 +1,5 @@
-// The layout of what the kernels keep in device memory beside tensors: the controller's state between the passes, the
-// exchanged vectors where blocks are no cluster, and the partial sums of weight gradients.
+// The layout of the kernels' own device memory: the controller's state between the passes, the exchanged vectors of
+// groups that are no cluster, and the partial sums of weight gradients.
 #pragma once
 
 #include <cstdint>

@@ -22,7 +22,7 @@ ARU_DEVICE float2 unpacked(uint32_t pair) {
 struct Image {
   static constexpr int no_quad = 15;  // a warp has at most 8
   int first;                          // quads of the slot before the image
-  // Three numbers of 4 bits each in one register: bits 0-3 the number of valid quads of the warp, bits 4-7 the place in
+  // Three numbers of 4 bits each in one register: bits 0-3 the number of valid quads of the warp, bits 4-7 the index in
   // the image of this lane's quad, bits 8-11 that of quad lane % 8; no_quad if the quad is not valid.
   uint32_t packed;
 

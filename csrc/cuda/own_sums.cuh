@@ -59,7 +59,7 @@ template <class K> struct OwnSums {
       }
       uint32_t v[1][k_tiles][4][words];
       add_sums(own, g, last[1], v);
-      if constexpr (form == Form::split) {  // reads three words a pair again instead of holding them beside the sums
+      if constexpr (form == Form::split) {  // reads the three words of a pair again, which saves registers
         sync_warp();
         ARU_UNROLL
         for (int k = 0; k < k_tiles; ++k) load_v(own, k, v[0][k]);

@@ -14,7 +14,7 @@ namespace cuda {
 
 // Row e of a block's batch tile: neuron i of its slice in sequence b of the tile.
 struct Row {
-  bool inside;  // whether the block has so many rows
+  bool inside;  // whether the block has more than e rows
   int b, i;
   int index;  // b * H + i in the whole batch; -1 if there is no such sequence or neuron
 

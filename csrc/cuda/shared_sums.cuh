@@ -207,7 +207,7 @@ template <class K> struct SharedSums {
     const int lane = thread_index() & 31, matrix = lane / 8, row = lane % 8;
     const int parts = parts_of_block(p.tiling, form, tiles);
     if (part >= parts || units >= k_tiles) return;
-    // Beyond the last column tile: another tile, for rows of the sum that nobody reads.
+    // Beyond the last column tile any tile will do: it makes rows of the sum that nothing reads.
     const int left_tile = 2 * units + matrix % 2 < tiles ? 2 * units + matrix % 2 : 0;
     constexpr int tile_bytes = 2 * rows_words * 4;
     const int left_rows = matrix / 2, right_rows = matrix % 2;  // which 8 rows

@@ -114,6 +114,7 @@ class RunFolder:
         """
         lock = filelock.FileLock(self.path / ".lock")
         try:
+            os.stat(self.path)  # the lock would make it
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise RunError(

@@ -27,8 +27,12 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def as_label(name: str) -> str:
-    """A name for matplotlib, which shows it as it is: not as a formula, and in the legend whatever it begins with."""
-    shown = visible(name).replace("$", r"\$")
+    """A name for matplotlib, which shows it as it is: not as a formula, and in the legend whatever it begins with.
+
+    Of a long name the middle is left out, for it would leave no room for the axes.
+    """
+    shown = visible(name)
+    shown = (shown if len(shown) <= 60 else f"{shown[:28]}…{shown[-28:]}").replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 

@@ -1,5 +1,5 @@
-// The kernels of one form of products (-DARU_FORM) for the host.  -DARU_TILES: bit j for the j-th number of column
-// tiles; few of them compile in a few seconds.
+// The kernels of one form of products (-DARU_FORM) for the host.  -DARU_TILES has bit j for the j-th number of column
+// tiles: few of them compile faster.
 #include <stdexcept>
 
 #include "cuda/backward.cuh"

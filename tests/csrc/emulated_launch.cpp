@@ -1,5 +1,5 @@
-// csrc/cuda/launch.cu on the host: the same kernels, every thread a fiber (emulated_machine.h).  With
-// csrc/bindings_cuda.cpp it makes a module that aru_kernels.cuda takes for the real one.
+// csrc/cuda/launch.cu on the host: the same kernels, with a fiber for each thread (emulated_machine.h).  With
+// csrc/bindings_cuda.cpp it makes a module that replaces aru_kernels._cuda in tests.
 #define ARU_EMULATION_MAIN
 #include <string>
 
@@ -9,7 +9,7 @@
 namespace aru {
 namespace cuda {
 
-// emulated_kernels.cpp; weak, since a module may have one form alone.
+// Defined in emulated_kernels.cpp; weak, because a module may have a single form.
 template <Form form> __attribute__((weak)) void emulated_forward(int tiles, const Forward& p);
 template <Form form> __attribute__((weak)) void emulated_backward(int tiles, const Backward& p);
 

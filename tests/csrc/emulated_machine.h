@@ -39,7 +39,7 @@ namespace aru {
 namespace emulation {
 
 #ifdef __x86_64__
-// Saves the callee's registers and the stack in *from, and goes on where `to` was saved.
+// Saves the callee's registers and the stack in *from, and continues where `to` was saved.
 extern "C" void aru_switch_stack(void** from, void* to);
 #ifdef ARU_EMULATION_MAIN
 __asm__(R"(
@@ -87,7 +87,7 @@ struct Context {
 #endif
 
 #ifdef __SANITIZE_THREAD__
-// Accesses of the emulation itself while it exists: the GPU has none of them.
+// While it exists, ThreadSanitizer ignores accesses: those of the emulation itself do not exist on a GPU.
 class Machinery {
  public:
   Machinery() {
@@ -101,7 +101,7 @@ class Machinery {
 };
 inline void release(void* mark) { __tsan_release(mark); }
 inline void acquire(void* mark) { __tsan_acquire(mark); }
-// What ThreadSanitizer takes for a thread.
+// A thread for ThreadSanitizer.
 class Identity {
  public:
   void create() { fiber_ = __tsan_create_fiber(0); }
@@ -114,7 +114,7 @@ class Identity {
 };
 #else
 struct Machinery {
-  Machinery() {}  // not trivial, so that nobody takes it for unused
+  Machinery() {}  // not trivial, so that compilers do not report it as unused
 };
 inline void release(void*) {}
 inline void acquire(void*) {}
@@ -134,7 +134,7 @@ struct Schedule {
   unsigned seed = 0;
 };
 
-// Of the meetings by turns, so that who leaves one late learns nothing of the next.
+// The marks of successive meetings alternate, so that a thread that leaves one late does not acquire the next one.
 struct Marks {
   char of[2];
   void* mark(uint64_t generation) { return &of[generation & 1]; }
@@ -150,13 +150,13 @@ struct Barrier {
   uint64_t generation = 0;
   Marks marks;
 };
-// Sums of products that groups of warps make: computed when they are waited for, NaN until then.
+// Sums of products of a group of warps: computed when a thread waits for them, NaN until then.
 struct GroupSums {
   float* at;
   std::vector<float> values;
   std::vector<std::function<void()>> products;
 };
-// A copy between shared and device memory that runs beside its thread.
+// An asynchronous copy between shared and device memory.
 struct Copy {
   void* to;
   const void* from;
@@ -176,7 +176,7 @@ struct Store {
   size_t at, barrier;
   uint32_t words[2];
 };
-// In the 8 bytes of the device's.
+// An mbarrier, in 8 bytes as on the device.
 struct MBarrier {
   int16_t expected, pending;
   int32_t bytes : 31;
@@ -352,12 +352,12 @@ class Machine {
     }
   }
 
-  // One warp after another, each as far as it gets.
+  // Runs one warp after another, each until it has to wait.
   void schedule_until_done() {
     std::vector<size_t> order(warps.size());
     for (size_t w = 0; w < order.size(); ++w)
       order[w] = schedule.order == Schedule::reversed ? order.size() - 1 - w : w;
-    int fed = 0;  // passes in which nobody starves, after all others had to wait
+    int fed = 0;  // passes without a starving block, after all other blocks had to wait
     for (uint64_t pass = 0;; ++pass) {
       if (schedule.order == Schedule::random) std::shuffle(order.begin(), order.end(), generator);
       const int starved = schedule.starve && fed == 0 ? int(pass / 16 % uint64_t(blocks)) : -1;
@@ -392,7 +392,7 @@ class Machine {
   }
 };
 
-// All groups of a launch, one after another; nothing orders what they do.
+// Runs all groups of a launch, one after another; to ThreadSanitizer they are not ordered.
 inline void launch(int groups, int blocks, int threads, int shared_bytes, const Schedule& schedule,
                    const std::function<void()>& body) {
   const Machinery machinery;

@@ -94,7 +94,7 @@ ARU_DEVICE void unpack_f16(uint32_t x, float& low, float& high) {
   high = float(pair[1]);
 }
 ARU_DEVICE uint32_t round_to_tf32(float x) { return x != x ? 0x7fffe000u : (bits_of_float(x) + 0x1000u) & 0xffffe000u; }
-// 11 bits of the mantissa, as many as the hardware's.
+// 11 bits of the mantissa, as the hardware has.
 ARU_DEVICE float tanh_approximate(float x) {
   return float_of_bits((bits_of_float(std::tanh(x)) + 0x800u) & 0xfffff000u);
 }
@@ -102,7 +102,7 @@ ARU_DEVICE float exp2_approximate(float x) { return std::exp2(x); }
 ARU_DEVICE float log2_approximate(float x) { return std::log2(x); }
 ARU_DEVICE float reciprocal_approximate(float x) { return 1.f / x; }
 
-// The warp's product of `ks` k.  place(words, r, q, left, right) puts a lane's words, a[0] ... b[1], into A and the
+// A warp's product over `ks` k.  place(words, r, q, left, right) stores a lane's words, a[0] ... b[1], in A and the
 // transpose of B.
 template <int ks, class Place>
 inline void product(int operation, float (&c)[4], const uint32_t (&a)[4], const uint32_t (&b)[2], const Place& place) {
@@ -184,8 +184,8 @@ template <int count> ARU_DEVICE void load_transposed(uint32_t row, uint32_t (&x)
   });
 }
 
-// Groups of warps: every warp makes its own rows when the sums are waited for; what it takes from shared memory must be
-// there when the product is asked for, and then still be the same.
+// Groups of warps: every warp makes its own rows when it waits for the sums.  Its operands in shared memory must be
+// complete when the product is issued, and must not have changed by then.
 #ifndef ARU_EMULATED_GROUPS
 #define ARU_EMULATED_GROUPS 1
 #endif
@@ -199,7 +199,7 @@ struct GroupMatrix {
     return {static_cast<const uint8_t*>(p), along_k, across};
   }
   ARU_METHOD GroupMatrix from(int bytes) const { return {first + bytes, along_k, across}; }
-  // Of the 8 x 8 matrix that k and i are in, what lies at number `column` of `row`.
+  // The word at (row, column) of the 8 x 8 matrix that k and i are in.
   template <class Word> Word word(int k, int i, int row, int column) const {
     Word x;
     const uint8_t* p = first + k / 8 * along_k + i / 8 * across + row % 8 * 16 + column % 8 * 2;
@@ -207,14 +207,14 @@ struct GroupMatrix {
     std::memcpy(&x, p, sizeof(Word));
     return x;
   }
-  // A pair of k in column i where rows run across k, and in row i where they run along k.
+  // The pair k, k + 1 of column i if rows run across k, or of row i if they run along k.
   ARU_METHOD uint32_t column_pair(int k, int i) const {
     return word<uint16_t>(k, i, k, i) | uint32_t(word<uint16_t>(k + 1, i, k + 1, i)) << 16;
   }
   ARU_METHOD uint32_t row_pair(int k, int i) const { return word<uint32_t>(k, i, i, k); }
 };
 
-// operands() are this lane's words of shared memory, product(words) the product with them.
+// operands() reads this lane's words of shared memory; product(words) makes the product with them.
 template <int tiles, class Operands, class Product>
 inline void add_group_product(float (&c)[tiles][4], const Operands& operands, const Product& product) {
   const auto before = operands();
@@ -252,7 +252,7 @@ ARU_DEVICE void group_mma_of_columns(float (&c)[tiles][4], const GroupMatrix& a,
   const int r = thread_index() / 4 & 7, q = thread_index() & 3, unit = warp_index() % 4 * 16 + r;
   const auto operands = [a, b, r, q, unit] {
     std::array<uint32_t, 4 + 2 * tiles> words;
-    for (int j = 0; j < 4; ++j) {  // rows of A beyond the columns of both give sums that nobody reads
+    for (int j = 0; j < 4; ++j) {  // rows of A beyond the columns of both make sums that nothing reads
       const int i = unit + j % 2 * 8;
       words[size_t(j)] = i < 8 * tiles ? a.column_pair(2 * q + j / 2 * 8, i) : 0;
     }
@@ -279,7 +279,7 @@ ARU_DEVICE void group_wait() {
 template <int tiles> ARU_DEVICE void group_pin(float (&)[tiles][4]) {}
 ARU_DEVICE void publish_to_groups() {}
 
-// Copies are made at once or, deferred, when they are waited for.
+// Copies are made at once or, if deferred, when a thread waits for them.
 inline void begin_copy(std::vector<emulation::Copy>& copies, const emulation::Copy& copy) {
   if (!machine().schedule.deferred) std::memcpy(copy.to, copy.from, copy.bytes);
   const emulation::Machinery machinery;

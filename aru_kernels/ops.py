@@ -225,7 +225,8 @@ def _register_deciding(operation: Operation) -> None:
         check.same_kind(inputs)
         operation.check(inputs)
         check.gain_floor(settings.n_floor)
-        results = run(operation, inputs, settings, needed, by_operator=recorded(inputs))
+        by_operator = torch.compiler.is_compiling() or recorded(inputs)
+        results = run(operation, inputs, settings, needed, by_operator)
         outputs = check.to_dtype(results[: len(Outputs._fields)], inputs[0].dtype)
         return operation.asked_for(outputs, settings)
 

@@ -117,8 +117,9 @@ def _from_environment() -> World:
             text = "0"  # a process alone is the first one, whoever has set the variable
         found[name] = default if text is None else int(text) if text.isdecimal() else None
         if found[name] is None or (name == "WORLD_SIZE" and found[name] < 1):
+            what = "is not set" if text is None else f"is {text!r}"
             raise ConfigError(
-                f"The environment variable {name} is {text!r}, expected a whole number as torchrun sets it; start "
+                f"The environment variable {name} {what}, expected a whole number as torchrun sets it; start "
                 "several processes with `torchrun --nproc-per-node N -m aru_lab train ...`, or unset WORLD_SIZE."
             )
     return World(found["RANK"], found["WORLD_SIZE"], found["LOCAL_RANK"])

@@ -72,6 +72,17 @@ def test_learning_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert lines["run-1, validation"].tolist() == [[m["epoch"], 100 * m["validation_accuracy"]] for m in metrics]
 
 
+def test_curves_of_the_runs_that_have_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, figure = tmp_path / "run", tmp_path / "curves.png"
+    assert main(["train", "sdigits", *SMALL, "--output", str(run)]) == 0
+    capsys.readouterr()
+    assert main(["curves", str(tmp_path / "nowhere"), str(run), "--output", str(figure)]) == 2
+    out, err = capsys.readouterr()
+    assert out == f"Learning curves of 1 runs: {figure}\n"
+    assert err.startswith(f"aru: 1 of 2 runs failed; the first: {tmp_path / 'nowhere'} holds no run")
+    assert figure.read_bytes().startswith(b"\x89PNG")
+
+
 def test_learning_curves_of_runs_of_one_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Sweeps name their runs alike; none may take the place of another."""
     first, second = tmp_path / "first" / "relu-seed0", tmp_path / "second" / "relu-seed0"
@@ -113,6 +124,13 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("train fly.npz", r"fly\.npz: there is no such file; expected an \.npz file with x of shape \(N, T, I\)"),
         ("train --model rnn", r"model: got 'rnn', expected one of arun"),
         ("train --epochs 0", r"epochs: got 0, expected a whole number of at least 1"),
+        ("train --epochs 99999999999", r"epochs: got 99999999999, expected a whole number from 1 to 1000000000\."),
+        ("train --threads 100000", r"threads: got 100000, expected a whole number from 1 to 1024 or None\."),
+        (
+            "train --learning-rate 1e300",
+            r"learning_rate: got 1e\+300, expected a finite number above 0 and within",
+        ),
+        ("train --perturb step:amplitude=1e39", r"amplitude: got 1e\+39, expected a finite number within float32"),
         ("train --epochs many", r"--epochs: .*'many'; `aru train --help` lists what is expected\."),
         ("train --colour red", r"Unrecognized options: --colour.*; `aru train --help` lists what is expected\."),
         ("train --subset 5000", r"subset: got 5000, expected at most the 1258 examples"),

@@ -16,7 +16,7 @@ from aru_lab import training
 from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.config import TrainConfig
 from aru_lab.distributed import World
-from aru_lab.errors import RunError
+from aru_lab.errors import LabError, RunError
 from tolerances import assert_close
 
 from .conftest import with_sources
@@ -89,6 +89,52 @@ def test_the_first_process_writes_for_all(two: Path) -> None:
 def test_run_of_two_processes_is_not_resumed_on_one(two: Path) -> None:
     with pytest.raises(RunError, match=r"started on 2 processes .* on 1; use `torchrun --nproc-per-node 2"):
         training.resume(two / "run", Console(quiet=True))
+
+
+def test_what_one_process_finds_impossible_ends_all_with_one_sentence(tmp_path: Path) -> None:
+    script = str(Path(__file__).with_name("distributed_failure.py"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", script]
+    done = subprocess.run(
+        [*command, str(tmp_path)], env=with_sources(), capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ends = {path.name: path.read_text() for path in tmp_path.glob("*-[01]")}
+    assert ends == {f"{name}-{rank}": "2" for name in ("folder", "disk", "again") for rank in (0, 1)}
+    told = [line for line in done.stderr.splitlines() if line.startswith("aru: ")]
+    for sentence, expected in zip(
+        told,
+        (
+            "file/run: the run folder can't be made (Not a directory); choose another --output.",
+            "last.pt can't be written (No space left on device); make room.",
+            "full already holds a run: continue it with",
+        ),
+        strict=True,
+    ):
+        assert expected in sentence
+    assert "Traceback" not in done.stderr
+    assert load_checkpoint(tmp_path / "full" / "last.pt")["position"]["step"] == 1
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"WORLD_SIZE": "many"}, "WORLD_SIZE is 'many', expected a whole number as torchrun sets it"),
+        ({"WORLD_SIZE": "0"}, "WORLD_SIZE is '0', expected"),
+        ({"WORLD_SIZE": "2"}, "RANK is not set, expected a whole number as torchrun sets it; start several processes"),
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "x"}, "LOCAL_RANK is 'x', expected"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, r"The 2 processes can't be joined \(.*MASTER_ADDR expected"),
+    ],
+)
+def test_environment_that_torchrun_did_not_make_is_told(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variables: dict[str, str], sentence: str
+) -> None:
+    for name in ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(LabError, match=sentence):
+        training.train(dataclasses.replace(CONFIG, output=tmp_path / "run"), Console(quiet=True))
+    assert not (tmp_path / "run").exists()
 
 
 def test_world_of_one_shares_with_nobody() -> None:

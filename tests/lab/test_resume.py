@@ -22,6 +22,7 @@ from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.cli import main
 from aru_lab.config import TrainConfig
 from aru_lab.errors import RunError
+from aru_lab.signals import STOPPING, StopRequest
 
 from .conftest import with_sources
 
@@ -182,7 +183,7 @@ def test_command_line_killed_from_outside_and_resumed(tmp_path: Path, capsys: py
         assert_same(resumed, reference)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", STOPPING)
 @pytest.mark.parametrize("during", ["step", "score"])
 def test_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
     tmp_path: Path,
@@ -216,6 +217,40 @@ def test_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
     assert "resumed after" in capsys.readouterr().out
     for resumed, whole in zip(outcome(folder), outcome(uninterrupted), strict=True):
         assert_same(resumed, whole)
+
+
+def test_signals_that_come_together_are_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shells and service managers send SIGHUP and SIGTERM; the second must not end the process before it has saved."""
+    stop = StopRequest()
+    with stop:
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGHUP)
+        assert stop.received == signal.SIGTERM
+        long_after = time.monotonic() + 10
+        monkeypatch.setattr(time, "monotonic", lambda: long_after)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_second_ctrl_c_acts_at_once() -> None:
+    with StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_ignored_signal_stays_ignored() -> None:
+    """As nohup wants it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = StopRequest()
+        with stop:
+            signal.raise_signal(signal.SIGHUP)
+        assert stop.received is None
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_damaged_checkpoint_is_refused(tmp_path: Path, uninterrupted: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -124,6 +125,29 @@ def test_figure_is_a_picture(measured: tuple[list[dict], Path]) -> None:
     content = measured[1].with_suffix(".png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert len(content) > 30_000
+
+
+def test_run_that_fails_does_not_keep_the_others(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damaged = Path(shutil.copytree(runs[3], tmp_path / "damaged"))
+    (damaged / "best.pt").write_bytes(b"nonsense")
+    (damaged / "scores.jsonl").unlink(missing_ok=True)
+    rows, failures = robustness([damaged, *runs[:2], tmp_path], tmp_path / "out", SMALL, console=Console(quiet=True))
+    assert {row["run"] for row in rows} == {"arun0", "arun1"}
+    assert failures.keys() == {damaged, tmp_path}
+    assert "best.pt can't be read" in str(failures[damaged])
+    assert "holds no run" in str(failures[tmp_path])
+    assert {path.name for path in tmp_path.iterdir()} == {"damaged", "out.csv", "out.png"}
+    with pytest.raises(RunError, match=r"^2 of 2 runs failed; the first: .* holds no run"):
+        robustness([tmp_path / "a", tmp_path / "b"], tmp_path / "none", SMALL, console=Console(quiet=True))
+    options = "--step-amplitudes 0 --step-lengths 0 --noise-deviations 1 --contrast-amplitudes 1 --contrast-phases 0"
+    command = ["robustness", str(runs[0]), str(damaged), *options.split(), "--output", str(tmp_path / "out")]
+    assert main(command) == 2
+    out, err = capsys.readouterr()
+    assert "5 points of 1 runs" in out
+    assert f"failed: {damaged} (" in out
+    assert err.startswith(f"aru: 1 of 2 runs failed; the first: {damaged / 'best.pt'} can't be read")
 
 
 def test_runs_of_different_tasks_are_refused(runs: list[Path], tmp_path: Path) -> None:

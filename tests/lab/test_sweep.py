@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -123,6 +124,25 @@ def test_run_that_fails_does_not_keep_the_others(tmp_path: Path, capsys: pytest.
     assert not rows[0]["test_accuracy"]
     assert 0 <= float(rows[1]["test_accuracy"]) <= 1
     assert not rows[1]["failure"]
+
+
+def test_damaged_run_does_not_keep_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = f"{OPTIONS} --subset 40 --epochs 1 --models relu gru --seeds 0 1 --no-match-parameters"
+    command = ["sweep", *options.split(), "--output", str(tmp_path)]
+    assert main(command) == 0
+    (tmp_path / "relu-seed1" / "last.pt").write_bytes(b"nonsense")
+    (tmp_path / "gru-seed0" / "config.json").write_text("[]")
+    for jobs in ("1", "2"):
+        capsys.readouterr()
+        assert main([*command, "--jobs", jobs]) == 2
+        out, err = capsys.readouterr()
+        assert out.count("failed") == 2
+        assert re.match(r"aru: 2 of 4 runs failed; the first: \S+relu-seed1/last\.pt can't be read \(.*\); .*\n$", err)
+        with (tmp_path / "sweep.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert [bool(row["failure"]) for row in rows] == [False, True, True, False]
+        assert [bool(row["test_accuracy"]) for row in rows] == [True, False, False, True]
+        assert "gru-seed0/config.json can't be read (it is a list and no dictionary)" in rows[2]["failure"]
 
 
 def wait_for_the_end(folder: RunFolder) -> None:

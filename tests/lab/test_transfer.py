@@ -67,3 +67,13 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "n and s retrained" in " ".join(capsys.readouterr().out.split())
     assert main(["transfer", str(run), "--epochs", "2"]) == 2
     assert "holds a run with other settings (epochs)" in capsys.readouterr().err
+
+
+def test_run_that_fails_does_not_keep_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = trained(tmp_path, "gamma-homogeneous")
+    assert main(["transfer", str(tmp_path / "nowhere"), str(run), "--epochs", "1"]) == 2
+    out, err = capsys.readouterr()
+    rows = [line for line in out.splitlines() if "%" in line and "paper" not in line]
+    assert len(rows) == 1
+    assert "failed" in out
+    assert err.startswith(f"aru: 1 of 2 runs failed; the first: {tmp_path / 'nowhere'} holds no run")

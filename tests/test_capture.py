@@ -51,7 +51,7 @@ traces = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch
 
 
 def randn(*sizes: int) -> Tensor:
-    return torch.randn(*sizes, dtype=DOUBLE)
+    return torch.randn(sizes, dtype=DOUBLE)
 
 
 def make(layer: str) -> nn.Module:

@@ -1,7 +1,5 @@
 """Adaptive recurrent units: neurons whose gain and saturation a shared controller sets anew at every time step."""
 
-import torch
-
 from aru_kernels import convert, functional, init
 from aru_kernels._version import __version__
 from aru_kernels.backends import backends_info, use_backend
@@ -23,6 +21,3 @@ __all__ = [
     "init",
     "use_backend",
 ]
-
-# so that torch.load reads a saved Trace by default
-torch.serialization.add_safe_globals([Trace])

@@ -66,7 +66,7 @@ def size(name: str, value: object) -> int:
 
 
 def flag(name: str, value: object) -> bool:
-    """`value`, if it is a bool; catches `GammaRNN(10, 20, 2)`, where torch.nn.RNN expects the number of layers."""
+    """`value`, if it is a bool; catches `GammaRNN(10, 20, 2, 0.5)`, where torch.nn.RNN expects bias."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}.")
     return value

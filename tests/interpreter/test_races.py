@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import re
 
@@ -10,10 +11,14 @@ import torch
 import triton
 import triton.language as tl
 
+import aru_kernels.functional as F
+from aru_kernels import use_backend
 from aru_kernels._module import controller_shapes
+from aru_kernels.triton import persistent as launchers
 from aru_kernels.triton.controller import Controller
-from aru_kernels.triton.kernels.controller import controller_step_fwd_kernel
-from races import races
+from aru_kernels.triton.kernels import controller, gamma, persistent, static
+from races import _Launch, races
+from test_sequence import adaptive_arguments, static_arguments
 
 
 @triton.jit
@@ -135,13 +140,32 @@ def test_a_sum_in_place_is_found(races_found):
     B, H, G = 2, 5, 3
     with torch.no_grad():
         weights = [torch.randn(shape) for shape in controller_shapes(G).values()]
-        controller = Controller(weights, 1e-3, "highest")
+        launched = Controller(weights, 1e-3, "highest")
         x, a, h, total = (torch.randn(B, H) for _ in range(4))
         g = torch.randn(B, H, G)
         others = {"x": x, "a": a, "g": g, "h": h, "g_next": torch.empty_like(g), "n": None, "s": None}
-        controller.step(total=total, **others)
+        launched.step(total=total, **others)
         assert not races_found
-        controller.step(total=a, **others)
+        launched.step(total=a, **others)
     (race,) = races_found
-    assert race.startswith(controller_step_fwd_kernel.__name__)
+    assert race.startswith(controller.controller_step_fwd_kernel.__name__)
+    races_found.clear()
+
+
+def test_every_barrier_of_the_kernels_is_needed(races_found, monkeypatch):
+    """Without barriers, the detector reports exactly the kernels that have one."""
+    modules = (controller, gamma, persistent, static)
+    members = {name: value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")}
+    with_barrier = {name for name, kernel in members.items() if "tl.debug_barrier()" in inspect.getsource(kernel.fn)}
+    assert len(with_barrier) == 6
+    monkeypatch.setattr(_Launch, "barrier", lambda launch, program: None)
+    for largest in (0, 1024):  # step by step, and in one launch
+        monkeypatch.setattr(launchers, "MAX_BATCH", largest)
+        with use_backend("triton"):
+            adaptive, fixed = adaptive_arguments(3, 2, 5, 3), static_arguments(3, 2, 5, (5,))
+            for function, arguments in ((F.aru_sequence, adaptive), (F.gamma_rnn_sequence, fixed)):
+                torch.autograd.grad(function(*arguments)[0].sum(), arguments)
+                with torch.no_grad():  # the controller's state is updated in place
+                    function(*arguments)
+    assert {race.partition(":")[0] for race in races_found} == with_barrier
     races_found.clear()

@@ -52,6 +52,10 @@ METRICS: Form = {
     "sequences_per_second": float,
 }
 _SEAL = b"sha256:"
+AGAIN = (
+    "make room, mend the permissions or choose another folder, and give the same command again: what is finished is "
+    "kept."
+)
 
 
 @dataclass(frozen=True)
@@ -137,10 +141,11 @@ class RunFolder:
         """Write config.json, with which a run begins, into the folder.
 
         Raises:
-            RunError: the folder holds a run already.
+            RunError: the folder holds a run already, or the file can't be written.
         """
         self.check_free()
-        save_json({"config": config.to_json(), "environment": environment}, self.config_file)
+        content = json.dumps({"config": config.to_json(), "environment": environment}, indent=2) + "\n"
+        save_atomically(content.encode(), self.config_file, AGAIN)
 
     def read_config(self) -> tuple[TrainConfig, dict[str, Any]]:
         """The configuration and the environment in config.json.
@@ -241,20 +246,19 @@ def _resumable(path: Path) -> str:
     )
 
 
-def save_atomically(content: bytes, path: Path) -> None:
+def save_atomically(content: bytes, path: Path, advice: str | None = None) -> None:
     """Write a file of a run as `files.replace_file` does.
+
+    Args:
+        content: what to write.
+        path: the file.
+        advice: what to do where it can't be written; None says how to resume the run.
 
     Raises:
         RunError: the file can't be written.
     """
-    with _writing(path, _resumable(path)):
+    with _writing(path, advice or _resumable(path)):
         replace_file(content, path)
-
-
-AGAIN = (
-    "make room, mend the permissions or choose another folder, and give the same command again: what is finished is "
-    "kept."
-)
 
 
 def write_result(content: bytes | str, path: Path) -> None:
@@ -282,11 +286,6 @@ def append_result(entry: dict[str, Any], path: Path) -> None:
     """
     with _writing(path, AGAIN):
         append_line(entry, path)
-
-
-def save_json(content: Any, path: Path) -> None:
-    """Write `content` as JSON, atomically."""
-    save_atomically((json.dumps(content, indent=2) + "\n").encode(), path)
 
 
 def save_checkpoint(content: dict[str, Any], path: Path) -> None:

@@ -42,6 +42,7 @@ from aru_lab.evaluation import (
     to_tensors,
 )
 from aru_lab.files import reason
+from aru_lab.logs import Logs, summary_writer
 from aru_lab.models import count_parameters, freeze
 from aru_lab.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
@@ -157,16 +158,6 @@ def resume(run: Path, console: Console | None = None, on_epoch: OnEpoch | None =
         return trainer.run()
 
 
-def _summary_writer() -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise ConfigError(
-            "tensorboard: TensorBoard is not installed; `pip install tensorboard`, or leave --tensorboard away."
-        ) from error
-    return SummaryWriter
-
-
 class _Trainer:
     def __init__(
         self,
@@ -211,8 +202,8 @@ class _Trainer:
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
         self.saved_at = time.monotonic()
         self.stop = StopRequest()
-        self.writer_class = _summary_writer() if config.tensorboard and self.world.is_first else None
-        self.logs: Any = None
+        self.writer_class = summary_writer() if config.tensorboard and self.world.is_first else None
+        self.logs: Logs | None = None
 
     def try_mixed_precision(self) -> None:
         """Refuse mixed precision where the device has no kernel for the network in bfloat16."""
@@ -247,14 +238,15 @@ class _Trainer:
             self.save()
         with self.world.together():
             if self.writer_class is not None:
-                self.logs = self.writer_class(str(self.folder.path / "tensorboard"), purge_step=position.epoch + 1)
+                self.logs = Logs(self.writer_class, self.folder.path / "tensorboard", position.epoch + 1)
         with self.stop, training_bar(self.console) as progress:
             bar = progress.add_task("", total=config.epochs * self.n_batches, completed=position.step, **NO_NUMBERS)
             while not is_finished(config, position.history):
                 self.train_epoch(progress, bar)
                 self.finish_epoch(progress)
-        if self.logs is not None:
-            self.logs.close()
+        with self.world.together():
+            if self.logs is not None:
+                self.logs.close()
         return TrainResult(self.folder.path, position.history, count_parameters(self.model))
 
     def train_epoch(self, progress: Progress, bar: Any) -> None:
@@ -406,8 +398,7 @@ class _Trainer:
             if self.world.is_first:
                 self.folder.append_metrics(entry)
             if self.logs is not None:
-                for name in entry.keys() - {"epoch", "step"}:
-                    self.logs.add_scalar(name, entry[name], entry["epoch"])
+                self.logs.write(entry)
         say(progress.console, epoch_line(entry, config.epochs))
         if self.on_epoch is not None:
             self.on_epoch(entry)

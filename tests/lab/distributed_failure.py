@@ -23,12 +23,12 @@ def fail_at_4(save: Any) -> Any:
     """Write checkpoints but for the fourth, as on a disk that fills up."""
     calls = 0
 
-    def saving(content: bytes, path: Path) -> None:
+    def saving(content: bytes, path: Path, *advice: str) -> None:
         nonlocal calls
         calls += 1
         if calls == 4:
             raise checkpoint.RunError(f"{path} can't be written (No space left on device); make room.")
-        save(content, path)
+        save(content, path, *advice)
 
     return saving
 

@@ -42,7 +42,7 @@ def on_call(owner: Any, name: str, count: int, instead: Callable[..., Any]) -> N
     setattr(owner, name, patched)
 
 
-def half_a_file(content: bytes, path: Path) -> None:
+def half_a_file(content: bytes, path: Path, *_: Any) -> None:
     """Write half of the temporary file of an atomic write, then die."""
     path.with_name(f"{path.name}.0123456789abcdef{files.TEMPORARY_SUFFIX}").write_bytes(content[: len(content) // 2])
     die()

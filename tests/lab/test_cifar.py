@@ -132,6 +132,12 @@ def test_missing_file_is_told(folder: Path) -> None:
         cifar.read_cifar10(folder)
 
 
+def test_sums_that_are_no_text_are_told(folder: Path) -> None:
+    (folder / "MD5SUMS").write_bytes(b"\xff\xfe\n")
+    with pytest.raises(DataError, match=r"MD5SUMS can't be read \('utf-8' codec .*\); write it again with `md5sum"):
+        cifar.read_cifar10(folder)
+
+
 def test_missing_everything_says_where_it_was_sought(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"neither cifar-10-binary.tar.gz nor .*--data-dir or ARU_DATA_DIR"):
         cifar.read_cifar10(tmp_path)

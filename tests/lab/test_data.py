@@ -85,6 +85,30 @@ def test_idx_reader_says_what_is_wrong(tmp_path: Path, content: bytes, sentence:
         data.read_idx(tmp_path / "file")
 
 
+def test_gzip_file_that_unpacks_to_more_than_any_of_ours_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data, "MOST_BYTES", 1000)
+    (tmp_path / "file").write_bytes(gzip.compress(bytes(10**6)))
+    with pytest.raises(DataError, match=r"file can't be read \(it holds more than 1000 bytes\); replace it"):
+        data.read_idx(tmp_path / "file")
+
+
+def test_header_whose_sizes_overflow_is_refused(tmp_path: Path) -> None:
+    """2^32 times 2^32 is 0 in 64 bits, and so is the rest of the file."""
+    (tmp_path / "file").write_bytes(bytes([0, 0, 8, 4]) + b"\x00\x01\x00\x00" * 4)
+    with pytest.raises(DataError, match=r"promises 18446744073709551616 bytes"):
+        data.read_idx(tmp_path / "file")
+    (tmp_path / "file").write_bytes(bytes([0, 0, 8, 200]) + b"\x00\x00\x00\x01" * 200 + b"x")
+    with pytest.raises(DataError, match=r"file can't be read \(maximum supported dimension"):
+        data.read_idx(tmp_path / "file")
+
+
+def test_folder_whose_name_is_too_long_is_told(small_mnist: Path) -> None:
+    with pytest.raises(DataError, match="is neither there nor in its folders"):
+        data.load_mnist(Path("n" * 300))
+
+
 @pytest.mark.parametrize("layout", data.MNIST_LAYOUTS)
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist_is_found_in_the_usual_layouts(small_mnist: Path, tmp_path: Path, layout: str, suffix: str) -> None:

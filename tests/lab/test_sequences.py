@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, DataError
 from aru_lab.evaluation import evaluate
 from aru_lab.perturbations import parse
-from aru_lab.sequences import read_sequences
+from aru_lab.sequences import checksum, read_sequences
 from aru_lab.tasks import find_task
 from aru_lab.training import resume, train
 
@@ -117,6 +118,27 @@ def test_what_is_no_npz_is_told(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(DataError, match=r"data\.npz can't be read .* expected an \.npz file with x") as told:
         read_sequences(tmp_path / "data.npz")
     assert "pickle" not in str(told.value)
+
+
+def test_array_that_its_header_calls_shorter_is_refused(tmp_path: Path) -> None:
+    """numpy reads as many numbers as the header says, and never comes to the checksum at the end."""
+    path = save(tmp_path / "data.npz", x=np.ones((400, 30, 2)), y=np.arange(400) % 2)
+    content = path.read_bytes()
+    path.write_bytes(content.replace(b"'shape': (400, 30, 2)", b"'shape': (300, 30, 2)"))
+    with np.load(path) as arrays:
+        assert arrays["x"].shape == (300, 30, 2)
+    with pytest.raises(DataError, match=r"data\.npz can't be read \(x goes on behind its end|Bad CRC-32"):
+        read_sequences(path)
+
+
+def test_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
+    path = save(tmp_path / "data.npz", x=np.ones((40, 3, 2)), y=np.arange(40) % 2)
+    first, was = checksum(path), path.stat()
+    assert read_sequences(path).x[0, 0, 0] == 1
+    save(tmp_path / "other.npz", x=np.full((40, 3, 2), 2.0), y=np.arange(40) % 2).replace(path)
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+    assert read_sequences(path).x[0, 0, 0] == 2
+    assert checksum(path) != first
 
 
 def test_single_array_under_the_name_of_an_npz_is_told(tmp_path: Path) -> None:

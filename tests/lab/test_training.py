@@ -237,12 +237,14 @@ def test_diverging_training_stops_by_itself(tmp_path: Path) -> None:
     assert all(value.isfinite().all() for value in last["model"].values())
 
 
-def test_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def no_space(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+def no_space(*_: object) -> None:
+    """What a full disk makes of a call."""
+    raise OSError(28, "No space left on device")
 
+
+def test_full_disk_is_told_in_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", no_space)
-    with pytest.raises(RunError, match=r"config\.json can't be written \(No space left on device\); .*--resume"):
+    with pytest.raises(RunError, match=r"config\.json can't be written \(No space left on device\); .*same command"):
         run(tmp_path / "run")
     assert not list(tmp_path.rglob("*.partial"))
 
@@ -354,6 +356,19 @@ def test_tensorboard_gets_every_metric_of_every_epoch(tmp_path: Path) -> None:
     assert set(events.Tags()["scalars"]) == result.history[0].keys() - {"epoch", "step"}
     found = [(event.step, event.value) for event in events.Scalars("train_loss")]
     assert found == [(entry["epoch"], pytest.approx(entry["train_loss"], rel=1e-6)) for entry in result.history]
+
+
+def test_tensorboard_that_can_not_write_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").mkdir()
+    (tmp_path / "file" / "tensorboard").touch()
+    with pytest.raises(RunError, match=r"tensorboard can't be written \(File exists\); .* --resume"):
+        run(tmp_path / "file", tensorboard=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", no_space)
+        with pytest.raises(RunError, match=r"tensorboard can't be written \(No space left on device\); .* --resume"):
+            run(tmp_path / "full", tensorboard=True)
+    assert capfd.readouterr().err == ""  # TensorBoard's own thread prints no traceback
+    assert len(training.resume(tmp_path / "full", Console(quiet=True)).history) == 2
 
 
 def test_frozen_parts_keep_their_values(tmp_path: Path) -> None:

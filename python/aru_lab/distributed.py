@@ -114,7 +114,7 @@ def _from_environment() -> World:
     for name, default in (("WORLD_SIZE", 1), ("RANK", None), ("LOCAL_RANK", 0)):
         text = os.environ.get(name)
         if name == "RANK" and found["WORLD_SIZE"] == 1:
-            text = "0"  # a process alone is the first one, whoever has set the variable
+            text = "0"  # a single process is the first one, whoever has set the variable
         found[name] = default if text is None else int(text) if text.isdecimal() else None
         if found[name] is None or (name == "WORLD_SIZE" and found[name] < 1):
             what = "is not set" if text is None else f"is {text!r}"

@@ -116,7 +116,7 @@ def load_classifier(
     except ValueError as error:
         raise RunError(
             f"{file} does not belong to the configuration in {folder.config_file}{or_to_the_data(config)} "
-            f"({reason(error)}); restore both from a copy, or train anew."
+            f"({reason(error)}); restore both from a copy, or start a new run."
         ) from error
     return model.eval(), config
 

@@ -79,7 +79,7 @@ def open_file(path: Path) -> BinaryIO:
     """Open a regular file for reading.
 
     Raises:
-        OSError: it can't be opened, or is a folder, a pipe or a device, of which reading might never end.
+        OSError: it can't be opened, or is a folder, a pipe or a device, whose reading might never end.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     mode = os.fstat(descriptor).st_mode
@@ -203,7 +203,7 @@ def _end_of_lines(file: io.FileIO) -> int:
 def read_lines(path: Path, check: Callable[[dict[str, Any]], None], failure: type[LabError]) -> list[dict[str, Any]]:
     """The entries of a file of sealed lines, but for an unfinished last line; none where there is no such file.
 
-    Lines without a checksum, written by earlier versions, are taken by their form alone.
+    Lines without a checksum, which earlier versions wrote, are only checked for their form.
 
     Args:
         path: the file.
@@ -291,7 +291,7 @@ def read_arrays(file: Path | BinaryIO, names: Iterable[str] | None = None) -> di
                 with archive.open(info) as content:
                     arrays[name] = np.lib.format.read_array(content, allow_pickle=False)
                     if content.read(1):  # the checksum is compared at the end of the file
-                        raise ValueError(f"{name} goes on behind its end")
+                        raise ValueError(f"{name} holds more than its header declares")
     return arrays
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import signal
 import threading
 import time
@@ -116,10 +117,11 @@ def _on_processes(
             # way one by one.
             for k in (k for k in left if k in begun and k not in done):
                 alone, _ = _in_pool(function, {k: items[k]}, 1, report)
-                results[k] = alone.get(k) or MachineError(
+                killed = MachineError(
                     "A process was killed (is there enough memory?); what is finished is kept, and the same command "
                     "tries it again."
                 )
+                results[k] = alone.get(k, killed)
             left = [k for k in left if k not in results]
     return [results[k] for k in range(len(items))]
 
@@ -130,7 +132,7 @@ def _in_pool(
     """The results of those items that were finished before a process died, if one did, and all that were begun."""
     # "spawn": a forked process would inherit the threads' locks of torch, but not the threads.
     context = multiprocessing.get_context("spawn")
-    queue, stop = context.SimpleQueue(), context.Event()
+    messages, stop = context.Queue(), context.Event()
     begun: set[int] = set()
 
     def note(k: int, fraction: float) -> None:
@@ -138,9 +140,9 @@ def _in_pool(
         report(k, fraction)
 
     ended = threading.Event()
-    reader = threading.Thread(target=_read, args=(queue, ended, note), daemon=True)
+    reader = threading.Thread(target=_read, args=(messages, ended, note), daemon=True)
     reader.start()
-    pool = ProcessPoolExecutor(min(jobs, len(items)), context, _begin, (queue, stop))
+    pool = ProcessPoolExecutor(min(jobs, len(items)), context, _begin, (messages, stop))
     futures: dict[int, Future] = {}
     try:
         with contextlib.suppress(BrokenProcessPool):  # a process has died before all were submitted
@@ -181,22 +183,21 @@ def _stoppable() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _read(queue: Any, ended: threading.Event, note: Callable[[int, float], None]) -> None:
-    # Nobody but the processes writes to the queue: one that is killed while it writes keeps the lock for ever.
-    while not (ended.is_set() and queue.empty()):
-        if queue.empty():
-            ended.wait(0.05)
-        else:
-            note(*queue.get())
+def _read(messages: Any, ended: threading.Event, note: Callable[[int, float], None]) -> None:
+    while not (ended.is_set() and messages.empty()):
+        with contextlib.suppress(queue.Empty):
+            note(*messages.get(timeout=0.1))
 
 
-_queue: Any = None
+_messages: Any = None
 _stop: Any = None
 
 
-def _begin(queue: Any, stop: Any) -> None:
-    global _queue, _stop
-    _queue, _stop = queue, stop
+def _begin(messages: Any, stop: Any) -> None:
+    global _messages, _stop
+    _messages, _stop = messages, stop
+    # A process that is killed while it writes a message keeps the others' messages back; they must end all the same.
+    messages.cancel_join_thread()
     threading.Thread(target=_watch, args=(stop,), daemon=True).start()
 
 
@@ -215,5 +216,10 @@ def _watch(stop: Any) -> None:
 def _work(function: Callable[[Item, Report], Result], item: Item, k: int) -> Result | LabError:
     if _stop.is_set():
         return Interrupted("Stopped.")
-    _queue.put((k, 0.0))
-    return _attempt(function, item, lambda fraction: _queue.put((k, fraction)))
+    _messages.put((k, 0.0))
+    result = _attempt(function, item, lambda fraction: _messages.put((k, fraction)))
+    if isinstance(result, Interrupted) and not _stop.is_set():
+        # The signal was not from the process that waits for the result: where another of its processes has died it
+        # sends one to all, waits until they end, and works on this item again.
+        os._exit(Interrupted.exit_code)
+    return result

@@ -1,8 +1,8 @@
 """What last.pt and best.pt of a run hold, and whether they, config.json and the data belong together.
 
 A checkpoint carries the configuration that it was saved with, the number of threads and processes, and the checksums of
-what the run began with (its data file, the weights of other runs). Checkpoints of earlier versions carry none of these
-and are taken by their form alone.
+what the run began with (its data file, the weights of other runs). Checkpoints of earlier versions carry none of these,
+and only their form is checked.
 """
 
 from __future__ import annotations

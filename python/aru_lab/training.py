@@ -292,7 +292,7 @@ class _Trainer:
         except (RuntimeError, OverflowError) as error:
             if "overflow" not in str(error):
                 raise
-            raise self.non_finite("change of a weight", math.inf, counts.step) from error
+            raise self.non_finite("update of a weight", math.inf, counts.step) from error
         counts.send()
         return counts
 

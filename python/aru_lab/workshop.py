@@ -70,8 +70,8 @@ class Workshop:
     def remarks(self) -> list[str]:
         """A sentence on each failure."""
         return [
-            f"Left out, for its training diverged: {name} ({str(error).partition(';')[0]})."
+            f"Left out because its training diverged: {name} ({str(error).partition(';')[0]})."
             if isinstance(error, NonFiniteError)
-            else f"Left out, for it failed: {name} ({visible(str(error)).rstrip('.')})."
+            else f"Left out because it failed: {name} ({visible(str(error)).rstrip('.')})."
             for name, error in self.failures
         ]

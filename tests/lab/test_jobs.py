@@ -14,6 +14,7 @@ from rich.console import Console
 
 from aru_lab.errors import DataError, Interrupted, LabError, MachineError
 from aru_lab.jobs import Report, run_jobs
+from aru_lab.signals import StopRequest
 
 QUIET = Console(quiet=True)
 
@@ -77,6 +78,34 @@ def test_killed_process_is_told_and_the_other_work_is_done() -> None:
 def test_processes_that_all_die() -> None:
     results = run_jobs(kill_itself, [1, 2], 2, "deaths", QUIET)
     assert [type(result) for result in results] == [MachineError, MachineError]
+
+
+def save_and_stop(item: Path, report: Report) -> str:
+    """As training does: a signal is only noted, and the work ends at the next good moment; the second time it ends."""
+    stop = StopRequest()
+    if item.exists():
+        return ""
+    with stop:
+        item.touch()
+        while stop.received is None:
+            time.sleep(0.01)
+    raise Interrupted("Stopped.")
+
+
+def die_beside(item: Path, report: Report) -> str:
+    """Die once, when the other work is under way."""
+    if item.name == "waits":
+        return save_and_stop(item, report)
+    if not item.exists():
+        item.touch()
+        while not item.with_name("waits").exists():
+            time.sleep(0.01)
+        kill_itself(0, report)
+    return "again"
+
+
+def test_work_that_a_dying_process_interrupts_is_taken_up_again(tmp_path: Path) -> None:
+    assert run_jobs(die_beside, [tmp_path / "waits", tmp_path / "dies"], 2, "one death", QUIET) == ["", "again"]
 
 
 def wrong(item: int, report: Report) -> int:

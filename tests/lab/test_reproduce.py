@@ -138,7 +138,7 @@ def test_runs_that_fail_are_left_out_and_named(
     assert [type(failure) for failure in failures] == [RunError, NonFiniteError]
     assert main(["reproduce", "table1", "--scale", "tiny", "--runs", str(tmp_path), "--device", "cpu"]) == 2
     out, err = capsys.readouterr()
-    assert "Left out, for it failed: arun-seed0" in out
+    assert "Left out because it failed: arun-seed0" in out
     assert err == "aru: 2 failed and were left out; the first: The disk is full.\n"
 
 

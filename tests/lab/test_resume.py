@@ -241,7 +241,7 @@ def test_second_ctrl_c_acts_at_once() -> None:
 
 
 def test_ignored_signal_stays_ignored() -> None:
-    """As nohup wants it."""
+    """nohup relies on it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         stop = StopRequest()

@@ -127,7 +127,7 @@ def test_array_that_its_header_calls_shorter_is_refused(tmp_path: Path) -> None:
     path.write_bytes(content.replace(b"'shape': (400, 30, 2)", b"'shape': (300, 30, 2)"))
     with np.load(path) as arrays:
         assert arrays["x"].shape == (300, 30, 2)
-    with pytest.raises(DataError, match=r"data\.npz can't be read \(x goes on behind its end|Bad CRC-32"):
+    with pytest.raises(DataError, match=r"data\.npz can't be read \(x holds more than its header declares"):
         read_sequences(path)
 
 

@@ -339,7 +339,7 @@ def test_overflow_in_the_optimiser_is_told(tmp_path: Path, capsys: pytest.Captur
     assert main(["train", "sdigits", *options, "--output", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
     assert re.match(
-        r"aru: The change of a weight became inf in epoch 1, step 1; .* lower --learning-rate \(now 3e\+38\)", err
+        r"aru: The update of a weight became inf in epoch 1, step 1; .* lower --learning-rate \(now 3e\+38\)", err
     )
     assert err.count("\n") == 1
 

@@ -33,6 +33,7 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 import descriptors
+from aru_kernels import _arguments as arguments
 from aru_kernels.triton import (
     MAX_CONTROLLER,
     MAX_CONTROLLER_7_5,
@@ -71,8 +72,8 @@ class Launch:
         return " ".join([*(d[1:] for d in dtypes), *numbers, f"warps={warps}", *flags])
 
 
-def _launch_of(function: JITFunction, arguments: tuple, keywords: dict) -> Launch:
-    named = dict(zip(function.arg_names, arguments, strict=False)) | keywords
+def _launch_of(function: JITFunction, given: tuple, keywords: dict) -> Launch:
+    named = dict(zip(function.arg_names, given, strict=False)) | keywords
     options = {k: named.pop(k) for k in list(named) if k not in function.arg_names}
     signature, constants = {}, {}
     for parameter in function.params:
@@ -98,8 +99,8 @@ def recorded_launches(product: str, warp_size: int = 32) -> Iterator[list[Launch
     """Yields a list to which launches inside the block are added instead of made; product: the kind of product."""
     launches: list[Launch] = []
 
-    def run(self: JITFunction, *arguments: object, grid: object, warmup: bool, **keywords: object) -> None:
-        launch = _launch_of(self, arguments, keywords)
+    def run(self: JITFunction, *given: object, grid: object, warmup: bool, **keywords: object) -> None:
+        launch = _launch_of(self, given, keywords)
         if launch not in launches:
             launches.append(launch)
 
@@ -120,13 +121,15 @@ def empty(*sizes: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
 def gamma_calls(dtype: torch.dtype) -> None:
     """Forward and backward with n and s scalar, per neuron, per sequence and per element; contiguous and strided."""
     for n_shape, s_shape in (((), ()), ((400,), (400,)), ((100, 1), (400,)), ((100, 400), (100, 400))):
-        x, n, s = empty(100, 400, dtype=dtype), empty(*n_shape, dtype=dtype), empty(*s_shape, dtype=dtype)
-        gamma.gamma_fwd(x, n, s, 1e-3)
-        gamma.gamma_bwd(empty(100, 400, dtype=dtype), x, n, s, 1e-3)
-    x = empty(400, 3, 5, 7, dtype=dtype)
-    n, s = empty(400, 1, 5, 1, dtype=dtype), empty(dtype=dtype)
-    gamma.gamma_fwd(x.permute(3, 1, 0, 2), n.permute(3, 1, 0, 2), s, 1e-3)
-    gamma.gamma_bwd(x.permute(3, 1, 0, 2), x.permute(3, 1, 0, 2), n.permute(3, 1, 0, 2), s, 1e-3)
+        _gamma_call(*(empty(*shape, dtype=dtype) for shape in ((100, 400), n_shape, s_shape)))
+    x, n = empty(400, 3, 5, 7, dtype=dtype), empty(400, 1, 5, 1, dtype=dtype)
+    _gamma_call(x.permute(3, 1, 0, 2), n.permute(3, 1, 0, 2), empty(dtype=dtype))
+
+
+def _gamma_call(x: torch.Tensor, n: torch.Tensor, s: torch.Tensor) -> None:
+    options, y = arguments.GammaOptions(1e-3), empty(*x.shape, dtype=x.dtype)
+    gamma.gamma_fwd(y, arguments.GammaInputs(x, n, s), options)
+    gamma.gamma_bwd(torch.empty_like(y), arguments.GammaOutputs(x), arguments.GammaSaved(x, n, s), options)
 
 
 def controller_weights(G: int, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -137,8 +140,10 @@ def step_calls(G: int, dtype: torch.dtype) -> None:
     """Forward and backward of the operation controller_step."""
     weights = controller_weights(G, dtype)
     a, g = empty(100, 400, dtype=dtype), empty(100, 400, G, dtype=dtype)
-    h, g_next, n, s, kept = controller.controller_step_fwd(a, g, *weights, 1e-3, "highest", True)
-    controller.controller_step_bwd(h, g_next, n, s, a, g, *weights, n, s, kept, 1e-3, "highest")
+    options = arguments.StepOptions(1e-3, "highest", True)
+    h, g_next, n, s, kept = controller.controller_step_fwd(arguments.StepInputs(a, g, *weights), options)
+    saved = arguments.StepSaved(a, g, *weights, n=n, s=s, kept=kept)
+    controller.controller_step_bwd(arguments.StepOutputs(h, g_next, n, s), saved, options)
 
 
 def sequence_calls(
@@ -150,21 +155,25 @@ def sequence_calls(
     """
     T, B = 4, 100
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
-    arguments = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
+    tensors = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
     for segment, trace in kinds:
-        h, g, a, n, s, kept = sequence.aru_sequence_fwd(xp, *arguments, 1e-3, precision, segment, trace)
+        options = arguments.AruOptions(1e-3, precision, segment, trace)
+        h, g, a, n, s, kept = sequence.aru_sequence_fwd(arguments.AruInputs(xp, *tensors), options)
         if segment:
-            d_trace = (a, n, s) if trace else (None, None, None)
-            sequence.aru_sequence_bwd(h, h[-1], g, *d_trace, *arguments, h, a, n, s, kept, 1e-3, precision, segment)
+            upstream = arguments.AruOutputs(h, h[-1], g, *((a, n, s) if trace else (None, None, None)))
+            saved = arguments.AruSaved(*tensors, h=h, a=a, n=n, s=s, kept=kept)
+            sequence.aru_sequence_bwd(upstream, saved, options)
 
 
 def static_calls(*sizes: int) -> None:
     """Forward and backward of the operation gamma_rnn_sequence; by default step by step and in one launch."""
     for H in sizes or (400, persistent.MAX_STATIC):
         xp, h0, weight_hh, n = empty(4, 100, H), empty(100, H), empty(H, H), empty(H)
-        h, a = sequence.gamma_rnn_sequence_fwd(xp, h0, weight_hh, n, n, 1e-3, "highest", True)
+        options = arguments.GammaRnnOptions(1e-3, "highest", True)
+        h, a = sequence.gamma_rnn_sequence_fwd(arguments.GammaRnnInputs(xp, h0, weight_hh, n, n), options)
+        saved = arguments.GammaRnnSaved(h0, weight_hh, n, n, h, a)
         for d_a in (None, a):
-            sequence.gamma_rnn_sequence_bwd(h, h[-1], d_a, h0, weight_hh, n, n, h, a, 1e-3, "highest")
+            sequence.gamma_rnn_sequence_bwd(arguments.GammaRnnOutputs(h, h[-1], d_a), saved, options)
 
 
 def launches_for(backend: str, architecture: int | str, everything: bool) -> list[Launch]:

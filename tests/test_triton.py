@@ -136,7 +136,7 @@ def test_large_controllers_need_more_than_the_shared_memory_of_7_5(monkeypatch):
     assert triton.refuses(400, 129) == "its controller has at most 128 units, got 129"
     # auto goes past it
     monkeypatch.setattr(backends, "_unavailable", lambda module: None if module.endswith("triton") else "not built")
-    monkeypatch.setattr(backends, "_warn_slow", lambda op: None)
+    monkeypatch.setattr(backends, "_warn_slow", lambda op, device_type: None)
     chosen = [backends.select("aru_sequence", torch.device("cuda"), torch.float32, 400, G) for G in (64, 65)]
     assert chosen == ["triton", "reference"]
     for other in ((7, 0), (8, 6), None):

@@ -9,7 +9,9 @@ JOBS ?= auto
 GPU_PYTHON ?= $(PYTHON)
 
 BIN := $(VENV)/bin
-SOURCES := setup.py pyproject.toml $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh')
+CXX_NAMES := -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
+SOURCES := setup.py pyproject.toml $(shell find csrc $(CXX_NAMES))
+CXX_FILES := $(shell find csrc tests benchmarks $(CXX_NAMES))
 
 .PHONY: demo test lint clean gpu-check
 
@@ -27,6 +29,7 @@ gpu-check:
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
 
 # torch first and alone, so that no other package pulls in another build of it.
 $(VENV)/torch.installed:

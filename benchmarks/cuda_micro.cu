@@ -119,8 +119,7 @@ int main() {
         p.shape = shape_of(t, Form::bf16, 0, false);
         // the weights of a block that meets too many others do not fit
         if (size_t(p.shape.total) > device.sharedMemPerBlockOptin) continue;
-        const int most =
-            cluster ? clusters_at_once(exchanges, t, p.shape.total) : device.multiProcessorCount / blocks;
+        const int most = cluster ? clusters_at_once(exchanges, t, p.shape.total) : device.multiProcessorCount / blocks;
         if (most == 0) continue;
         if (full) t.groups = most;
         p.sizes = {steps, 8 * t.groups, 48 * blocks, 0};

@@ -57,6 +57,6 @@ template <class Struct> class Pointers {
 // For the struct F: the pointer field of this name, and the five of the field `controller`.
 #define ARU_POINTER(field) {#field, offsetof(F, field)}
 #define ARU_CONTROLLER_POINTER(field) {#field, offsetof(F, controller.field)}
-#define ARU_CONTROLLER                                                                                 \
+#define ARU_CONTROLLER                                                                                  \
   ARU_CONTROLLER_POINTER(weight_ag), ARU_CONTROLLER_POINTER(weight_gg), ARU_CONTROLLER_POINTER(bias_g), \
       ARU_CONTROLLER_POINTER(weight_gc), ARU_CONTROLLER_POINTER(bias_c)

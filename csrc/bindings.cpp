@@ -43,8 +43,7 @@ void coalesce(Sizes& sizes, const std::vector<Sizes*>& operands) {
   for (size_t d = 0; d < sizes.size(); ++d) {
     if (sizes[d] == 1) continue;
     bool merge = kept > 0;
-    for (const Sizes* strides : operands)
-      merge = merge && (*strides)[kept - 1] == (*strides)[d] * sizes[d];
+    for (const Sizes* strides : operands) merge = merge && (*strides)[kept - 1] == (*strides)[d] * sizes[d];
     const size_t to = merge ? kept - 1 : kept++;
     sizes[to] = merge ? sizes[to] * sizes[d] : sizes[d];
     for (Sizes* strides : operands) (*strides)[to] = (*strides)[d];
@@ -126,20 +125,21 @@ aru::SequenceSizes sequence_sizes(const std::array<int64_t, 6>& z) { return {z[0
 
 const Pointers<aru::AruForward>& fields(const aru::AruForward&) {
   using F = aru::AruForward;
-  static const Pointers<F> all{
-      ARU_POINTER(xp), ARU_POINTER(h0), ARU_POINTER(g0), ARU_POINTER(weight_hh), ARU_CONTROLLER,
-      ARU_POINTER(h), ARU_POINTER(a), ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(g_last), ARU_POINTER(kept)};
+  static const Pointers<F> all{ARU_POINTER(xp), ARU_POINTER(h0),     ARU_POINTER(g0),  ARU_POINTER(weight_hh),
+                               ARU_CONTROLLER,  ARU_POINTER(h),      ARU_POINTER(a),   ARU_POINTER(n),
+                               ARU_POINTER(s),  ARU_POINTER(g_last), ARU_POINTER(kept)};
   return all;
 }
 
 const Pointers<aru::AruBackward>& fields(const aru::AruBackward&) {
   using F = aru::AruBackward;
   static const Pointers<F> all{
-      ARU_POINTER(h0), ARU_POINTER(weight_hh), ARU_CONTROLLER, ARU_POINTER(h), ARU_POINTER(a), ARU_POINTER(n),
-      ARU_POINTER(s), ARU_POINTER(kept), ARU_POINTER(d_h), ARU_POINTER(d_a), ARU_POINTER(d_n), ARU_POINTER(d_s),
-      ARU_POINTER(d_h_last), ARU_POINTER(d_g_last), ARU_POINTER(d_xp), ARU_POINTER(d_h0), ARU_POINTER(d_g0),
-      ARU_POINTER(d_weight_hh), ARU_POINTER(d_weight_ag), ARU_POINTER(d_weight_gg), ARU_POINTER(d_bias_g),
-      ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c)};
+      ARU_POINTER(h0),       ARU_POINTER(weight_hh),   ARU_CONTROLLER,           ARU_POINTER(h),
+      ARU_POINTER(a),        ARU_POINTER(n),           ARU_POINTER(s),           ARU_POINTER(kept),
+      ARU_POINTER(d_h),      ARU_POINTER(d_a),         ARU_POINTER(d_n),         ARU_POINTER(d_s),
+      ARU_POINTER(d_h_last), ARU_POINTER(d_g_last),    ARU_POINTER(d_xp),        ARU_POINTER(d_h0),
+      ARU_POINTER(d_g0),     ARU_POINTER(d_weight_hh), ARU_POINTER(d_weight_ag), ARU_POINTER(d_weight_gg),
+      ARU_POINTER(d_bias_g), ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c)};
   return all;
 }
 
@@ -153,9 +153,9 @@ const Pointers<aru::GammaRnnForward>& fields(const aru::GammaRnnForward&) {
 const Pointers<aru::GammaRnnBackward>& fields(const aru::GammaRnnBackward&) {
   using F = aru::GammaRnnBackward;
   static const Pointers<F> all{
-      ARU_POINTER(h0), ARU_POINTER(weight_hh), ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(h), ARU_POINTER(a),
-      ARU_POINTER(d_h), ARU_POINTER(d_a), ARU_POINTER(d_h_last), ARU_POINTER(d_xp), ARU_POINTER(d_h0),
-      ARU_POINTER(d_weight_hh), ARU_POINTER(d_n), ARU_POINTER(d_s)};
+      ARU_POINTER(h0),   ARU_POINTER(weight_hh),   ARU_POINTER(n),   ARU_POINTER(s),        ARU_POINTER(h),
+      ARU_POINTER(a),    ARU_POINTER(d_h),         ARU_POINTER(d_a), ARU_POINTER(d_h_last), ARU_POINTER(d_xp),
+      ARU_POINTER(d_h0), ARU_POINTER(d_weight_hh), ARU_POINTER(d_n), ARU_POINTER(d_s)};
   return all;
 }
 
@@ -204,8 +204,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("bfloat16_products", [] { return aru::kernels().bfloat16_products; });
   m.def("usable_isas", &aru::usable_isas);
   m.def("select_isa", &aru::select_isa);
-  m.def("gamma_fwd", &gamma_fwd, py::arg("dtype"), py::arg("sizes"), py::arg("n_floor"), py::arg("threads"), py::kw_only(), py::arg("x"), py::arg("n"), py::arg("s"), py::arg("y"));
-  m.def("gamma_bwd", &gamma_bwd, py::arg("dtype"), py::arg("sizes"), py::arg("n_floor"), py::arg("threads"), py::kw_only(), py::arg("dy"), py::arg("x"), py::arg("n"), py::arg("s"), py::arg("dx"), py::arg("dn"), py::arg("ds"));
+  m.def("gamma_fwd", &gamma_fwd, py::arg("dtype"), py::arg("sizes"), py::arg("n_floor"), py::arg("threads"),
+        py::kw_only(), py::arg("x"), py::arg("n"), py::arg("s"), py::arg("y"));
+  m.def("gamma_bwd", &gamma_bwd, py::arg("dtype"), py::arg("sizes"), py::arg("n_floor"), py::arg("threads"),
+        py::kw_only(), py::arg("dy"), py::arg("x"), py::arg("n"), py::arg("s"), py::arg("dx"), py::arg("dn"),
+        py::arg("ds"));
   m.def("strip", [](const std::string& dtype) { return aru::kernels().strip(scalar_of(dtype)); });
   m.def("kept_elements", [](const std::string& dtype, const std::array<int64_t, 6>& sizes) {
     return aru::kernels().kept_elements(scalar_of(dtype), sequence_sizes(sizes));

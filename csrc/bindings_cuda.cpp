@@ -67,20 +67,20 @@ TilingNumbers plan_numbers(int index, int form, bool backward, const std::array<
 
 const Pointers<Forward>& fields(const Forward&) {
   using F = Forward;
-  static const Pointers<F> all{
-      ARU_POINTER(xp), ARU_POINTER(h0), ARU_POINTER(g0), ARU_POINTER(weight_hh), ARU_CONTROLLER, ARU_POINTER(n_given),
-      ARU_POINTER(s_given), ARU_POINTER(h), ARU_POINTER(a), ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(g_last),
-      ARU_POINTER(kept), ARU_POINTER(exchange)};
+  static const Pointers<F> all{ARU_POINTER(xp),   ARU_POINTER(h0),      ARU_POINTER(g0),      ARU_POINTER(weight_hh),
+                               ARU_CONTROLLER,    ARU_POINTER(n_given), ARU_POINTER(s_given), ARU_POINTER(h),
+                               ARU_POINTER(a),    ARU_POINTER(n),       ARU_POINTER(s),       ARU_POINTER(g_last),
+                               ARU_POINTER(kept), ARU_POINTER(exchange)};
   return all;
 }
 
 const Pointers<Backward>& fields(const Backward&) {
   using F = Backward;
   static const Pointers<F> all{
-      ARU_POINTER(weight_hh), ARU_CONTROLLER, ARU_POINTER(n_given), ARU_POINTER(s_given), ARU_POINTER(a),
-      ARU_POINTER(n), ARU_POINTER(s), ARU_POINTER(kept), ARU_POINTER(recomputed), ARU_POINTER(d_h), ARU_POINTER(d_a),
-      ARU_POINTER(d_n), ARU_POINTER(d_s), ARU_POINTER(d_h_last), ARU_POINTER(d_g_last), ARU_POINTER(d_xp),
-      ARU_POINTER(d_h0), ARU_POINTER(d_g0), ARU_POINTER(sums), ARU_POINTER(exchange)};
+      ARU_POINTER(weight_hh), ARU_CONTROLLER,    ARU_POINTER(n_given), ARU_POINTER(s_given),    ARU_POINTER(a),
+      ARU_POINTER(n),         ARU_POINTER(s),    ARU_POINTER(kept),    ARU_POINTER(recomputed), ARU_POINTER(d_h),
+      ARU_POINTER(d_a),       ARU_POINTER(d_n),  ARU_POINTER(d_s),     ARU_POINTER(d_h_last),   ARU_POINTER(d_g_last),
+      ARU_POINTER(d_xp),      ARU_POINTER(d_h0), ARU_POINTER(d_g0),    ARU_POINTER(sums),       ARU_POINTER(exchange)};
   return all;
 }
 
@@ -127,16 +127,16 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
   m.attr("architectures") = ARU_CUDA_ARCHITECTURES;
   m.attr("largest_controller") = largest_controller;
   m.def("device_problem", &device_problem, "Why the kernels cannot run on a device; empty where they can.");
-  m.def("plan", &plan_numbers, "(cluster, blocks, slice, batch, warps, groups, together); ValueError where nothing fits.");
+  m.def("plan", &plan_numbers,
+        "(cluster, blocks, slice, batch, warps, groups, together); ValueError where nothing fits.");
   m.def(
       "most_groups",
       [](int index, int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
         return most_groups(index, Form(form), backward, sizes_of(sizes), tiling_of(tiling));
       },
       "Groups of this tiling that the device holds at the same time.");
-  m.def("kept_slot_bytes", [](int form, const std::array<int, 4>& sizes) {
-    return kept_slot_bytes(sizes_of(sizes), Form(form));
-  });
+  m.def("kept_slot_bytes",
+        [](int form, const std::array<int, 4>& sizes) { return kept_slot_bytes(sizes_of(sizes), Form(form)); });
   m.def("shared_bytes", [](int form, bool backward, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
     return shape(sizes_of(sizes), tiling_of(tiling), Form(form), backward).total;
   });
@@ -144,7 +144,8 @@ PYBIND11_MODULE(ARU_CUDA_MODULE, m) {
     const Tiling t = tiling_of(tiling);
     return exchange_bytes(shape(sizes_of(sizes), t, Form(form), backward), t, Form(form));
   });
-  m.def("unit_of", &unit_of, "The unit of a column of the sums, of (column, G); there is none where it is not below G.");
+  m.def("unit_of", &unit_of,
+        "The unit of a column of the sums, of (column, G); there is none where it is not below G.");
   m.def("sums_shape", [](int form, const std::array<int, 4>& sizes, const TilingNumbers& tiling) {
     const SumsShape s = sums_shape(tiling_of(tiling), Form(form), column_tiles(true, sizes[3]));
     return std::array<int, 3>{s.parts, s.rows, s.columns};

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from aru_lab.data.tasks import TASKS, is_data_file
 from aru_lab.errors import ConfigError
-from aru_lab.tasks import TASKS, is_data_file
 
 # Named here and built in models.py, so that the command line lists them without importing torch.
 MODELS = ("arun", "gamma-homogeneous", "gamma-heterogeneous", "relu", "lstm", "gru")

@@ -28,6 +28,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aru_lab.checkpoint import RunFolder, save_checkpoint
 from aru_lab.config import TrainConfig
 from aru_lab.counts import Counts
+from aru_lab.data.sequences import TaskData
 from aru_lab.display import NO_NUMBERS, epoch_line, training_bar
 from aru_lab.distributed import World, joined
 from aru_lab.errors import ConfigError, Interrupted, NonFiniteError, RunError
@@ -48,7 +49,6 @@ from aru_lab.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on, set_threads
 from aru_lab.schedules import epoch_order, is_finished, quality, scheduled_rate
-from aru_lab.sequences import TaskData
 from aru_lab.signals import StopRequest
 from aru_lab.state import (
     Position,

@@ -27,12 +27,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import cifar, data, robustness, training
+from aru_lab import robustness, training
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.cli import main
+from aru_lab.data import cifar, images
 from aru_lab.errors import Interrupted, LabError
 from aru_lab.robustness import kept_sweeps
 from aru_lab.state import read_history
@@ -141,7 +142,7 @@ def _begin_from(folder: Path) -> Any:
 
 
 def _mnist(folder: Path) -> Any:
-    return comparable(vars(data.load_mnist(folder / "mnist")))
+    return comparable(vars(images.load_mnist(folder / "mnist")))
 
 
 def _cifar(folder: Path) -> Any:
@@ -207,7 +208,7 @@ def comparable(value: Any) -> Any:
         }
     if isinstance(value, (list, tuple)):
         return [comparable(item) for item in value]
-    if isinstance(value, data.Images):
+    if isinstance(value, images.Images):
         return comparable(vars(value))
     if isinstance(value, torch.Tensor):
         value = value.numpy()
@@ -262,7 +263,7 @@ def build(folder: Path) -> Iterator[None]:
     archive = Path(shutil.make_archive(str(folder / "packed" / "made"), "gztar", folder, "cifar"))
     archive.rename(folder / "packed" / cifar.ARCHIVE)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(data, "MNIST_FILES", checksums)
+        patch.setattr(images, "MNIST_FILES", checksums)
         patch.setattr(cifar, "IMAGES_PER_FILE", 10)
         patch.setattr(cifar, "FOLDER", "cifar")
         patch.setattr(cifar, "ARCHIVE_MD5", _md5((folder / "packed" / cifar.ARCHIVE).read_bytes()))

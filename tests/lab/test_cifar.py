@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aru_lab import cifar, data
+from aru_lab.data import cifar, images
+from aru_lab.data.tasks import TASKS
 from aru_lab.errors import DataError
-from aru_lab.tasks import TASKS
 
 from .conftest import ROOT
 
@@ -72,9 +72,9 @@ def test_files_are_found_in_the_usual_layouts(folder: Path, tmp_path: Path, layo
 
 def test_split_is_of_the_training_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARU_DATA_DIR", str(folder))
-    dataset = data.load_cifar10()
+    dataset = images.load_cifar10()
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [90, 10, 20]
-    order = data.fixed_permutation(100, data.SPLIT_SEED)
+    order = images.fixed_permutation(100, images.SPLIT_SEED)
     np.testing.assert_array_equal(dataset.train.labels, cifar.read_cifar10(folder)[1][order[:90]])
 
 
@@ -170,7 +170,7 @@ def test_real_files() -> None:
         (place / layout / name).exists() for layout in cifar.LAYOUTS for name in (cifar.TEST_FILE, cifar.ARCHIVE)
     ):
         pytest.skip(f"CIFAR-10's binary files are not in {place}; set ARU_DATA_DIR")
-    dataset = data.load_cifar10(place)
+    dataset = images.load_cifar10(place)
     assert [part.pixels.shape for part in (dataset.train, dataset.validation, dataset.test)] == [
         (45_000, 32, 32, 3),
         (5_000, 32, 32, 3),

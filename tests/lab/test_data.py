@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aru_lab import data
+from aru_lab.data import images
 from aru_lab.errors import DataError
 
 from .conftest import idx_bytes, write_idx
@@ -39,7 +39,7 @@ def small_mnist(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     for name, array in SMALL_MNIST.items():
         write_idx(folder / f"{name}.gz", array)
         checksums[name] = (md5(idx_bytes(array)), md5((folder / f"{name}.gz").read_bytes()))
-    monkeypatch.setattr(data, "MNIST_FILES", checksums)
+    monkeypatch.setattr(images, "MNIST_FILES", checksums)
     monkeypatch.setattr("pooch.os_cache", lambda name: tmp_path / "cache" / name)
     monkeypatch.delenv("ARU_DATA_DIR", raising=False)
     return folder
@@ -55,7 +55,7 @@ def mirror(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(small_mnist)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(data, "MNIST_MIRROR", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(images, "MNIST_MIRROR", f"http://127.0.0.1:{server.server_port}/")
     yield small_mnist
     server.shutdown()
     server.server_close()
@@ -65,7 +65,7 @@ def mirror(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def test_idx_reader_returns_what_was_written(tmp_path: Path, suffix: str) -> None:
     array = RNG.randint(0, 256, (5, 3, 2)).astype(np.uint8)
     write_idx(tmp_path / f"images{suffix}", array)
-    np.testing.assert_array_equal(data.read_idx(tmp_path / f"images{suffix}"), array)
+    np.testing.assert_array_equal(images.read_idx(tmp_path / f"images{suffix}"), array)
 
 
 @pytest.mark.parametrize(
@@ -82,91 +82,91 @@ def test_idx_reader_returns_what_was_written(tmp_path: Path, suffix: str) -> Non
 def test_idx_reader_says_what_is_wrong(tmp_path: Path, content: bytes, sentence: str) -> None:
     (tmp_path / "file").write_bytes(content)
     with pytest.raises(DataError, match=sentence):
-        data.read_idx(tmp_path / "file")
+        images.read_idx(tmp_path / "file")
 
 
 def test_gzip_file_that_unpacks_to_more_than_any_of_ours_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "MOST_BYTES", 1000)
+    monkeypatch.setattr(images, "MOST_BYTES", 1000)
     (tmp_path / "file").write_bytes(gzip.compress(bytes(10**6)))
     with pytest.raises(DataError, match=r"file can't be read \(it holds more than 1000 bytes\); replace it"):
-        data.read_idx(tmp_path / "file")
+        images.read_idx(tmp_path / "file")
 
 
 def test_header_whose_sizes_overflow_is_refused(tmp_path: Path) -> None:
     """2^32 times 2^32 is 0 in 64 bits, and so is the rest of the file."""
     (tmp_path / "file").write_bytes(bytes([0, 0, 8, 4]) + b"\x00\x01\x00\x00" * 4)
     with pytest.raises(DataError, match=r"promises 18446744073709551616 bytes"):
-        data.read_idx(tmp_path / "file")
+        images.read_idx(tmp_path / "file")
     (tmp_path / "file").write_bytes(bytes([0, 0, 8, 200]) + b"\x00\x00\x00\x01" * 200 + b"x")
     with pytest.raises(DataError, match=r"file can't be read \(maximum supported dimension"):
-        data.read_idx(tmp_path / "file")
+        images.read_idx(tmp_path / "file")
 
 
 def test_folder_whose_name_is_too_long_is_told(small_mnist: Path) -> None:
     with pytest.raises(DataError, match="is neither there nor in its folders"):
-        data.load_mnist(Path("n" * 300))
+        images.load_mnist(Path("n" * 300))
 
 
-@pytest.mark.parametrize("layout", data.MNIST_LAYOUTS)
+@pytest.mark.parametrize("layout", images.MNIST_LAYOUTS)
 @pytest.mark.parametrize("suffix", ["", ".gz"])
 def test_mnist_is_found_in_the_usual_layouts(small_mnist: Path, tmp_path: Path, layout: str, suffix: str) -> None:
     for name, array in SMALL_MNIST.items():
         write_idx(tmp_path / "here" / layout / f"{name}{suffix}", array)
-    dataset = data.load_mnist(tmp_path / "here")
+    dataset = images.load_mnist(tmp_path / "here")
     assert [len(part) for part in (dataset.train, dataset.validation, dataset.test)] == [50, 10, 20]
     np.testing.assert_array_equal(dataset.test.pixels, SMALL_MNIST["t10k-images-idx3-ubyte"])
-    order = data.fixed_permutation(60, data.SPLIT_SEED)
+    order = images.fixed_permutation(60, images.SPLIT_SEED)
     np.testing.assert_array_equal(dataset.train.pixels, SMALL_MNIST["train-images-idx3-ubyte"][order[:50]])
     np.testing.assert_array_equal(dataset.validation.labels, SMALL_MNIST["train-labels-idx1-ubyte"][order[50:]])
 
 
 def test_mnist_is_found_through_the_environment(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ARU_DATA_DIR", str(small_mnist))
-    assert len(data.load_mnist().test) == 20
+    assert len(images.load_mnist().test) == 20
 
 
 def test_wrong_checksum_is_refused(small_mnist: Path) -> None:
     write_idx(small_mnist / "t10k-labels-idx1-ubyte.gz", np.zeros(20, np.uint8))
     with pytest.raises(DataError, match=r"t10k-labels.*MD5 checksum .* expected .* replace it"):
-        data.load_mnist(small_mnist)
+        images.load_mnist(small_mnist)
 
 
 def test_missing_file_says_where_it_was_sought(small_mnist: Path) -> None:
     (small_mnist / "train-labels-idx1-ubyte.gz").unlink()
     with pytest.raises(DataError, match=r"train-labels-idx1-ubyte .*MNIST/raw.*--data-dir or ARU_DATA_DIR"):
-        data.load_mnist(small_mnist)
+        images.load_mnist(small_mnist)
 
 
 def test_download_fills_the_cache_once(mirror: Path) -> None:
-    assert len(data.load_mnist().train) == 50
+    assert len(images.load_mnist().train) == 50
     for file in mirror.iterdir():
         file.unlink()
-    assert len(data.load_mnist().train) == 50
+    assert len(images.load_mnist().train) == 50
 
 
 def test_damaged_download_is_refused(mirror: Path) -> None:
     (mirror / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
     with pytest.raises(DataError, match=r"has not the checksum of MNIST's four IDX files; try again"):
-        data.load_mnist()
+        images.load_mnist()
 
 
 def test_no_network_says_what_to_do(small_mnist: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing listens on the discard port, so that the connection is refused at once.
-    monkeypatch.setattr(data, "MNIST_MIRROR", "http://127.0.0.1:9/")
+    monkeypatch.setattr(images, "MNIST_MIRROR", "http://127.0.0.1:9/")
     with pytest.raises(DataError, match=r"download failed .*connect to the network, or .*--data-dir or ARU_DATA_DIR"):
-        data.load_mnist()
+        images.load_mnist()
 
 
 def test_file_missing_on_the_mirror_says_what_to_do(mirror: Path) -> None:
     (mirror / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(DataError, match="download failed"):
-        data.load_mnist()
+        images.load_mnist()
 
 
 def test_digits_split_is_stratified_disjoint_and_fixed() -> None:
-    dataset = data.load_digits()
+    dataset = images.load_digits()
     parts = (dataset.train, dataset.validation, dataset.test)
     assert sum(map(len, parts)) == 1797
     for part, share in zip(parts, (0.7, 0.1, 0.2), strict=True):
@@ -179,7 +179,7 @@ def test_digits_split_is_stratified_disjoint_and_fixed() -> None:
 
 
 def test_real_mnist(mnist_dir: Path) -> None:
-    dataset = data.load_mnist(mnist_dir)
+    dataset = images.load_mnist(mnist_dir)
     assert [part.pixels.shape for part in (dataset.train, dataset.validation, dataset.test)] == [
         (50_000, 28, 28),
         (10_000, 28, 28),

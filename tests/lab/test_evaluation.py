@@ -11,12 +11,12 @@ import torch
 from rich.console import Console
 
 from aru_lab.config import TrainConfig
+from aru_lab.data.sequences import Sequences
+from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import evaluate, load_classifier, score
 from aru_lab.models import build_classifier
 from aru_lab.perturbations import StepDrive
-from aru_lab.sequences import Sequences
-from aru_lab.tasks import TASKS
 from aru_lab.training import train
 
 

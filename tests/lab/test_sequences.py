@@ -12,11 +12,11 @@ import pytest
 from rich.console import Console
 
 from aru_lab.config import TrainConfig
+from aru_lab.data.sequences import checksum, read_sequences
+from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError, DataError
 from aru_lab.evaluation import evaluate
 from aru_lab.perturbations import parse
-from aru_lab.sequences import checksum, read_sequences
-from aru_lab.tasks import find_task
 from aru_lab.training import resume, train
 
 RNG = np.random.RandomState(0)

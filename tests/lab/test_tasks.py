@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aru_lab.data import DATASETS, Dataset, Images, load_digits
+from aru_lab.data.images import DATASETS, Dataset, Images, load_digits
+from aru_lab.data.tasks import TASKS, ImageTask, find_task, permutation
 from aru_lab.errors import ConfigError
-from aru_lab.tasks import TASKS, ImageTask, find_task, permutation
 
 
 @pytest.mark.parametrize(

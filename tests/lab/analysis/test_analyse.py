@@ -31,9 +31,9 @@ from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
+from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.models import CONTROLLER, build_classifier
-from aru_lab.sequences import Sequences
 
 from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
 

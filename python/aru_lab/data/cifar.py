@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aru_lab.download import fetch
+from aru_lab.data.download import fetch
 from aru_lab.errors import DataError
 from aru_lab.files import is_file, read_bytes, reading
 

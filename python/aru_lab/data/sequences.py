@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aru_lab.data import fixed_permutation
+from aru_lab.data.images import fixed_permutation
 from aru_lab.errors import DataError
 from aru_lab.files import array_names, open_file, read_arrays, reading, sha256_of
 

@@ -12,9 +12,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from aru_lab.data import DATASETS, SPLIT_SEED, Images, fixed_permutation
+from aru_lab.data.images import DATASETS, SPLIT_SEED, Images, fixed_permutation
+from aru_lab.data.sequences import Sequences, TaskData, checksum, read_sequences, remarks, split
 from aru_lab.errors import ConfigError
-from aru_lab.sequences import Sequences, TaskData, checksum, read_sequences, remarks, split
 
 PERMUTATION_SEED = 0
 VALIDATION_SHARE = 10  # one in so many
@@ -58,7 +58,7 @@ class Task(Protocol):
         """Read the data.
 
         Args:
-            data_dir: where the images are, see data.py; None takes the data set's own default.
+            data_dir: where the images are, see `images`; None takes the data set's own default.
             subset: take the first so many training examples (they lie in a fixed shuffled order); None takes all.
             validation_subset: the same for the validation examples.
 

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aru_lab.cifar import read_cifar10
-from aru_lab.download import fetch
+from aru_lab.data.cifar import read_cifar10
+from aru_lab.data.download import fetch
 from aru_lab.errors import DataError
 from aru_lab.files import is_file, read_bytes, reading
 

@@ -1,0 +1,1 @@
+"""Data sets, files of sequences, and the tasks made of them. Nothing here imports torch."""

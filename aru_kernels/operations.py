@@ -45,6 +45,8 @@ from aru_kernels._precision import product_precision
 PRECISIONS = ("highest", "high", "medium")
 # Sizes of a tensor, as far as its name and the sizes of others say.
 Shape = tuple[int, ...]
+# What the dimensions of a tensor are called, or their sizes where those are given.
+Dims = tuple[str | int, ...]
 
 
 class Operation:
@@ -125,7 +127,7 @@ class Operation:
         raise NotImplementedError
 
 
-def _check_shapes(inputs: Any, dims: tuple[tuple[str | int, ...], ...], expected: tuple[Shape, ...]) -> None:
+def _check_shapes(inputs: Any, dims: tuple[Dims, ...], expected: tuple[Shape, ...]) -> None:
     """Raises ValueError unless the inputs have the expected shapes.
 
     dims: what each dimension is called, or its size if that is given. The sentence blames the input that differs from
@@ -249,7 +251,7 @@ class Gamma(Operation):
     def reference(self, inputs: GammaInputs, settings: GammaOptions) -> tuple[Tensor]:
         return (reference.gamma(*inputs, settings.n_floor),)
 
-    def flops(self, inputs: GammaInputs) -> int:
+    def flops(self, inputs: Any) -> int:
         return 0  # element by element, which torch.utils.flop_counter does not count
 
 
@@ -292,7 +294,7 @@ def _in_format_of(argument: Tensor, result: Tensor) -> Tensor:
     )
 
 
-_CONTROLLER_DIMS = (("G",), ("G", "G"), ("G",), (2, "G"), (2,))
+_CONTROLLER_DIMS: tuple[Dims, ...] = (("G",), ("G", "G"), ("G",), (2, "G"), (2,))
 
 
 def _controller_shapes(G: int) -> tuple[Shape, ...]:
@@ -315,7 +317,8 @@ class ControllerStep(Operation):
     kept = ("kept",)
 
     def sizes(self, inputs: StepInputs) -> tuple[int, int]:
-        return tuple(inputs.g.shape[-2:])
+        H, G = inputs.g.shape[-2:]
+        return H, G
 
     def check(self, inputs: StepInputs) -> None:
         a = inputs.a
@@ -324,7 +327,7 @@ class ControllerStep(Operation):
         shape = tuple(a.shape)
         if tuple(inputs.g.shape[:-1]) != shape:
             check.shape("g", inputs.g, "(..., H, G), where a is (..., H),", (*shape, G))
-        dims = (shape, (*shape, "G"), *_CONTROLLER_DIMS)
+        dims: tuple[Dims, ...] = (shape, (*shape, "G"), *_CONTROLLER_DIMS)
         _check_shapes(inputs, dims, (shape, (*shape, G), *_controller_shapes(G)))
 
     def check_options(self, inputs: StepInputs, options: StepOptions) -> None:
@@ -377,7 +380,7 @@ class ControllerStep(Operation):
         # a copy of g: autograd keeps g itself, and callers may change their states in place
         return _in_format_of(inputs.a, reference.gamma(inputs.a, n, s, settings.n_floor)), g.clone(), n, s
 
-    def flops(self, inputs: StepInputs) -> int:
+    def flops(self, inputs: Any) -> int:
         G = inputs.g[-1]
         return 2 * math.prod(inputs.a) * (G * G + 3 * G)
 
@@ -390,7 +393,8 @@ class AruSequence(Operation):
     kept = ("kept",)
 
     def sizes(self, inputs: AruInputs) -> tuple[int, int]:
-        return tuple(inputs.g0.shape[-2:])
+        H, G = inputs.g0.shape[-2:]
+        return H, G
 
     def check(self, inputs: AruInputs) -> None:
         T, B, H = _check_projection(inputs.xp)
@@ -466,7 +470,7 @@ class AruSequence(Operation):
         h, h_last, g, *_ = outputs
         return h, h_last, g, *(_empty(h) for _ in range(3))
 
-    def flops(self, inputs: AruInputs) -> int:
+    def flops(self, inputs: Any) -> int:
         (T, B, H), G = inputs.xp, inputs.g0[-1]
         return 2 * T * B * (H * H + H * G * G + 3 * H * G)
 
@@ -484,11 +488,11 @@ class GammaRnnSequence(Operation):
     def check(self, inputs: GammaRnnInputs) -> None:
         T, B, H = _check_projection(inputs.xp)
         shapes = tuple(inputs.n.shape), tuple(inputs.s.shape)
+        dims = (("T", "B", "H"), ("B", "H"), ("H", "H"), *shapes)
+        _check_shapes(inputs, dims, ((T, B, H), (B, H), (H, H), *shapes))
         for name, shape in zip(("n", "s"), shapes, strict=True):
             if shape not in ((), (1,), (H,)):
                 raise ValueError(f"{name} has shape {shape}, expected (), (1,) or (H,) = ({H},).")
-        dims = (("T", "B", "H"), ("B", "H"), ("H", "H"), *shapes)
-        _check_shapes(inputs, dims, ((T, B, H), (B, H), (H, H), *shapes))
 
     def check_options(self, inputs: GammaRnnInputs, options: GammaRnnOptions) -> None:
         check.gain_floor(options.n_floor)
@@ -518,8 +522,8 @@ class GammaRnnSequence(Operation):
         return states.h, states.h[-1].clone(), states.a
 
     def save(self, inputs: GammaRnnInputs, results: tuple[Tensor, ...]) -> GammaRnnSaved:
-        outputs = GammaRnnOutputs(*results)
-        return GammaRnnSaved(inputs.h0, inputs.weight_hh, inputs.n, inputs.s, outputs.h, outputs.a)
+        h, _, a = results
+        return GammaRnnSaved(inputs.h0, inputs.weight_hh, inputs.n, inputs.s, h, a)
 
     def fake(self, module: ModuleType, inputs: GammaRnnInputs, options: GammaRnnOptions) -> tuple[Tensor, ...]:
         return self._fake(inputs, options.keep)
@@ -545,7 +549,7 @@ class GammaRnnSequence(Operation):
         h, h_last, _ = outputs
         return h, h_last, _empty(h)
 
-    def flops(self, inputs: GammaRnnInputs) -> int:
+    def flops(self, inputs: Any) -> int:
         T, B, H = inputs.xp
         return 2 * T * B * H * H
 
@@ -561,7 +565,8 @@ def _check_projection(xp: Tensor) -> tuple[int, int, int]:
     check.rank("xp", xp, "(T, B, H)", 3)
     check.not_empty("xp", xp, 0, "time step")
     check.not_empty("xp", xp, 2, "neuron")
-    return tuple(xp.shape)
+    T, B, H = xp.shape
+    return T, B, H
 
 
 OPERATIONS: dict[str, Operation] = {

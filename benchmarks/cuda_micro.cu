@@ -23,10 +23,10 @@ __global__ void exchanges(const __grid_constant__ Forward p, int steps) {
   const auto exchange = Exchange<Form::bf16>::create(p, shared_memory());
   exchange.open();
   const Row own = Row::of(thread_index(), p.sizes, p.tiling, p.shape.rows, 0, 0);
-  const int place = exchange.place(own.b, own.i);
+  const int at = exchange.word_of(own.b, own.i);
   float value = float(thread_index());
   for (int v = 1; v <= steps; ++v) {
-    exchange.send(v, own.inside, place, value);
+    exchange.send(v, own.inside, at, value);
     exchange.receive(v);
     value += float_of_bits(exchange.buffer(v)[0] << 16);
     sync_block();

@@ -103,14 +103,14 @@ def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
 
 def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> AruInputs:
     """The gradients of the inputs."""
-    a = saved.a
+    a = saved.a.contiguous()
     _, B, H = a.shape
-    d_xp = a.new_empty(a.shape)
+    d_xp = torch.empty_like(a)
     with launching_on(a):
         network = Adaptive(saved.weight_hh, controller_of(saved), options.n_floor, options.precision)
         per_step = {f"d_{name}": _contiguous(getattr(upstream, name)) for name in ("h", "a", "n", "s")}
         gradients = AdaptiveUpstream(**per_step, d_h_last=upstream.h_last, d_g=upstream.g)
-        kept = saved.kept.view(-1, B, H, row_length(saved.g0.shape[-1]))
+        kept = saved.kept.contiguous().view(-1, B, H, row_length(saved.g0.shape[-1]))
         way = _adaptive_way(network, B)
         d_h0, d_g0, of_controller = way.gradients(gradients, a, kept, saved.g0, d_xp, options.segment)
         return AruInputs(d_xp, d_h0, d_g0, _recurrent_gradient(d_xp, saved.h0, saved.h), *of_controller)
@@ -140,9 +140,9 @@ def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> 
 
 def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions) -> GammaRnnInputs:
     """The gradients of the inputs."""
-    a, n, s = saved.a, saved.n, saved.s
+    a, n, s = saved.a.contiguous(), saved.n, saved.s
     T, B, _ = a.shape
-    d_xp = a.new_empty(a.shape)
+    d_xp = torch.empty_like(a)
     with launching_on(a):
         way = _static_way(Static(saved.weight_hh, n, s, options.n_floor), B)
         d_h, d_a = _contiguous(upstream.h), _contiguous(upstream.a)

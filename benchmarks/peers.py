@@ -119,7 +119,7 @@ class GraphedWork:
 
 def other_networks(layer: nn.Module, input_size: int, device: torch.device) -> dict[str, nn.Module]:
     """torch's own networks at the layer's H, and at its number of parameters: not the same function."""
-    from aru_lab.models import count_parameters, match_hidden_size  # needs what the laboratory needs
+    from aru_lab.networks.classifier import count_parameters, match_hidden_size  # needs what the laboratory needs
 
     H, parameters = layer.hidden_size, count_parameters(layer)
     # match_hidden_size counts a read-out too: one class keeps it small on both sides

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import aru_kernels
-from aru_lab.models import build_classifier, count_parameters, match_hidden_size
+from aru_lab.networks.classifier import build_classifier, count_parameters, match_hidden_size
 
 from . import work
 from .cases import Variant, fused_backends, on, pass_over

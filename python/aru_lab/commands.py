@@ -13,8 +13,10 @@ from typing import Annotated
 import tyro
 
 from aru_lab.analysis.commands import Analyse, Figure
-from aru_lab.config import MODELS, TrainConfig
+from aru_lab.arguments import check_whole
+from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError
+from aru_lab.networks.names import MODELS
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 STANDARD = ("step:amplitude=0.5", "noisy:deviation=1", "contrast:amplitude=0.5")
@@ -100,13 +102,12 @@ class Evaluate:
 
     def run(self) -> None:
         """Evaluate and print a table."""
-        if self.batch_size < 1:
-            raise ConfigError(f"batch_size: got {self.batch_size}, expected a whole number of at least 1.")
+        check_whole("batch_size", self.batch_size, 1)
         from rich.console import Console
         from rich.table import Table
 
         from aru_lab.evaluation import evaluate
-        from aru_lab.perturbations import describe, parse
+        from aru_lab.networks.perturbations import describe, parse
         from aru_lab.terminal import say
 
         perturbations = [parse(text) for text in self.perturb]
@@ -217,7 +218,7 @@ class Sweep:
 
     def run(self) -> None:
         """Train, print a table, and write sweep.csv."""
-        _check_jobs(self.jobs)
+        check_whole("jobs", self.jobs, 1)
         from rich.console import Console
         from rich.table import Table
 
@@ -288,7 +289,7 @@ class Robustness:
 
     def run(self) -> None:
         """Measure, write and say where."""
-        _check_jobs(self.jobs)
+        check_whole("jobs", self.jobs, 1)
         from rich.console import Console
 
         from aru_lab.errors import failed_together
@@ -327,7 +328,7 @@ class Transfer:
 
     def run(self) -> None:
         """Retrain and print the accuracies."""
-        _check_jobs(self.jobs)
+        check_whole("jobs", self.jobs, 1)
         _check_runs(self.runs)
         from rich.console import Console
         from rich.table import Table
@@ -403,11 +404,6 @@ class Reproduce:
 def _check_runs(runs: tuple[Path, ...]) -> None:
     if not runs:
         raise ConfigError("run: got no run, expected the folder of at least one.")
-
-
-def _check_jobs(jobs: int) -> None:
-    if jobs < 1:
-        raise ConfigError(f"jobs: got {jobs}, expected a whole number of at least 1.")
 
 
 COMMANDS = {

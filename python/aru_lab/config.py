@@ -10,12 +10,11 @@ from typing import Annotated, Any
 
 import tyro
 
+from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
 from aru_lab.data.tasks import TASKS, is_data_file
 from aru_lab.errors import ConfigError
+from aru_lab.networks.names import MODELS, PARTS
 
-# Named here and built in models.py, so that the command line lists them without importing torch.
-MODELS = ("arun", "gamma-homogeneous", "gamma-heterogeneous", "relu", "lstm", "gru")
-PARTS = ("activation", "recurrent", "readout", "encoder")
 SCHEDULES = ("constant", "cosine", "plateau")
 OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
@@ -43,9 +42,7 @@ ALWAYS_SAVED = (
     "dtype",
 )
 
-MOST = 10**9  # of anything that is counted
 MOST_THREADS = 1024
-FLOAT32_MAX = 3.4028234663852886e38
 
 
 def _one_of(names: tuple[str, ...] | list[str]) -> Any:
@@ -168,25 +165,25 @@ class TrainConfig:
         if isinstance(self.task, str) and is_data_file(self.task):
             object.__setattr__(self, "task", os.path.abspath(self.task))
         else:
-            _check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
-        _check_choice("model", self.model, MODELS)
-        _check_choice("schedule", self.schedule, SCHEDULES)
-        _check_choice("optimizer", self.optimizer, OPTIMIZERS)
-        _check_choice("dtype", self.dtype, DTYPES)
-        _check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
+            check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
+        check_choice("model", self.model, MODELS)
+        check_choice("schedule", self.schedule, SCHEDULES)
+        check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("dtype", self.dtype, DTYPES)
+        check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         for name in ("hidden_size", "controller_size", "pixels_per_step", "epochs", "batch_size", "accumulate"):
-            _check_int(name, getattr(self, name), lowest=1)
+            check_whole(name, getattr(self, name), 1, MOST)
         for name in ("subset", "validation_subset", "early_stop"):
-            _check_int(name, getattr(self, name), lowest=1, optional=True)
-        _check_int("threads", self.threads, lowest=1, highest=MOST_THREADS, optional=True)
+            check_whole(name, getattr(self, name), 1, MOST, optional=True)
+        check_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
         for name in ("perturb", "freeze"):
             object.__setattr__(self, name, _as_names(name, getattr(self, name)))
         for part in self.freeze:
-            _check_choice("freeze", part, PARTS)
+            check_choice("freeze", part, PARTS)
         for name in ("mixed_precision", "tensorboard"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
-        _check_int("seed", self.seed, lowest=0, highest=2**63 - 1)
+        check_whole("seed", self.seed, 0, 2**63 - 1)
         check_positive("learning_rate", self.learning_rate)
         check_positive("input_noise", self.input_noise, or_zero=True)
         check_positive("clip", self.clip, optional=True)
@@ -251,52 +248,11 @@ class TrainConfig:
         return cls(**values)
 
 
-def _check_choice(name: str, value: object, choices: tuple[str, ...] | list[str], otherwise: str = "") -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}{otherwise}.")
-
-
 def _as_names(name: str, value: object) -> tuple[str, ...]:
     # JSON has lists and no tuples.
     if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
         raise ConfigError(f"{name}: got {value!r}, expected a list of names.")
     return tuple(value)
-
-
-def _check_int(name: str, value: object, lowest: int, highest: int = MOST, optional: bool = False) -> None:
-    if value is None and optional:
-        return
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    if not whole or not lowest <= value <= highest:
-        bounded = highest != MOST or (whole and value > highest)
-        limit = f"from {lowest} to {highest}" if bounded else f"of at least {lowest}"
-        raise ConfigError(f"{name}: got {_short(value)}, expected a whole number {limit}{' or None' * optional}.")
-
-
-def check_positive(name: str, value: object, optional: bool = False, or_zero: bool = False) -> None:
-    """Raise ConfigError unless `value` is a number above 0 that float32 can hold.
-
-    Args:
-        name: of the argument, for the message.
-        value: what came.
-        optional: whether None is permitted.
-        or_zero: whether 0 is.
-    """
-    if value is None and optional:
-        return
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= FLOAT32_MAX
-    if not number or (value == 0 and not or_zero):
-        limit = "of at least 0" if or_zero else "above 0"
-        raise ConfigError(
-            f"{name}: got {_short(value)}, expected a finite number {limit} and within float32{' or None' * optional}."
-        )
-
-
-def _short(value: object) -> str:
-    """`value` for a sentence; an int of thousands of digits can't even be printed."""
-    if isinstance(value, int) and abs(value) > 10**30:
-        return "a number of more than 30 digits"
-    return repr(value)
 
 
 def _as_path(name: str, value: object) -> Path:

@@ -16,8 +16,8 @@ from aru_lab.data.sequences import Sequences
 from aru_lab.data.tasks import Task, find_task, is_data_file
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import reason
-from aru_lab.models import CONTROLLER, SequenceClassifier, build_classifier
-from aru_lab.perturbations import Perturbation
+from aru_lab.networks.classifier import CONTROLLER, SequenceClassifier, build_classifier
+from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on
 from aru_lab.state import check_belongs, check_data, load_best, load_last, put_weights
 

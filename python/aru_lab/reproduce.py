@@ -10,10 +10,11 @@ from rich.console import Console
 
 from aru_lab import jobs as pool
 from aru_lab.analysis.report import Section, reproduce_figures
+from aru_lab.arguments import check_choice, check_whole
 from aru_lab.config import TrainConfig
-from aru_lab.errors import ConfigError, LabError
+from aru_lab.errors import LabError
 from aru_lab.evaluation import task_of
-from aru_lab.perturbations import Perturbation, describe
+from aru_lab.networks.perturbations import Perturbation, describe
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
 from aru_lab.robustness import axes_of, mean_over, robustness, standard
 from aru_lab.scales import SCALES
@@ -58,12 +59,9 @@ def reproduce(
         ConfigError: an unknown result or scale.
         LabError: no run can be made, or the work was stopped.
     """
-    if result not in (*RESULTS, "figures"):
-        raise ConfigError(f"result: got {result!r}, expected one of {', '.join(RESULTS)}, figures.")
-    if scale not in SCALES:
-        raise ConfigError(f"scale: got {scale!r}, expected one of {', '.join(SCALES)}.")
-    if jobs < 1:
-        raise ConfigError(f"jobs: got {jobs}, expected a whole number of at least 1.")
+    check_choice("result", result, (*RESULTS, "figures"))
+    check_choice("scale", scale, tuple(SCALES))
+    check_whole("jobs", jobs, 1)
     root = root or Path("runs") / "reproduce" / scale
     output = output or root / "results"
     own = {"data_dir": data_dir, "device": device}

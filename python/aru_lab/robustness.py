@@ -10,12 +10,13 @@ from typing import Any
 
 from rich.console import Console
 
+from aru_lab.arguments import check_whole
 from aru_lab.checkpoint import RunFolder, read_configs
 from aru_lab.errors import ConfigError, LabError, RunError, failed_together
 from aru_lab.evaluation import Score, task_of
 from aru_lab.figures import Curve, sensitivity_figure
 from aru_lab.jobs import Report, run_jobs
-from aru_lab.perturbations import NoisyDrive, Perturbation, StepDrive, VariableContrast, describe, parse
+from aru_lab.networks.perturbations import NoisyDrive, Perturbation, StepDrive, VariableContrast, describe, parse
 from aru_lab.scores import CLEAN, kept_scores, known_scores
 from aru_lab.sweep import write_csv
 
@@ -64,8 +65,7 @@ class Strengths:
         for fraction in self.step_lengths:
             if not 0 <= fraction <= 0.75:
                 raise ConfigError(f"step_lengths: got {fraction!r}, expected fractions of T from 0 to 0.75.")
-        if self.test_subset is not None and self.test_subset < 1:
-            raise ConfigError(f"test_subset: got {self.test_subset!r}, expected a whole number of at least 1 or None.")
+        check_whole("test_subset", self.test_subset, 1, optional=True)
 
 
 # What the figures call the strength that varies; in braces the one that is held.

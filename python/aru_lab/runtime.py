@@ -12,7 +12,7 @@ import torch
 import aru_kernels
 from aru_kernels._memory import wanted_budget
 from aru_lab.errors import ConfigError
-from aru_lab.models import SequenceClassifier
+from aru_lab.networks.classifier import SequenceClassifier
 
 
 def resolve_device(name: str) -> torch.device:

@@ -6,7 +6,8 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from aru_lab.analysis.settings import Settings
-from aru_lab.config import MODELS, TrainConfig
+from aru_lab.config import TrainConfig
+from aru_lab.networks.names import MODELS
 from aru_lab.robustness import Strengths
 from aru_lab.transfer import Retraining
 

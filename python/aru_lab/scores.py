@@ -15,7 +15,7 @@ from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import Score, load_classifier, score, task_of
 from aru_lab.files import Form, check_form, read_lines, reading, sha256_of
-from aru_lab.perturbations import Perturbation, describe, parse
+from aru_lab.networks.perturbations import Perturbation, describe, parse
 from aru_lab.runtime import run_on
 from aru_lab.state import DAMAGED, without_best
 

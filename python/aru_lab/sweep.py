@@ -17,11 +17,12 @@ from rich.console import Console
 from rich.table import Table
 
 from aru_lab.checkpoint import RunFolder, write_result
-from aru_lab.config import MODELS, TrainConfig
+from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, LabError, RunError
 from aru_lab.evaluation import Score, build_for, task_of
 from aru_lab.jobs import Report, run_jobs
-from aru_lab.models import build_classifier, count_parameters, match_hidden_size
+from aru_lab.networks.classifier import build_classifier, count_parameters, match_hidden_size
+from aru_lab.networks.names import MODELS
 from aru_lab.schedules import best_epoch, is_finished
 from aru_lab.scores import known_scores
 from aru_lab.state import read_history, sources_of
@@ -63,7 +64,7 @@ def plan(
 
     Args:
         base: everything that does not vary.
-        models: of config.MODELS.
+        models: of names.MODELS.
         seeds: one run each.
         vary: FIELD=VALUE,VALUE,... for any further field of TrainConfig.
         root: folder of the sweep.

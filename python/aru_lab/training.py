@@ -44,8 +44,8 @@ from aru_lab.evaluation import (
 )
 from aru_lab.files import reason
 from aru_lab.logs import Logs, summary_writer
-from aru_lab.models import count_parameters, freeze
-from aru_lab.perturbations import Perturbation, parse
+from aru_lab.networks.classifier import count_parameters, freeze
+from aru_lab.networks.perturbations import Perturbation, parse
 from aru_lab.provenance import environment
 from aru_lab.runtime import resolve_device, resolve_dtype, run_on, set_threads
 from aru_lab.schedules import epoch_order, is_finished, quality, scheduled_rate

@@ -15,8 +15,8 @@ from aru_lab.data.sequences import Sequences
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import evaluate, load_classifier, score
-from aru_lab.models import build_classifier
-from aru_lab.perturbations import StepDrive
+from aru_lab.networks.classifier import build_classifier
+from aru_lab.networks.perturbations import StepDrive
 from aru_lab.training import train
 
 

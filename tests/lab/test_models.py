@@ -9,18 +9,26 @@ import torch
 from torch import Tensor, nn
 
 import aru_kernels
-from aru_lab import config
 from aru_lab.errors import ConfigError
-from aru_lab.models import BUILDERS, build_classifier, count_parameters, driven_rnn, freeze, match_hidden_size, parts
+from aru_lab.networks import names
+from aru_lab.networks.classifier import (
+    BUILDERS,
+    build_classifier,
+    count_parameters,
+    driven_rnn,
+    freeze,
+    match_hidden_size,
+    parts,
+)
 
 T, B, H = 7, 3, 5
 
 
 def test_every_model_of_the_configuration_can_be_built() -> None:
-    assert tuple(BUILDERS) == config.MODELS
+    assert tuple(BUILDERS) == names.MODELS
 
 
-@pytest.mark.parametrize("model", config.MODELS)
+@pytest.mark.parametrize("model", names.MODELS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_logits_and_gradients(model: str, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
@@ -32,7 +40,7 @@ def test_logits_and_gradients(model: str, dtype: torch.dtype) -> None:
     assert all(p.grad is not None and p.grad.isfinite().all() for p in classifier.parameters())
 
 
-@pytest.mark.parametrize("model", config.MODELS)
+@pytest.mark.parametrize("model", names.MODELS)
 def test_drive_changes_the_logits_and_zero_drive_does_not(model: str) -> None:
     torch.manual_seed(0)
     classifier = build_classifier(model, H, controller_size=4, dtype=torch.float64)
@@ -98,7 +106,7 @@ def test_relu_network_starts_orthogonal_and_without_bias() -> None:
     assert not rnn.bias_hh_l0.any()
 
 
-@pytest.mark.parametrize("model", [name for name in config.MODELS if name != "arun"])
+@pytest.mark.parametrize("model", [name for name in names.MODELS if name != "arun"])
 def test_matched_sizes_agree_within_two_percent_at_the_papers_size(model: str) -> None:
     target = count_parameters(build_classifier("arun", 400, 50, device="meta"))
     size = match_hidden_size(model, target)
@@ -135,11 +143,11 @@ def test_adaptive_networks_run_on_the_chosen_backend() -> None:
     torch.testing.assert_close(classifier(x, drive=0.3), reference)
 
 
-@pytest.mark.parametrize("model", config.MODELS)
+@pytest.mark.parametrize("model", names.MODELS)
 def test_parts_are_all_parameters_and_each_once(model: str) -> None:
     classifier = build_classifier(model, H, controller_size=4, input_size=256, encoder="conv")
     of_part = parts(classifier)
-    assert tuple(of_part) == config.PARTS
+    assert tuple(of_part) == names.PARTS
     found = [id(parameter) for parameters in of_part.values() for parameter in parameters]
     assert sorted(found) == sorted(id(parameter) for parameter in classifier.parameters())
     expected = {"arun": 5, "gamma-homogeneous": 2, "gamma-heterogeneous": 2}

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from aru_lab.errors import ConfigError
-from aru_lab.models import build_classifier
-from aru_lab.perturbations import (
+from aru_lab.networks.classifier import build_classifier
+from aru_lab.networks.perturbations import (
     PERTURBATIONS,
     NoisyDrive,
     RandomContrast,

@@ -16,7 +16,7 @@ from aru_lab.cli import main
 from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import evaluate
-from aru_lab.perturbations import NoisyDrive, StepDrive, VariableContrast
+from aru_lab.networks.perturbations import NoisyDrive, StepDrive, VariableContrast
 from aru_lab.robustness import Strengths, axes_of, mean_over, robustness
 from aru_lab.scores import known_scores
 from aru_lab.training import train

@@ -16,7 +16,7 @@ from aru_lab.data.sequences import checksum, read_sequences
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError, DataError
 from aru_lab.evaluation import evaluate
-from aru_lab.perturbations import parse
+from aru_lab.networks.perturbations import parse
 from aru_lab.training import resume, train
 
 RNG = np.random.RandomState(0)

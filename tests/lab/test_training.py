@@ -15,10 +15,11 @@ from rich.console import Console
 
 from aru_lab import training
 from aru_lab.checkpoint import RunFolder, load_checkpoint
-from aru_lab.config import MODELS, TrainConfig
+from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
 from aru_lab.evaluation import load_classifier
-from aru_lab.models import CONTROLLER, parts
+from aru_lab.networks.classifier import CONTROLLER, parts
+from aru_lab.networks.names import MODELS
 from aru_lab.schedules import epoch_order, is_finished, scheduled_rate
 from aru_lab.training import train
 

@@ -14,7 +14,7 @@ from aru_lab.config import TrainConfig
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError
 from aru_lab.evaluation import load_classifier, score, task_of
-from aru_lab.models import parts
+from aru_lab.networks.classifier import parts
 from aru_lab.training import train
 from aru_lab.transfer import ADAPTABLE, Retraining, transfer
 

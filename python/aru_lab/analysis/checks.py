@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from aru_lab.arguments import check_whole
 from aru_lab.errors import ConfigError, LabError
 
 
@@ -48,9 +49,9 @@ def whole(name: str, value: Any, lowest: int = 1) -> int:
     Raises:
         ConfigError: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < lowest:
-        raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least {lowest}.")
-    return int(value)
+    number = int(value) if isinstance(value, np.integer) else value
+    check_whole(name, number, lowest)
+    return number
 
 
 def number(name: str, value: Any, lowest: float | None = None, open_end: bool = False) -> float:

@@ -18,6 +18,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 from aru_lab.analysis import checks
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.responses import Responses
+from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
 
 # Exponents tried for a start, either sign, so that the search begins in the right basin whatever the units.
@@ -118,8 +119,7 @@ def fit(kind: str, x: Any, y: Any, confidence: float = 0.95) -> Fit:
         ConfigError: an argument out of its range, or fewer than 4 points.
         AnalysisError: the points do not determine the curve, as when y is constant.
     """
-    if kind not in CURVES:
-        raise ConfigError(f"kind: got {kind!r}, expected one of {', '.join(CURVES)}.")
+    check_choice("kind", kind, tuple(CURVES))
     if not 0 < checks.number("confidence", confidence) < 1:
         raise ConfigError(f"confidence: got {confidence!r}, expected a number between 0 and 1.")
     x, y = checks.array("x", x, ndim=1), checks.array("y", y, ndim=1)

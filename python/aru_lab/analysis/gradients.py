@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from aru_lab.analysis.network import check_network
 from aru_lab.errors import ConfigError
-from aru_lab.models import driven_rnn
+from aru_lab.networks.classifier import driven_rnn
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN, reference
 from aru_lab.errors import ConfigError
-from aru_lab.models import CONTROLLER
+from aru_lab.networks.classifier import CONTROLLER
 
 
 @dataclass(frozen=True)

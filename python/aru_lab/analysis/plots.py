@@ -30,6 +30,7 @@ from aru_lab.analysis.drawing import (
 )
 from aru_lab.analysis.gain_scaling import CURVES
 from aru_lab.analysis.store import AnalysisFolder
+from aru_lab.arguments import check_choice
 from aru_lab.checkpoint import RunFolder
 from aru_lab.errors import ConfigError
 from aru_lab.figures import BLACK, BLUE, GREY, ORANGE, VERMILION
@@ -64,8 +65,7 @@ def draw(number: str, runs: Sequence[Path], output: Path) -> list[Path]:
         ConfigError: an unknown figure, no runs, none of a model that the figure shows, or runs of several tasks.
         RunError: a folder holds no run, or an analysis is missing; the sentence has the command that makes it.
     """
-    if number not in FIGURES:
-        raise ConfigError(f"number: got {number!r}, expected one of {', '.join(FIGURES)}.")
+    check_choice("number", number, tuple(FIGURES))
     drawing, models = FIGURES[number]
     found = [_open(path) for path in map(Path, runs)]
     shown = [run for run in found if run.model in models]

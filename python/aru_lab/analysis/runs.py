@@ -20,7 +20,7 @@ from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
 from aru_lab.files import reading, sha256_of
-from aru_lab.models import SequenceClassifier
+from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runtime import resolve_device
 from aru_lab.state import DAMAGED, check_sources, without_best
 

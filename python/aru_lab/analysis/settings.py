@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from aru_lab.config import FLOAT32_MAX
+from aru_lab.arguments import FLOAT32_MAX, check_whole
 from aru_lab.errors import ConfigError
 
 
@@ -41,9 +41,7 @@ class Settings:
     def __post_init__(self) -> None:
         lowest = {"repeats": 1, "sequences": 2, "steps": 10, "exponents": 1, "grid": 2, "seed": 0}
         for name, least in lowest.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least {least}.")
+            check_whole(name, getattr(self, name), least)
         xi = self.amplitudes
         rising = all(a < b for a, b in pairwise(xi))
         if len(xi) < 5 or not all(abs(x) <= FLOAT32_MAX for x in xi) or xi[0] != 0 or not rising:

@@ -33,7 +33,7 @@ from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
 from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.models import CONTROLLER, build_classifier
+from aru_lab.networks.classifier import CONTROLLER, build_classifier
 
 from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
 

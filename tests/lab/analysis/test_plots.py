@@ -20,7 +20,7 @@ from aru_lab.analysis.plots import FIGURES, Analysed, draw
 from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.perturbations import StepDrive
+from aru_lab.networks.perturbations import StepDrive
 from aru_lab.robustness import axes_of
 from aru_lab.scores import known_scores
 

@@ -18,7 +18,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from aru_lab.config import FLOAT32_MAX
+from aru_lab.arguments import check_finite, check_whole
 from aru_lab.errors import ConfigError
 
 
@@ -46,9 +46,7 @@ class _Drive:
 
     def _check(self) -> None:
         for name in ("onset", "length"):
-            value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or value < 0):
-                raise ConfigError(f"{name}: got {value!r}, expected a whole number of at least 0 or None.")
+            check_whole(name, getattr(self, name), 0, optional=True)
 
     def bounds(self, n_steps: int) -> tuple[int, int]:
         """First driven step and the step after the last one, in a sequence of `n_steps`.
@@ -237,6 +235,4 @@ def describe(perturbation: Perturbation) -> str:
 
 def _check_finite(perturbation: object, *names: str) -> None:
     for name in names:
-        value = getattr(perturbation, name)
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= FLOAT32_MAX:
-            raise ConfigError(f"{name}: got {value!r}, expected a finite number within float32.")
+        check_finite(name, getattr(perturbation, name))

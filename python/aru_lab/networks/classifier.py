@@ -1,7 +1,7 @@
 """One classifier around every recurrent network: an encoder or none, a recurrent part, and a linear read-out of h_T.
 
 B sequences, T steps, I input features, H neurons, G controller units. A model is one entry of BUILDERS, named in
-config.MODELS.
+names.MODELS.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
 from aru_kernels.init import henaff_orthogonal_
-from aru_lab.config import MODELS, PARTS
-from aru_lab.encoders import ConvEncoder
+from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
+from aru_lab.networks.encoders import ConvEncoder
+from aru_lab.networks.names import MODELS, PARTS
 
 # Parameters of the recurrent networks that make n and s: those of the gamma networks themselves, and the controller.
 STATIC = ("gain_l0", "saturation_l0")
@@ -169,7 +170,7 @@ def build_classifier(
     device: Any = None,
     dtype: torch.dtype | None = None,
 ) -> SequenceClassifier:
-    """A freshly initialised classifier with the recurrent network named `model`, one of config.MODELS.
+    """A freshly initialised classifier with the recurrent network named `model`, one of names.MODELS.
 
     Args:
         model: name of the recurrent network.
@@ -184,15 +185,14 @@ def build_classifier(
     Raises:
         ConfigError: an unknown name.
     """
-    if model not in BUILDERS:
-        raise ConfigError(f"model: got {model!r}, expected one of {', '.join(MODELS)}.")
+    check_choice("model", model, MODELS)
     recurrent = BUILDERS[model](input_size, hidden_size, controller_size, device=device, dtype=dtype)
     front = ConvEncoder(device=device, dtype=dtype) if encoder == "conv" else None
     return SequenceClassifier(recurrent, n_classes, front, device=device, dtype=dtype)
 
 
 def parts(classifier: SequenceClassifier) -> dict[str, list[nn.Parameter]]:
-    """The parameters by part, one list for each of config.PARTS; a part that the classifier has not is empty."""
+    """The parameters by part, one list for each of names.PARTS; a part that the classifier has not is empty."""
     named = dict(classifier.recurrent.named_parameters())
     of_activation = set(named) & {*STATIC, *CONTROLLER}
     return {
@@ -204,7 +204,7 @@ def parts(classifier: SequenceClassifier) -> dict[str, list[nn.Parameter]]:
 
 
 def freeze(classifier: SequenceClassifier, frozen: tuple[str, ...]) -> None:
-    """Keep the parameters of the named parts (config.PARTS) as they are; batch normalisation still learns its averages.
+    """Keep the parameters of the named parts (names.PARTS) as they are; batch normalisation still learns its averages.
 
     Raises:
         ConfigError: the classifier has no such part, or nothing is left to train.

@@ -1,0 +1,7 @@
+"""Names of the networks and of their parts, without torch: the command line lists them."""
+
+from __future__ import annotations
+
+# classifier.py builds the models and lists the parameters of the parts.
+MODELS = ("arun", "gamma-homogeneous", "gamma-heterogeneous", "relu", "lstm", "gru")
+PARTS = ("activation", "recurrent", "readout", "encoder")

@@ -4,6 +4,7 @@ from aru_kernels import convert, functional, init
 from aru_kernels._version import __version__
 from aru_kernels.backends import backends_info, use_backend
 from aru_kernels.modules import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell
+from aru_kernels.parameter_groups import parameter_groups
 from aru_kernels.reference import Trace
 
 __all__ = [
@@ -19,5 +20,6 @@ __all__ = [
     "convert",
     "functional",
     "init",
+    "parameter_groups",
     "use_backend",
 ]

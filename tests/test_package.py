@@ -42,7 +42,7 @@ def test_files():
 def test_public_names():
     """design.md, "Public interface"."""
     expected = {"ARUN", "ARUNCell", "GammaRNN", "GammaRNNCell", "Gamma", "AdaptiveGamma", "Trace", "__version__"}
-    expected |= {"backends_info", "use_backend", "convert", "functional", "init"}
+    expected |= {"backends_info", "use_backend", "convert", "functional", "init", "parameter_groups"}
     assert set(aru_kernels.__all__) == expected
     for name in expected:
         assert hasattr(aru_kernels, name)
@@ -106,6 +106,7 @@ FORBIDDEN = {
     "cells": {"modules", "convert", "_recurrent", "ops", "backends", "cpu"},
     "activations": {"modules", "cells", "convert", "_recurrent", "ops", "backends", "cpu"},
     "modules": {"convert", "ops", "backends", "cpu"},
+    "parameter_groups": {"functional", "convert", "_dispatch", "ops", "backends", "cpu"},
 }
 
 

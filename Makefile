@@ -30,6 +30,7 @@ lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run --Werror $(CXX_FILES)
+	$(BIN)/mypy
 
 # torch first and alone, so that no other package pulls in another build of it.
 $(VENV)/torch.installed:

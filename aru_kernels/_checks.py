@@ -7,6 +7,7 @@ import numbers
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,12 +79,16 @@ def number(
     """`value`, if it is a finite real number in [low, high]; `expected`: what else the caller would have taken."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be {expected}, got {reprlib.repr(value)} of type {type(value).__name__}.")
-    if not -math.inf < value < math.inf or not low <= value <= high:
+    try:
+        converted = float(value)
+    except OverflowError:  # an integer
+        converted = math.inf
+    if not math.isfinite(converted) or not low <= converted <= high:
         limits = [f"of at least {low:g}" if low > -math.inf else "", f"of at most {high:g}" if high < math.inf else ""]
         raise ValueError(
             f"{name} is {value}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."
         )
-    return float(value)
+    return converted
 
 
 def number_beside_tensor(name: str, value: object) -> float:
@@ -198,7 +203,7 @@ def like(name: str, value: Tensor, first: Tensor, what: str) -> None:
         raise ValueError(f"{name} is on {value.device}, expected {first.device}, the device of {what}.")
 
 
-def same_kind(arguments: tuple[Tensor, ...]) -> None:
+def same_kind(arguments: Any) -> None:
     """Raises an error unless all fields of a NamedTuple have the dtype and device of the first, and memory."""
     first = arguments[0]
     dtype, device, known = first.dtype, first.device, memory_is_known()

@@ -44,7 +44,7 @@ def _call(operation: Operation, inputs: Any, settings: Any) -> Any:
         results = ops.run(operation, inputs, settings, ops.needs_gradient(inputs), by_operator)
         outputs = results[: len(operation.Outputs._fields)]
     if outputs[0].dtype != dtype:
-        outputs = [x.to(dtype) for x in outputs]
+        outputs = check.to_dtype(outputs, dtype)
     return operation.Outputs(*outputs)
 
 

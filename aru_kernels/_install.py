@@ -38,6 +38,6 @@ def cure_for(package: Path, distributions: Iterable[importlib.metadata.Distribut
 def _editable(distribution: importlib.metadata.Distribution) -> bool:
     text = distribution.read_text("direct_url.json")
     try:
-        return bool(text) and bool(json.loads(text)["dir_info"].get("editable"))
+        return bool(text and json.loads(text)["dir_info"].get("editable"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -273,5 +273,6 @@ def _check_order(input: PackedSequence, B: int) -> None:
     for name, indices in given:
         if not torch.equal(indices.long().sort().values, order):
             raise ValueError(f"{name} is not a permutation of 0, ..., B - 1 = {B - 1}.")
-    if not torch.equal(input.sorted_indices.index_select(0, input.unsorted_indices).long(), order):
+    (_, sorting), (_, back) = given
+    if not torch.equal(sorting.index_select(0, back).long(), order):
         raise ValueError("unsorted_indices is not the inverse of sorted_indices.")

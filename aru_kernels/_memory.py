@@ -14,7 +14,7 @@ from aru_kernels._compile import constant_when_compiled
 try:
     import resource
 except ImportError:  # Windows
-    resource = None
+    resource = None  # type: ignore[assignment]  # a module, or None
 
 # Pages that this process has mapped, first of the numbers.
 STATM = Path("/proc/self/statm")
@@ -70,7 +70,8 @@ def groups(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgr
         # a container may see its own group as the root, whatever the path says
         for folder in (base / path.strip("/"), *(base / path.strip("/")).parents):
             if folder.is_relative_to(base) and (folder / names[0]).exists():
-                found.append(Group(*(folder / name for name in names[:3]), names[3]))
+                limit, used, statistics, cache = names
+                found.append(Group(folder / limit, folder / used, folder / statistics, cache))
     return tuple(found)
 
 

@@ -22,7 +22,7 @@ _MOST_LAYERS_BY_POSITION = 8
 
 def recurrent_shapes(I: int, H: int, bias: bool = True) -> Shapes:  # noqa: E741
     """The main network's parameters."""
-    shapes = {"weight_ih": (H, I), "weight_hh": (H, H)}
+    shapes: Shapes = {"weight_ih": (H, I), "weight_hh": (H, H)}
     return shapes | {"bias": (H,)} if bias else shapes
 
 
@@ -88,7 +88,7 @@ class Module(nn.Module):
         weights = []
         for name, shape in shapes.items():
             name += suffix
-            weight = parameters[name] if name in parameters else getattr(self, name)
+            weight: Any = parameters[name] if name in parameters else getattr(self, name)
             plain = type(weight) in check.PLAIN
             if (
                 not (plain or isinstance(weight, Tensor))
@@ -105,7 +105,7 @@ class Module(nn.Module):
             weights.append(weight)
         return weights
 
-    def _leaf(self, *arguments: Any) -> fx.Proxy | None:
+    def _leaf(self, *arguments: Any) -> Any:
         """The node for this call in the graph that torch.fx traces; None if no argument is traced."""
         for argument in arguments:
             if isinstance(argument, fx.Proxy):
@@ -116,7 +116,7 @@ class Module(nn.Module):
                         return self._leaf_node(item.tracer, arguments)
         return None
 
-    def _leaf_node(self, tracer: fx.Tracer, arguments: tuple[Any, ...]) -> fx.Proxy:
+    def _leaf_node(self, tracer: Any, arguments: tuple[Any, ...]) -> fx.Proxy:
         path = tracer.path_of_module(self)
         if not path:
             name = type(self).__name__
@@ -131,7 +131,7 @@ class Module(nn.Module):
 
 
 def _check_weight(name: str, weight: object, shape: tuple[int, ...], like: Tensor, first: str) -> None:
-    check.tensor(name, weight)
+    weight = check.tensor(name, weight)
     if weight.shape != shape:
         raise ValueError(f"{name} has shape {tuple(weight.shape)}, expected {shape}.")
     check_dtype(name, weight, like, first)

@@ -46,7 +46,7 @@ def decision(op: str, inputs: Sequence[Tensor], decide: Callable[[], tuple[str, 
 
 def remember(decision: Decision, outputs: Sequence[Tensor]) -> None:
     """Keeps the decision for as long as the graph of the outputs."""
-    node = outputs[0].grad_fn
+    node: Any = outputs[0].grad_fn
     if node is not None:
         node.metadata["aru_kernels"] = decision
 

@@ -143,10 +143,10 @@ class Recurrent(Module):
     ) -> tuple[Any, list[Tensor], Trace | None]:
         """Output, last states and, if asked for, trace."""
         x, layout = arrange(input, self.batch_first, self.input_size)
-        weights, first = [], None
+        weights: list[list[Tensor]] = []
         for layer, suffix in self._layers():
-            weights.append(self._weights(self._shapes(layer), suffix, first))
-            first = weights[0][0]
+            weights.append(self._weights(self._shapes(layer), suffix, weights[0][0] if weights else None))
+        first = weights[0][0]
         check_argument("input", x, first)
         states = self._initial_states(hx, layout, first)
         xi = layout.drive(drive, x, self.hidden_size)
@@ -162,18 +162,18 @@ class Recurrent(Module):
                 if xi is not None:
                     xp = xp + xi
                 run = functools.partial(self._run, others, return_trace)
-                (h, *trace), state = layout.scan(run, xp, tuple(s[index] for s in states), reverse)
+                (h, *of_run), state = layout.scan(run, xp, tuple(s[index] for s in states), reverse)
                 outputs.append(h)
                 last.append(state)
-                traces.append(tuple(trace))
+                traces.append(tuple(of_run))
             x = torch.cat(outputs, -1) if self.bidirectional else outputs[0]
             if layer < self.num_layers - 1:
                 x = F.dropout(x, self.dropout, self.training)
         h_n = [layout.last(list(of_layers)) for of_layers in zip(*last, strict=True)]
-        trace = None
-        if return_trace:
-            trace = Trace(*(layout.output(torch.cat(of_layers, -1)) for of_layers in zip(*traces, strict=True)))
-        return layout.output(x), h_n, trace
+        if not return_trace:
+            return layout.output(x), h_n, None
+        per_step: list[Any] = [layout.output(torch.cat(of_layers, -1)) for of_layers in zip(*traces, strict=True)]
+        return layout.output(x), h_n, Trace(*per_step)
 
     def _run(self, weights: list[Tensor], return_trace: bool, xp: Tensor, state: State) -> tuple[State, State]:
         """One direction of one layer: xp (T, B, H), state -> h and the trace if asked for, last state."""

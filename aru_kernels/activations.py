@@ -51,6 +51,9 @@ class Gamma(Module):
         torch.Size([8, 64, 32, 32])
     """
 
+    gain: nn.Parameter
+    saturation: nn.Parameter
+
     def __init__(
         self,
         num_parameters: int = 1,
@@ -189,10 +192,10 @@ class AdaptiveGamma(Module):
         """
         if (leaf := self._leaf(a, g)) is not None:
             return leaf
-        weights = self._weights(controller_shapes(self.controller_size))
+        weight_ag, weight_gg, bias_g, weight_gc, bias_c = self._weights(controller_shapes(self.controller_size))
         check.memory("a", check.tensor("a", a))
         if g is None:
             g = a.new_zeros(*a.shape, self.controller_size)
         else:
             check.memory("g", check.tensor("g", g))
-        return functional.adaptive_gamma(a, g, *weights, self.n_floor)
+        return functional.adaptive_gamma(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c, self.n_floor)

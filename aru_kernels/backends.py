@@ -16,10 +16,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.autograd import forward_ad
 
 from aru_kernels import _checks as check
@@ -80,8 +79,8 @@ class Backend:
         reason = self.unavailable()
         return _refuses(self.module, int(H), int(G)) if reason is None and self.limited else reason
 
-    def check(self, op: str, arguments: tuple[Tensor, ...]) -> None:
-        """Raises an error unless the arguments share a device and a dtype that a kernel of `op` takes."""
+    def check(self, op: str, arguments: Any) -> None:
+        """Raises an error unless the arguments, a NamedTuple, have one device and one dtype, which `op` takes."""
         check.same_kind(arguments)
         first = arguments[0]
         if first.device.type not in self.devices:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from aru_kernels import _checks as check
 from aru_kernels import _dispatch, init
@@ -29,6 +29,10 @@ __all__ = ["ARUNCell", "GammaRNNCell"]
 
 class _Cell(Module):
     """The pre-activation of one step; a subclass adds the activation."""
+
+    weight_ih: nn.Parameter
+    weight_hh: nn.Parameter
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -64,11 +68,11 @@ class _Cell(Module):
         """The sizes and options, for `print`."""
         return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is not None else ", bias=False")
 
-    def _checked(self, input: Tensor) -> tuple[list[Tensor], tuple[int, ...]]:
+    def _checked(self, input: Tensor) -> tuple[list[Any], tuple[int, ...]]:
         """The parameters, and the batch sizes of the input."""
         has_bias = self.bias is not None
         shapes = recurrent_shapes(self.input_size, self.hidden_size, has_bias) | self._activation_shapes()
-        weights = self._weights(shapes)
+        weights: list[Any] = self._weights(shapes)
         if not has_bias:
             weights.insert(2, None)
         check.tensor("input", input)

@@ -15,7 +15,6 @@ import platform
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -49,7 +48,7 @@ from aru_kernels._version import __version__
 
 Results = TypeVar("Results")
 
-_C: ModuleType | None
+_C: Any  # the extension, or None
 try:
     # After torch, so that the extension shares torch's OpenMP run time.
     _C = importlib.import_module("aru_kernels._C")
@@ -80,7 +79,8 @@ def processor() -> str:
     try:
         with open("/proc/cpuinfo") as lines:
             first = itertools.takewhile(str.strip, lines)  # each processor's lines end with an empty one
-            known = dict(map(str.strip, line.split(":", 1)) for line in first if ":" in line)
+            fields = (line.split(":", 1) for line in first if ":" in line)
+            known = {name.strip(): value.strip() for name, value in fields}
     except OSError:
         known = {}
     if "model name" not in known:

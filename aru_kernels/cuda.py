@@ -11,7 +11,7 @@ import functools
 import importlib
 import math
 from pathlib import Path
-from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ from aru_kernels._memory import wanted_budget
 from aru_kernels._precision import product_precision
 from aru_kernels._version import __version__
 
-_C: ModuleType | None
+_C: Any  # the extension, or None
 try:
     _C = importlib.import_module("aru_kernels._cuda")
 except ImportError as error:
@@ -251,15 +251,16 @@ def _of_units(sums: Tensor, dim: int, G: int) -> Tensor:
     return torch.cat((sums.narrow(dim, 0, whole), spread), dim)
 
 
-def _backward(sizes: Sizes, n_floor: float, precision: str, segment: int, **tensors: Tensor | None) -> Tensor:
+def _backward(
+    sizes: Sizes, n_floor: float, precision: str, segment: int, d_xp: Tensor, **tensors: Tensor | None
+) -> Tensor:
     """Runs the kernel and returns its sums, one to add over their first dimension."""
-    like = tensors["d_xp"]
-    index, form = _index(like), FORMS[precision]
+    index, form = _index(d_xp), FORMS[precision]
     tiling = _tiling(index, form, True, sizes)
-    sums = like.new_empty(_C.sums_shape(form, sizes, tiling))
-    exchange = _bytes(like, _C.exchange_bytes(form, True, sizes, tiling))
-    alive, addresses = _addresses(sums=sums, exchange=exchange, **tensors)
-    _C.backward(index, _stream(like), form, sizes, tiling, n_floor, segment, **addresses)
+    sums = d_xp.new_empty(_C.sums_shape(form, sizes, tiling))
+    exchange = _bytes(d_xp, _C.exchange_bytes(form, True, sizes, tiling))
+    alive, addresses = _addresses(d_xp=d_xp, sums=sums, exchange=exchange, **tensors)
+    _C.backward(index, _stream(d_xp), form, sizes, tiling, n_floor, segment, **addresses)
     del alive
     return sums
 

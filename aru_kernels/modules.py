@@ -7,6 +7,8 @@ bidirectional, else 1.  Equations and initialisation: Geadah et al. 2024, as wri
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
@@ -149,7 +151,7 @@ class ARUN(Recurrent):
         hx: tuple[Tensor, Tensor] | None = None,
         drive: Tensor | float | None = None,
         return_trace: bool = False,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         r"""Runs the network over a sequence.
 
         Args:
@@ -293,7 +295,7 @@ class GammaRNN(Recurrent):
         hx: Tensor | None = None,
         drive: Tensor | float | None = None,
         return_trace: bool = False,
-    ) -> tuple:
+    ) -> tuple[Any, ...]:
         """Runs the network over a sequence.
 
         Args:

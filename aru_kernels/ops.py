@@ -34,6 +34,8 @@ _NAMESPACE = "aru_kernels"
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
 _TYPES = {Tensor: "Tensor", Tensor | None: "Tensor?", float: "float", str: "str", int: "int", bool: "bool"}
 
+Kernel = Callable[..., tuple[Tensor, ...]]
+
 # (backend, operation) -> the operator of a backend's kernel
 _OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {}
 # (backend, operation) -> what eager programs call instead of the operator: the kernel, and a function with its gradient
@@ -89,7 +91,7 @@ def _returned(operation: Operation, results: tuple[Tensor, ...]) -> Any:
     return results[0] if operation.single else tuple(results)
 
 
-def _define(name: str, text: str, flops: Callable[..., int]) -> Callable[..., Any]:
+def _define(name: str, text: str, flops: Callable[..., int]) -> Any:
     _LIBRARY.define(name + text)
     packet = getattr(getattr(torch.ops, _NAMESPACE), name)
     _FLOPS[packet] = flops
@@ -105,7 +107,7 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     text, backward_text = schema(operation)
 
     # a backend that holds memory gives it back where a call needs it
-    with_memory = getattr(module, "with_idle_memory", lambda call: call)
+    with_memory: Callable[[Kernel], Kernel] = getattr(module, "with_idle_memory", lambda call: call)
 
     @with_memory
     def run_kernel(inputs: Any, options: Any) -> tuple[Tensor, ...]:
@@ -172,7 +174,8 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         ctx.save_for_backward(*operation.save(inputs, results))
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-        save(ctx, *_take(inputs, Inputs, Options), (output,) if operation.single else output)
+        taken, options = _take(inputs, Inputs, Options)
+        save(ctx, taken, options, (output,) if operation.single else output)
 
     def gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         upstream = grads[: len(Outputs._fields)]
@@ -202,10 +205,11 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
 def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
     """A differentiable function that autograd's graphs and profilers show under this name."""
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
-    return type(torch.autograd.Function)(name, (torch.autograd.Function,), methods)
+    metaclass: Any = type(torch.autograd.Function)
+    return metaclass(name, (torch.autograd.Function,), methods)
 
 
-def _refuse_second_derivative(operator: Callable[..., Any], operation: Operation, backend: str) -> None:
+def _refuse_second_derivative(operator: Any, operation: Operation, backend: str) -> None:
     # Raised where a second derivative is taken, not where a graph for one is built: torch.func.grad always builds it.
     def refuse(ctx: Any, *grads: Tensor) -> None:
         raise RuntimeError(

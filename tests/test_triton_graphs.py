@@ -34,8 +34,13 @@ class Arguments(NamedTuple):
     total: Tensor
     y: Tensor | None = None
 
-    WRITTEN = ("out", "total")
-    UPDATED = ("total",)
+    @property
+    def written(self) -> tuple[str, ...]:
+        return "out", "total"
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        return ("total",)
 
     @property
     def length(self) -> int:

@@ -222,12 +222,12 @@ class Controller:
             return
         (total,), G = sums, self.G
         g = g.reshape(-1, GS)[:, :G].to(sums.dtype)
-        if du is not None:
+        if du is not None and a is not None:
             du = du.reshape(-1, GS)[:, :G]
             a = a.reshape(-1).to(sums.dtype)
             total[:G, :G] += du.t() @ g
             total[:G, G:] += du.t() @ torch.stack((a, torch.ones_like(a)), 1)
-        if dn is not None:
+        if dn is not None and ds is not None:
             d_gains = torch.stack((dn.reshape(-1), ds.reshape(-1)))
             total[G:, :G] += d_gains @ g
             total[G:, G + 1] += d_gains.sum(1)

@@ -80,21 +80,21 @@ def _merge(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> tuple[list
 
 def _walk(shape: tuple[int, ...], strides: list[tuple[int, ...]]) -> _Walk | None:
     """The walk over operands of these strides, or None where more dimensions remain than the kernels can walk."""
-    sizes, strides = _merge(shape, strides)
+    sizes, steps = _merge(shape, strides)
     if len(sizes) > MAX_DIMS:
         return None
     total = cols = sizes[-1]
     if len(sizes) == 1:
         # one dimension, cut into rows
         BLOCK_C = cols = min(1024, triton.next_power_of_2(total))
-        sizes, strides = [-(-total // cols), cols], [[cols * s, s] for (s,) in strides]
+        sizes, steps = [-(-total // cols), cols], [[cols * s, s] for (s,) in steps]
     else:
         # the widest block among those that leave the fewest lanes empty
         BLOCK_C = min((1024, 512, 256, 128, 64), key=lambda b: -(-cols // b) * b)
         BLOCK_C = min(BLOCK_C, triton.next_power_of_2(cols))
         total = torch.Size(sizes).numel()
     rows = torch.Size(sizes[:-1]).numel()
-    return _Walk(sizes, strides, rows, cols, total, BLOCK_C)
+    return _Walk(sizes, steps, rows, cols, total, BLOCK_C)
 
 
 def _differs(strides: list[int]) -> tuple[bool, bool]:
@@ -225,11 +225,10 @@ def _results(gradients: list[_Gradient], buffers: list[Tensor], parameters: tupl
     """The gradients, with the parameters' shapes and dtypes, from what the kernel wrote."""
     cases = list(zip(gradients, buffers, parameters, strict=True))
     results = [p.new_empty(p.shape) if g.parts else g.result(b, p) for g, b, p in cases]
-    pending = [(b, result, g) for (g, b, _), result in zip(cases, results, strict=True) if g.parts]
-    together = len(pending) == 2 and pending[0][2].parts == pending[1][2].parts
+    pending = [(b, result, g.parts) for (g, b, _), result in zip(cases, results, strict=True) if g.parts]
+    together = len(pending) == 2 and pending[0][2] == pending[1][2]
     for group in [pending] if together else [[one] for one in pending]:
-        (n_parts, dn, gradient), (s_parts, ds, _) = group[0], group[-1]
-        parts, cols = gradient.parts
+        (n_parts, dn, (parts, cols)), (s_parts, ds, _) = group[0], group[-1]
         columns = max(16, _SUMS_BLOCK // triton.next_power_of_2(parts))
         BLOCK_C = min(triton.next_power_of_2(cols), columns)
         BLOCK_R = min(triton.next_power_of_2(parts), _SUMS_BLOCK // BLOCK_C)

@@ -12,10 +12,13 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, SupportsIndex
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of typing from Python 3.11 on
 
 # The number of graphs that are kept, the most recently used ones.  A layer needs one for each pass; layers of equal
 # sizes share them.
@@ -23,18 +26,24 @@ MAX_GRAPHS = 8
 
 
 class Arguments(Protocol):
-    """The arguments of some time steps: a named tuple of tensors, or None for those that are absent.
+    """The arguments of some time steps: a named tuple of tensors, or None for those that are absent."""
 
-    WRITTEN: the fields that the steps write.  UPDATED: those among them that the steps also read.
-    """
-
-    _fields: ClassVar[tuple[str, ...]]
-    WRITTEN: ClassVar[tuple[str, ...]]
-    UPDATED: ClassVar[tuple[str, ...]]
+    @property
+    def _fields(self) -> tuple[str, ...]: ...
+    def __iter__(self) -> Iterator[Any]: ...
+    def __getitem__(self, index: SupportsIndex, /) -> Any: ...
 
     @property
     def length(self) -> int:
         """The number of time steps."""
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The fields that the steps write."""
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """Those among the written fields that the steps also read."""
 
 
 class Network(Protocol):
@@ -44,10 +53,10 @@ class Network(Protocol):
     def key(self) -> Hashable:
         """What a graph depends on, besides the sizes of its arguments."""
 
-    def copied(self) -> Network:
+    def copied(self) -> Self:
         """The same network on a copy of its weights."""
 
-    def assign(self, other: Network) -> None:
+    def assign(self, other: Self) -> None:
         """Copies the other network's weights into this one's."""
 
 
@@ -59,7 +68,8 @@ class Recorded:
 
     def __init__(self, network: Network, launch: Launcher, example: Arguments) -> None:
         self.network = network.copied()
-        self.buffers = type(example)(
+        kind: Any = type(example)
+        self.buffers: Any = kind(
             *(None if x is None else torch.zeros_like(x, memory_format=torch.contiguous_format) for x in example)
         )
         self._length, self._absent = example.length, [x is None for x in example]
@@ -67,9 +77,9 @@ class Recorded:
         self._read: list[tuple[int, Tensor]] = []
         self._written: list[tuple[int, Tensor]] = []
         for i, (name, buffer) in enumerate(zip(example._fields, self.buffers, strict=True)):
-            if buffer is not None and (name not in example.WRITTEN or name in example.UPDATED):
+            if buffer is not None and (name not in example.written or name in example.updated):
                 self._read.append((i, buffer))
-            if buffer is not None and name in example.WRITTEN:
+            if buffer is not None and name in example.written:
                 self._written.append((i, buffer))
         # compiles the kernels and loads them, which a capture does not allow
         launch(self.network, self.buffers)

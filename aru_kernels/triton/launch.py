@@ -50,7 +50,7 @@ def product_kind_of(backend: str, architecture: int | str, precision: str) -> st
     ("tf32x3"), or float32 units ("ieee") on a GPU without TF32.  "high" is TF32, "medium" is bfloat16 operands.
     """
     if backend == "cuda":
-        return "ieee" if architecture < 80 else {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[precision]
+        return "ieee" if int(architecture) < 80 else {"highest": "tf32x3", "high": "tf32", "medium": "bf16"}[precision]
     if precision == "medium":
         return "bf16"
     return "tf32" if precision == "high" and architecture == "gfx942" else "ieee"

@@ -78,8 +78,15 @@ class AdaptiveForward(NamedTuple):
     n: Tensor | None  # (S, B, H)
     s: Tensor | None  # (S, B, H)
 
-    WRITTEN = ("a", "h", "g", "n", "s")
-    UPDATED = ()
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The fields that the steps write."""
+        return ("a", "h", "g", "n", "s")
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """Those among the written fields that the steps also read."""
+        return ()
 
     @property
     def length(self) -> int:
@@ -104,8 +111,15 @@ class AdaptiveBackward(NamedTuple):
     vectors: Tensor  # (3, slots, B, H): a and the gradients of n and s
     sums: Tensor  # the sums of the weights' gradients (see `Controller.add_sums`)
 
-    WRITTEN = ("d_xp", "d_rec", "du", "vectors", "sums")
-    UPDATED = ("d_rec", "du", "vectors", "sums")
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The fields that the steps write."""
+        return ("d_xp", "d_rec", "du", "vectors", "sums")
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """Those among the written fields that the steps also read."""
+        return ("d_rec", "du", "vectors", "sums")
 
     @property
     def length(self) -> int:
@@ -136,8 +150,15 @@ class StaticForward(NamedTuple):
     a: Tensor  # (S, B, H), or (1, B, H): not kept
     h: Tensor  # (S, B, H)
 
-    WRITTEN = ("a", "h")
-    UPDATED = ()
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The fields that the steps write."""
+        return ("a", "h")
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """Those among the written fields that the steps also read."""
+        return ()
 
     @property
     def length(self) -> int:
@@ -156,8 +177,15 @@ class StaticBackward(NamedTuple):
     dn: Tensor  # (B, H): the sum over the steps
     ds: Tensor  # (B, H): the sum over the steps
 
-    WRITTEN = ("d_xp", "d_rec", "dn", "ds")
-    UPDATED = ("d_rec", "dn", "ds")
+    @property
+    def written(self) -> tuple[str, ...]:
+        """The fields that the steps write."""
+        return ("d_xp", "d_rec", "dn", "ds")
+
+    @property
+    def updated(self) -> tuple[str, ...]:
+        """Those among the written fields that the steps also read."""
+        return ("d_rec", "dn", "ds")
 
     @property
     def length(self) -> int:
@@ -175,6 +203,7 @@ class AdaptiveUpstream(NamedTuple):
     d_h_last: Tensor | None  # (B, H), added to d_h[-1]
     d_g: Tensor | None  # (B, H, G), of the last state
 
-    def of_steps(self, steps: slice) -> tuple[Tensor | None, ...]:
+    def of_steps(self, steps: slice) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
         """d_h, d_a, d_n and d_s of some steps."""
-        return tuple([None if x is None else x[steps] for x in self[:4]])
+        d_h, d_a, d_n, d_s = (None if x is None else x[steps] for x in self[:4])
+        return d_h, d_a, d_n, d_s

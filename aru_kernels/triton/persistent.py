@@ -115,10 +115,9 @@ def static_backward(network: Static, x: StaticBackward) -> None:
     )
 
 
-class AdaptiveAtOnce(AtOnce):
+class AdaptiveAtOnce(AtOnce[Adaptive]):
     """The adaptive network, all steps of a chunk in one launch."""
 
-    network: Adaptive
     forward = staticmethod(adaptive_forward)
 
     def state_type(self, segment: int) -> torch.dtype:
@@ -157,9 +156,8 @@ class AdaptiveAtOnce(AtOnce):
         return d_rec, d_g0, controller.gradients_of_partials(partials, a.dtype)
 
 
-class StaticAtOnce(AtOnce):
+class StaticAtOnce(AtOnce[Static]):
     """The static network, all steps of a chunk in one launch."""
 
-    network: Static
     forward = staticmethod(static_forward)
     backward = staticmethod(static_backward)

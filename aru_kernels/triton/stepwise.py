@@ -9,6 +9,8 @@ At precision "medium" and with checkpoints, states between the checkpoints are f
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import triton
 from torch import Tensor
@@ -111,10 +113,9 @@ def _static_launch(network: Static, like: Tensor) -> tuple[tuple[int], int, int,
     return (triton.cdiv(like.numel(), _BLOCK_R),), like.numel(), like.shape[-1], options
 
 
-class AdaptiveStepByStep(StepByStep):
+class AdaptiveStepByStep(StepByStep[Adaptive]):
     """The adaptive network, step by step."""
 
-    network: Adaptive
     forward = staticmethod(adaptive_forward)
 
     def _narrow(self, segment: int) -> bool:
@@ -138,7 +139,7 @@ class AdaptiveStepByStep(StepByStep):
         GS = row_length(g0.shape[-1], state_type)
         slots = min(SLOTS, parts[0].stop)
 
-        def arguments(part: slice, **others: Tensor | None) -> AdaptiveBackward:
+        def arguments(part: slice, **others: Any) -> AdaptiveBackward:
             return AdaptiveBackward(*upstream.of_steps(part), a=a[part], d_xp=d_xp[part], **others)
 
         # the example gives sizes, and `run` the memory of what stays from chunk to chunk
@@ -173,9 +174,8 @@ class AdaptiveStepByStep(StepByStep):
             return run.result(d_rec), controller.before(du[0], g0), weights
 
 
-class StaticStepByStep(StepByStep):
+class StaticStepByStep(StepByStep[Static]):
     """The static network, step by step."""
 
-    network: Static
     forward = staticmethod(static_forward)
     backward = staticmethod(static_backward)

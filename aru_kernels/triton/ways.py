@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Generic, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from aru_kernels.triton.graphs import GRAPHS, Arguments, Launcher, Network, Reco
 # Steps of a chunk that runs step by step, if there are no checkpoints: enough that copies to and from a graph's buffers
 # take a small part of its time.
 CHUNK = 32
+
+AnyNetwork = TypeVar("AnyNetwork", bound=Network)
 
 
 class Chunks:
@@ -53,10 +56,10 @@ class Chunks:
         return buffer if self._recorded is None else buffer.clone()
 
 
-class AtOnce:
+class AtOnce(Generic[AnyNetwork]):
     """All steps of a chunk in one launch."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: AnyNetwork) -> None:
         self.network = network
 
     def chunks(self, T: int, segment: int) -> list[slice]:
@@ -68,10 +71,10 @@ class AtOnce:
         return nullcontext(Chunks(self.network, launch, example, None))
 
 
-class StepByStep:
+class StepByStep(Generic[AnyNetwork]):
     """A launch or two for every step, in CUDA graphs."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: AnyNetwork) -> None:
         self.network = network
 
     def chunks(self, T: int, segment: int) -> list[slice]:
@@ -94,6 +97,10 @@ def sized(like: Tensor, *sizes: int, dtype: torch.dtype | None = None) -> Tensor
     return like.new_empty((), dtype=dtype).expand(sizes)
 
 
+@overload
+def at(x: Tensor, step: int) -> Tensor: ...
+@overload
+def at(x: Tensor | None, step: int) -> Tensor | None: ...
 def at(x: Tensor | None, step: int) -> Tensor | None:
     """One step of a tensor that has a slot for every step, or one slot for all."""
     return None if x is None else x[min(step, len(x) - 1)]

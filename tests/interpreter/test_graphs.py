@@ -169,15 +169,15 @@ def launches_of(trace: bool, of_last: bool):
 
 @pytest.mark.parametrize(("trace", "of_last"), [(True, False), (False, True)])
 def test_arguments_are_used_as_they_are_declared(trace, of_last):
-    """What a launcher writes is in WRITTEN; what it writes and does not read is not in UPDATED."""
+    """What a launcher writes is among the written fields; what it writes and does not read is not among the updated."""
     for launch, network, given in launches_of(trace, of_last):
         first, again = (type(given)(*(None if x is None else x.clone() for x in given)) for _ in range(2))
-        assert set(given.UPDATED) <= set(given.WRITTEN) <= set(given._fields)
+        assert set(given.updated) <= set(given.written) <= set(given._fields)
         launch(network, first)
         for name, before, after in zip(given._fields, given, first, strict=True):
             if before is not None:
-                assert torch.equal(before, after) == (name not in given.WRITTEN), f"{launch.__name__}: {name}"
-        for name in set(given.WRITTEN) - set(given.UPDATED):
+                assert torch.equal(before, after) == (name not in given.written), f"{launch.__name__}: {name}"
+        for name in set(given.written) - set(given.updated):
             if (x := getattr(again, name)) is not None:
                 x.fill_(torch.nan)
         launch(network, again)

@@ -9,7 +9,7 @@ import torch
 
 import aru_kernels
 from aru_kernels import cpu
-from aru_lab import provenance
+from aru_lab.runs import provenance
 
 from .timing import interleaved
 

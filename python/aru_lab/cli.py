@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(arguments: list[str]) -> int:
     try:
         if arguments == ["--version"]:
-            from aru_lab.provenance import version
+            from aru_lab.runs.provenance import version
 
             print(f"aru {version()}")
             return 0

@@ -14,9 +14,9 @@ import tyro
 
 from aru_lab.analysis.commands import Analyse, Figure
 from aru_lab.arguments import check_whole
-from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
+from aru_lab.runs.config import TrainConfig
 
 Run = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
 STANDARD = ("step:amplitude=0.5", "noisy:deviation=1", "contrast:amplitude=0.5")
@@ -53,9 +53,9 @@ class Train:
             )
         from rich.console import Console
 
-        from aru_lab import training
-        from aru_lab.distributed import is_first_process
-        from aru_lab.schedules import best_epoch
+        from aru_lab.runs import training
+        from aru_lab.runs.distributed import is_first_process
+        from aru_lab.runs.schedules import best_epoch
         from aru_lab.terminal import say
 
         result = training.train(config) if self.resume is None else training.resume(self.resume)
@@ -106,8 +106,8 @@ class Evaluate:
         from rich.console import Console
         from rich.table import Table
 
-        from aru_lab.evaluation import evaluate
         from aru_lab.networks.perturbations import describe, parse
+        from aru_lab.runs.evaluation import evaluate
         from aru_lab.terminal import say
 
         perturbations = [parse(text) for text in self.perturb]
@@ -144,10 +144,10 @@ class Curves:
         from matplotlib.figure import Figure
         from rich.console import Console
 
-        from aru_lab.checkpoint import RunFolder
         from aru_lab.errors import LabError, failed_together
         from aru_lab.figures import learning_curves
-        from aru_lab.state import read_history
+        from aru_lab.runs.folder import RunFolder
+        from aru_lab.runs.state import read_history
         from aru_lab.terminal import say
 
         _check_runs(self.runs)
@@ -223,7 +223,7 @@ class Sweep:
         from rich.table import Table
 
         from aru_lab.errors import LabError, failed_together
-        from aru_lab.evaluation import task_of
+        from aru_lab.runs.evaluation import task_of
         from aru_lab.sweep import plan, print_sizes, run_sweep, write_summary
         from aru_lab.terminal import plain, say
 
@@ -293,7 +293,8 @@ class Robustness:
         from rich.console import Console
 
         from aru_lab.errors import failed_together
-        from aru_lab.robustness import Strengths, robustness
+        from aru_lab.robustness import robustness
+        from aru_lab.runs.sensitivity import Strengths
         from aru_lab.terminal import say
 
         given = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Strengths)}

@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.table import Table
 
 from aru_kernels.functional import gamma
-from aru_lab.checkpoint import RunFolder
-from aru_lab.config import TrainConfig
 from aru_lab.errors import RunError
-from aru_lab.evaluation import Score, build_for, evaluate, load_classifier, task_of, to_tensors
 from aru_lab.figures import NAMES, NeuronCurves, demo_figure
 from aru_lab.networks.classifier import count_parameters, match_hidden_size
 from aru_lab.networks.perturbations import StepDrive
-from aru_lab.runtime import run_on
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import Score, build_for, evaluate, load_classifier, task_of, to_tensors
+from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.runtime import run_on
+from aru_lab.runs.training import TrainResult, resume, train
 from aru_lab.terminal import plain, say
-from aru_lab.training import TrainResult, resume, train
 
 
 def _default_training() -> TrainConfig:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.checkpoint import write_result
+from aru_lab.runs.folder import write_result
 from aru_lab.terminal import visible
 
 BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 
 from aru_lab.errors import Interrupted, LabError, MachineError, as_lab_error
 from aru_lab.files import reason
-from aru_lab.signals import STOPPING
+from aru_lab.runs.signals import STOPPING
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

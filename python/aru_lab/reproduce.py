@@ -11,14 +11,15 @@ from rich.console import Console
 from aru_lab import jobs as pool
 from aru_lab.analysis.report import Section, reproduce_figures
 from aru_lab.arguments import check_choice, check_whole
-from aru_lab.config import TrainConfig
 from aru_lab.errors import LabError
-from aru_lab.evaluation import task_of
 from aru_lab.networks.perturbations import Perturbation, describe
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
-from aru_lab.robustness import axes_of, mean_over, robustness, standard
+from aru_lab.robustness import mean_over, robustness
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import task_of
+from aru_lab.runs.scores import known_scores
+from aru_lab.runs.sensitivity import axes_of, standard
 from aru_lab.scales import SCALES
-from aru_lab.scores import known_scores
 from aru_lab.sweep import Finished
 from aru_lab.terminal import say
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item

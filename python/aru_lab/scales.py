@@ -6,9 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from aru_lab.analysis.settings import Settings
-from aru_lab.config import TrainConfig
 from aru_lab.networks.names import MODELS
-from aru_lab.robustness import Strengths
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.sensitivity import Strengths
 from aru_lab.transfer import Retraining
 
 

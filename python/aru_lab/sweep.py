@@ -16,17 +16,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from aru_lab.checkpoint import RunFolder, write_result
-from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, LabError, RunError
-from aru_lab.evaluation import Score, build_for, task_of
 from aru_lab.jobs import Report, run_jobs
 from aru_lab.networks.classifier import build_classifier, count_parameters, match_hidden_size
 from aru_lab.networks.names import MODELS
-from aru_lab.schedules import best_epoch, is_finished
-from aru_lab.scores import known_scores
-from aru_lab.state import read_history, sources_of
-from aru_lab.training import resume, train
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import Score, build_for, task_of
+from aru_lab.runs.folder import RunFolder, write_result
+from aru_lab.runs.schedules import best_epoch, is_finished
+from aru_lab.runs.scores import known_scores
+from aru_lab.runs.state import read_history, sources_of
+from aru_lab.runs.training import resume, train
 
 OWN_OPTIONS = {
     "model": "--models",

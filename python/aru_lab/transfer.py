@@ -11,13 +11,13 @@ import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
-from aru_lab.checkpoint import RunFolder
-from aru_lab.config import TrainConfig
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
-from aru_lab.evaluation import Score
 from aru_lab.jobs import Report
-from aru_lab.scores import known_scores
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import Score
+from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.scores import known_scores
 from aru_lab.sweep import complete
 
 ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")

@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from aru_lab import jobs as pool
-from aru_lab.config import TrainConfig
 from aru_lab.errors import LabError, NonFiniteError, RunError
+from aru_lab.runs.config import TrainConfig
 from aru_lab.scales import Scale
 from aru_lab.sweep import Finished, plan, print_sizes, run_sweep
 from aru_lab.terminal import visible

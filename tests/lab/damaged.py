@@ -27,16 +27,17 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import robustness, training
+from aru_lab import robustness
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.settings import Settings
-from aru_lab.analysis.store import AnalysisFolder
-from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.cli import main
 from aru_lab.data import cifar, images
 from aru_lab.errors import Interrupted, LabError
-from aru_lab.robustness import kept_sweeps
-from aru_lab.state import read_history
+from aru_lab.runs import training
+from aru_lab.runs.analyses import AnalysisFolder
+from aru_lab.runs.folder import RunFolder, load_checkpoint
+from aru_lab.runs.sensitivity import kept_sweeps
+from aru_lab.runs.state import read_history
 
 from .conftest import idx_bytes, write_idx
 from .damage import damages, replacements

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from aru_lab import checkpoint
 from aru_lab.cli import main
+from aru_lab.runs import folder as run_folder
 
 SMALL = "train sdigits --model relu --hidden-size 6 --pixels-per-step 8 --subset 40 --validation-subset 20"
 
@@ -27,7 +27,7 @@ def fail_at_4(save: Any) -> Any:
         nonlocal calls
         calls += 1
         if calls == 4:
-            raise checkpoint.RunError(f"{path} can't be written (No space left on device); make room.")
+            raise run_folder.RunError(f"{path} can't be written (No space left on device); make room.")
         save(content, path, *advice)
 
     return saving
@@ -49,6 +49,6 @@ if __name__ == "__main__":
     (place / "file").touch()
     run(place, "folder", "--output", str(place / "file" / "run"))
     if os.environ["RANK"] == "0":
-        checkpoint.save_atomically = fail_at_4(checkpoint.save_atomically)
+        run_folder.save_atomically = fail_at_4(run_folder.save_atomically)
     run(place, "disk", "--output", str(place / "full"))
     run(place, "again", "--output", str(place / "full"))

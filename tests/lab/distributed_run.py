@@ -13,10 +13,10 @@ import torch
 from rich.console import Console
 from torch.nn.parallel import DistributedDataParallel
 
-from aru_lab import distributed, training
-from aru_lab.checkpoint import RunFolder
-from aru_lab.config import TrainConfig
-from aru_lab.schedules import epoch_order
+from aru_lab.runs import distributed, training
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.schedules import epoch_order
 
 
 def first_gradients(config: TrainConfig, world: distributed.World) -> dict[str, torch.Tensor]:

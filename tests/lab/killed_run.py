@@ -21,8 +21,10 @@ import torch
 import torch._dynamo
 from rich.console import Console
 
-from aru_lab import checkpoint, files, training
-from aru_lab.config import TrainConfig
+from aru_lab import files
+from aru_lab.runs import folder as run_folder
+from aru_lab.runs import training
+from aru_lab.runs.config import TrainConfig
 
 
 def die() -> None:
@@ -48,7 +50,7 @@ def half_a_file(content: bytes, path: Path, *_: Any) -> None:
     die()
 
 
-def half_a_line(folder: checkpoint.RunFolder, entry: dict[str, Any]) -> None:
+def half_a_line(folder: run_folder.RunFolder, entry: dict[str, Any]) -> None:
     """Write half of a line of metrics.jsonl, then die."""
     line = files.sealed(entry)
     with folder.metrics_file.open("a", encoding="utf-8") as file:
@@ -62,10 +64,10 @@ def arm(moment: str, count: int) -> None:
     places: dict[str, tuple[Any, str, Callable[..., Any]]] = {
         "before a step": (training._Trainer, "step", dead),
         "before a validation": (training, "score", dead),
-        "in the middle of writing a file": (checkpoint, "save_atomically", half_a_file),
+        "in the middle of writing a file": (run_folder, "save_atomically", half_a_file),
         "before a file takes its place": (os, "replace", dead),
-        "before a line of metrics": (checkpoint.RunFolder, "append_metrics", dead),
-        "in the middle of a line of metrics": (checkpoint.RunFolder, "append_metrics", half_a_line),
+        "before a line of metrics": (run_folder.RunFolder, "append_metrics", dead),
+        "in the middle of a line of metrics": (run_folder.RunFolder, "append_metrics", half_a_line),
     }
     owner, name, instead = places[moment]
     on_call(owner, name, count, instead)

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 import aru_kernels
-from aru_lab import training
 from aru_lab.cli import main
+from aru_lab.runs import training
 
 from .conftest import with_sources
 

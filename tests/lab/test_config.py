@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
+from aru_lab.runs.config import TrainConfig
 
 
 @pytest.mark.parametrize(

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from aru_lab.analysis.store import AnalysisFolder, Result
-from aru_lab.checkpoint import load_checkpoint, save_checkpoint
 from aru_lab.errors import LabError, RunError
 from aru_lab.files import append_line, check_form, read_lines
+from aru_lab.runs.analyses import AnalysisFolder, Result
+from aru_lab.runs.folder import load_checkpoint, save_checkpoint
 
 from .damage import bit_flips, damages, replacements
 from .damaged import SUBJECTS, Subject, build, comparable, expectation, outcome, trials

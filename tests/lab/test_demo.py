@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab.checkpoint import RunFolder
 from aru_lab.demo import DemoResult, DemoSettings, demo
 from aru_lab.errors import RunError
+from aru_lab.runs.folder import RunFolder
 
 DEFAULTS = DemoSettings()
 SMALL = dataclasses.replace(

@@ -12,11 +12,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import training
-from aru_lab.checkpoint import RunFolder, load_checkpoint
-from aru_lab.config import TrainConfig
-from aru_lab.distributed import World
 from aru_lab.errors import LabError, RunError
+from aru_lab.runs import training
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.distributed import World
+from aru_lab.runs.folder import RunFolder, load_checkpoint
 from tolerances import assert_close
 
 from .conftest import with_sources

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from aru_lab.evaluation import perturbed
 from aru_lab.networks.classifier import build_classifier, count_parameters
 from aru_lab.networks.encoders import ConvEncoder
 from aru_lab.networks.perturbations import StepDrive, VariableContrast
+from aru_lab.runs.evaluation import perturbed
 
 
 def test_image_becomes_64_steps_of_256_features() -> None:

@@ -10,14 +10,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab.config import TrainConfig
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.evaluation import evaluate, load_classifier, score
 from aru_lab.networks.classifier import build_classifier
 from aru_lab.networks.perturbations import StepDrive
-from aru_lab.training import train
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import evaluate, load_classifier, score
+from aru_lab.runs.training import train
 
 
 @pytest.fixture(scope="module")

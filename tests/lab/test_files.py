@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from aru_lab import files
-from aru_lab.checkpoint import RunFolder, append_result, write_result
-from aru_lab.config import TrainConfig
 from aru_lab.errors import LabError, MachineError, RunError, as_lab_error, failed_together
 from aru_lab.files import reading, reason, replace_file
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.folder import RunFolder, append_result, write_result
 
 from .conftest import with_sources
 
@@ -90,7 +90,7 @@ def test_text_that_is_no_unicode_is_escaped(tmp_path: Path) -> None:
 SCRIPT = """
 import os, resource, sys
 from pathlib import Path
-from aru_lab.checkpoint import RunFolder, append_result, write_result
+from aru_lab.runs.folder import RunFolder, append_result, write_result
 from aru_lab.errors import RunError
 
 folder = Path(sys.argv[1])

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from aru_lab.errors import DataError, Interrupted, LabError, MachineError
 from aru_lab.jobs import Report, run_jobs
-from aru_lab.signals import StopRequest
+from aru_lab.runs.signals import StopRequest
 
 QUIET = Console(quiet=True)
 

@@ -13,8 +13,8 @@ from aru_lab import reproduce, sweep
 from aru_lab.cli import main
 from aru_lab.errors import NonFiniteError, RunError
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
+from aru_lab.runs.scores import known_scores
 from aru_lab.scales import SCALES
-from aru_lab.scores import known_scores
 
 QUIET = Console(quiet=True)
 

@@ -17,12 +17,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import training
-from aru_lab.checkpoint import RunFolder, load_checkpoint
 from aru_lab.cli import main
-from aru_lab.config import TrainConfig
 from aru_lab.errors import RunError
-from aru_lab.signals import STOPPING, StopRequest
+from aru_lab.runs import training
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.folder import RunFolder, load_checkpoint
+from aru_lab.runs.signals import STOPPING, StopRequest
 
 from .conftest import with_sources
 

@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab import scores
 from aru_lab.cli import main
-from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.evaluation import evaluate
 from aru_lab.networks.perturbations import NoisyDrive, StepDrive, VariableContrast
-from aru_lab.robustness import Strengths, axes_of, mean_over, robustness
-from aru_lab.scores import known_scores
-from aru_lab.training import train
+from aru_lab.robustness import mean_over, robustness
+from aru_lab.runs import scores
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import evaluate
+from aru_lab.runs.scores import known_scores
+from aru_lab.runs.sensitivity import Strengths, axes_of
+from aru_lab.runs.training import train
 
 SMALL = Strengths((-1.0, 0.0, 1.0), (0.0, 0.5), (0.0, 1.0), (0.0, 0.5), (0.0, 1.0), test_subset=50)
 

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from aru_lab.config import TrainConfig
 from aru_lab.data.sequences import checksum, read_sequences
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError, DataError
-from aru_lab.evaluation import evaluate
 from aru_lab.networks.perturbations import parse
-from aru_lab.training import resume, train
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import evaluate
+from aru_lab.runs.training import resume, train
 
 RNG = np.random.RandomState(0)
 

@@ -13,15 +13,15 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import training
-from aru_lab.checkpoint import RunFolder, load_checkpoint
-from aru_lab.config import TrainConfig
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
-from aru_lab.evaluation import load_classifier
 from aru_lab.networks.classifier import CONTROLLER, parts
 from aru_lab.networks.names import MODELS
-from aru_lab.schedules import epoch_order, is_finished, scheduled_rate
-from aru_lab.training import train
+from aru_lab.runs import training
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import load_classifier
+from aru_lab.runs.folder import RunFolder, load_checkpoint
+from aru_lab.runs.schedules import epoch_order, is_finished, scheduled_rate
+from aru_lab.runs.training import train
 
 CONFIG = TrainConfig(
     task="sdigits",

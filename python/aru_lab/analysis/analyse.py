@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -10,10 +11,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.parts import PARTS, refusal
-from aru_lab.analysis.runs import Run
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
-from aru_lab.runtime import run_on
+from aru_lab.runs.analyses import Run
+from aru_lab.runs.runtime import run_on
 from aru_lab.terminal import say
 
 
@@ -54,7 +55,7 @@ def analyse(
     todo = []
     for name in names:
         part = PARTS[name]
-        fresh = again or not opened.files.holds(name, opened.key(settings, part.settings))
+        fresh = again or not opened.files.holds(name, opened.key(asdict(settings), part.settings))
         if fresh or any(need in todo for need in part.needs):
             todo.append(name)
         else:
@@ -76,7 +77,7 @@ def analyse(
                 continue
             finally:
                 bars.remove_task(bar)
-            opened.files.save(name, result, opened.key(settings, PARTS[name].settings))
+            opened.files.save(name, result, opened.key(asdict(settings), PARTS[name].settings))
             say(bars.console, f"{name}: {result.summary}")
     if failures:
         raise AnalysisError(f"{opened.path}: not possible: {'; '.join(failures)} All other parts asked for are done.")

@@ -21,10 +21,10 @@ from aru_kernels.functional import gamma
 from aru_lab.analysis.drawing import MODELS
 from aru_lab.analysis.heterogeneity import compare
 from aru_lab.analysis.stability import noise_decays
-from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.errors import RunError
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
-from aru_lab.robustness import LABELS, kept_sweeps
+from aru_lab.runs.analyses import AnalysisFolder
+from aru_lab.runs.sensitivity import LABELS, kept_sweeps
 
 ALPHA = 0.05
 GOOD_FIT = 0.9  # share of the variance that a curve must explain in every seed

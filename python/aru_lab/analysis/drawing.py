@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.checkpoint import write_result
 from aru_lab.errors import RunError
 from aru_lab.figures import GREY, LOOKS
+from aru_lab.runs.folder import write_result
 
 WIDTH = 5.2  # inches: the text column of PLOS
 DPI = 300

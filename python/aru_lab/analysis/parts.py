@@ -17,9 +17,8 @@ from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.fractional import ORDERS, fractional_order
 from aru_lab.analysis.gradients import gradient_norms
 from aru_lab.analysis.responses import drive_network, noise_responses, step_responses
-from aru_lab.analysis.runs import Run
 from aru_lab.analysis.settings import Settings
-from aru_lab.analysis.store import Result, Table
+from aru_lab.runs.analyses import Result, Run, Table
 
 Report = Callable[[int, int], None]
 CONNECTIVITY = ("network", "isolated")

@@ -29,12 +29,12 @@ from aru_lab.analysis.drawing import (
     style,
 )
 from aru_lab.analysis.gain_scaling import CURVES
-from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.arguments import check_choice
-from aru_lab.checkpoint import RunFolder
 from aru_lab.errors import ConfigError
 from aru_lab.figures import BLACK, BLUE, GREY, ORANGE, VERMILION
-from aru_lab.robustness import LABELS, kept_sweeps
+from aru_lab.runs.analyses import AnalysisFolder
+from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.sensitivity import LABELS, kept_sweeps
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,14 @@ from aru_lab.analysis.claims import RULE, Finding, findings
 from aru_lab.analysis.commands import FIGURES
 from aru_lab.analysis.plots import draw
 from aru_lab.analysis.settings import Settings
-from aru_lab.checkpoint import write_result
 from aru_lab.errors import Interrupted, LabError
 from aru_lab.figures import NAMES
 from aru_lab.jobs import Report as Progress
 from aru_lab.jobs import run_jobs
-from aru_lab.provenance import commit, version
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, as_markdown
 from aru_lab.robustness import robustness
+from aru_lab.runs.folder import write_result
+from aru_lab.runs.provenance import commit, version
 from aru_lab.sweep import Finished, write_csv
 from aru_lab.terminal import say
 from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item

@@ -11,9 +11,10 @@ from rich.console import Console
 
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.settings import Settings
-from aru_lab.config import TrainConfig
-from aru_lab.robustness import Strengths, robustness
-from aru_lab.training import train
+from aru_lab.robustness import robustness
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.sensitivity import Strengths
+from aru_lab.runs.training import train
 
 SETTINGS = Settings((0.0, 0.5, 1.0, 2.0, 4.0), repeats=2, sequences=8, steps=20, exponents=2, grid=3)
 STRENGTHS = Strengths((-4.0, 0.0, 4.0), (0.0, 0.5), (0.0, 1.0), (0.0, 0.5), (0.0, 1.0), test_subset=50)

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from aru_lab.analysis import analyse as analyse_module
-from aru_lab.analysis import parts, store
+from aru_lab.analysis import parts
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, trajectories
@@ -26,14 +26,14 @@ from aru_lab.analysis.heterogeneity import compare, neuron_shapes
 from aru_lab.analysis.lyapunov import network_exponents
 from aru_lab.analysis.parts import PARTS
 from aru_lab.analysis.responses import noise_responses, step_responses
-from aru_lab.analysis.runs import Run
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
-from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
 from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.networks.classifier import CONTROLLER, build_classifier
+from aru_lab.runs import analyses
+from aru_lab.runs.analyses import AnalysisFolder, Run
 
 from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
 
@@ -360,7 +360,7 @@ def test_folders_without_a_run_or_checkpoint(tmp_path: Path, trained: dict[str, 
 
 
 def test_files_of_another_version_are_made_again(arun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    monkeypatch.setattr(analyses, "FORMAT", analyses.FORMAT + 1)
     with pytest.raises(RunError, match=r"spectrum\.npz can't be read \(it is outdated\); make it with `aru analyse"):
         AnalysisFolder(arun).load("spectrum")
     assert analyse(arun, ["spectrum"], SETTINGS, console=quiet()) == ["spectrum"]

@@ -10,9 +10,9 @@ from scipy import stats
 
 from aru_lab.analysis.claims import CLAIMS, Finding, findings, p_value
 from aru_lab.analysis.commands import FIGURES
-from aru_lab.analysis.store import AnalysisFolder, Result
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
-from aru_lab.robustness import kept_sweeps
+from aru_lab.runs.analyses import AnalysisFolder, Result
+from aru_lab.runs.sensitivity import kept_sweeps
 
 XI = np.array([0.0, 1.0, 2.0, 5.0, 10.0])
 

@@ -17,12 +17,12 @@ from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.commands import FIGURES as NAMES
 from aru_lab.analysis.drawing import DPI, WIDTH, style
 from aru_lab.analysis.plots import FIGURES, Analysed, draw
-from aru_lab.analysis.store import AnalysisFolder
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.networks.perturbations import StepDrive
-from aru_lab.robustness import axes_of
-from aru_lab.scores import known_scores
+from aru_lab.runs.analyses import AnalysisFolder
+from aru_lab.runs.scores import known_scores
+from aru_lab.runs.sensitivity import axes_of
 
 from .conftest import SETTINGS, STRENGTHS, quiet
 

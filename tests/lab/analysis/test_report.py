@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab import reproduce, scores, sweep
+from aru_lab import reproduce, sweep
 from aru_lab.analysis import analyse as analyse_module
 from aru_lab.analysis import drawing, report
 from aru_lab.analysis.checks import AnalysisError
@@ -19,6 +19,7 @@ from aru_lab.analysis.claims import Finding
 from aru_lab.analysis.report import Section, analyse_item
 from aru_lab.errors import Interrupted
 from aru_lab.reports import FAILS, HOLDS, UNTESTED
+from aru_lab.runs import scores
 from aru_lab.scales import SCALES
 
 from .conftest import SETTINGS

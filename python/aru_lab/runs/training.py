@@ -25,14 +25,14 @@ from rich.progress import Progress
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aru_lab.checkpoint import RunFolder, save_checkpoint
-from aru_lab.config import TrainConfig
-from aru_lab.counts import Counts
+from aru_lab.runs.folder import RunFolder, save_checkpoint
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.counts import Counts
 from aru_lab.data.sequences import TaskData
-from aru_lab.display import NO_NUMBERS, epoch_line, training_bar
-from aru_lab.distributed import World, joined
+from aru_lab.runs.display import NO_NUMBERS, epoch_line, training_bar
+from aru_lab.runs.distributed import World, joined
 from aru_lab.errors import ConfigError, Interrupted, NonFiniteError, RunError
-from aru_lab.evaluation import (
+from aru_lab.runs.evaluation import (
     Score,
     build_for,
     or_to_the_data,
@@ -43,14 +43,14 @@ from aru_lab.evaluation import (
     to_tensors,
 )
 from aru_lab.files import reason
-from aru_lab.logs import Logs, summary_writer
+from aru_lab.runs.logs import Logs, summary_writer
 from aru_lab.networks.classifier import count_parameters, freeze
 from aru_lab.networks.perturbations import Perturbation, parse
-from aru_lab.provenance import environment
-from aru_lab.runtime import resolve_device, resolve_dtype, run_on, set_threads
-from aru_lab.schedules import epoch_order, is_finished, quality, scheduled_rate
-from aru_lab.signals import StopRequest
-from aru_lab.state import (
+from aru_lab.runs.provenance import environment
+from aru_lab.runs.runtime import resolve_device, resolve_dtype, run_on, set_threads
+from aru_lab.runs.schedules import epoch_order, is_finished, quality, scheduled_rate
+from aru_lab.runs.signals import StopRequest
+from aru_lab.runs.state import (
     Position,
     check_continues,
     check_data,

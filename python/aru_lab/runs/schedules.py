@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aru_lab.config import TrainConfig
+from aru_lab.runs.config import TrainConfig
 
 WARMUP_FRACTION = 0.05
 

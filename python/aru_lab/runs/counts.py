@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aru_lab.distributed import World
+from aru_lab.runs.distributed import World
 
 
 class Counts:

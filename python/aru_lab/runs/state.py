@@ -16,12 +16,12 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aru_lab.checkpoint import RunFolder, check_epochs, check_metrics, load_checkpoint
-from aru_lab.config import INCIDENTAL, SOURCES, TrainConfig
+from aru_lab.runs.folder import RunFolder, check_epochs, check_metrics, load_checkpoint
+from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
 from aru_lab.data.tasks import find_task, is_data_file
 from aru_lab.errors import DataError, LabError, RunError
 from aru_lab.files import Form, check_form, reading, sha256_of
-from aru_lab.schedules import best_epoch
+from aru_lab.runs.schedules import best_epoch
 
 DAMAGED = "it is damaged: restore it from a copy, or start a new run."
 _OPTIONAL_TENSORS = (list, type(None))

@@ -25,7 +25,7 @@ from typing import Any
 import filelock
 import torch
 
-from aru_lab.config import TrainConfig
+from aru_lab.runs.config import TrainConfig
 from aru_lab.errors import LabError, RunError, failed_together
 from aru_lab.files import (
     Form,

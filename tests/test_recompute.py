@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 
 import pytest
 import torch
@@ -112,19 +113,27 @@ def test_calls_of_equal_sizes_are_told_apart(monkeypatch):
     assert len(seen) == 4, "the second run decided nothing"
 
 
-def test_decisions_go_with_their_graph():
+@pytest.fixture
+def alive(monkeypatch):
+    """The decisions of this test's graphs only."""
+    decisions = weakref.WeakValueDictionary()
+    monkeypatch.setattr(_recall, "_ALIVE", decisions)
+    return decisions
+
+
+def test_decisions_go_with_their_graph(alive):
     module, x = ARUN(5, 32), torch.randn(30, 8, 5, requires_grad=True)
     y = checkpoint(lambda x: module(x)[0], x, use_reentrant=False)
-    assert len(_recall._ALIVE) == 1
+    assert len(alive) == 1
     y.sum().backward()
     del y
-    assert not _recall._ALIVE
+    assert not alive
 
 
-def test_without_a_checkpoint_nothing_is_remembered():
+def test_without_a_checkpoint_nothing_is_remembered(alive):
     y = ARUN(5, 8)(torch.randn(3, 2, 5))[0]
     assert y.requires_grad
-    assert not _recall._ALIVE
+    assert not alive
 
 
 def test_a_program_that_differs_is_still_noticed():

@@ -9,13 +9,35 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from aru_lab.analysis import (
+    controller,
+    fractional,
+    gain_scaling,
+    gradients,
+    heterogeneity,
+    lyapunov,
+    responses,
+    stability,
+)
 from aru_lab.analysis.checks import AnalysisError
-from aru_lab.analysis.parts import PARTS, refusal
+from aru_lab.analysis.parts import Part
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Run
 from aru_lab.runs.runtime import run_on
 from aru_lab.terminal import say
+
+PARTS: dict[str, Part] = {
+    "responses": responses.PART,
+    "fractional": fractional.PART,
+    "gain-scaling": gain_scaling.PART,
+    "controller": controller.PART,
+    "stability": stability.PART,
+    "lyapunov": lyapunov.PART,
+    "spectrum": stability.SPECTRUM,
+    "gradients": gradients.PART,
+    "heterogeneity": heterogeneity.PART,
+}
 
 
 def analyse(
@@ -90,11 +112,11 @@ def _plan(run: Run, what: tuple[str, ...], console: Console) -> list[str]:
     if unknown := [name for name in what if name not in PARTS]:
         raise ConfigError(f"what: got {unknown[0]!r}, expected some of {', '.join(PARTS)}.")
     if what:
-        if reasons := [reason for name in what if (reason := refusal(name, run))]:
+        if reasons := [reason for name in what if (reason := PARTS[name].refusal(name, run))]:
             raise ConfigError(reasons[0])
         wanted = set(what) | {need for name in what for need in PARTS[name].needs}
         return [name for name in PARTS if name in wanted]
-    suitable = [name for name in PARTS if refusal(name, run) is None]
+    suitable = [name for name in PARTS if PARTS[name].refusal(name, run) is None]
     if not suitable:
         raise ConfigError(
             f"run: {run.path} is a run of {run.config.model}, expected a network with γ or with a single matrix W_hh; "

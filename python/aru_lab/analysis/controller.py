@@ -17,7 +17,10 @@ from torch import nn
 from aru_kernels import reference
 from aru_lab.analysis import checks
 from aru_lab.analysis.network import controller_of
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run, Table
 
 
 @dataclass(frozen=True)
@@ -189,3 +192,37 @@ def one_dimensional(points: Any, degree: int = 3) -> Curve:
     missed = np.sum((residual / (1 - leverage)[:, None]) ** 2)
     fitted = p.mean(0) + basis @ (basis.T @ centred)
     return Curve(float(1 - missed / total), float(pca.explained_variance_ratio_[0]), fitted[np.argsort(t)])
+
+
+def analyse_controller(run: Run, settings: Settings, report: Report) -> Result:
+    """The controller under constant input: components, onset and steady state, nearness to one dimension."""
+    positive = [xi for xi in settings.amplitudes if xi > 0]
+    inputs = np.array([*(-xi for xi in reversed(positive)), 0.0, *positive])
+    paths = trajectories(run.network, inputs, repeats=settings.repeats, seed=settings.seed)
+    components = principal_components(paths, min(3, paths.g.shape[-1]))
+    curve = one_dimensional(paths.steady_state.reshape(-1, paths.g.shape[-1]))
+    report(1, 1)
+    shapes = np.concatenate([paths.onset_shape, paths.steady_shape], axis=1)
+    rows = [(a, *shape, speed) for a, shape, speed in zip(inputs, shapes, paths.speed.max(1), strict=True)]
+    return Result(
+        {
+            "inputs": inputs,
+            "scores": components.scores.mean(1).astype(np.float32),
+            "steady_scores": components.scores[:, :, slice(paths.settled.start - paths.onset, None)].mean((1, 2)),
+            "explained": components.explained,
+            "axes": components.axes,
+            "n": paths.n.mean(1),
+            "s": paths.s.mean(1),
+            "onset": np.array(paths.onset),
+            "onset_shape": paths.onset_shape,
+            "steady_shape": paths.steady_shape,
+            "speed": paths.speed,
+            "curve_explained": np.array(curve.explained),
+            "line_explained": np.array(curve.line),
+        },
+        {"controller": Table(("input", "n_onset", "s_onset", "n_steady", "s_steady", "last_speed"), rows)},
+        f"a curve explains {curve.explained:.1%} of the steady states' variance, a line {curve.line:.1%}",
+    )
+
+
+PART = Part(analyse_controller, ("amplitudes", "repeats", "seed"), suits="adaptive")

@@ -15,7 +15,11 @@ from scipy import fft
 from scipy.optimize.elementwise import find_minimum
 
 from aru_lab.analysis import checks
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.responses import CONNECTIVITY
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run, Table
 
 SHORTEST = 16
 ORDERS = np.linspace(-1.0, 1.0, 201)
@@ -182,3 +186,46 @@ def _range(name: str, value: int | tuple[int, int], n_steps: int) -> tuple[int, 
     if not 0 <= first < end <= n_steps:
         raise ConfigError(f"{name}: got {value!r}, expected steps within the response's {n_steps}.")
     return int(first), int(end)
+
+
+def analyse_orders(run: Run, settings: Settings, report: Report) -> Result:
+    """Fractional order of every neuron's response, and of the mean response, at every amplitude but 0."""
+    saved = run.files.load("responses")
+    amplitudes = saved["amplitudes"][1:]
+    neurons, means, curves, edges = [], [], [], []
+    for c, name in enumerate(CONNECTIVITY):
+        h = saved[f"h_{name}"][1:].astype(np.float64)  # (A, T, H)
+        each, mean = [], []
+        for i, drive in enumerate(saved["drives"][1:]):
+            each.append(fractional_order(h[i].T, drive))
+            mean.append(fractional_order(h[i].mean(1), drive))
+            report(c * len(amplitudes) + i + 1, len(CONNECTIVITY) * len(amplitudes))
+        neurons.append([found.order for found in each])
+        edges.append([found.at_edge for found in each])
+        means.append([found.order for found in mean])
+        curves.append([found.errors for found in mean])
+    order, mean = np.array(neurons), np.array(means)  # (2, A, H), (2, A)
+    rows = [
+        (name, xi, mean[c, i], order[c, i].mean(), order[c, i].std(), np.mean(order[c, i] > 0), np.mean(edges[c][i]))
+        for c, name in enumerate(CONNECTIVITY)
+        for i, xi in enumerate(amplitudes)
+    ]
+    header = (
+        "connectivity", "amplitude", "order_of_mean", "mean_order", "deviation", "fraction_above_0", "fraction_at_edge",
+    )  # fmt: skip
+    return Result(
+        {
+            "amplitudes": amplitudes,
+            "order": order,
+            "at_edge": np.array(edges),
+            "order_of_mean": mean,
+            "orders": ORDERS,
+            "errors_of_mean": np.array(curves),
+        },
+        {"fractional": Table(header, rows)},
+        f"order of the mean response at ξ = {amplitudes[-1]:g}: {mean[0, -1]:.2f} in the network, {mean[1, -1]:.2f} "
+        "isolated",
+    )
+
+
+PART = Part(analyse_orders, ("amplitudes", "repeats", "seed"), needs=("responses",))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,9 +17,12 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from aru_lab.analysis import checks
 from aru_lab.analysis.checks import AnalysisError
-from aru_lab.analysis.responses import Responses
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.responses import Responses, noise_responses
+from aru_lab.analysis.settings import Settings
 from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run, Table
 
 # Exponents tried for a start, either sign, so that the search begins in the right basin whatever the units.
 _STARTS = np.concatenate([-np.geomspace(8, 0.03, 12), np.geomspace(0.03, 8, 12)])
@@ -170,3 +173,41 @@ def _start(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
         if residual < least:
             best, least = np.array([a, b, c]), residual
     return best
+
+
+def analyse_gain_scaling(run: Run, settings: Settings, report: Report) -> Result:
+    """n and s under noise of each standard deviation (200/200/200 steps), and the two fits."""
+    state = steady_state(noise_responses(run.network, settings.amplitudes, settings.repeats, seed=settings.seed))
+    report(1, 1)
+    sigma = state.amplitudes[1:]
+    parameters = np.full((2, 3, 3), np.nan)  # curve; estimate, low, high; a, b, c
+    r_squared, remarks = np.full(2, np.nan), []
+    for i, (kind, name) in enumerate((("power", "n"), ("exponential", "s"))):
+        try:
+            found = fit(kind, sigma, getattr(state, name)[1:].mean(1))
+        except AnalysisError as error:
+            remarks.append(f"no fit of {name} ({error})")
+            continue
+        parameters[i] = found.parameters, found.low, found.high
+        r_squared[i] = found.r_squared
+        remarks.append(f"{name}: {kind}, exponent {found.parameters[1]:.3g}, R² {found.r_squared:.3f}")
+    fits = [
+        (kind, name, *parameters[i].T.ravel(), r_squared[i])
+        for i, (kind, name) in enumerate((("power", "n"), ("exponential", "s")))
+    ]
+    named = tuple(f"{p}{end}" for p in "abc" for end in ("", "_low", "_high"))
+    rows = [
+        (xi, n.mean(), n.std(), s.mean(), s.std()) for xi, n, s in zip(state.amplitudes, state.n, state.s, strict=True)
+    ]
+    return Result(
+        {name: np.asarray(value) for name, value in asdict(state).items()}
+        | {"parameters": parameters, "r_squared": r_squared},
+        {
+            "gain-scaling": Table(("deviation", "n", "n_over_repeats", "s", "s_over_repeats"), rows),
+            "gain-scaling-fits": Table(("curve", "of", *named, "r_squared"), fits),
+        },
+        "; ".join(remarks),
+    )
+
+
+PART = Part(analyse_gain_scaling, ("amplitudes", "repeats", "seed"), suits="adaptive")

@@ -13,11 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aru_lab.analysis.network import check_network
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import driven_rnn
+from aru_lab.runs.analyses import Result, Run, Table
 
 
 @dataclass(frozen=True)
@@ -73,3 +77,26 @@ def gradient_norms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor])
         total += term
         accumulated[t], each[t] = total.norm().item(), term.norm().item()
     return GradientNorms(accumulated, each, da.double().flatten(1).norm(dim=1).cpu().numpy(), value.item())
+
+
+def analyse_gradients(run: Run, settings: Settings, report: Report) -> Result:
+    """Norm of W_hh's gradient against the position from which it is accumulated, before and after training."""
+    arrays, rows = {}, []
+    for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
+        x, y = run.sequences(settings.sequences, model)
+        found = gradient_norms(model.recurrent, x, lambda h, model=model, y=y: F.cross_entropy(model.readout(h[-1]), y))
+        arrays |= {f"{name}_{when}": getattr(found, name) for name in ("accumulated", "each", "state")}
+        rows += [
+            (when, t, *values) for t, values in enumerate(zip(found.accumulated, found.each, found.state, strict=True))
+        ]
+        report(done + 1, 2)
+    reach = {when: arrays[f"each_{when}"] for when in ("before", "after")}
+    return Result(
+        arrays,
+        {"gradients": Table(("training", "position", "accumulated", "each", "state"), rows)},
+        f"norm of the whole gradient {arrays['accumulated_after'][0]:.3g}, of the last step's term "
+        f"{reach['after'][-1]:.3g}",
+    )
+
+
+PART = Part(analyse_gradients, ("sequences",), suits="single")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from torch import nn
 from aru_kernels import ARUN
 from aru_lab.analysis import checks
 from aru_lab.analysis.network import check_network, layer_of
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run, Table
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
@@ -117,3 +121,50 @@ def compare(before: Any, after: Any) -> Change:
         test = stats.ks_2samp(a, b)
     moved = float(np.abs(a - b).mean()) if len(a) == len(b) else float("nan")
     return Change(float(stats.wasserstein_distance(a, b)), float(test.statistic), float(test.pvalue), moved)
+
+
+def analyse_heterogeneity(run: Run, settings: Settings, report: Report) -> Result:
+    """n and s over neurons before and after training, and after retraining."""
+    moments = {}
+    for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
+        x, _ = run.sequences(settings.sequences, model)
+        moments[when] = neuron_shapes(model.recurrent, x)
+        report(done + 1, 2)
+    if run.retrained is not None:
+        x, _ = run.retrained.sequences(settings.sequences)
+        moments["retrained"] = neuron_shapes(run.retrained.network, x)
+    return heterogeneity_result(moments)
+
+
+def heterogeneity_result(moments: dict[str, Neurons]) -> Result:
+    """Arrays and tables of n and s at some moments, the first "before" and the others compared with the one ahead."""
+    arrays, rows, changes = {}, [], []
+    for name in ("n", "s"):
+        values = {when: getattr(neurons, name) for when, neurons in moments.items()}
+        arrays |= {f"{name}_{when}": x for when, x in values.items()}
+        arrays |= {f"{name}_deviation_{when}": getattr(x, f"{name}_deviation") for when, x in moments.items()}
+        for when, x in values.items():
+            summary = summarise(x)
+            rows.append(
+                (name, when, summary.mean, summary.deviation, *summary.quantiles, summary.lowest, summary.highest)
+            )
+        for a, b in pairwise(values):
+            change = compare(values[a], values[b])
+            changes.append((name, a, b, change.distance, change.statistic, change.p_value, change.moved))
+    quantiles = tuple(f"quantile_{q:g}" for q in QUANTILES)
+    spread = " and ".join(
+        f"{name} {arrays[f'{name}_before'].std():.3g} to {arrays[f'{name}_after'].std():.3g}" for name in ("n", "s")
+    )
+    return Result(
+        arrays | {"moments": np.array(list(moments))},
+        {
+            "heterogeneity": Table(("of", "moment", "mean", "deviation", *quantiles, "lowest", "highest"), rows),
+            "heterogeneity-changes": Table(
+                ("of", "from", "to", "wasserstein", "ks_statistic", "ks_p", "mean_move"), changes
+            ),
+        },
+        f"deviation over neurons before and after training: {spread}",
+    )
+
+
+PART = Part(analyse_heterogeneity, ("sequences", "retrained"))

@@ -20,12 +20,18 @@ from aru_kernels import reference
 from aru_lab.analysis import checks
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.network import Layer, gamma_derivatives, gamma_slope, layer_of
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.responses import drive_network
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run, Table
 
 EPSILON = torch.finfo(torch.float64).eps
 
 # state (B, D), vectors (B, D, k), step -> next state (B, D), J(state) vectors (B, D, k)
 TangentMap = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
+
+STARTS = 4  # initial conditions of the Lyapunov exponents at every drive
 
 
 @dataclass(frozen=True)
@@ -275,3 +281,82 @@ def _held(name: str, value: Any, batch: int, size: int) -> Tensor:
     if x.shape not in ((1,), (size,), (batch, size)):
         raise ConfigError(f"held {name}: got shape {x.shape}, expected a number, ({size},) or ({batch}, {size}).")
     return torch.from_numpy(x).expand(batch, size)
+
+
+def analyse_exponents(run: Run, settings: Settings, report: Report) -> Result:
+    """Largest Lyapunov exponents against a constant drive: see KINDS in docs/analysis.md."""
+    network, drives = run.network, settings.amplitudes
+    size = network.hidden_size
+    kinds = ("adaptive", "fixed", "joint") if run.adaptive else ("static",)
+    k = min(settings.exponents, size)
+    values, errors = np.full((2, len(kinds), len(drives), k), np.nan)
+    spread = np.full((len(kinds), len(drives)), np.nan)
+    remarks = []
+    shapes = _steady_shapes(run, settings) if run.adaptive else None
+    starts = np.random.default_rng([settings.seed, 1]).uniform(size=(STARTS, size))
+    if "joint" in kinds:
+        units = run.network.controller_size
+        g = np.random.default_rng([settings.seed, 2]).uniform(-1, 1, (STARTS, size * units))
+    n_steps = settings.steps + max(1, settings.steps // 5)
+
+    def follow(i: int, chosen: list[int]) -> None:
+        """The exponents of one kind at the drives of these indices, all in one batch."""
+        kind = kinds[i]
+        held = None
+        if kind in ("adaptive", "fixed"):
+            held = shapes[:, chosen if kind == "adaptive" else [0] * len(chosen)].repeat(STARTS, axis=1)
+        initial = np.concatenate([starts, g], axis=1) if kind == "joint" else starts
+        found = network_exponents(
+            network,
+            k,
+            np.array([drives[j] for j in chosen]).repeat(STARTS)[None, :, None],
+            held,
+            np.tile(initial, (len(chosen), 1)),
+            steps=settings.steps,
+            transient=n_steps - settings.steps,
+            seed=settings.seed,
+            progress=lambda done, _: report(i * n_steps + done, len(kinds) * n_steps),
+        )
+        by_drive = found.exponents.reshape(len(chosen), STARTS, k)
+        values[i, chosen] = by_drive.mean(1)
+        errors[i, chosen] = found.error.reshape(by_drive.shape).mean(1) / np.sqrt(STARTS)
+        spread[i, chosen] = by_drive[:, :, 0].std(1)
+
+    for i, kind in enumerate(kinds):
+        try:
+            follow(i, list(range(len(drives))))
+        except AnalysisError:  # of some drive: the others stand
+            for j, xi in enumerate(drives):
+                try:
+                    follow(i, [j])
+                except AnalysisError as error:
+                    remarks.append(f"{kind} at ξ = {xi:g}: {error}")
+    rows = [
+        (kind, xi, index + 1, values[i, j, index], errors[i, j, index])
+        for i, kind in enumerate(kinds)
+        for j, xi in enumerate(drives)
+        for index in range(k)
+    ]
+    largest = ", ".join(f"{kind} {values[i, 0, 0]:.4f}" for i, kind in enumerate(kinds))
+    return Result(
+        {
+            "kinds": np.array(kinds),
+            "amplitudes": np.array(drives),
+            "exponents": values,
+            "error": errors,
+            "spread": spread,
+        },
+        {"lyapunov": Table(("kind", "amplitude", "index", "exponent", "error"), rows)},
+        "; ".join([f"largest exponent without drive: {largest}", *remarks[:1]]),
+    )
+
+
+def _steady_shapes(run: Run, settings: Settings) -> np.ndarray:
+    """The n and s of every neuron, settled under each constant drive from the zero state: (2, A, H)."""
+    steps = 300
+    current = np.array(settings.amplitudes)[None, :, None].repeat(steps, 0).repeat(run.network.hidden_size, 2)
+    _, _, n, s = drive_network(run.network, lambda _: current, repeats=1)
+    return np.stack([x[:, 0, steps // 2 :].astype(np.float64).mean(1) for x in (n, s)])
+
+
+PART = Part(analyse_exponents, ("amplitudes", "steps", "exponents", "seed"))

@@ -16,7 +16,12 @@ from torch import nn
 
 from aru_lab.analysis import checks
 from aru_lab.analysis.network import check_network, isolated
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run
+
+CONNECTIVITY = ("network", "isolated")
 
 
 @dataclass(frozen=True)
@@ -172,3 +177,25 @@ def drive_network(
 
 def _numpy(value: Any) -> Any:
     return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+
+
+def analyse_responses(run: Run, settings: Settings, report: Report) -> Result:
+    """Step responses in the network and isolated: means over repeats."""
+    weight = run.network.weight_ih_l0
+    arrays: dict[str, np.ndarray] = {"amplitudes": np.array(settings.amplitudes)}
+    for done, name in enumerate(CONNECTIVITY):
+        found = step_responses(
+            run.network,
+            settings.amplitudes,
+            settings.repeats,
+            background_weight=weight[:, 0] if weight.shape[1] == 1 else 1.0,
+            isolate=name == "isolated",
+            seed=settings.seed,
+        )
+        arrays |= {f"{kind}_{name}": getattr(found, kind).mean(1) for kind in ("h", "a", "n", "s")}
+        arrays |= {"drives": found.drives, "onset": np.array(found.onset), "end": np.array(found.end)}
+        report(done + 1, len(CONNECTIVITY))
+    return Result(arrays, summary=f"{len(settings.amplitudes)} steps, {settings.repeats} repeats")
+
+
+PART = Part(analyse_responses, ("amplitudes", "repeats", "seed"))

@@ -16,7 +16,10 @@ from torch import Tensor, nn
 
 from aru_lab.analysis import checks
 from aru_lab.analysis.network import gamma_slope, recurrent_weight
+from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
+from aru_lab.runs.analyses import Result, Run, Table
 
 
 @dataclass(frozen=True)
@@ -229,3 +232,71 @@ def _grid(name: str, value: Any) -> np.ndarray:
             f"{name}: got a grid of {len(grid)} point{'s' * (len(grid) != 1)}, expected 2 or more, rising."
         )
     return grid
+
+
+def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
+    """Jacobian norm over (n, s), Proposition 1's boundary and path, and where the steps lead n and s."""
+    saved = run.files.load("responses")
+    weight, bias = run.network.weight_hh_l0, run.network.bias_l0
+    onset, end = int(saved["onset"]), int(saved["end"])
+    settled = slice(end - (end - onset) // 2, end)
+    before, during, first = (
+        np.stack([saved[f"{name}_network"][:, steps].mean((1, 2)) for name in "ns"], axis=1)
+        for steps in (slice(onset // 2, onset), settled, slice(onset, onset + 1))
+    )
+    grid_n, grid_s = np.linspace(1, 20, settings.grid), np.linspace(0, 1, settings.grid)
+    norms = jacobian_norms(
+        weight, grid_n, grid_s, bias.detach().cpu(), settings.repeats * 2, seed=settings.seed, progress=report
+    )
+    sigma, largest = mean_stretch(run.network), spectral_norm(run.network)
+    drives = saved["amplitudes"]
+    # Around what the network visits, so that the boundary and the path can be drawn together.
+    visited = np.concatenate([before, during, first])
+    low, high = visited[:, 0].min(), visited[:, 0].max()
+    gains = np.linspace(max(0.05, low - 1 - (high - low)), max(high, 1) + 1 + (high - low), 200)
+    edges = np.array([stability_boundary(xi, gains, sigma) for xi in drives])
+    start = before[0]
+    path = predicted_path(drives, (start[0], start[1]), sigma) if start[0] > 0.1 else np.full((len(drives), 2), np.nan)
+    stable = [noise_decays(xi, *during[i], sigma) for i, xi in enumerate(drives)]
+    rows = [(xi, *first[i], *during[i], *path[i], int(stable[i])) for i, xi in enumerate(drives)]
+    header = ("amplitude", "n_onset", "s_onset", "n_steady", "s_steady", "n_predicted", "s_predicted", "stable")
+    return Result(
+        {
+            "gains": norms.gains,
+            "saturations": norms.saturations,
+            "norm": norms.norm,
+            "norm_error": norms.error,
+            "sigma": np.array(sigma),
+            "spectral_norm": np.array(largest),
+            "amplitudes": drives,
+            "boundary_gains": gains,
+            "boundary": edges,
+            "path": path,
+            "onset_shape": first,
+            "steady_shape": during,
+            "rest_shape": start,
+            "course": np.stack([saved[f"{name}_network"].mean(2) for name in "ns"], axis=-1),
+            "onset": np.array(onset),
+            "end": np.array(end),
+        },
+        {"stability": Table(header, rows)},
+        f"W_hh stretches noise by {sigma:.3f} on average, by {largest:.3f} at most",
+    )
+
+
+def analyse_spectrum(run: Run, settings: Settings, report: Report) -> Result:
+    """Eigenvalues of W_hh before and after training."""
+    before, after = (spectrum(model.recurrent) for model in (run.initial_model, run.model))
+    report(1, 1)
+    rows = [
+        (when, value.real, value.imag) for when, values in (("before", before), ("after", after)) for value in values
+    ]
+    return Result(
+        {"before": before, "after": after},
+        {"spectrum": Table(("training", "real", "imaginary"), rows)},
+        f"spectral radius {abs(before[0]):.3f} before training, {abs(after[0]):.3f} after",
+    )
+
+
+PART = Part(analyse_stability, ("amplitudes", "repeats", "seed", "grid"), needs=("responses",))
+SPECTRUM = Part(analyse_spectrum, (), suits="single")

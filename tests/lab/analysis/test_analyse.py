@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 
 from aru_lab.analysis import analyse as analyse_module
-from aru_lab.analysis import parts
-from aru_lab.analysis.analyse import analyse
+from aru_lab.analysis import lyapunov
+from aru_lab.analysis.analyse import PARTS, analyse
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, trajectories
 from aru_lab.analysis.fractional import fractional_order
@@ -24,7 +24,6 @@ from aru_lab.analysis.gain_scaling import steady_state
 from aru_lab.analysis.gradients import gradient_norms
 from aru_lab.analysis.heterogeneity import compare, neuron_shapes
 from aru_lab.analysis.lyapunov import network_exponents
-from aru_lab.analysis.parts import PARTS
 from aru_lab.analysis.responses import noise_responses, step_responses
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
@@ -301,7 +300,7 @@ def test_exponents_of_the_other_drives_stand_where_one_fails(arun: Path, monkeyp
             raise AnalysisError("The Jacobian at step 3 is singular.")
         return network_exponents(network, k, drive, *rest, **options)
 
-    monkeypatch.setattr(parts.lyapunov, "network_exponents", fails_at_four)
+    monkeypatch.setattr(lyapunov, "network_exponents", fails_at_four)
     analyse(arun, ["lyapunov"], SETTINGS, again=True, console=quiet())
     saved = AnalysisFolder(arun).load("lyapunov")
     assert np.isnan(saved["exponents"][:, 4]).all()

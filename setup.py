@@ -23,6 +23,7 @@ from itertools import product
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command import editable_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -57,7 +58,7 @@ FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignore
 
 
 # CUDA: one source, compiled once per (form of products, direction), the longest first.
-CUDA_FORMS = ("bf16", "tf32", "split")  # in the order of csrc/cuda/sequence.h
+CUDA_FORMS = ("bf16", "tf32", "split")  # in the order of csrc/cuda/forms.h
 CUDA_KERNELS = [(form, backward) for backward in (1, 0) for form in reversed(CUDA_FORMS)]
 CUDA_SOURCES = [
     "csrc/aru_math.h",
@@ -276,6 +277,20 @@ class OptionalBuild(build_ext):
         return True
 
 
+class EditableWheel(editable_wheel.editable_wheel):
+    """Installs with `-e` by a .pth file that names the folders of the packages, which type checkers read.
+
+    setuptools would install a hook of Python's imports, as the packages lie in two folders; mypy and pyright know
+    nothing of hooks.
+    """
+
+    def _select_strategy(self, name: str, tag: str, build_lib: str) -> object:
+        path_file = getattr(editable_wheel, "_StaticPth", None)
+        if path_file is None or self.mode:  # another setuptools; a mode that was asked for
+            return super()._select_strategy(name, tag, build_lib)
+        return path_file(self.distribution, name, [ROOT, ROOT / "python"])
+
+
 def extensions() -> list[Extension]:
     import pybind11  # a build requirement; absent only where setup.py is run by hand without it
 
@@ -298,4 +313,4 @@ def extensions() -> list[Extension]:
     return [cpu, cuda]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild})
+setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild, "editable_wheel": EditableWheel})

@@ -41,13 +41,13 @@ try:
 except ImportError as error:
     _C, _import_error = None, str(error)
 
-# Form of csrc/cuda/sequence.h: how float32 matrices are multiplied
+# Form of csrc/cuda/forms.h: how float32 matrices are multiplied
 FORMS = {"medium": 0, "high": 1, "highest": 2}
 
 Sizes = tuple[int, int, int, int]
 """T, B, H, G; G = 0 for the static network."""
 Tiling = tuple[int, ...]
-"""cluster, blocks, slice, batch, warps, groups, together: see csrc/cuda/sequence.h."""
+"""cluster, blocks, slice, batch, warps, groups, together: see csrc/cuda/tiling.h."""
 
 
 def unavailable() -> str | None:
@@ -127,8 +127,10 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
 
 
 def _slot_elements(B: int, H: int, G: int, precision: str) -> int:
-    """Elements of the state of all neurons at one time, as csrc/cuda/sequence.h lays it out: quads of neurons, column
-    tiles of eight units."""
+    """Elements of the state of all neurons at one time, in quads of neurons and column tiles of eight units.
+
+    The layout is that of csrc/cuda/device_layout.h.
+    """
     return B * -(-H // 4) * 4 * -(-G // 8) * (4 if _half(precision) else 8)
 
 
@@ -243,7 +245,7 @@ def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions)
 
 def _of_units(sums: Tensor, dim: int, G: int) -> Tensor:
     """Those rows or columns of the kernels' sums that belong to units: of the last eight, up to three units have even
-    ones (`unit_of` in csrc/cuda/sequence.h)."""
+    ones (`unit_of` in csrc/cuda/tiling.h)."""
     whole, rest = G // 8 * 8, G % 8
     if not 0 < rest < 4:
         return sums.narrow(dim, 0, G)

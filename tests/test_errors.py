@@ -308,6 +308,12 @@ CASES = [
         "n and s have shapes (4,) and (3,), which do not broadcast with (6, 2, 3), the shape of x.",
     ),
     ("F.gamma", lambda: F.gamma(X, 1.0, 0.0, n_floor=0), ValueError, "n_floor is 0.0, expected a number above 0."),
+    (
+        "F.gamma",
+        lambda: F.gamma(X, 1.0, 0.0, n_floor=10**400),
+        ValueError,
+        f"n_floor is {10**400}, expected a finite number.",
+    ),
     ("step", lambda: step(a=None), TypeError, "a must be a torch.Tensor, got NoneType."),
     ("step", lambda: step(a=zeros()), ValueError, "a has shape (), expected (..., H)."),
     (

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.figures import BLACK, BLUE, GREY, ORANGE, VERMILION
+from aru_lab.plots.style import BLACK, BLUE, GREY, ORANGE, VERMILION
 
 from .records import Record
 

@@ -145,7 +145,7 @@ class Curves:
         from rich.console import Console
 
         from aru_lab.errors import LabError, failed_together
-        from aru_lab.figures import learning_curves
+        from aru_lab.plots.curves import learning_curves
         from aru_lab.runs.folder import RunFolder
         from aru_lab.runs.state import read_history
         from aru_lab.terminal import say

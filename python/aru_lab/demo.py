@@ -12,9 +12,10 @@ from rich.table import Table
 
 from aru_kernels.functional import gamma
 from aru_lab.errors import RunError
-from aru_lab.figures import NAMES, NeuronCurves, demo_figure
 from aru_lab.networks.classifier import count_parameters, match_hidden_size
 from aru_lab.networks.perturbations import StepDrive
+from aru_lab.plots.curves import NeuronCurves, demo_figure
+from aru_lab.plots.style import NAMES
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, evaluate, load_classifier, task_of, to_tensors
 from aru_lab.runs.folder import RunFolder

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from aru_lab.figures import NAMES
+from aru_lab.plots.style import NAMES
 from aru_lab.runs.folder import write_result
 from aru_lab.runs.provenance import commit, version
 from aru_lab.sweep import write_csv

@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import Console
 
 from aru_lab.errors import ConfigError, LabError, failed_together
-from aru_lab.figures import Curve, sensitivity_figure
 from aru_lab.jobs import Report, run_jobs
 from aru_lab.networks.perturbations import describe
+from aru_lab.plots.curves import Curve, sensitivity_figure
 from aru_lab.runs.evaluation import task_of
 from aru_lab.runs.folder import RunFolder, read_configs
 from aru_lab.runs.scores import known_scores

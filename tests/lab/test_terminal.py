@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from aru_lab.cli import EXTRA, main
-from aru_lab.figures import as_label
+from aru_lab.plots.style import as_label
 from aru_lab.terminal import plain, say, visible
 
 from .conftest import with_sources

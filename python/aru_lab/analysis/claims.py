@@ -18,10 +18,10 @@ import torch
 from scipy import stats
 
 from aru_kernels.functional import gamma
-from aru_lab.analysis.drawing import MODELS
 from aru_lab.analysis.heterogeneity import compare
 from aru_lab.analysis.stability import noise_decays
 from aru_lab.errors import RunError
+from aru_lab.plots.style import MODELS
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.sensitivity import LABELS, kept_sweeps

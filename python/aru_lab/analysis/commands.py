@@ -10,8 +10,7 @@ import tyro
 
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import Interrupted
-
-FIGURES = ("1", "2", "3", "4", "5", "6", "appendix")
+from aru_lab.plots.paper import FIGURES
 
 
 @dataclass(frozen=True)
@@ -65,7 +64,7 @@ class Figure:
         """Draw, and say where."""
         from rich.console import Console
 
-        from aru_lab.analysis.plots import draw
+        from aru_lab.plots.paper.draw import draw
         from aru_lab.terminal import say
 
         for path in draw(self.number, self.run_folders, self.output):

@@ -16,13 +16,13 @@ from rich.console import Console
 from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.claims import RULE, Finding, findings
-from aru_lab.analysis.commands import FIGURES
-from aru_lab.analysis.plots import draw
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import Interrupted, LabError
-from aru_lab.figures import NAMES
 from aru_lab.jobs import Report as Progress
 from aru_lab.jobs import run_jobs
+from aru_lab.plots.paper import FIGURES
+from aru_lab.plots.paper.draw import draw
+from aru_lab.plots.style import NAMES
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, as_markdown
 from aru_lab.robustness import robustness
 from aru_lab.runs.folder import write_result

@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from aru_lab.analysis.claims import CLAIMS, Finding, findings, p_value
-from aru_lab.analysis.commands import FIGURES
+from aru_lab.plots.paper import FIGURES
 from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.runs.analyses import AnalysisFolder, Result
 from aru_lab.runs.sensitivity import kept_sweeps

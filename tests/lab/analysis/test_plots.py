@@ -14,12 +14,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from aru_lab.analysis.analyse import analyse
-from aru_lab.analysis.commands import FIGURES as NAMES
-from aru_lab.analysis.drawing import DPI, WIDTH, style
-from aru_lab.analysis.plots import FIGURES, Analysed, draw
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.networks.perturbations import StepDrive
+from aru_lab.plots.paper import FIGURES
+from aru_lab.plots.paper.analysed import Analysed
+from aru_lab.plots.paper.draw import DRAWINGS, draw
+from aru_lab.plots.style import DPI, WIDTH, style
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.scores import known_scores
 from aru_lab.runs.sensitivity import axes_of
@@ -41,7 +42,7 @@ def styled() -> Iterator[None]:
 
 
 def drawn(number: str, runs: list[Path]) -> Figure:
-    drawing, models = FIGURES[number]
+    drawing, models = DRAWINGS[number]
     found = [Analysed(AnalysisFolder(run), run.name.rstrip("1"), "sdigits") for run in runs]
     return drawing([run for run in found if run.model in models])
 
@@ -53,7 +54,7 @@ def lines(axes: Any, label: str) -> list[Any]:
 
 
 def test_command_and_drawings_agree_on_the_names() -> None:
-    assert tuple(FIGURES) == NAMES
+    assert tuple(DRAWINGS) == FIGURES
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +62,10 @@ def pictures(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> dict
     """Every figure, drawn from run folders that have lost their checkpoints."""
     folder = tmp_path_factory.mktemp("pictures")
     copies = [Path(shutil.copytree(run, folder / run.name, ignore=shutil.ignore_patterns("*.pt"))) for run in runs]
-    return {number: draw(number, copies, folder / "figures" / number) for number in NAMES}
+    return {number: draw(number, copies, folder / "figures" / number) for number in FIGURES}
 
 
-@pytest.mark.parametrize("number", NAMES)
+@pytest.mark.parametrize("number", FIGURES)
 def test_figure_is_a_picture_one_column_wide(pictures: dict[str, list[Path]], number: str) -> None:
     png, pdf = pictures[number]
     assert (png.name, pdf.name) == (f"figure-{number}.png", f"figure-{number}.pdf")
@@ -87,7 +88,7 @@ def test_same_files_give_the_same_bytes(
     ]
 
 
-@pytest.mark.parametrize("number", NAMES)
+@pytest.mark.parametrize("number", FIGURES)
 def test_letters_are_readable_and_panels_named(runs: list[Path], styled: None, number: str) -> None:
     figure = drawn(number, runs)
     figure.set_layout_engine("none")

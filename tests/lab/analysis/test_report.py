@@ -13,11 +13,12 @@ from rich.console import Console
 
 from aru_lab import reproduce, sweep
 from aru_lab.analysis import analyse as analyse_module
-from aru_lab.analysis import drawing, report
+from aru_lab.analysis import report
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.claims import Finding
 from aru_lab.analysis.report import Section, analyse_item
 from aru_lab.errors import Interrupted
+from aru_lab.plots import style
 from aru_lab.reports import FAILS, HOLDS, UNTESTED
 from aru_lab.runs import scores
 from aru_lab.scales import SCALES
@@ -60,7 +61,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
         "models": ("arun", "gamma-heterogeneous", "relu"),
     }
     monkeypatch.setitem(SCALES, "tiny", dataclasses.replace(scale, **changes))
-    monkeypatch.setattr(drawing, "DPI", 50)
+    monkeypatch.setattr(style, "DPI", 50)
     monkeypatch.setattr(report, "FIGURES", FIGURES)
 
 

@@ -1,4 +1,4 @@
-"""One style for every figure of the analyses: sizes, colours, axes, files.
+"""One style for every figure: sizes, colours, names of models, axes, files.
 
 Colours of models and curves are those of Okabe and Ito, of amplitudes cividis: both can be told apart with every common
 form of colour vision. Figures are as wide as a column of text and hold no letters below 7 points.
@@ -7,6 +7,7 @@ form of colour vision. Figures are as wide as a column of text and hold no lette
 from __future__ import annotations
 
 import io
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,32 @@ from typing import Any
 import numpy as np
 
 from aru_lab.errors import RunError
-from aru_lab.figures import GREY, LOOKS
 from aru_lab.runs.folder import write_result
+from aru_lab.terminal import visible
+
+BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
+SKY, GREEN = "#56B4E9", "#009E73"
 
 WIDTH = 5.2  # inches: the text column of PLOS
 DPI = 300
 
+# One look a model, whatever models a figure shows: colour, marker and dash, so that print in grey tells them apart too.
+LOOKS = {
+    "arun": (VERMILION, "o", "-"),
+    "gamma-heterogeneous": (BLUE, "s", "-"),
+    "gamma-homogeneous": (SKY, "D", "--"),
+    "relu": (BLACK, "^", "-"),
+    "lstm": (ORANGE, "v", "--"),
+    "gru": (GREEN, "P", ":"),
+}
+NAMES = {
+    "arun": "ARUN",
+    "gamma-heterogeneous": "RNN+γ heterogeneous",
+    "gamma-homogeneous": "RNN+γ homogeneous",
+    "relu": "RNN+ReLU",
+    "lstm": "LSTM",
+    "gru": "GRU",
+}
 _SHORT = {
     "arun": "ARUN",
     "gamma-heterogeneous": "RNN+γ het.",
@@ -87,6 +108,29 @@ def save(figure: Any, folder: Path, name: str) -> list[Path]:
         paths.append(folder / f"{name}.{kind}")
         write_result(buffer.getvalue(), paths[-1])
     return paths
+
+
+def save_picture(figure: Any, path: Path) -> None:
+    """Write a figure to `path`, whose suffix names the format.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of names in other scripts
+        figure.savefig(buffer, format=path.suffix[1:])
+    write_result(buffer.getvalue(), path)
+
+
+def as_label(name: str) -> str:
+    """A name for matplotlib, which shows it as it is: not as a formula, and in the legend whatever it begins with.
+
+    Of a long name the middle is left out, for it would leave no room for the axes.
+    """
+    shown = visible(name)
+    shown = (shown if len(shown) <= 60 else f"{shown[:28]}…{shown[-28:]}").replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def letter(axes: Any, text: str) -> None:

@@ -1,39 +1,15 @@
-"""Figures. Colours are those of Okabe and Ito, told apart with every common form of colour vision."""
+"""Curves of runs: learning curves, the figure of `aru demo`, and the sensitivity to perturbations."""
 
 from __future__ import annotations
 
-import io
 import itertools
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aru_lab.runs.folder import write_result
-from aru_lab.terminal import visible
-
-BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
-SKY, GREEN = "#56B4E9", "#009E73"
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from font")  # of names in other scripts
-        figure.savefig(buffer, format=path.suffix[1:])
-    write_result(buffer.getvalue(), path)
-
-
-def as_label(name: str) -> str:
-    """A name for matplotlib, which shows it as it is: not as a formula, and in the legend whatever it begins with.
-
-    Of a long name the middle is left out, for it would leave no room for the axes.
-    """
-    shown = visible(name)
-    shown = (shown if len(shown) <= 60 else f"{shown[:28]}…{shown[-28:]}").replace("$", r"\$")
-    return f" {shown}" if shown.startswith("_") else shown
+from aru_lab.plots.style import BLACK, BLUE, GREEN, GREY, LOOKS, NAMES, ORANGE, SKY, VERMILION, as_label, save_picture
 
 
 @dataclass(frozen=True)
@@ -62,7 +38,7 @@ def demo_figure(
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
     _learning_curves(left, histories)
     _neurons(right, neurons, title)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) -> None:
@@ -90,7 +66,7 @@ def learning_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> N
 
     figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=130)
     _learning_curves(figure, histories)
-    _save(figure, path)
+    save_picture(figure, path)
 
 
 def _neurons(figure: Any, neurons: list[NeuronCurves], title: str) -> None:
@@ -118,25 +94,6 @@ class Curve:
     model: str
     sweep: str
     points: dict[float, list[tuple[float, float]]]
-
-
-# One look a model, whatever models a figure shows: colour, marker and dash, so that print in grey tells them apart too.
-LOOKS = {
-    "arun": (VERMILION, "o", "-"),
-    "gamma-heterogeneous": (BLUE, "s", "-"),
-    "gamma-homogeneous": (SKY, "D", "--"),
-    "relu": (BLACK, "^", "-"),
-    "lstm": (ORANGE, "v", "--"),
-    "gru": (GREEN, "P", ":"),
-}
-NAMES = {
-    "arun": "ARUN",
-    "gamma-heterogeneous": "RNN+γ heterogeneous",
-    "gamma-homogeneous": "RNN+γ homogeneous",
-    "relu": "RNN+ReLU",
-    "lstm": "LSTM",
-    "gru": "GRU",
-}
 
 
 def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, path: Path) -> None:
@@ -172,4 +129,4 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
     handles, names = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=len(names), frameon=False)
     figure.suptitle(f"{as_label(title)}: mean and range over the seeds")
-    _save(figure, path)
+    save_picture(figure, path)

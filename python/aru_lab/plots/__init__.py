@@ -1,0 +1,1 @@
+"""Figures: one style, curves of runs, and the figures of the paper."""

@@ -1,0 +1,71 @@
+"""Draw a figure of the paper by its name.
+
+Runs of one model are its seeds: curves against an amplitude are means with a band of one standard deviation. Panels of
+single neurons or trajectories show the first run that has them. A figure is one entry of DRAWINGS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from aru_lab.arguments import check_choice
+from aru_lab.errors import ConfigError
+from aru_lab.plots.paper import FIGURES
+from aru_lab.plots.paper.activations import activations
+from aru_lab.plots.paper.analysed import Analysed
+from aru_lab.plots.paper.appendix import appendix
+from aru_lab.plots.paper.controller import controller
+from aru_lab.plots.paper.responses import fractional_orders, gain_scaling
+from aru_lab.plots.paper.sensitivity import sensitivity
+from aru_lab.plots.paper.stability import stability
+from aru_lab.plots.style import MODELS, save, style
+from aru_lab.runs.analyses import AnalysisFolder
+from aru_lab.runs.folder import RunFolder
+
+_GAMMA = ("arun", "gamma-heterogeneous", "gamma-homogeneous")
+
+# what draws the figure, and the models that it shows (none: it needs no runs)
+DRAWINGS: dict[str, tuple[Callable[[list[Analysed]], Any], tuple[str, ...]]] = {
+    "1": (activations, ()),
+    "2": (sensitivity, tuple(MODELS)),
+    "3": (fractional_orders, _GAMMA),
+    "4": (gain_scaling, ("arun",)),
+    "5": (controller, ("arun",)),
+    "6": (stability, _GAMMA),
+    "appendix": (appendix, ("arun", "gamma-heterogeneous", "gamma-homogeneous", "relu")),
+}
+
+
+def draw(number: str, runs: Sequence[Path], output: Path) -> list[Path]:
+    """Draw a figure and save it as PNG and PDF.
+
+    Args:
+        number: a name in FIGURES.
+        runs: folders of analysed runs; figure 1 needs none.
+        output: folder of the files.
+
+    Returns:
+        The two files.
+
+    Raises:
+        ConfigError: an unknown figure, no runs, none of a model that the figure shows, or runs of several tasks.
+        RunError: a folder holds no run, or an analysis is missing; the sentence has the command that makes it.
+    """
+    check_choice("number", number, FIGURES)
+    drawing, models = DRAWINGS[number]
+    found = [_open(path) for path in map(Path, runs)]
+    shown = [run for run in found if run.model in models]
+    if models and not shown:
+        came = ", ".join(sorted({run.model for run in found})) or "no runs"
+        raise ConfigError(f"runs: got {came}, expected at least one run of {', '.join(models)} for figure {number}.")
+    if len(tasks := {run.task for run in shown}) > 1:
+        raise ConfigError(f"runs: got runs of {' and '.join(sorted(tasks))}, expected one task in a figure.")
+    with style():
+        return save(drawing(shown), output, f"figure-{number}")
+
+
+def _open(path: Path) -> Analysed:
+    config, _ = RunFolder(path).read_config()
+    return Analysed(AnalysisFolder(path), config.model, config.task)

@@ -38,7 +38,9 @@ def gamma_shapes(size: int) -> Shapes:
 
 def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
     """Refuses positional arguments that are not in the order of torch.nn.LSTM or torch.nn.LSTMCell."""
-    parameters = list(inspect.signature(constructor).parameters)[1:]
+    signature = inspect.signature(constructor).parameters
+    parameters = list(signature)[1:]
+    positional = [name for name in parameters if signature[name].kind is not inspect.Parameter.KEYWORD_ONLY]
     third, adaptive = parameters[2], "controller_size" in parameters
 
     @functools.wraps(constructor)
@@ -47,8 +49,7 @@ def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
         for value in args[2:]:
             if isinstance(value, str):
                 raise TypeError(
-                    f"{name} has no argument nonlinearity, got {value!r} by position, expected "
-                    f"{', '.join(parameters[:-4])}."
+                    f"{name} has no argument nonlinearity, got {value!r} by position, expected {', '.join(positional)}."
                 )
         if adaptive and len(args) > 2 and isinstance(args[2], int) and not isinstance(args[2], bool):
             if third == "num_layers" and args[2] > _MOST_LAYERS_BY_POSITION:

@@ -31,6 +31,7 @@ class Recurrent(Module):
     # of layers that were pickled before these were arguments
     bias: bool = True
     proj_size: int = 0
+    init: str = "paper"
     # what a state tensor is called, for messages
     _state_names: tuple[str, ...] = ("h",)
     # (xp, *state, weight_hh, *activation's parameters, n_floor=, return_trace=) -> h, last state, trace
@@ -47,6 +48,7 @@ class Recurrent(Module):
         bidirectional: bool,
         proj_size: int,
         n_floor: float,
+        initialisation: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -64,6 +66,7 @@ class Recurrent(Module):
                 f"proj_size is {proj_size}, expected 0: {type(self).__name__} does not project its output."
             )
         self.n_floor = check.gain_floor(n_floor)
+        self.init = init.choice(initialisation)
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 f"dropout = {self.dropout} acts between layers and has no effect with num_layers = 1.", stacklevel=4
@@ -95,11 +98,11 @@ class Recurrent(Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Draws all parameters again, as the paper's authors do (`aru_kernels.init`)."""
+        """Draws all parameters again, as `init` says (`aru_kernels.init`)."""
         for layer, suffix in self._layers():
             weight_ih, weight_hh, *others = (getattr(self, name + suffix) for name in self._shapes(layer))
             bias = others.pop(0) if self.bias else None
-            init.recurrent_(weight_ih, weight_hh, bias)
+            init.recurrent_(weight_ih, weight_hh, bias, self.init)
             self._reset_activation(*others)
 
     @property
@@ -113,9 +116,15 @@ class Recurrent(Module):
     def extra_repr(self) -> str:
         """The sizes and options, for `print`."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
-        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False}
-        defaults |= {"n_floor": 1e-3}
-        parts += [f"{k}={getattr(self, k)}" for k, default in defaults.items() if getattr(self, k) != default]
+        defaults: dict[str, object] = {
+            "num_layers": 1,
+            "bias": True,
+            "batch_first": False,
+            "dropout": 0.0,
+            "bidirectional": False,
+        }
+        defaults |= {"n_floor": 1e-3, "init": "paper"}
+        parts += [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
         return ", ".join(parts)
 
     def _initial_states(self, given: object, layout: Layout, like: Tensor) -> State:

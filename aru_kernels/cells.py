@@ -33,6 +33,8 @@ class _Cell(Module):
     weight_ih: nn.Parameter
     weight_hh: nn.Parameter
     bias: nn.Parameter | None
+    # of cells that were pickled before this was an argument
+    init: str = "paper"
 
     def __init__(
         self,
@@ -40,6 +42,7 @@ class _Cell(Module):
         hidden_size: int,
         bias: bool,
         n_floor: float,
+        initialisation: str,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -47,6 +50,7 @@ class _Cell(Module):
         self.input_size = check.size("input_size", input_size)
         self.hidden_size = check.size("hidden_size", hidden_size)
         self.n_floor = check.gain_floor(n_floor)
+        self.init = init.choice(initialisation)
         shapes = recurrent_shapes(self.input_size, self.hidden_size, check.flag("bias", bias))
         if not bias:
             self.register_parameter("bias", None)
@@ -60,13 +64,16 @@ class _Cell(Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Draws all parameters again, as the paper's authors do (`aru_kernels.init`)."""
-        init.recurrent_(self.weight_ih, self.weight_hh, self.bias)
+        """Draws all parameters again, as `init` says (`aru_kernels.init`)."""
+        init.recurrent_(self.weight_ih, self.weight_hh, self.bias, self.init)
         self._reset_activation(*(getattr(self, name) for name in self._activation_shapes()))
 
     def extra_repr(self) -> str:
         """The sizes and options, for `print`."""
-        return f"{self.input_size}, {self.hidden_size}" + ("" if self.bias is not None else ", bias=False")
+        parts = [f"{self.input_size}, {self.hidden_size}"]
+        parts += ["bias=False"] if self.bias is None else []
+        parts += [f"init={self.init!r}"] if self.init != "paper" else []
+        return ", ".join(parts)
 
     def _checked(self, input: Tensor) -> tuple[list[Any], tuple[int, ...]]:
         """The parameters, and the batch sizes of the input."""
@@ -126,6 +133,8 @@ class ARUNCell(_Cell):
             biases :math:`b_g` and :math:`b_c` in any case.
         controller_size: number of units of the controller, G.  The paper uses 50.
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
+        init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
+            see `init.recurrent_`.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -148,7 +157,7 @@ class ARUNCell(_Cell):
 
     Raises:
         TypeError: if an argument is not of the type that is named above.
-        ValueError: if a size is below 1 or `n_floor` is not above 0.
+        ValueError: if a size is below 1, `n_floor` is not above 0, or `init` is unknown.
 
     Examples:
         >>> cell = ARUNCell(10, 20)
@@ -168,11 +177,12 @@ class ARUNCell(_Cell):
         *,
         controller_size: int = 16,
         n_floor: float = 1e-3,
+        init: str = "paper",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.controller_size = check.size("controller_size", controller_size)  # super() asks for the shapes
-        super().__init__(input_size, hidden_size, bias, n_floor, device, dtype)
+        super().__init__(input_size, hidden_size, bias, n_floor, init, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return controller_shapes(self.controller_size)
@@ -230,6 +240,8 @@ class GammaRNNCell(_Cell):
         bias: whether the cell has the bias :math:`b`; the attribute `bias` is None otherwise.
         heterogeneous: whether each neuron has a pair (n, s) of its own; otherwise all neurons share one.
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
+        init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
+            see `init.recurrent_`.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -248,7 +260,7 @@ class GammaRNNCell(_Cell):
 
     Raises:
         TypeError: if an argument is not of the type that is named above.
-        ValueError: if a size is below 1 or `n_floor` is not above 0.
+        ValueError: if a size is below 1, `n_floor` is not above 0, or `init` is unknown.
 
     Examples:
         >>> cell = GammaRNNCell(10, 20)
@@ -268,11 +280,12 @@ class GammaRNNCell(_Cell):
         *,
         heterogeneous: bool = True,
         n_floor: float = 1e-3,
+        init: str = "paper",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.heterogeneous = check.flag("heterogeneous", heterogeneous)  # super() asks for the shapes
-        super().__init__(input_size, hidden_size, bias, n_floor, device, dtype)
+        super().__init__(input_size, hidden_size, bias, n_floor, init, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return gamma_shapes(self.hidden_size if self.heterogeneous else 1)

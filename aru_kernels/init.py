@@ -7,7 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
+# Values of the argument `init` of the layers and cells.
+_CHOICES = ("paper", "uniform")
+
 __all__ = ["controller_", "henaff_orthogonal_", "recurrent_", "static_gamma_"]
+
+
+def choice(init: object) -> str:
+    """`init`, if it names one of the initialisations of the main network."""
+    if not isinstance(init, str):
+        raise TypeError(f"init must be a string, got {init!r} of type {type(init).__name__}.")
+    if init not in _CHOICES:
+        raise ValueError(f"init is {init!r}, expected {' or '.join(map(repr, _CHOICES))}.")
+    return init
 
 
 @torch.no_grad()
@@ -56,13 +68,20 @@ def henaff_orthogonal_(tensor: Tensor, generator: torch.Generator | None = None)
 
 
 @torch.no_grad()
-def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None) -> None:
-    """Initialises the weights of the main network, in place.
+def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None, init: str = "paper") -> None:
+    r"""Initialises the weights of the main network, in place.
 
     Args:
-        weight_ih: input weights, of shape (H, I); drawn from Kaiming's normal distribution.
-        weight_hh: recurrent weights, of shape (H, H); see `henaff_orthogonal_`.
-        bias: the bias, of shape (H,), which is set to 0; or None.
+        weight_ih: input weights, of shape (H, I).
+        weight_hh: recurrent weights, of shape (H, H).
+        bias: the bias, of shape (H,), or None.
+        init: "paper" draws `weight_ih` from Kaiming's normal distribution and `weight_hh` by `henaff_orthogonal_`, and
+            sets `bias` to 0.  "uniform" draws all three from :math:`U(-1/\sqrt{H}, 1/\sqrt{H})`, as `torch.nn.RNN`
+            does.
+
+    Raises:
+        TypeError: if `init` is not a string.
+        ValueError: if `init` is neither "paper" nor "uniform".
 
     Examples:
         >>> weight_ih, weight_hh, bias = torch.empty(8, 3), torch.empty(8, 8), torch.empty(8)
@@ -70,6 +89,12 @@ def recurrent_(weight_ih: Tensor, weight_hh: Tensor, bias: Tensor | None) -> Non
         >>> bias.any().item()
         False
     """
+    if choice(init) == "uniform":
+        bound = weight_hh.shape[0] ** -0.5
+        for weight in (weight_ih, weight_hh, bias):
+            if weight is not None:
+                nn.init.uniform_(weight, -bound, bound)
+        return
     nn.init.kaiming_normal_(weight_ih)
     henaff_orthogonal_(weight_hh)
     if bias is not None:

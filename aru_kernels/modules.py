@@ -61,6 +61,8 @@ class ARUN(Recurrent):
         proj_size: has to be 0.  The projection of the output that `torch.nn.LSTM` offers is not supported.
         controller_size: number of units of the controller, G.  The paper uses 50.
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
+        init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
+            see `init.recurrent_`.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -90,7 +92,8 @@ class ARUN(Recurrent):
     Raises:
         TypeError: if an argument is not of the type that is named above.
         ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, `proj_size` is not 0,
-            or more than eight layers are given by position, where an earlier version had `controller_size`.
+            `init` is unknown, or more than eight layers are given by position, where an earlier version had
+            `controller_size`.
 
     Source: V. Geadah, S. Horoi, G. Kerg, G. Wolf, G. Lajoie, `Neural networks with optimized single-neuron adaptation
     uncover biologically plausible regularization <https://doi.org/10.1371/journal.pcbi.1012567>`_, PLOS Computational
@@ -125,12 +128,13 @@ class ARUN(Recurrent):
         *,
         controller_size: int = 16,
         n_floor: float = 1e-3,
+        init: str = "paper",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.controller_size = check.size("controller_size", controller_size)  # super() asks for the shapes
         lstm = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        super().__init__(*lstm, n_floor, device, dtype)
+        super().__init__(*lstm, n_floor, init, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return controller_shapes(self.controller_size)
@@ -215,6 +219,8 @@ class GammaRNN(Recurrent):
         proj_size: has to be 0, as in `ARUN`.
         heterogeneous: whether each neuron has a pair (n, s) of its own; otherwise all neurons of a layer share one.
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
+        init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
+            see `init.recurrent_`.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -238,8 +244,8 @@ class GammaRNN(Recurrent):
 
     Raises:
         TypeError: if an argument is not of the type that is named above, such as torch.nn.RNN's nonlinearity.
-        ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, or `proj_size` is not
-            0.
+        ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, `proj_size` is not
+            0, or `init` is unknown.
 
     Source: as `ARUN`, section "static network".
 
@@ -269,12 +275,13 @@ class GammaRNN(Recurrent):
         *,
         heterogeneous: bool = True,
         n_floor: float = 1e-3,
+        init: str = "paper",
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.heterogeneous = check.flag("heterogeneous", heterogeneous)  # super() asks for the shapes
         lstm = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        super().__init__(*lstm, n_floor, device, dtype)
+        super().__init__(*lstm, n_floor, init, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return gamma_shapes(self.hidden_size if self.heterogeneous else 1)

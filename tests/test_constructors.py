@@ -165,11 +165,12 @@ def test_signatures():
     """design.md, "Public interface"."""
     lstm = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     tail = {"n_floor": 1e-3, "device": None, "dtype": None}
+    recurrent = tail | {"init": "paper"}
     expected = {
-        ARUN: lstm | {"controller_size": 16} | tail,
-        ARUNCell: {"bias": True, "controller_size": 16} | tail,
-        GammaRNN: lstm | {"heterogeneous": True} | tail,
-        GammaRNNCell: {"bias": True, "heterogeneous": True} | tail,
+        ARUN: lstm | {"controller_size": 16} | recurrent,
+        ARUNCell: {"bias": True, "controller_size": 16} | recurrent,
+        GammaRNN: lstm | {"heterogeneous": True} | recurrent,
+        GammaRNNCell: {"bias": True, "heterogeneous": True} | recurrent,
         Gamma: {"num_parameters": 1, "gain": 5.0, "saturation": 0.0, "dim": -1} | tail,
         AdaptiveGamma: {"controller_size": 16} | tail,
     }

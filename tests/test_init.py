@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
 
-from aru_kernels import ARUN, GammaRNN, GammaRNNCell, init
+from aru_kernels import ARUN, ARUNCell, GammaRNN, GammaRNNCell, init
 from tolerances import assert_close
 
 DOUBLE = torch.float64
@@ -92,3 +94,70 @@ def test_reset_parameters_draws_anew_and_the_seed_decides():
     again = ARUN(3, 5, controller_size=4, num_layers=2)
     assert not torch.equal(again.weight_hh_l0, again.weight_hh_l1)
     assert all(torch.equal(a, b) for a, b in zip(layer.parameters(), again.parameters(), strict=True))
+
+
+RECURRENT = {
+    "ARUN": lambda **options: ARUN(7, 400, 2, bidirectional=True, **options),
+    "GammaRNN": lambda **options: GammaRNN(7, 400, **options),
+    "ARUNCell": lambda **options: ARUNCell(7, 400, **options),
+    "GammaRNNCell": lambda **options: GammaRNNCell(7, 400, **options),
+}
+MAIN = ("weight_ih", "weight_hh", "bias")
+
+
+def is_main(name: str) -> bool:
+    return name.startswith(MAIN) and not name.startswith(("bias_g", "bias_c"))
+
+
+@pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
+def test_uniform_draws_the_main_network_as_torch_does(make):
+    """torch.nn.RNN: U(-1/sqrt(H), 1/sqrt(H)); the activation's parameters stay the paper's."""
+    torch.manual_seed(0)
+    layer, bound = make(init="uniform"), 400**-0.5
+    found = 0
+    for name, p in layer.named_parameters():
+        p = p.detach()
+        if is_main(name):
+            found += 1
+            assert p.abs().max() <= bound, name
+            sample_std(p, bound / math.sqrt(3))
+        elif name.startswith(("weight_gg", "gain", "saturation", "bias_g")):
+            if name.startswith("weight_gg"):
+                assert_close(name, p @ p.T, torch.eye(len(p)), "element")
+            elif name.startswith("gain"):
+                sample_std(p - 5, 2.0)
+            else:
+                assert not p.any(), name
+    assert found == (12 if isinstance(layer, ARUN) else 3)
+
+
+@pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
+def test_paper_is_the_default_and_the_choice_outlives_a_reset(make):
+    torch.manual_seed(0)
+    default = make()
+    torch.manual_seed(0)
+    named = make(init="paper")
+    assert all(torch.equal(a, b) for a, b in zip(default.parameters(), named.parameters(), strict=True))
+    assert "init" not in repr(default)
+    uniform = make(init="uniform")
+    assert "init='uniform'" in repr(uniform)
+    for layer in (uniform, copy.deepcopy(uniform), pickle.loads(pickle.dumps(uniform))):
+        layer.reset_parameters()
+        assert all(p.abs().max() <= 400**-0.5 for name, p in layer.named_parameters() if is_main(name))
+    old = make()
+    del old.init  # as layers were pickled that did not know it
+    old.reset_parameters()
+    assert not any(p.any() for name, p in old.named_parameters() if name.startswith("bias") and is_main(name))
+
+
+def test_uniform_without_bias():
+    for layer in (ARUN(3, 8, bias=False, init="uniform"), GammaRNNCell(3, 8, bias=False, init="uniform")):
+        assert not any(name.startswith("bias") and is_main(name) for name, _ in layer.named_parameters())
+
+
+@pytest.mark.parametrize("make", RECURRENT.values(), ids=RECURRENT)
+def test_unknown_initialisations(make):
+    with pytest.raises(ValueError, match=r"init is 'kaiming', expected 'paper' or 'uniform'\."):
+        make(init="kaiming")
+    with pytest.raises(TypeError, match=r"init must be a string, got None of type NoneType\."):
+        make(init=None)

@@ -1,0 +1,96 @@
+"""The documents: the files and functions that they name exist, and their links lead somewhere."""
+
+from __future__ import annotations
+
+import functools
+import re
+from pathlib import Path
+
+import pytest
+
+from helpers import ROOT
+
+PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
+# of which every name in code is checked
+DETAILED = ["CONTRIBUTING.md", "docs/architecture.md"]
+
+FOLDERS = ("aru_kernels", "csrc", "python", "tests", "benchmarks", "docs")
+SUFFIXES = r"(?:py|h|cuh|cpp|cu|toml)"
+# `csrc/cuda/` or `aru_kernels/ops.py`, from the root of the repository; `ops.py`, in any folder
+PATH = re.compile(rf"(?:{'|'.join(FOLDERS)})/[\w/.-]*|(?:[\w-]+/)*[\w-]+\.{SUFFIXES}")
+NAME = re.compile(r"[A-Za-z_][\w.]*")
+# names of other packages, of shells and of these documents' examples
+FOREIGN = ("torch", "opcheck", "gradcheck", "pytest", "make", "git", "pip", "nn", "rnn")
+
+
+@functools.cache
+def text(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def codes(page: str) -> list[str]:
+    """What the page sets as code within its sentences."""
+    return re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text(page), flags=re.DOTALL))
+
+
+@functools.cache
+def files() -> list[Path]:
+    """All sources."""
+    found = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*")]
+    return [path for path in [*found, *ROOT.glob("*.*")] if re.fullmatch(rf"\.{SUFFIXES}", path.suffix)]
+
+
+def exists(name: str) -> bool:
+    """Whether there is such a file; `kernels/math.py` may stand in any folder."""
+    return (ROOT / name).exists() or any(path.as_posix().endswith(f"/{name}") for path in files())
+
+
+@functools.cache
+def sources() -> set[str]:
+    """All words of the sources."""
+    others = (path.read_text() for path in files() if path.name != Path(__file__).name)
+    return {word for content in (*others, text("Makefile")) for word in re.findall(r"\w+", content)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_exist(page):
+    named = [code for code in codes(page) if PATH.fullmatch(code)]
+    assert not [name for name in named if not exists(name)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)]+)\)", text(page)):
+        if link.startswith("http"):
+            continue
+        name, _, heading = link.partition("#")
+        target = (ROOT / page).parent / name if name else ROOT / page
+        assert target.resolve().is_relative_to(ROOT), link
+        assert target.exists(), link
+        if heading:
+            titles = re.findall(r"^#+ (.*)", target.read_text(), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, link
+
+
+@pytest.mark.parametrize("page", DETAILED)
+def test_names_exist(page):
+    names = [code for code in codes(page) if NAME.fullmatch(code) and not PATH.fullmatch(code)]
+    assert names
+    parts = [(name, name.split(".")) for name in names if name.split(".")[0] not in FOREIGN]
+    assert not [name for name, words in parts if not set(words) <= sources()]
+
+
+def test_functions_stand_in_the_files_beside_them():
+    """Rows "| what | functions | files |": each function is a word of one of the files, and each file has one."""
+    rows = [line.strip("|").split("|") for line in text("docs/architecture.md").splitlines() if line.startswith("| ")]
+    rows = [row for row in rows if len(row) == 3 and re.fullmatch(r" (`[\w/]+\.\w+`(, )?)+ ", row[2])]
+    assert len(rows) > 40
+    for _, functions, files in rows:
+        words = {path: set(re.findall(r"\w+", text(path))) for path in re.findall(r"`([^`]+)`", files)}
+        names = [set(name.split(".")) for name in re.findall(r"`([^`]+)`", functions)]
+        assert names, files
+        for name in names:
+            assert any(name <= own for own in words.values()), f"{name} is not in {files}"
+        for path, own in words.items():
+            assert any(name <= own for name in names), f"{path} has none of {functions}"

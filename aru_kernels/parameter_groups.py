@@ -18,9 +18,10 @@ __all__ = ["parameter_groups"]
 
 # A matrix with at most this many inputs learns at the full rate.
 _FREE_FAN_IN = 4
+# The slope of γ is up to 1 - s if s is negative, and h grows by that factor at every time step.
+_OF_SATURATION = 0.1
 
 _MATRICES = ("weight_ih", "weight_hh", "weight_gg")
-_READ_OUT = ("weight_gc", "bias_c")
 # They do not decay: zero means nothing to a bias, and γ is singular at a gain of zero.
 _WITHOUT_DECAY = ("bias", "bias_g", "bias_c", "gain", "saturation")
 
@@ -33,12 +34,11 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     r"""Makes the parameter groups of a model with learning rates by fan-in, for `torch.optim.Adam` and its like.
 
-    A step of Adam moves every weight by about the learning rate, so that it moves a sum of F inputs by up to F times
-    the learning rate; in a recurrent matrix, and in the read-out of the saturation s, that factor acts on h at every
-    time step.  The matrices `weight_ih`, `weight_hh` and `weight_gg` therefore learn at `lr` · min(1, 4 / F), where F
-    is their number of columns.  The read-out of the controller, `weight_gc` and `bias_c`, learns at `lr` / G.
-
-    All other parameters of the model learn at `lr`.
+    A step of Adam moves every weight by about the learning rate, and a sum of F weighted inputs by up to F times the
+    learning rate; the matrices `weight_ih`, `weight_hh` and `weight_gg` therefore learn at `lr` · min(1, 4 / F), where
+    F is their number of columns.  The slope of γ is up to 1 - s for a negative saturation s, and that factor acts on h
+    at every time step; what sets s therefore learns more slowly, `saturation` and `bias_c` at `lr` / 10 and
+    `weight_gc`, which has G inputs, at `lr` / (10 G).  All other parameters of the model learn at `lr`.
 
     Args:
         module: the model.  All `ARUN`, `ARUNCell`, `GammaRNN`, `GammaRNNCell`, `AdaptiveGamma` and `Gamma` in it are
@@ -65,7 +65,7 @@ def parameter_groups(
         >>> model = torch.nn.ModuleDict({"rnn": aru_kernels.GammaRNN(2, 64), "readout": torch.nn.Linear(64, 3)})
         >>> groups = parameter_groups(model, lr=1e-2)
         >>> [(group["name"], len(group["params"])) for group in groups]
-        [('lr', 3), ('lr, no decay', 3), ('lr * 0.0625', 1)]
+        [('lr', 3), ('lr, no decay', 2), ('lr * 0.1, no decay', 1), ('lr * 0.0625', 1)]
         >>> optimizer = torch.optim.Adam(groups)
     """
     if not isinstance(module, nn.Module):
@@ -113,8 +113,8 @@ def _factors(shapes: Shapes) -> dict[str, float]:
     """The learning rates of the parameters of one layer as multiples of that of all others."""
     factors = {name: min(1.0, _FREE_FAN_IN / shapes[name][-1]) for name in _MATRICES if name in shapes}
     if "weight_gc" in shapes:
-        factors |= dict.fromkeys(_READ_OUT, 1 / shapes["weight_gc"][-1])
-    return factors
+        return factors | {"weight_gc": _OF_SATURATION / shapes["weight_gc"][-1], "bias_c": _OF_SATURATION}
+    return factors | {"saturation": _OF_SATURATION}
 
 
 def _named(module: nn.Module) -> Iterator[tuple[str, Tensor, float]]:

@@ -17,9 +17,9 @@ from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNN
 
 LR = 1e-2
 I, H, G = 3, 32, 16  # noqa: E741
-READ_OUT = {"weight_gc": 1 / G, "bias_c": 1 / G}
+READ_OUT = {"weight_gc": 0.1 / G, "bias_c": 0.1}
 CONTROLLER = {"weight_ag": 1, "weight_gg": 4 / G, "bias_g": 1} | READ_OUT
-GAMMA = {"gain": 1, "saturation": 1}
+GAMMA = {"gain": 1, "saturation": 0.1}
 MAIN = {"weight_ih": 1, "weight_hh": 4 / H, "bias": 1}
 NO_DECAY = ("bias", "gain", "saturation")
 
@@ -37,7 +37,7 @@ MODULES = {
     "Gamma": (lambda: Gamma(H), GAMMA),
     "many inputs": (lambda: GammaRNN(H, 2, bias=False), suffixed({"weight_ih": 4 / H, "weight_hh": 1} | GAMMA, "_l0")),
     "a cell without bias": (lambda: ARUNCell(I, H, False, controller_size=2), {
-        "weight_ih": 1, "weight_hh": 4 / H, "weight_ag": 1, "weight_gg": 1, "bias_g": 1, "weight_gc": 0.5, "bias_c": 0.5
+        "weight_ih": 1, "weight_hh": 4 / H, "weight_ag": 1, "weight_gg": 1, "bias_g": 1, "weight_gc": 0.05, "bias_c": 0.1
     }),
     "layers and directions": (
         lambda: ARUN(I, H, 2, bidirectional=True, controller_size=G),
@@ -77,7 +77,7 @@ def test_other_modules_learn_at_the_rate_given():
     assert {rate for name, rate in found.items() if not name.startswith("rnn")} == {LR}
     assert found["rnn.weight_hh_l0"] == LR * 4 / H
     names = [group["name"] for group in groups]
-    assert names == ["lr", "lr, no decay", "lr * 0.25", "lr * 0.125", "lr * 0.0625", "lr * 0.0625, no decay"]
+    assert names == ["lr", "lr, no decay", "lr * 0.25", "lr * 0.125", "lr * 0.1, no decay", "lr * 0.00625"]
 
 
 def test_frozen_parameters_are_left_out_and_shared_ones_take_the_lowest_rate():
@@ -116,7 +116,7 @@ WRAPPERS = {
 @pytest.mark.parametrize("wrap", WRAPPERS.values(), ids=WRAPPERS)
 def test_wrapped_modules(wrap):
     wrapped = wrap(ARUN(I, H, controller_size=G))
-    expected = {"weight_hh_l0": 4 / H, "weight_gg_l0": 4 / G, "weight_gc_l0": 1 / G, "bias_c_l0": 1 / G}
+    expected = {"weight_hh_l0": 4 / H, "weight_gg_l0": 4 / G, "weight_gc_l0": 0.1 / G, "bias_c_l0": 0.1}
     for parameter, rate in rates(wrapped, parameter_groups(wrapped, LR)).items():
         assert rate == pytest.approx(LR * expected.get(parameter.split(".")[-1], 1)), parameter
 
@@ -146,7 +146,7 @@ def test_parametrizations_take_the_rate_of_the_tensor_that_they_make():
     assert found["parametrizations.weight_gg_l0.original"] == LR * 4 / G
     assert found["parametrizations.weight_hh_l0.original0"] == LR * 4 / H
     assert found["parametrizations.weight_hh_l0.original1"] == LR * 4 / H
-    assert found["weight_gc_l0_orig"] == LR / G
+    assert found["weight_gc_l0_orig"] == pytest.approx(LR * 0.1 / G)
     assert found["bias_g_l0"] == LR
     cell = ARUNCell(I, H, controller_size=G)  # where bias_g is not the magnitude of a normalised bias
     assert rates(cell, parameter_groups(cell, LR, weight_decay=1))["bias_g"] == LR

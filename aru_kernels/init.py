@@ -1,4 +1,4 @@
-"""Initialisations of the paper (maths: "Henaff orthogonal"; its other weights use torch.nn.init)."""
+"""Initialisations of the paper (docs/maths.md, sections 2 and 3)."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ def test_sentence(call, error, sentence):
 
 
 def test_signatures():
-    """design.md, "Public interface"."""
+    """The public interface, as README.md lists it."""
     lstm = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     tail = {"n_floor": 1e-3, "device": None, "dtype": None}
     recurrent = tail | {"init": "paper"}
@@ -192,7 +192,7 @@ def test_signatures():
 
 
 def test_state_dict_names_and_shapes():
-    """maths.md, section 3; layers and directions as in torch.nn.RNN, in its order."""
+    """docs/maths.md, section 3; layers and directions as in torch.nn.RNN, in its order."""
 
     def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
         return {name: tuple(value.shape) for name, value in module.state_dict().items()}

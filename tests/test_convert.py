@@ -31,7 +31,7 @@ def checkpoint(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
 
 
 def test_from_nonlinmod_maps_every_weight():
-    """maths.md, section 3; biases add up."""
+    """docs/maths.md, section 3; biases add up."""
     w = checkpoint()
     state = convert.from_nonlinmod(w).state_dict()
     expected = {

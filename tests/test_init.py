@@ -51,7 +51,7 @@ def sample_std(values: torch.Tensor, expected: float) -> None:
 
 
 def test_adaptive_layer():
-    """maths.md, section 3."""
+    """docs/maths.md, section 3."""
     layers = [ARUN(30, 40, controller_size=50) for _ in range(100)]
 
     def gather(name: str) -> torch.Tensor:
@@ -75,7 +75,7 @@ def test_adaptive_layer():
 
 @pytest.mark.parametrize("make", [lambda: GammaRNN(3, 4000), lambda: GammaRNNCell(3, 4000)])
 def test_static_layer(make):
-    """maths.md, section 2."""
+    """docs/maths.md, section 2."""
     state = make().state_dict()
     gain = next(value for name, value in state.items() if name.startswith("gain"))
     sample_std(gain - 5, 2.0)

@@ -40,7 +40,7 @@ def test_files():
 
 
 def test_public_names():
-    """design.md, "Public interface"."""
+    """The public interface, as README.md lists it."""
     expected = {"ARUN", "ARUNCell", "GammaRNN", "GammaRNNCell", "Gamma", "AdaptiveGamma", "Trace", "__version__"}
     expected |= {"backends_info", "use_backend", "convert", "functional", "init", "parameter_groups"}
     assert set(aru_kernels.__all__) == expected

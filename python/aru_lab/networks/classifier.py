@@ -133,7 +133,7 @@ def _gamma_heterogeneous(input_size: int, hidden_size: int, controller_size: int
 
 
 def _relu(input_size: int, hidden_size: int, controller_size: int, **factory: Any) -> nn.Module:
-    # Initialised like the main network of the ARUN (spec section 3), which the paper compares it with.
+    # Initialised like the main network of the ARUN (docs/maths.md, section 3), which the paper compares it with.
     rnn = nn.RNN(input_size, hidden_size, nonlinearity="relu", **factory)
     nn.init.kaiming_normal_(rnn.weight_ih_l0)
     henaff_orthogonal_(rnn.weight_hh_l0)

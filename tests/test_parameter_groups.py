@@ -37,7 +37,7 @@ MODULES = {
     "Gamma": (lambda: Gamma(H), GAMMA),
     "many inputs": (lambda: GammaRNN(H, 2, bias=False), suffixed({"weight_ih": 4 / H, "weight_hh": 1} | GAMMA, "_l0")),
     "a cell without bias": (lambda: ARUNCell(I, H, False, controller_size=2), {
-        "weight_ih": 1, "weight_hh": 4 / H, "weight_ag": 1, "weight_gg": 1, "bias_g": 1, "weight_gc": 0.05, "bias_c": 0.1
+        **MAIN, "weight_ag": 1, "weight_gg": 1, "bias_g": 1, "weight_gc": 0.05, "bias_c": 0.1
     }),
     "layers and directions": (
         lambda: ARUN(I, H, 2, bidirectional=True, controller_size=G),
@@ -74,7 +74,7 @@ def test_other_modules_learn_at_the_rate_given():
     groups = parameter_groups(model, lr=LR)
     found = rates(model, groups)
     assert set(found) == set(dict(model.named_parameters()))
-    assert {rate for name, rate in found.items() if not name.startswith("rnn")} == {LR}
+    assert {rate for name, rate in found.items() if not name.startswith(("rnn", "act"))} == {LR}
     assert found["rnn.weight_hh_l0"] == LR * 4 / H
     names = [group["name"] for group in groups]
     assert names == ["lr", "lr, no decay", "lr * 0.25", "lr * 0.125", "lr * 0.1, no decay", "lr * 0.00625"]

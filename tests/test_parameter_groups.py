@@ -37,7 +37,8 @@ MODULES = {
     "Gamma": (lambda: Gamma(H), GAMMA),
     "many inputs": (lambda: GammaRNN(H, 2, bias=False), suffixed({"weight_ih": 4 / H, "weight_hh": 1} | GAMMA, "_l0")),
     "a cell without bias": (lambda: ARUNCell(I, H, False, controller_size=2), {
-        **MAIN, "weight_ag": 1, "weight_gg": 1, "bias_g": 1, "weight_gc": 0.05, "bias_c": 0.1
+        "weight_ih": 1, "weight_hh": 4 / H,
+        "weight_ag": 1, "weight_gg": 1, "bias_g": 1, "weight_gc": 0.05, "bias_c": 0.1,
     }),
     "layers and directions": (
         lambda: ARUN(I, H, 2, bidirectional=True, controller_size=G),

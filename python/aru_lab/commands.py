@@ -187,7 +187,7 @@ class Demo:
 
     def run(self) -> None:
         """Run the demonstration."""
-        from aru_lab.demo import demo
+        from aru_lab.experiments.demo import demo
 
         demo(self.output)
 
@@ -223,8 +223,8 @@ class Sweep:
         from rich.table import Table
 
         from aru_lab.errors import LabError, failed_together
+        from aru_lab.experiments.sweep import plan, print_sizes, run_sweep, write_summary
         from aru_lab.runs.evaluation import task_of
-        from aru_lab.sweep import plan, print_sizes, run_sweep, write_summary
         from aru_lab.terminal import plain, say
 
         root = self.config.output or Path("runs/sweep")
@@ -293,7 +293,7 @@ class Robustness:
         from rich.console import Console
 
         from aru_lab.errors import failed_together
-        from aru_lab.robustness import robustness
+        from aru_lab.experiments.robustness import robustness
         from aru_lab.runs.sensitivity import Strengths
         from aru_lab.terminal import say
 
@@ -335,9 +335,9 @@ class Transfer:
         from rich.table import Table
 
         from aru_lab.errors import LabError, failed_together
-        from aru_lab.jobs import run_jobs
+        from aru_lab.experiments.processes import run_jobs
+        from aru_lab.experiments.transfer import Retraining, transfer_item
         from aru_lab.terminal import plain
-        from aru_lab.transfer import Retraining, transfer_item
 
         retraining = Retraining(self.epochs, self.learning_rate, self.controller_learning_rate)
         table = Table(title="Accuracy on the held-out half of the test images (paper: 94, 42, 56%)")
@@ -392,7 +392,7 @@ class Reproduce:
         from rich.markdown import Markdown
 
         from aru_lab.errors import failed_together
-        from aru_lab.reproduce import reproduce
+        from aru_lab.experiments.reproduce import reproduce
 
         _, markdown, failures = reproduce(
             self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device

@@ -27,12 +27,12 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import robustness
-from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.settings import Settings
 from aru_lab.cli import main
 from aru_lab.data import cifar, images
 from aru_lab.errors import Interrupted, LabError
+from aru_lab.experiments import robustness
+from aru_lab.experiments.analyse import analyse
 from aru_lab.runs import training
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.folder import RunFolder, load_checkpoint

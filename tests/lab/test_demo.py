@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab.demo import DemoResult, DemoSettings, demo
 from aru_lab.errors import RunError
+from aru_lab.experiments.demo import DemoResult, DemoSettings, demo
 from aru_lab.runs.folder import RunFolder
 
 DEFAULTS = DemoSettings()

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from aru_lab.errors import DataError, Interrupted, LabError, MachineError
-from aru_lab.jobs import Report, run_jobs
+from aru_lab.experiments.processes import Report, run_jobs
 from aru_lab.runs.signals import StopRequest
 
 QUIET = Console(quiet=True)

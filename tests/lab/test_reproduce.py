@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab import reproduce, sweep
 from aru_lab.cli import main
 from aru_lab.errors import NonFiniteError, RunError
-from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, Report, Row, above, above_in_pairs, write_report
+from aru_lab.experiments import reproduce, sweep
+from aru_lab.experiments.scales import SCALES
+from aru_lab.experiments.tables import Report, Row, write_report
+from aru_lab.experiments.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, above, above_in_pairs, not_above
 from aru_lab.runs.scores import known_scores
-from aru_lab.scales import SCALES
 
 QUIET = Console(quiet=True)
 
@@ -25,6 +26,12 @@ def test_a_mean_is_above_another_beyond_twice_the_standard_error() -> None:
     assert above((1.0, 2.0, 3.0), (0.5, 1.5, 2.5)) == UNDECIDED  # 0.5 with a standard error of 0.82
     assert above((1.0,), (0.0, 0.1)) == UNTESTED
     assert above((0.5, 0.5), (0.5, 0.5)) == UNDECIDED
+
+
+def test_a_mean_is_not_above_another_unless_it_is_found_to_be() -> None:
+    low, high = (0.0, 1.0, 2.0), (3.0, 4.0, 5.0)
+    assert [not_above(low, high), not_above(low, low), not_above(high, low)] == [HOLDS, HOLDS, FAILS]
+    assert not_above((1.0,), low) == UNTESTED
 
 
 def test_differences_within_a_run_are_told_from_the_spread_over_runs() -> None:

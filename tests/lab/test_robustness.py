@@ -13,8 +13,8 @@ from rich.console import Console
 
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
+from aru_lab.experiments.robustness import mean_over, robustness
 from aru_lab.networks.perturbations import NoisyDrive, StepDrive, VariableContrast
-from aru_lab.robustness import mean_over, robustness
 from aru_lab.runs import scores
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate

@@ -18,12 +18,12 @@ from rich.console import Console
 
 from aru_lab.cli import main
 from aru_lab.errors import DataError, Interrupted, LabError, RunError
+from aru_lab.experiments.sweep import complete
 from aru_lab.runs import training
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate, load_classifier
 from aru_lab.runs.folder import RunFolder, load_checkpoint, save_checkpoint
 from aru_lab.runs.state import read_history
-from aru_lab.sweep import complete
 
 CONFIG = TrainConfig(
     task="sdigits",

@@ -18,14 +18,14 @@ import pytest
 import torch
 from rich.console import Console
 
-from aru_lab import sweep
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
+from aru_lab.experiments import sweep
+from aru_lab.experiments.sweep import n_parameters, plan, run_sweep
 from aru_lab.networks.names import MODELS
 from aru_lab.runs import training
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import RunFolder, load_checkpoint
-from aru_lab.sweep import n_parameters, plan, run_sweep
 
 from .conftest import with_sources
 

@@ -11,12 +11,12 @@ from rich.console import Console
 from aru_lab.cli import main
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError
+from aru_lab.experiments.transfer import ADAPTABLE, Retraining, transfer
 from aru_lab.networks.classifier import parts
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import load_classifier, score, task_of
 from aru_lab.runs.folder import load_checkpoint
 from aru_lab.runs.training import train
-from aru_lab.transfer import ADAPTABLE, Retraining, transfer
 
 
 def trained(folder: Path, model: str, task: str = "psdigits") -> Path:

@@ -37,7 +37,7 @@ class Analyse:
 
     def run(self) -> None:
         """Analyse, and print a line for each part."""
-        from aru_lab.analysis.analyse import analyse
+        from aru_lab.experiments.analyse import analyse
 
         try:
             analyse(self.run_folder, self.what, self.settings, self.checkpoint, self.retrained, self.again)

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.settings import Settings
-from aru_lab.robustness import robustness
+from aru_lab.experiments.analyse import analyse
+from aru_lab.experiments.robustness import robustness
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.sensitivity import Strengths
 from aru_lab.runs.training import train

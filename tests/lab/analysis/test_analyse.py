@@ -14,9 +14,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from aru_lab.analysis import analyse as analyse_module
 from aru_lab.analysis import lyapunov
-from aru_lab.analysis.analyse import PARTS, analyse
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, trajectories
 from aru_lab.analysis.fractional import fractional_order
@@ -30,6 +28,8 @@ from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decay
 from aru_lab.cli import main
 from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
+from aru_lab.experiments import analyse as analyse_module
+from aru_lab.experiments.analyse import PARTS, analyse
 from aru_lab.networks.classifier import CONTROLLER, build_classifier
 from aru_lab.runs import analyses
 from aru_lab.runs.analyses import AnalysisFolder, Run

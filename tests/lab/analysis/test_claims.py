@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from aru_lab.analysis.claims import CLAIMS, Finding, findings, p_value
+from aru_lab.experiments.claims import CLAIMS, Finding, findings
+from aru_lab.experiments.verdicts import FAILS, HOLDS, UNDECIDED, UNTESTED, by_p, in_every_seed, p_value
 from aru_lab.plots.paper import FIGURES
-from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.runs.analyses import AnalysisFolder, Result
 from aru_lab.runs.sensitivity import kept_sweeps
 
@@ -45,6 +45,16 @@ def test_p_value_is_that_of_scipy_or_none() -> None:
     assert p_value(stats.ttest_ind, a, b, equal_var=False, alternative="greater") == expected
     assert p_value(stats.ttest_ind, [1.0], b) is None
     assert p_value(stats.ttest_ind, [1.0, 1.0], [1.0, 1.0]) is None
+
+
+def test_verdict_by_a_test_depends_on_its_side() -> None:
+    assert [by_p(p) for p in (None, 0.01, 0.5, 0.99)] == [UNTESTED, HOLDS, UNDECIDED, FAILS]
+    assert by_p(0.01, right=False) == FAILS
+    assert by_p(0.99, sided=False) == UNDECIDED
+
+
+def test_verdict_of_every_seed_needs_two() -> None:
+    assert [in_every_seed(x) for x in ([True], [True, True], [True, False])] == [UNTESTED, HOLDS, FAILS]
 
 
 def test_robustness_compares_means_over_the_strengths(analysed: dict[str, Path]) -> None:

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from aru_lab.analysis.analyse import analyse
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
+from aru_lab.experiments.analyse import analyse
 from aru_lab.networks.perturbations import StepDrive
 from aru_lab.plots.paper import FIGURES
 from aru_lab.plots.paper.analysed import Analysed

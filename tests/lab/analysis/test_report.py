@@ -11,17 +11,16 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from aru_lab import reproduce, sweep
-from aru_lab.analysis import analyse as analyse_module
-from aru_lab.analysis import report
 from aru_lab.analysis.checks import AnalysisError
-from aru_lab.analysis.claims import Finding
-from aru_lab.analysis.report import Section, analyse_item
 from aru_lab.errors import Interrupted
+from aru_lab.experiments import analyse as analyse_module
+from aru_lab.experiments import figures, reproduce, sweep
+from aru_lab.experiments.claims import Finding
+from aru_lab.experiments.figures import Section, analyse_item
+from aru_lab.experiments.scales import SCALES
+from aru_lab.experiments.verdicts import FAILS, HOLDS, UNTESTED
 from aru_lab.plots import style
-from aru_lab.reports import FAILS, HOLDS, UNTESTED
 from aru_lab.runs import scores
-from aru_lab.scales import SCALES
 
 from .conftest import SETTINGS
 
@@ -62,7 +61,8 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setitem(SCALES, "tiny", dataclasses.replace(scale, **changes))
     monkeypatch.setattr(style, "DPI", 50)
-    monkeypatch.setattr(report, "FIGURES", FIGURES)
+    monkeypatch.setattr(figures, "FIGURES", FIGURES)
+    monkeypatch.setattr(tables, "commit", lambda: "0123abc")  # a commit meanwhile would change the page
 
 
 @pytest.mark.slow
@@ -92,7 +92,7 @@ def test_page_from_nothing_and_again_without_work(
     monkeypatch.setattr(scores, "score", lambda *_, **__: pytest.fail("scored again"))
     monkeypatch.setattr(analyse_module, "PARTS", _untouchable())
     monkeypatch.setattr(
-        report, "draw", lambda number, _, folder: [folder / f"figure-{number}.{x}" for x in ("png", "pdf")]
+        figures, "draw", lambda number, _, folder: [folder / f"figure-{number}.{x}" for x in ("png", "pdf")]
     )
     again, *_ = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
     assert again == sections
@@ -114,7 +114,7 @@ def test_page_escapes_and_says_what_is_missing(tmp_path: Path) -> None:
         Section("1", picture, [Finding("a < b & c", "<1>", HOLDS, "t", 3e-7)]),
         Section("6", None, [Finding("d", "0.5", FAILS, "t", 0.25), Finding("e", "-", UNTESTED)], "no <run>"),
     ]
-    page = Page(report._html(sections, [], "tiny", "a <scale>", ["left & out"]))
+    page = Page(figures._html(sections, [], "tiny", "a <scale>", ["left & out"]))
     assert page.open == []
     for text in ("a < b & c", "<1>", "3e-07", "0.25", "Not drawn: no <run>", "a <scale>", "left & out"):
         assert text in page.text
@@ -130,7 +130,7 @@ def test_analysis_that_is_not_possible_is_a_remark_and_a_stop_is_a_stop(
         def analyse(*_: object, **__: object) -> None:
             raise error
 
-        monkeypatch.setattr(report, "analyse", analyse)
+        monkeypatch.setattr(figures, "analyse", analyse)
 
     item = (tmp_path, SETTINGS, None, None)
     raising(AnalysisError("The Jacobian is singular."))

@@ -13,24 +13,24 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from aru_lab.analysis.analyse import analyse
 from aru_lab.analysis.checks import AnalysisError
-from aru_lab.analysis.claims import RULE, Finding, findings
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import Interrupted, LabError
-from aru_lab.jobs import Report as Progress
-from aru_lab.jobs import run_jobs
+from aru_lab.experiments.analyse import analyse
+from aru_lab.experiments.claims import Finding, findings
+from aru_lab.experiments.processes import Report as Progress
+from aru_lab.experiments.processes import run_jobs
+from aru_lab.experiments.robustness import robustness
+from aru_lab.experiments.session import Session
+from aru_lab.experiments.sweep import Finished
+from aru_lab.experiments.tables import as_markdown, made_by, markdown_table, write_csv
+from aru_lab.experiments.transfer import ADAPTABLE, TransferResult, transfer_item
+from aru_lab.experiments.verdicts import FAILS, HOLDS, TEST_RULE, UNDECIDED, UNTESTED
 from aru_lab.plots.paper import FIGURES
 from aru_lab.plots.paper.draw import draw
 from aru_lab.plots.style import NAMES
-from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED, as_markdown
-from aru_lab.robustness import robustness
 from aru_lab.runs.folder import write_result
-from aru_lab.runs.provenance import commit, version
-from aru_lab.sweep import Finished, write_csv
 from aru_lab.terminal import say
-from aru_lab.transfer import ADAPTABLE, TransferResult, transfer_item
-from aru_lab.workshop import Workshop
 
 TITLES = {
     "1": "The activations γ",
@@ -81,11 +81,11 @@ class Section:
     reason: str = ""
 
 
-def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Path]:
+def reproduce_figures(session: Session, scale: str) -> tuple[list[Section], Path]:
     """Train or resume what the figures need, analyse it, draw, and write figures.html, .md and .csv.
 
     Args:
-        workshop: where the runs are and what trains them.
+        session: where the runs are and what trains them.
         scale: name of its scale.
 
     Returns:
@@ -94,22 +94,22 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
     Raises:
         LabError: no run can be made, or the work was stopped; a run that fails is left out and named in the report.
     """
-    task, output = workshop.scale.tasks[0], workshop.output
-    runs = workshop.networks(task, workshop.scale.models)
+    task, output = session.scale.tasks[0], session.output
+    runs = session.networks(task, session.scale.models)
     folders = [run.folder for run in runs]
-    _, unmeasured = robustness(folders, output / "fig2-points", workshop.scale.strengths, workshop.jobs)
-    workshop.failures += [(run.name, error) for run, error in unmeasured.items()]
-    items = [(run.folder, workshop.scale.retraining) for run in runs if run.config.model in ADAPTABLE]
-    results: list[TransferResult] = [result for _, result in workshop.map(transfer_item, items, "retraining n and s")]
+    _, unmeasured = robustness(folders, output / "fig2-points", session.scale.strengths, session.jobs)
+    session.failures += [(run.name, error) for run, error in unmeasured.items()]
+    items = [(run.folder, session.scale.retraining) for run in runs if run.config.model in ADAPTABLE]
+    results: list[TransferResult] = [result for _, result in session.map(transfer_item, items, "retraining n and s")]
     retrained = {result.run: result.run / "transfer" for result in results}
-    share = max(1, (os.cpu_count() or 1) // workshop.jobs) if workshop.jobs > 1 else None
+    share = max(1, (os.cpu_count() or 1) // session.jobs) if session.jobs > 1 else None
     analysed = [
-        (run.folder, workshop.scale.analysis, retrained.get(run.folder), share)
+        (run.folder, session.scale.analysis, retrained.get(run.folder), share)
         for run in runs
         if run.config.model not in NOT_ANALYSED
     ]
-    outcomes = workshop.map(analyse_item, analysed, "analysing")
-    remarks = [remark for _, remark in outcomes if remark] + workshop.remarks
+    outcomes = session.map(analyse_item, analysed, "analysing")
+    remarks = [remark for _, remark in outcomes if remark] + session.remarks
     # A run that failed in anything would keep the others out of the figures.
     complete = {analysed[k][0] for k, _ in outcomes} | {run.folder for run in runs if run.config.model in NOT_ANALYSED}
     shown = [run for run in runs if run.folder in complete - unmeasured.keys()]
@@ -117,14 +117,14 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
     by_model: dict[str, list[Path]] = {}
     for run in shown:
         by_model.setdefault(run.config.model, []).append(run.folder)
-    figures = [(number, folders, by_model, output, workshop.scale.conclusive) for number in FIGURES]
-    sections = run_jobs(draw_item, figures, workshop.jobs, "drawing")
+    figures = [(number, folders, by_model, output, session.scale.conclusive) for number in FIGURES]
+    sections = run_jobs(draw_item, figures, session.jobs, "drawing")
     for k, section in enumerate(sections):
         if isinstance(section, LabError):
-            workshop.failures.append((f"figure {FIGURES[k]}", section))
+            session.failures.append((f"figure {FIGURES[k]}", section))
             sections[k] = Section(FIGURES[k], None, [], str(section))
     page = output / "figures.html"
-    write_result(_html(sections, runs, scale, workshop.scale.description, remarks), page)
+    write_result(_html(sections, runs, scale, session.scale.description, remarks), page)
     rows = [
         {
             "figure": section.number,
@@ -139,13 +139,17 @@ def reproduce_figures(workshop: Workshop, scale: str) -> tuple[list[Section], Pa
     ]
     write_csv(rows, output / "figures.csv")
     markdown = output / "figures.md"
-    write_result(_markdown(rows, scale, workshop.scale.description, remarks), markdown)
-    say(workshop.console, f"Report: {page}")
+    write_result(_markdown(rows, scale, session.scale.description, remarks), markdown)
+    say(session.console, f"Report: {page}")
     return sections, markdown
 
 
 def analyse_item(item: tuple[Path, Settings, Path | None, int | None], report: Progress) -> str:
-    """`analyse` of one (run, settings, retrained run, threads), as `jobs.run_jobs` calls it; what was not possible."""
+    """Call `analyse` for one (run, settings, retrained run, threads), an item of `processes.run_jobs`.
+
+    Returns:
+        What was not possible, or an empty string.
+    """
     run, settings, retrained, threads = item
     if threads is not None:
         torch.set_num_threads(threads)
@@ -159,7 +163,7 @@ def analyse_item(item: tuple[Path, Settings, Path | None, int | None], report: P
 
 
 def draw_item(item: tuple[str, list[Path], dict[str, list[Path]], Path, bool], report: Progress) -> Section:
-    """The section of one (figure, folders, folders by model, output, conclusive), as `jobs.run_jobs` calls it."""
+    """The section of one (figure, folders, folders by model, output, conclusive), as `processes.run_jobs` calls it."""
     number, folders, by_model, output, conclusive = item
     found = findings(number, by_model)
     if not conclusive:
@@ -186,7 +190,7 @@ def _html(
         f"<p>Scale <code>{escape(scale)}</code>: {escape(description)}</p>",
         "<p>Geadah, Horoi, Kerg, Wolf, Lajoie, PLOS Computational Biology 2024. Of its claims, as far as the figures "
         "show them: " + "; ".join(f"<b>{counts[verdict]}</b> {verdict}" for verdict in _CLASS) + ".</p>",
-        f'<p class="small">{escape(RULE)}</p>',
+        f'<p class="small">{escape(TEST_RULE)}</p>',
     ]
     for section in sections:
         name = "Appendix" if section.number == "appendix" else f"Figure {section.number}"
@@ -219,22 +223,16 @@ def _html(
     parts.append("</table>")
     if remarks:
         parts.append(f"<h2>Remarks</h2><ul>{''.join(f'<li>{escape(remark)}</li>' for remark in remarks)}</ul>")
-    parts.append(f'<p class="small">{escape(_made_by(scale))}</p></body></html>\n')
+    parts.append(f'<p class="small">{escape(made_by(_command(scale)))}</p></body></html>\n')
     return "\n".join(parts)
 
 
 def _markdown(rows: Sequence[dict[str, str]], scale: str, description: str, remarks: Sequence[str]) -> str:
+    cells = [(row["figure"], row["claim"], row["number"], row["p"] or "-", f"**{row['verdict']}**") for row in rows]
     lines = ["# The paper's figures, repeated", "", f"Scale `{scale}`: {description}", ""]
-    lines += [
-        "The pictures are in figures.html.",
-        "",
-        "| figure | the paper | here | p | verdict |",
-        "|---|---|---|---|---|",
-    ]
-    for row in rows:
-        cells = (row["figure"], row["claim"], row["number"], row["p"] or "-", f"**{row['verdict']}**")
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    lines += ["", RULE, "", *(f"* {as_markdown(remark)}" for remark in remarks), "", _made_by(scale), ""]
+    lines += ["The pictures are in figures.html.", ""]
+    lines += markdown_table(("figure", "the paper", "here", "p", "verdict"), cells)
+    lines += ["", TEST_RULE, "", *(f"* {as_markdown(remark)}" for remark in remarks), "", made_by(_command(scale)), ""]
     return "\n".join(lines)
 
 
@@ -242,6 +240,5 @@ def _p(value: float | None) -> str:
     return "-" if value is None else f"{value:.2g}" if value >= 1e-4 else f"{value:.0e}"
 
 
-def _made_by(scale: str) -> str:
-    made_by = f"`aru reproduce figures --scale {scale}`"
-    return f"Made by {made_by} (aru_kernels {version()}, commit {commit() or 'unknown'})."
+def _command(scale: str) -> str:
+    return f"aru reproduce figures --scale {scale}"

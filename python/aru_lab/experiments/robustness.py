@@ -9,14 +9,14 @@ from typing import Any
 from rich.console import Console
 
 from aru_lab.errors import ConfigError, LabError, failed_together
-from aru_lab.jobs import Report, run_jobs
+from aru_lab.experiments.processes import Report, run_jobs
+from aru_lab.experiments.tables import write_csv
 from aru_lab.networks.perturbations import describe
 from aru_lab.plots.curves import Curve, sensitivity_figure
 from aru_lab.runs.evaluation import task_of
 from aru_lab.runs.folder import RunFolder, read_configs
 from aru_lab.runs.scores import known_scores
 from aru_lab.runs.sensitivity import Axis, Strengths, axes_of
-from aru_lab.sweep import write_csv
 
 
 def measure(item: tuple[Path, Strengths], report: Report) -> list[dict[str, Any]]:

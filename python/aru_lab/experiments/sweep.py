@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
 import os
 from collections.abc import Sequence
@@ -17,12 +15,13 @@ from rich.console import Console
 from rich.table import Table
 
 from aru_lab.errors import ConfigError, LabError, RunError
-from aru_lab.jobs import Report, run_jobs
+from aru_lab.experiments.processes import Report, run_jobs
+from aru_lab.experiments.tables import write_csv
 from aru_lab.networks.classifier import build_classifier, count_parameters, match_hidden_size
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, task_of
-from aru_lab.runs.folder import RunFolder, write_result
+from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.schedules import best_epoch, is_finished
 from aru_lab.runs.scores import known_scores
 from aru_lab.runs.state import read_history, sources_of
@@ -237,13 +236,3 @@ def write_summary(
         rows.append(row)
     write_csv(rows, path)
     return rows
-
-
-def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Write rows as CSV, atomically; the columns are all names in the order in which they come up."""
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_result(text.getvalue(), path)

@@ -1,26 +1,23 @@
-"""The paper's results, one table each: what was measured, the paper's claim beside it, and whether it holds."""
+"""Tables as CSV and Markdown, and the report of a result: what was measured, the paper's claim, and its verdict."""
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 import re
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from aru_lab.experiments.verdicts import SPREAD_RULE
 from aru_lab.plots.style import NAMES
 from aru_lab.runs.folder import write_result
 from aru_lab.runs.provenance import commit, version
-from aru_lab.sweep import write_csv
-
-HOLDS, FAILS, UNTESTED = "holds", "does not hold", "not tested at this scale"
-UNDECIDED = "undecided: within the spread of the seeds"
-RULE = (
-    "A claim that one mean over the seeds is above another holds where it is above by more than twice the standard "
-    "error of the difference, and does not hold where it is below by as much. Accuracies of the same runs are compared "
-    "run by run."
-)
 
 
 @dataclass(frozen=True)
@@ -64,36 +61,6 @@ class Report:
     remarks: tuple[str, ...] = ()
 
 
-def percent(values: Sequence[float]) -> str:
-    """Mean ± standard deviation in percent."""
-    if not values:
-        return "-"
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{spread}"
-
-
-def above(first: Sequence[float], second: Sequence[float]) -> str:
-    """Whether the claim holds that `first` has the larger mean, each with its own runs."""
-    if min(len(first), len(second)) < 2:
-        return UNTESTED
-    difference = statistics.fmean(first) - statistics.fmean(second)
-    return _verdict(difference, math.sqrt(sum(statistics.variance(part) / len(part) for part in (first, second))))
-
-
-def above_in_pairs(first: Sequence[float], second: Sequence[float]) -> str:
-    """Whether the claim holds that `first` is the larger, both measured on the same runs in the same order."""
-    differences = [a - b for a, b in zip(first, second, strict=True)]
-    if len(differences) < 2:
-        return UNTESTED
-    return _verdict(statistics.fmean(differences), statistics.stdev(differences) / math.sqrt(len(differences)))
-
-
-def _verdict(difference: float, error: float) -> str:
-    if abs(difference) <= 2 * error:
-        return UNDECIDED
-    return HOLDS if difference > 0 else FAILS
-
-
 def write_report(report: Report, stem: Path, command: str) -> tuple[Path, Path]:
     """Write STEM.csv, all rows, and STEM.md, the same for the eye; the paths of both."""
     table, markdown = stem.with_suffix(".csv"), stem.with_suffix(".md")
@@ -108,10 +75,10 @@ def write_report(report: Report, stem: Path, command: str) -> tuple[Path, Path]:
     ]
     for task in dict.fromkeys(row.task for row in report.rows if row.values):
         text += [f"## {task}", "", *_pivot(report, [row for row in report.rows if row.task == task]), ""]
-    text += ["## The paper's claims", "", *_claims(report.rows), "", RULE, ""]
+    text += ["## The paper's claims", "", *_claims(report.rows), "", SPREAD_RULE, ""]
     text += [f"![{figure.stem}]({figure.name})\n" for figure in report.figures]
     text += [f"* {as_markdown(remark)}" for remark in report.remarks]
-    text += ["", f"Made by `{command}` (aru_kernels {version()}, commit {commit() or 'unknown'})."]
+    text += ["", made_by(command)]
     write_result("\n".join(text) + "\n", markdown)
     return markdown, table
 
@@ -137,33 +104,78 @@ def _line(report: Report, row: Row) -> dict[str, object]:
 def _pivot(report: Report, rows: Sequence[Row]) -> list[str]:
     quantities = list(dict.fromkeys(row.quantity for row in rows))
     cells = {(row.model, row.quantity): str(row) for row in rows}
-    lines = [_markdown("model", "H", "parameters", *quantities), _markdown("---", *["---:"] * (2 + len(quantities)))]
+    lines = []
     for model in dict.fromkeys(row.model for row in rows):
-        hidden_size, parameters = report.sizes.get((rows[0].task, model), ("-", "-"))
-        values = [cells.get((model, quantity), "-") for quantity in quantities]
-        lines.append(_markdown(NAMES[model], hidden_size, _thousands(parameters), *values))
-    return lines
+        size = report.sizes.get((rows[0].task, model))
+        sizes = ("-", "-") if size is None else (size[0], f"{size[1]:,}")
+        lines.append((NAMES[model], *sizes, *(cells.get((model, quantity), "-") for quantity in quantities)))
+    return markdown_table(("model", "H", "parameters", *quantities), lines, numbers_from=1)
 
 
 def _claims(rows: Sequence[Row]) -> list[str]:
     headings = ("task", "network", "quantity", "the paper", "here (%)", "compared with (%)", "verdict")
-    lines = [_markdown(*headings), _markdown(*["---"] * len(headings))]
-    lines += [
-        _markdown(row.task, NAMES[row.model], row.quantity, row.claim, row, percent(row.against), f"**{row.verdict}**")
+    lines = [
+        (row.task, NAMES[row.model], row.quantity, row.claim, row, percent(row.against), f"**{row.verdict}**")
         for row in rows
         if row.claim
     ]
-    return lines
+    return markdown_table(headings, lines)
+
+
+def percent(values: Sequence[float]) -> str:
+    """Mean ± standard deviation in percent; a dash where there are no values."""
+    return spread([100 * value for value in values], ".1f") if values else "-"
+
+
+def spread(values: Sequence[float], form: str = ".3g", unit: str = "") -> str:
+    """Mean ± standard deviation over the seeds, each number in the format `form`; a single value has no deviation.
+
+    Examples:
+        >>> spread([1.0, 2.0], ".1f", "%")
+        '1.5 ± 0.7%'
+    """
+    deviation = f" ± {np.std(values, ddof=1):{form}}" if len(values) > 1 else ""
+    return f"{np.mean(values):{form}}{deviation}{unit}"
+
+
+def markdown_table(
+    headings: Sequence[object], rows: Iterable[Sequence[object]], numbers_from: int | None = None
+) -> list[str]:
+    """The lines of a Markdown table.
+
+    Args:
+        headings: of the columns.
+        rows: cells; a vertical bar in one is escaped.
+        numbers_from: index of the first column that is aligned right, with all that follow; None aligns none.
+
+    Examples:
+        >>> markdown_table(("model", "H"), [("ARUN", 64)], numbers_from=1)
+        ['| model | H |', '| --- | ---: |', '| ARUN | 64 |']
+    """
+    n_left = len(headings) if numbers_from is None else numbers_from
+    rule = ["---"] * n_left + ["---:"] * (len(headings) - n_left)
+    return [_line_of(cells) for cells in (headings, rule, *rows)]
+
+
+def _line_of(cells: Sequence[object]) -> str:
+    return f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in cells)} |"
 
 
 def as_markdown(text: str) -> str:
-    """`text` for a Markdown file, in which it is read as it is."""
+    """`text` for a Markdown file, which shows it as it is."""
     return re.sub(r"([\\`*_\[\]<>|])", r"\\\1", text)
 
 
-def _thousands(number: int | str) -> str:
-    return f"{number:,}" if isinstance(number, int) else number
+def made_by(command: str) -> str:
+    """The last line of a report: its command, version and commit."""
+    return f"Made by `{command}` (aru_kernels {version()}, commit {commit() or 'unknown'})."
 
 
-def _markdown(*cells: object) -> str:
-    return f"| {' | '.join(map(str, cells))} |"
+def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write rows as CSV, atomically; the columns are all names in the order in which they come up."""
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_result(text.getvalue(), path)

@@ -10,16 +10,16 @@ from typing import Any
 
 from rich.console import Console
 
-from aru_lab import jobs as pool
 from aru_lab.errors import LabError, NonFiniteError, RunError
+from aru_lab.experiments import processes as pool
+from aru_lab.experiments.scales import Scale
+from aru_lab.experiments.sweep import Finished, plan, print_sizes, run_sweep
 from aru_lab.runs.config import TrainConfig
-from aru_lab.scales import Scale
-from aru_lab.sweep import Finished, plan, print_sizes, run_sweep
 from aru_lab.terminal import visible
 
 
 @dataclass
-class Workshop:
+class Session:
     """Where one result is made: the scale, folders, processes, and what failed on the way."""
 
     scale: Scale

@@ -6,10 +6,10 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from aru_lab.analysis.settings import Settings
+from aru_lab.experiments.transfer import Retraining
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.sensitivity import Strengths
-from aru_lab.transfer import Retraining
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,9 @@ neurons of one network are not independent of each other.
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,21 +18,11 @@ from aru_kernels.functional import gamma
 from aru_lab.analysis.heterogeneity import compare
 from aru_lab.analysis.stability import noise_decays
 from aru_lab.errors import RunError
+from aru_lab.experiments.tables import spread
+from aru_lab.experiments.verdicts import ALPHA, GOOD_FIT, UNTESTED, by_p, exactly, in_every_seed, p_value
 from aru_lab.plots.style import MODELS
-from aru_lab.reports import FAILS, HOLDS, UNDECIDED, UNTESTED
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.sensitivity import LABELS, kept_sweeps
-
-ALPHA = 0.05
-GOOD_FIT = 0.9  # share of the variance that a curve must explain in every seed
-RULE = (
-    f"A claim with a test holds where p < {ALPHA:g}; it does not hold where the same test finds the opposite (p > "
-    f"{1 - ALPHA:g} of a one-sided test), and is undecided in between. Tests are over the seeds but where they say "
-    "otherwise; p-values are not corrected for the number of claims. A claim about a curve holds where it explains at "
-    f"least {GOOD_FIT:.0%} of the variance in every seed and the interval of its exponent, if it has one, excludes 0. "
-    "Claims are worded after the paper's abstract and its analyses, and the tests are ours: the paper's own p-values "
-    "are not at hand."
-)
 
 Runs = Mapping[str, Sequence[Path]]
 
@@ -74,31 +61,8 @@ def findings(number: str, runs: Runs) -> list[Finding]:
     return found
 
 
-def p_value(test: Callable[..., Any], *samples: Sequence[float], **options: Any) -> float | None:
-    """The p-value of a test of scipy.stats; None for fewer than two values in a sample, or values without spread."""
-    if min(map(len, samples)) < 2:
-        return None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of samples that are constant
-        p = float(test(*samples, **options).pvalue)
-    return p if math.isfinite(p) else None
-
-
 def _tested(claim: str, number: str, test: str, p: float | None, *, right: bool = True, sided: bool = True) -> Finding:
-    """right: whether what was found is what is claimed; sided: whether the test is against the claim's opposite."""
-    if p is None:
-        verdict = UNTESTED
-    elif p < ALPHA:
-        verdict = HOLDS if right else FAILS
-    else:
-        verdict = FAILS if sided and p > 1 - ALPHA else UNDECIDED
-    return Finding(claim, number, verdict, test, p)
-
-
-def _spread(values: Sequence[float], unit: str = "", digits: int = 3) -> str:
-    """Mean ± standard deviation over the seeds."""
-    deviation = f" ± {np.std(values, ddof=1):.{digits}g}" if len(values) > 1 else ""
-    return f"{np.mean(values):.{digits}g}{deviation}{unit}"
+    return Finding(claim, number, by_p(p, right, sided), test, p)
 
 
 def _load(runs: Runs, model: str, part: str) -> list[dict[str, np.ndarray]]:
@@ -117,7 +81,7 @@ def _activation(claim: str, _: Runs) -> list[Finding]:
         f"largest deviation from the softplus {softplus:.1g}, from the sigmoid {sigmoid:.1g}; from ReLU "
         f"{steps[0]:.2g}, {steps[1]:.2g}, {steps[2]:.2g} at n = 5, 50, 500"
     )
-    return [Finding(claim, number, HOLDS if holds else FAILS, exact=True)]
+    return [Finding(claim, number, exactly(holds), exact=True)]
 
 
 def _robust(claim: str, runs: Runs) -> list[Finding]:
@@ -136,7 +100,7 @@ def _robust(claim: str, runs: Runs) -> list[Finding]:
                 found.append(Finding(named, "not measured", UNTESTED))
                 continue
             p = p_value(stats.ttest_ind, ours, baseline, equal_var=False, alternative="greater")
-            number = f"mean accuracy {_spread(ours, '%')} against {_spread(baseline, '%')}"
+            number = f"mean accuracy {spread(ours, unit='%')} against {spread(baseline, unit='%')}"
             found.append(_tested(named, number, "Welch's t, one-sided", p))
     return found
 
@@ -147,7 +111,7 @@ def _fractional(claim: str, runs: Runs) -> list[Finding]:
     for c, name in enumerate(("in the network", "isolated")):
         orders = [float(content["order_of_mean"][c, -1]) for content in files]
         p = p_value(stats.ttest_1samp, orders, popmean=0.0)
-        number = f"order α of the mean response at ξ = {files[0]['amplitudes'][-1]:g}: {_spread(orders)}"
+        number = f"order α of the mean response at ξ = {files[0]['amplitudes'][-1]:g}: {spread(orders)}"
         inside = False
         if p is not None:
             low, high = stats.t.interval(1 - ALPHA, len(orders) - 1, np.mean(orders), stats.sem(orders))
@@ -164,7 +128,7 @@ def _adapts(claim: str, runs: Runs) -> list[Finding]:
         for model in ("arun", "gamma-heterogeneous")
     )
     p = p_value(stats.ttest_ind, ours, static, equal_var=False, alternative="greater")
-    number = f"|α| of isolated neurons: ARUN {_spread(ours)}, RNN+γ het. {_spread(static)}"
+    number = f"|α| of isolated neurons: ARUN {spread(ours)}, RNN+γ het. {spread(static)}"
     return [_tested(claim, number, "Welch's t, one-sided", p)]
 
 
@@ -178,7 +142,7 @@ def _gain_falls(claim: str, runs: Runs) -> list[Finding]:
         test = "Spearman's ρ, one-sided, combined over seeds after Fisher"
     else:
         test = "t of ρ over seeds, one-sided"
-    return [_tested(claim, f"rank correlation of n with the deviation of the noise ρ = {_spread(slopes)}", test, p)]
+    return [_tested(claim, f"rank correlation of n with the deviation of the noise ρ = {spread(slopes)}", test, p)]
 
 
 def _fits(claim: str, runs: Runs) -> list[Finding]:
@@ -192,9 +156,8 @@ def _fits(claim: str, runs: Runs) -> list[Finding]:
             for content in files
         ]
         number = f"R² {', '.join(f'{x:.3f}' for x in r_squared)}; b {', '.join(exponents)} (95% intervals)"
-        low, high = (np.nan_to_num([content["parameters"][i, end, 1] for content in files]) for end in (1, 2))
-        fits = min(np.nan_to_num(r_squared)) >= GOOD_FIT and bool((low * high > 0).all())
-        verdict = UNTESTED if len(files) < 2 else HOLDS if fits else FAILS
+        low, high = (np.array([content["parameters"][i, end, 1] for content in files]) for end in (1, 2))
+        verdict = in_every_seed((np.array(r_squared) >= GOOD_FIT) & (low * high > 0))  # false where there is no fit
         found.append(Finding(f"{claim}: {named}", number, verdict, "goodness of fit and sign of b, every seed"))
     return found
 
@@ -206,7 +169,7 @@ def _one_dimensional(claim: str, runs: Runs) -> list[Finding]:
         f"a curve explains {', '.join(f'{x:.1%}' for x in curve)} of the variance of the steady states, a line "
         f"{', '.join(f'{x:.1%}' for x in line)}"
     )
-    verdict = UNTESTED if len(files) < 2 else HOLDS if min(curve) >= GOOD_FIT else FAILS
+    verdict = in_every_seed([share >= GOOD_FIT for share in curve])
     return [Finding(claim, number, verdict, "variance explained, every seed")]
 
 
@@ -215,7 +178,7 @@ def _proposition(claim: str, runs: Runs) -> list[Finding]:
     for content in _load(runs, "arun", "stability"):
         n, s = content["steady_shape"].T
         shares.append(float(np.mean(noise_decays(content["amplitudes"], n, s, float(content["sigma"])))))
-    verdict = UNTESTED if len(shares) < 2 else HOLDS if min(shares) == 1 else FAILS
+    verdict = in_every_seed([share == 1 for share in shares])
     number = f"share of the drives at which γ'(ξ; n, s)² σ² < 1: {', '.join(f'{x:.0%}' for x in shares)}"
     return [Finding(claim, number, verdict, "all drives, every seed")]
 
@@ -234,8 +197,8 @@ def _nearer_to_the_edge(claim: str, runs: Runs) -> list[Finding]:
             distances[kind].append(float(values))
     p = p_value(stats.ttest_rel, distances["adaptive"], distances["fixed"], alternative="less")
     number = (
-        f"|λ| averaged over {drives} drives: {_spread(distances['adaptive'])} with n and s as driven, "
-        f"{_spread(distances['fixed'])} with n and s at rest (nats a step)"
+        f"|λ| averaged over {drives} drives: {spread(distances['adaptive'])} with n and s as driven, "
+        f"{spread(distances['fixed'])} with n and s at rest (nats a step)"
     )
     return [_tested(claim, number, "paired t over seeds, one-sided", p)]
 
@@ -249,7 +212,7 @@ def _gradients(claim: str, runs: Runs) -> list[Finding]:
     p = p_value(stats.ttest_ind, away["arun"], away["relu"], equal_var=False, alternative="less")
     number = (
         "log10 of the norm of the gradient for the pre-activation at the first over that at the last step (0: of equal "
-        f"size): ARUN {_spread(reach['arun'])}, RNN+ReLU {_spread(reach['relu'])}"
+        f"size): ARUN {spread(reach['arun'])}, RNN+ReLU {spread(reach['relu'])}"
     )
     return [_tested(claim, number, "Welch's t of the distance from 0, one-sided", p)]
 
@@ -260,7 +223,7 @@ def _heterogeneous(claim: str, runs: Runs) -> list[Finding]:
     for name in ("n", "s"):
         before, after = ([float(f[f"{name}_{when}"].std()) for f in files] for when in ("before", "after"))
         p = p_value(stats.ttest_rel, after, before, alternative="greater")
-        number = f"deviation of {name} over neurons: {_spread(before)} before, {_spread(after)} after training"
+        number = f"deviation of {name} over neurons: {spread(before)} before, {spread(after)} after training"
         found.append(_tested(f"RNN+γ het., {name}: {claim}", number, "paired t over seeds, one-sided", p))
     return found
 
@@ -273,7 +236,7 @@ def _retrained(claim: str, runs: Runs) -> list[Finding]:
     for name in ("n", "s"):
         changes = [compare(f[f"{name}_after"], f[f"{name}_retrained"]) for f in files]
         p = float(stats.combine_pvalues([change.p_value for change in changes]).pvalue) if len(files) > 1 else None
-        number = f"Kolmogorov-Smirnov distance of {name}: {_spread([change.statistic for change in changes])}"
+        number = f"Kolmogorov-Smirnov distance of {name}: {spread([change.statistic for change in changes])}"
         test = "Kolmogorov-Smirnov over neurons, seeds combined (Fisher)"
         found.append(_tested(f"RNN+γ het., {name}: {claim}", number, test, p, sided=False))
     return found

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
-from aru_lab.jobs import Report
+from aru_lab.experiments.processes import Report
+from aru_lab.experiments.sweep import complete
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.scores import known_scores
-from aru_lab.sweep import complete
 
 ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")
 
@@ -71,7 +71,7 @@ def transfer(run: Path, retraining: Retraining | None = None, report: Report = l
 
 
 def transfer_item(item: tuple[Path, Retraining], report: Report) -> TransferResult:
-    """`transfer` of one (run, retraining), as `jobs.run_jobs` calls it."""
+    """`transfer` of one (run, retraining), as `processes.run_jobs` calls it."""
     return transfer(*item, report)
 
 

@@ -1,0 +1,1 @@
+"""Work on many runs: sweeps, sensitivity, transfer, analyses, and the results of the paper."""

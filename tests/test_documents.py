@@ -94,3 +94,15 @@ def test_functions_stand_in_the_files_beside_them():
             assert any(name <= own for own in words.values()), f"{name} is not in {files}"
         for path, own in words.items():
             assert any(name <= own for name in names), f"{path} has none of {functions}"
+
+
+def test_imports_point_down_the_table_of_layers():
+    table = text("docs/architecture.md").split("| layer | modules")[1].split("\n\n")[0].splitlines()[2:]
+    layers = {name: i for i, row in enumerate(table) for name in re.findall(r"`(\w+)(?:\.py|/)`", row.split("|")[2])}
+    modules = {path.stem: path for path in (ROOT / "aru_kernels").glob("*.py")}
+    assert set(modules) - set(layers) == {"__init__", "__main__", "_version"}
+    for name, path in modules.items():
+        imported = re.findall(r"^from aru_kernels(?:\.(\w+)| import (.+))", path.read_text(), re.MULTILINE)
+        names = {word for one, several in imported for word in re.findall(r"\w+", one or several)}
+        up = [other for other in names & set(layers) if name in layers and layers[other] < layers[name]]
+        assert not up, f"{name} imports {up}"

@@ -1,5 +1,5 @@
 # make demo   install into .venv and watch an adaptive network learn to read digits
-# make test   install into .venv, lint, run every test, compile the Triton kernels for GPUs that are not there
+# make test   install into .venv, lint, run every test, compile the Triton kernels for GPUs that are absent
 # make lint   ruff, clang-format, mypy
 # make gpu-check   on a machine with a GPU: check every kernel, then time it (GPU_PYTHON: a Python with torch and Triton)
 PYTHON ?= python3

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import inspect
 import pkgutil
@@ -12,6 +11,7 @@ import pytest
 import aru_kernels
 from aru_kernels import cpu
 from helpers import ROOT, needs_cpu_kernels
+from imports import imported_modules
 
 PACKAGE = ROOT / "aru_kernels"
 
@@ -80,17 +80,6 @@ def test_every_argument_of_a_public_class_or_function_is_documented():
             if argument != "self" and argument not in text
         ]
     assert not [name for name in missing if ".backends.Backend" not in name]  # their fields are not arguments
-
-
-def imported_modules(path) -> set[str]:
-    names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
 
 
 # What each module may not import: aru_lab -> modules -> functional -> ops, backends -> reference, cpu

@@ -1,4 +1,4 @@
-"""Failures that are told to the person at the terminal: every message is one sentence that says what to do."""
+"""Errors for the user: every message is one sentence that says what to do."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 
 class LabError(Exception):
-    """Base of the laboratory's own failures; the command line prints the message and no traceback."""
+    """Base class of the laboratory's errors; the command line prints the message without a traceback."""
 
     exit_code = 2
 
@@ -40,12 +40,12 @@ class Interrupted(LabError):
     exit_code = 130
 
 
-# What torch's allocators say; of these only that of GPUs has a type of its own.
+# Messages of torch's allocators; only the GPU allocator raises an exception type of its own.
 _NO_MEMORY = re.compile(r"can't allocate memory|out of memory|Storage size calculation overflowed|alloc_cpu", re.I)
 
 
 def as_lab_error(error: Exception) -> LabError | None:
-    """The sentence for an error that comes from the machine rather than from a fault of the program; None for others.
+    """Turn an error of the machine, such as a full disk, into a sentence; return None for a fault of the program.
 
     Args:
         error: any exception.
@@ -65,13 +65,13 @@ def as_lab_error(error: Exception) -> LabError | None:
 
 
 def failed_together(failures: Sequence[LabError], n: int | None = None) -> LabError | None:
-    """One error for runs that failed while the others were done; None where none failed.
+    """Combine the errors of several runs into one; return None if no run failed.
 
-    Its exit code is the highest of theirs; a run without others fails with its own error.
+    The combined error has the highest exit code of all. If there is only one run, its own error is returned.
 
     Args:
-        failures: what failed.
-        n: number of all runs; None does not say how many there are.
+        failures: errors of the runs that failed.
+        n: number of all runs; None leaves it out of the message.
     """
     if not failures:
         return None

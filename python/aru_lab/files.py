@@ -1,6 +1,6 @@
-"""Reading and writing files: what is read is whole or refused in a sentence, what is written is whole or absent.
+"""Reading and writing files. A damaged file is refused with a sentence, and no file is ever half written.
 
-Nothing here imports torch or knows what the files mean.
+This module does not import torch and does not know what the files mean.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ import numpy as np
 from aru_lab.errors import LabError
 
 TEMPORARY_SUFFIX = ".partial"
-FORGOTTEN_SECONDS = 3600.0  # no single write takes so long: a temporary file this old was left by a process that died
+FORGOTTEN_SECONDS = 3600.0  # no write takes this long: a dead process left a temporary file this old
 CHECKSUM = "checksum"  # the key of a line's own checksum
 CHECKSUM_DIGITS = 16
 
 
 @contextlib.contextmanager
 def reading(path: Path | str, failure: type[LabError], advice: str, absent: str | None = None) -> Iterator[None]:
-    """Turn whatever goes wrong while a file is read and parsed into one sentence.
+    """Turn every error of reading and parsing a file into one sentence.
 
     Parsers of damaged bytes raise errors of many types (zlib, zipfile, pickle, struct, tokenize, RecursionError, ...),
-    so every `Exception` counts, but for those of the type `failure`, which name the file themselves. Only the reading
-    of foreign content belongs inside, and none of our own work.
+    so every `Exception` counts, except those of the type `failure`, which name the file themselves. Only code that
+    reads foreign content belongs inside the block.
 
     Args:
         path: the file; the sentence names it.
@@ -201,7 +201,7 @@ def _end_of_lines(file: io.FileIO) -> int:
 
 
 def read_lines(path: Path, check: Callable[[dict[str, Any]], None], failure: type[LabError]) -> list[dict[str, Any]]:
-    """The entries of a file of sealed lines, but for an unfinished last line; none where there is no such file.
+    """Read a file of sealed lines, without an unfinished last line; a file that does not exist has no entries.
 
     Lines without a checksum, which earlier versions wrote, are only checked for their form.
 
@@ -223,7 +223,7 @@ def _unsealed(line: str, number: int, check: Callable[[dict[str, Any]], None]) -
     except ValueError as error:
         raise ValueError(f"line {number}: {reason(error)}") from error
     if not isinstance(entry, dict):
-        raise ValueError(f"line {number} is no JSON object")
+        raise ValueError(f"line {number} is not a JSON object")
     if entry.pop(CHECKSUM, None) not in (None, _checksum(entry)):
         raise ValueError(f"line {number} does not have the checksum that it carries")
     try:
@@ -243,10 +243,10 @@ Form = dict[str, type | tuple[type, ...]]
 def check_form(entry: Any, form: Form) -> None:
     """Raise ValueError unless `entry` is a dictionary of exactly these names, each with a value of its types.
 
-    A bool is no int here, and an int is a float.
+    A bool does not count as an int, and an int counts as a float.
     """
     if not isinstance(entry, dict):
-        raise ValueError(f"it is a {type(entry).__name__} and no dictionary")
+        raise ValueError(f"it is a {type(entry).__name__} and not a dictionary")
     for name in form:
         if name not in entry:
             raise ValueError(f"it has no {name!r}")
@@ -278,7 +278,7 @@ def read_arrays(file: Path | BinaryIO, names: Iterable[str] | None = None) -> di
         with open_file(file) as opened:
             return read_arrays(opened, names)
     if not zipfile.is_zipfile(file):
-        raise ValueError("it is no archive of arrays")
+        raise ValueError("it is not an archive of arrays")
     file.seek(0)
     arrays = {}
     with zipfile.ZipFile(file) as archive:

@@ -1,4 +1,4 @@
-"""What is printed: names from the user appear as they are, in any encoding, and a reader may stop reading.
+"""Printing: names from the user appear unchanged in any encoding, and a reader may stop reading.
 
 Only the standard library is imported at the top, so that the command line can use it before rich is known to be there.
 """
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-# Control characters move the cursor or change colours, surrogates stand for bytes that are no text, and the rest breaks
-# lines or turns the direction of writing.
+# Control characters move the cursor or change colours, surrogates stand for bytes that are not text, and the others
+# break lines or change the direction of writing.
 _HIDDEN = {"Cc", "Cs", "Zl", "Zp"}
 _TURNING = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
@@ -86,7 +86,7 @@ def complain(error: object) -> None:
 
 
 class _Forgiving(io.FileIO):
-    """Output that takes everything; the first failure is kept, and what comes after it is dropped."""
+    """Output that accepts everything. It keeps the first failure and drops all output after it."""
 
     def __init__(self, descriptor: int) -> None:
         super().__init__(descriptor, "wb", closefd=False)
@@ -129,17 +129,17 @@ class Output:
 
     @property
     def failure(self) -> OSError | None:
-        """Why output was lost; None where nothing was, or where its reader had closed it."""
+        """The reason why output was lost; None if nothing was lost or its reader had closed it."""
         failures = [raw.failure for raw in self._raw if raw.failure is not None]
         return next((error for error in failures if error.errno != errno.EPIPE), None)
 
 
 @contextlib.contextmanager
 def output() -> Iterator[Output]:
-    """Let output succeed whatever its encoding and its reader are.
+    """Make output succeed with every encoding and every reader.
 
-    Characters that the encoding has not are spelled out or escaped. What a reader that has closed its end (`| head -1`)
-    does not take is dropped, and the work goes on.
+    Characters outside the encoding are spelled out or escaped. After a reader has closed its end (`| head -1`), further
+    output is dropped and the work continues.
     """
     for descriptor in (0, 1, 2):
         # A closed one would be given to the next file that is opened, and then get what is printed.

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch.nn.parallel import DistributedDataParallel
 
 from aru_lab.runs import distributed, training
 from aru_lab.runs.config import TrainConfig
@@ -22,14 +21,15 @@ from aru_lab.runs.schedules import epoch_order
 def first_gradients(config: TrainConfig, world: distributed.World) -> dict[str, torch.Tensor]:
     """The gradients of the first batch and of one that is smaller than the world, averaged over the processes."""
     trainer = training._Trainer(config, RunFolder(config.run_folder), Console(quiet=True), world)
-    trainer.parallel = trainer.model if world.size == 1 else DistributedDataParallel(trainer.model)
+    learner = trainer.learner
+    learner.connect()
     order = epoch_order(len(trainer.data.train), config.seed, 0)
     found = {}
     for n in (config.batch_size, 1):
-        counts = trainer.gradients(order[:n])
+        counts = learner.gradients(trainer.data.train, trainer.batch(order[:n]))
         counts.send()
         loss, n_correct, _ = counts.result(world)
-        found |= {f"{name} {n}": p.grad.clone() for name, p in trainer.model.named_parameters()}
+        found |= {f"{name} {n}": p.grad.clone() for name, p in learner.model.named_parameters()}
         found[f"loss {n}"] = torch.tensor([loss, n_correct], dtype=torch.float64)
     return found
 

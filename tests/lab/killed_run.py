@@ -23,7 +23,7 @@ from rich.console import Console
 
 from aru_lab import files
 from aru_lab.runs import folder as run_folder
-from aru_lab.runs import training
+from aru_lab.runs import learner, training
 from aru_lab.runs.config import TrainConfig
 
 
@@ -76,7 +76,7 @@ def arm(moment: str, count: int) -> None:
 def main() -> None:
     """Fork, train, die; fail unless every child died of SIGKILL."""
     torch.set_num_threads(1)
-    training.PLATEAU_PATIENCE = 0
+    learner.PLATEAU_PATIENCE = 0
     for folder, moment, count, values in json.loads(sys.argv[1]):
         child = os.fork()
         if child == 0:

@@ -148,7 +148,7 @@ def test_download_fills_the_cache_once(mirror: Path) -> None:
 
 def test_damaged_download_is_refused(mirror: Path) -> None:
     (mirror / "train-images-idx3-ubyte.gz").write_bytes(b"something else")
-    with pytest.raises(DataError, match=r"has not the checksum of MNIST's four IDX files; try again"):
+    with pytest.raises(DataError, match=r"does not have the checksum of MNIST's four IDX files; try again"):
         images.load_mnist()
 
 

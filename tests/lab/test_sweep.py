@@ -144,7 +144,7 @@ def test_damaged_run_does_not_keep_the_others(tmp_path: Path, capsys: pytest.Cap
             rows = list(csv.DictReader(file))
         assert [bool(row["failure"]) for row in rows] == [False, True, True, False]
         assert [bool(row["test_accuracy"]) for row in rows] == [True, False, False, True]
-        assert "gru-seed0/config.json can't be read (it is a list and no dictionary)" in rows[2]["failure"]
+        assert "gru-seed0/config.json can't be read (it is a list and not a dictionary)" in rows[2]["failure"]
 
 
 def wait_for_the_end(folder: RunFolder) -> None:

@@ -12,7 +12,8 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from aru_lab.cli import EXTRA, main
+from aru_lab.cli import main
+from aru_lab.cli.entry import EXTRA
 from aru_lab.plots.style import as_label
 from aru_lab.terminal import plain, say, visible
 

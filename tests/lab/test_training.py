@@ -14,30 +14,13 @@ import torch
 from rich.console import Console
 
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
-from aru_lab.networks.classifier import CONTROLLER, parts
 from aru_lab.networks.names import MODELS
 from aru_lab.runs import training
-from aru_lab.runs.config import TrainConfig
-from aru_lab.runs.evaluation import load_classifier
 from aru_lab.runs.folder import RunFolder, load_checkpoint
 from aru_lab.runs.schedules import epoch_order, is_finished, scheduled_rate
 from aru_lab.runs.training import train
 
-CONFIG = TrainConfig(
-    task="sdigits",
-    model="relu",
-    hidden_size=6,
-    controller_size=3,
-    epochs=2,
-    batch_size=20,
-    subset=50,
-    validation_subset=20,
-    device="cpu",
-)
-
-
-def run(folder: Path, **changes: Any) -> training.TrainResult:
-    return train(dataclasses.replace(CONFIG, output=folder, **changes), Console(file=io.StringIO()))
+from .small_run import CONFIG, run
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -110,28 +93,13 @@ def test_schedules() -> None:
     assert 0 < rates[-1] < 0.001
 
 
-def test_clip_bounds_the_gradient(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    norms = []
-
-    def step(self: torch.optim.Adam, closure: None = None) -> None:
-        gradients = [p.grad for group in self.param_groups for p in group["params"]]
-        norms.append(torch.nn.utils.get_total_norm(gradients).item())
-
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
-    run(tmp_path / "clipped", clip=0.01, epochs=1)
-    assert max(norms) <= 0.01 * (1 + 1e-5)
-    norms.clear()
-    run(tmp_path / "free", clip=None, epochs=1)
-    assert max(norms) > 0.01
-
-
 def poison_loss(trainer: Any) -> None:
     with torch.no_grad():
-        trainer.model.readout.bias.fill_(math.nan)
+        trainer.learner.model.readout.bias.fill_(math.nan)
 
 
 def poison_gradient(trainer: Any) -> None:
-    trainer.model.readout.bias.register_hook(lambda gradient: gradient * math.inf)
+    trainer.learner.model.readout.bias.register_hook(lambda gradient: gradient * math.inf)
 
 
 @pytest.mark.parametrize(
@@ -256,63 +224,6 @@ def test_backend_that_can_not_serve_leaves_no_folder(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def gradients(**changes: Any) -> list[torch.Tensor]:
-    config = dataclasses.replace(CONFIG, dtype="float64", batch_size=50, **changes)
-    trainer = training._Trainer(config, RunFolder(config.run_folder), Console(quiet=True))
-    trainer.parallel = trainer.model
-    trainer.gradients(epoch_order(50, 0, 0))
-    return [parameter.grad for parameter in trainer.model.parameters()]
-
-
-@pytest.mark.parametrize("model", ["arun", "gru"])
-def test_accumulated_gradients_are_those_of_the_whole_batch(model: str) -> None:
-    settings = {"model": model, "perturb": ("noisy:deviation=0.5",), "perturb_share": 1.0}
-    whole = gradients(**settings)
-    for accumulate in (3, 7, 50, 90):
-        for part, expected in zip(gradients(**settings, accumulate=accumulate), whole, strict=True):
-            torch.testing.assert_close(part, expected, rtol=1e-10, atol=1e-13)
-
-
-def test_perturbation_of_a_step_is_drawn_by_seed_and_step(tmp_path: Path) -> None:
-    config = dataclasses.replace(CONFIG, perturb=("step:amplitude=1", "random-contrast"), perturb_share=0.5)
-    trainer = training._Trainer(config, RunFolder(tmp_path), Console(quiet=True))
-    drawn = []
-    for trainer.position.step in range(400):
-        drawn.append(trainer.draw_perturbation(4))
-    counts = [sum(which is perturbation for which, _ in drawn) for perturbation in (None, *trainer.perturbations)]
-    assert sum(counts) == 400
-    assert 160 < counts[0] < 240
-    assert min(counts[1:]) > 70
-    assert len({seeds[0] for _, seeds in drawn}) == 400
-    trainer.position.step = 17
-    assert trainer.draw_perturbation(4) == drawn[17]
-
-
-def test_perturbed_training_differs_and_repeats(tmp_path: Path) -> None:
-    settings = {"model": "gru", "perturb": ("step:amplitude=2",), "epochs": 1}
-    clean, one, two = (
-        run(tmp_path / name, **(settings if name != "clean" else {"model": "gru", "epochs": 1})).history[0][
-            "train_loss"
-        ]
-        for name in ("clean", "one", "two")
-    )
-    assert one == two != clean
-
-
-def test_perturbation_that_does_not_fit_leaves_no_folder(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="expected it to end within the sequence of 64 steps"):
-        run(tmp_path / "run", perturb=("step:amplitude=1,onset=60,length=10",))
-    assert not (tmp_path / "run").exists()
-
-
-def test_rmsprop_is_an_optimiser_of_its_own(tmp_path: Path) -> None:
-    adam, rmsprop = (
-        load_checkpoint(run(tmp_path / name, optimizer=name).run / "last.pt") for name in ("adam", "rmsprop")
-    )
-    assert "square_avg" in rmsprop["optimizer"]["state"][0]
-    assert not torch.equal(adam["model"]["readout.weight"], rmsprop["model"]["readout.weight"])
-
-
 def test_early_stop_ends_a_run_that_makes_no_progress(tmp_path: Path) -> None:
     # No weight moves far enough to change an answer, so that the first epoch stays the best but for the loss.
     result = run(tmp_path / "run", epochs=9, early_stop=2, learning_rate=0.5, schedule="constant")
@@ -332,21 +243,6 @@ def test_end_of_a_run_is_a_function_of_its_history() -> None:
     assert not is_finished(patient, history(0.5, 0.4, 0.6))
     assert is_finished(patient, history(0.1, 0.2, 0.3, 0.4, 0.5))
     assert not is_finished(dataclasses.replace(patient, early_stop=None), history(0.5, 0.4, 0.3, 0.2))
-
-
-@pytest.mark.parametrize("model", MODELS)
-def test_mixed_precision_trains_and_is_not_the_same(tmp_path: Path, model: str) -> None:
-    settings = {"model": model, "epochs": 1}
-    full = run(tmp_path / "full", **settings).history[0]
-    try:
-        mixed = run(tmp_path / "mixed", **settings, mixed_precision=True).history[0]
-    except ConfigError as error:
-        assert model == "lstm"  # torch's bfloat16 needs certain processors for it
-        pytest.skip(str(error))
-    assert mixed["train_loss"] == pytest.approx(full["train_loss"], rel=0.05)
-    assert mixed["train_loss"] != full["train_loss"]
-    saved = load_checkpoint(tmp_path / "mixed" / "last.pt")["model"]
-    assert all(weight.dtype == torch.float32 for weight in saved.values())
 
 
 def test_tensorboard_gets_every_metric_of_every_epoch(tmp_path: Path) -> None:
@@ -370,55 +266,6 @@ def test_tensorboard_that_can_not_write_is_told(tmp_path: Path, capfd: pytest.Ca
             run(tmp_path / "full", tensorboard=True)
     assert capfd.readouterr().err == ""  # TensorBoard's own thread prints no traceback
     assert len(training.resume(tmp_path / "full", Console(quiet=True)).history) == 2
-
-
-def test_frozen_parts_keep_their_values(tmp_path: Path) -> None:
-    torch.manual_seed(CONFIG.seed)
-    result = run(tmp_path / "run", model="gamma-heterogeneous", freeze=("activation",))
-    model, config = load_classifier(result.run, "last")
-    torch.manual_seed(config.seed)
-    initial = training.build_for(config, training.task_of(config), torch.device("cpu"))
-    for part, parameters in parts(model).items():
-        for parameter, before in zip(parameters, parts(initial)[part], strict=True):
-            assert torch.equal(parameter, before) is (part == "activation")
-    assert result.n_parameters == sum(p.numel() for p in model.parameters()) - 2 * config.hidden_size
-
-
-def test_controller_of_another_run_stays_as_it_was_learned(tmp_path: Path) -> None:
-    run(tmp_path / "donor", model="arun", epochs=1)
-    settings = {"model": "arun", "seed": 5, "controller_from": tmp_path / "donor"}
-    run(tmp_path / "guest", **settings, freeze=("activation",))
-    run(tmp_path / "free", **settings)
-    donor, guest, free = (load_classifier(tmp_path / name)[0].recurrent for name in ("donor", "guest", "free"))
-    for name in CONTROLLER:
-        assert torch.equal(getattr(guest, name), getattr(donor, name))
-        assert not torch.equal(getattr(free, name), getattr(donor, name))
-    assert not torch.equal(guest.weight_hh_l0, donor.weight_hh_l0)
-
-
-def test_initial_weights_are_those_of_the_run(tmp_path: Path) -> None:
-    run(tmp_path / "first", epochs=1)
-    config = dataclasses.replace(CONFIG, initial_from=tmp_path / "first", output=tmp_path / "second", seed=9)
-    trainer = training._Trainer(config, RunFolder(config.run_folder), Console(quiet=True))
-    trainer.initialise()
-    for name, weight in load_classifier(tmp_path / "first")[0].state_dict().items():
-        assert torch.equal(trainer.model.state_dict()[name], weight)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [{"controller_from": "gru"}, {"controller_from": "arun", "controller_size": 4}, {"initial_from": "gru"}],
-    ids=["no controller", "other size", "other model"],
-)
-def test_weights_of_another_network_are_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    for model in ("gru", "arun"):
-        run(tmp_path / model, model=model, epochs=1)
-    changes = {name: tmp_path / value if isinstance(value, str) else value for name, value in changes.items()}
-    with pytest.raises(
-        RunError, match=r"(controller|initial)_from: .* holds a (gru|arun) of hidden size 6 .* do not fit"
-    ):
-        run(tmp_path / "run", **{"model": "arun", **changes})
-    assert not (tmp_path / "run").exists()
 
 
 def test_two_processes_do_not_train_in_one_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The controller alone: where a constant input current leads its state g, and with it the gain n and saturation s.
+"""The isolated controller: where a constant input current leads its state g, the gain n and the saturation s.
 
 Source: Geadah et al. 2024, analysis of the controller: trajectories under constant input after 200 steps without, their
 first two principal components, and (n, s) at the onset of the input and at steady state.

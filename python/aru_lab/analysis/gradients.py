@@ -1,7 +1,7 @@
 """How far back in time the loss reaches the recurrent weights: norm of W_hh's gradient against the position.
 
 With da_t the gradient of the loss for the pre-activation at t, dW_hh = Σ_t da_t h_{t-1}^T; accumulated from position p
-to the end of the sequence it is the sum over t >= p alone. da_t is the gradient for an external drive ξ_t of zero, so
+to the end of the sequence it is the sum over t >= p. da_t is the gradient for an external drive ξ_t of zero, so
 that any backend serves. Source: Geadah et al. 2024; notation of the backward pass as in `aru_kernels`.
 """
 
@@ -29,7 +29,7 @@ class GradientNorms:
     """Frobenius norms of the gradient of the loss for W_hh, by position t of the sequence.
 
     accumulated (T,): of the gradient summed from position t to the end; [0] is that of the whole gradient, [T-1] that
-    of the last step. each (T,): of the term of position t alone. state (T,): of the gradient for the pre-activation at
+    of the last step. each (T,): of the term of position t. state (T,): of the gradient for the pre-activation at
     t, over batch and neurons. loss: the loss.
     """
 

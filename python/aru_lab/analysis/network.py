@@ -98,10 +98,10 @@ def recurrent_weight(network: nn.Module) -> Tensor:
 def isolated(network: nn.Module) -> nn.Module:
     """A copy of an ARUN or GammaRNN whose neurons do not see each other: of W_hh only the diagonal is left."""
     check_network(network)
-    alone = copy.deepcopy(network)
+    copied = copy.deepcopy(network)
     with torch.no_grad():
-        alone.weight_hh_l0.copy_(alone.weight_hh_l0.diagonal().clone().diag())
-    return alone
+        copied.weight_hh_l0.copy_(copied.weight_hh_l0.diagonal().clone().diag())
+    return copied
 
 
 def gamma_derivatives(a: Tensor, n: Tensor, s: Tensor, n_floor: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Neurons driven by a current: steps over a noisy background, or noise alone, in the network and isolated from it.
+"""Neurons driven by a current: steps over a noisy background, or noise, in the network and isolated from it.
 
 Everything runs on the fused kernels through the `drive=` and `return_trace=` of ARUN and GammaRNN. Protocol: Geadah et
 al. 2024 (steps: 300 time steps, the middle third driven; noise: 200 steps before, 200 driven, 200 after).
@@ -66,15 +66,15 @@ def step_responses(
         ξ_t,i = w_i (b_i + ε_t,i) + ξ [onset <= t < onset + length],   b_i ~ N(background, background_spread²),
                                                                        ε_t,i ~ N(0, noise²)
 
-    The background is drawn anew for every repeat and is the same for all amplitudes of a repeat, with and without
-    isolation. The network's own input is 0; states start at 0.
+    Every repeat draws its own background, which is the same for all amplitudes, with and without isolation.
+    The network's own input is 0; states start at 0.
 
     Args:
         network: ARUN or GammaRNN of one layer.
         amplitudes: (A,), ξ, in units of the pre-activation.
         repeats: R.
         n_steps, onset, length: T, the first driven step (from 0), and the number of driven steps.
-        background, background_spread, noise: as in the equation; the authors' values but for the noise, which they
+        background, background_spread, noise: as in the equation; the authors' values, except for the noise, which they
             vary.
         background_weight: w, a number or (H,). The authors feed the background through each neuron's own input weight:
             `network.weight_ih_l0[:, 0]`.

@@ -1,11 +1,11 @@
 """CIFAR-10 in its binary layout: records of one label byte and 3,072 pixel bytes (red, green, blue planes).
 
-What is read is checked in one of three ways, and refused otherwise:
+Files are checked in one of three ways, and refused otherwise:
 
 1. cifar-10-binary.tar.gz, the authors' archive, by the MD5 checksum that they publish for it;
 2. a folder with the six .bin files and a file MD5SUMS (what `md5sum *.bin` prints), by those checksums;
-3. a folder with the six .bin files alone, by the checksums of the copy expanded from JPEG images (JPEG_FILES). The
-   authors publish no checksums of single files, so that an unpacked copy of their archive needs an MD5SUMS.
+3. a folder with only the six .bin files, by the checksums of the copy expanded from JPEG images (JPEG_FILES). The
+   authors publish no checksums of single files, so an unpacked copy of their archive needs an MD5SUMS.
 
 Sizes, labels and the number of images of each class are checked in any case.
 """

@@ -40,7 +40,7 @@ def fetch(url: str, md5: str, shelf: str, what: str) -> Path:
         ) from error
     except ValueError as error:
         raise DataError(
-            f"{url}: what was downloaded has not the checksum of {what}; try again, or get the file elsewhere and "
+            f"{url}: the download does not have the checksum of {what}; try again, or get the file elsewhere and "
             "point --data-dir or ARU_DATA_DIR at its folder."
         ) from error
 

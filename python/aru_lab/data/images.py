@@ -24,8 +24,8 @@ from aru_lab.files import is_file, read_bytes, reading
 
 MNIST_MIRROR = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 
-# name -> (MD5 of the unpacked file, MD5 of the mirror's .gz). Copies are compressed anew in some collections, so a file
-# of the user's is judged by its unpacked content.
+# name -> (MD5 of the unpacked file, MD5 of the mirror's .gz). Some collections compress the files again, so a file
+# of the user is checked by its unpacked content.
 MNIST_FILES = {
     "train-images-idx3-ubyte": ("6bbc9ace898e44ae57da46a324031adb", "f68b3c2dcbeaaa9fbdd348bbdeb94873"),
     "train-labels-idx1-ubyte": ("a25bea736e30d166cdddb491f175f624", "d53e105ee54ea40749a09fcbcd1e9432"),
@@ -34,7 +34,7 @@ MNIST_FILES = {
 }
 MNIST_LAYOUTS = ("", "MNIST/raw", "mnist/MNIST/raw", "mnist")
 SPLIT_SEED = 2022
-MOST_BYTES = 1 << 28  # of an unpacked IDX file, five times MNIST's largest: what unpacks to more is no IDX file of ours
+MOST_BYTES = 1 << 28  # of an unpacked IDX file, five times MNIST's largest: a larger file is not an IDX file of MNIST
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ def _unpacked(path: Path) -> bytes:
 def _parse_idx(content: bytes, path: Path) -> np.ndarray:
     # IDX: two zero bytes, a type code, the number of dimensions, each dimension as a big-endian uint32, the items.
     if len(content) < 4 or content[:2] != b"\0\0" or content[2] != 0x08:
-        raise DataError(f"{path}: this is no IDX file of unsigned bytes; replace it with the original file.")
+        raise DataError(f"{path}: this is not an IDX file of unsigned bytes; replace it with the original file.")
     n_dimensions = content[3]
     start = 4 + 4 * n_dimensions
     if len(content) < start:

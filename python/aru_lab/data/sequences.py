@@ -60,7 +60,7 @@ def checksum(path: Path) -> str:
 
 
 def remarks(path: Path) -> list[str]:
-    """What is odd about the sequences in a file, though they can be learned, in sentences.
+    """Warnings about the sequences in a file that can still be learned, in sentences.
 
     Raises:
         DataError: as `read_sequences`.

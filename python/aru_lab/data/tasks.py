@@ -50,7 +50,7 @@ class Task(Protocol):
 
     @property
     def remarks(self) -> list[str]:
-        """What is odd about the data, in sentences."""
+        """Warnings about the data, in sentences."""
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
@@ -78,8 +78,8 @@ class ImageTask:
     reads the 256 features of the encoder in 64 steps (`encoders.ConvEncoder`).
 
     `permuted` puts the pixels of every image in the same random order, that of `permutation(n_pixels)`.
-    `held_out` takes the test images alone, in a fixed random order: one half for training (a tenth of it for
-    validation), the other half for testing; none of them was seen by a network trained on the other tasks.
+    `held_out` takes only the test images, in a fixed random order: one half for training (a tenth of it for
+    validation), the other half for testing; networks trained on the other tasks have seen none of them.
     `rotation` turns the images counter-clockwise by so many degrees, about the middle, edges filled with black.
     """
 
@@ -100,7 +100,7 @@ class ImageTask:
 
     @property
     def remarks(self) -> list[str]:
-        """Nothing is odd about the data sets."""
+        """No warnings: the data sets are known."""
         return []
 
     @property
@@ -246,5 +246,5 @@ def find_task(name: str, pixels_per_step: int = 1) -> Task:
 
 def _first(examples: Examples, n: int | None, argument: str) -> Examples:
     if n is not None and n > len(examples):
-        raise ConfigError(f"{argument}: got {n}, expected at most the {len(examples)} examples that there are.")
+        raise ConfigError(f"{argument}: got {n}, expected at most {len(examples)}, the number of examples.")
     return examples.take(slice(n))

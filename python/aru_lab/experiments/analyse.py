@@ -1,4 +1,4 @@
-"""`aru analyse`: compute the parts asked for, skip what is finished, lose nothing when stopped."""
+"""`aru analyse`: compute the requested parts, skip finished ones, and keep them when stopped."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ def analyse(
 
     Args:
         run: the run folder.
-        what: names of PARTS; none means all that suit the run's network. Parts whose files these need come before them.
+        what: names of PARTS; none means all that the network permits. Parts that these depend on are computed first.
         settings: None takes the defaults.
         checkpoint: "best" or "last".
         retrained: see `runs.Run`.
-        again: whether to compute finished parts anew, too.
+        again: whether to compute finished parts again.
         console: where to print; None is standard output.
         report: called with the fraction of the parts that is done.
 
@@ -68,7 +68,7 @@ def analyse(
     Raises:
         ConfigError: an unknown part, one that does not suit the run's network, or a network that none suits.
         RunError: the folder holds no run, or no such checkpoint.
-        AnalysisError: parts that the numbers do not permit, told when all others are done.
+        AnalysisError: the numbers do not permit some parts; raised after all others are done.
     """
     console = console or Console()
     settings = settings or Settings()

@@ -1,7 +1,7 @@
-"""The paper's claims that the figures show, each with the number that tests it on the runs at hand, and a verdict.
+"""The paper's claims that the figures show. Each has a number measured on the runs, and a verdict.
 
-Claims are worded after the paper's abstract and the description of its analyses. Seeds are the unit of every test:
-neurons of one network are not independent of each other.
+Claims are worded after the paper's abstract and the description of its analyses. Seeds are the unit of every test,
+because neurons of one network are not independent.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def _gain_falls(claim: str, runs: Runs) -> list[Finding]:
     files = _load(runs, "arun", "gain-scaling")
     slopes = [stats.spearmanr(f["amplitudes"][1:], f["n"][1:].mean(1)).statistic for f in files]
     p = p_value(stats.ttest_1samp, slopes, popmean=0.0, alternative="less")
-    if p is None and len(slopes) > 1 and np.ptp(slopes) == 0:  # rank correlations of all seeds at the same bound
+    if p is None and len(slopes) > 1 and np.ptp(slopes) == 0:  # all seeds have the same extreme rank correlation
         tests = [stats.spearmanr(f["amplitudes"][1:], f["n"][1:].mean(1), alternative="less").pvalue for f in files]
         p = float(stats.combine_pvalues(tests).pvalue)
         test = "Spearman's ρ, one-sided, combined over seeds after Fisher"

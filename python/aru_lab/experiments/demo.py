@@ -42,8 +42,8 @@ def _default_training() -> TrainConfig:
 class DemoSettings:
     """What the demonstration trains; the defaults take less than three minutes on two cores with any backend.
 
-    `training` is the configuration of the ARUN. The RNN+ReLU has the same, but for a hidden size that gives it as many
-    parameters. One thread: steps as small as these gain nothing from a second one.
+    `training` is the configuration of the ARUN. The RNN+ReLU differs only in its hidden size, which gives it as
+    many parameters. Steps this small do not benefit from a second thread.
     """
 
     training: TrainConfig = field(default_factory=_default_training)

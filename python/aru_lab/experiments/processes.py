@@ -1,6 +1,6 @@
-"""Many pieces of work, one after the other or on several processes, with one progress bar.
+"""Run many items of work, in order or on several processes, with one progress bar.
 
-Each piece must save what it has done: where one is killed, the next call begins there.
+Each item must save its progress, so that the next call can continue a killed one.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ def run_jobs(
     label: str,
     console: Console | None = None,
 ) -> list[Result | LabError]:
-    """function(item, report) of every item, in their order; an error takes the place of the result that it prevented.
+    """Return function(item, report) for every item, in order; where an item fails, its error takes the result's place.
 
-    Whatever fails, the other items are worked on.
+    The other items continue.
 
     Args:
         function: the work on one item, importable by name (processes import it); it may call report(fraction done).

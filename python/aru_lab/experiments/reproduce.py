@@ -1,4 +1,4 @@
-"""`aru reproduce`: run or resume all that a result of the paper needs, at a chosen scale, and write its report."""
+"""`aru reproduce`: run or resume everything that a result of the paper needs, at one scale, and write its report."""
 
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ def reproduce(
         console: where to print.
 
     Returns:
-        The report (for "figures", its sections), its Markdown file (the table as CSV lies beside it), and what failed
-        on the way: runs that fail are left out and named in the report.
+        The report (for "figures", its sections), its Markdown file (the table as CSV lies beside it), and the
+        errors: runs that fail are left out and named in the report.
 
     Raises:
         ConfigError: an unknown result or scale.
@@ -152,7 +152,7 @@ def _fig2(session: Session) -> Report:
 
 
 def _transfer(session: Session) -> Report:
-    """Images rotated by 45°; n and s alone are trained again."""
+    """Images rotated by 45°; only n and s are trained again."""
     task = session.scale.tasks[0]
     runs = session.networks(task, ADAPTABLE)
     items = [(run.folder, session.scale.retraining) for run in runs]
@@ -173,7 +173,7 @@ def _transfer(session: Session) -> Report:
                 model,
                 "rotated, n and s retrained",
                 retrained,
-                f"retraining n and s alone wins part of it back{numbers}",
+                f"retraining only n and s recovers part of it{numbers}",
                 above_in_pairs(retrained, rotated),
                 rotated,
             ),

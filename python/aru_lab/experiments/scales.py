@@ -16,7 +16,8 @@ from aru_lab.runs.sensitivity import Strengths
 class Scale:
     """One size: what the ARUN is trained with (the others get as many parameters), seeds, tests, and a sentence on it.
 
-    `tasks` are those of table 1; the first of them serves the other results. What is not `conclusive` judges no claim.
+    `tasks` are those of table 1; the other results use the first of them. A scale that is not `conclusive` judges no
+    claim.
     """
 
     description: str
@@ -30,14 +31,14 @@ class Scale:
     conclusive: bool = True
 
     def base(self, task: str) -> TrainConfig:
-        """The configuration of the ARUN on a task; pixels are grouped in the tasks without an encoder alone."""
+        """The configuration of the ARUN on a task; pixels are grouped only in tasks without an encoder."""
         pixels = 1 if task == "scifar10-conv" else self.training.pixels_per_step
         return dataclasses.replace(self.training, task=task, pixels_per_step=pixels)
 
 
 SCALES: dict[str, Scale] = {
     "tiny": Scale(
-        description="8x8 digits, a few epochs, two seeds: shows that everything runs and says nothing about the paper.",
+        description="8x8 digits, a few epochs, two seeds: shows that everything runs; it does not test the paper.",
         training=TrainConfig(hidden_size=64, controller_size=16, pixels_per_step=4, epochs=2, subset=300, threads=1),
         tasks=("psdigits",),
         seeds=(0, 1),

@@ -1,4 +1,4 @@
-"""Where the results of the paper are made again: what `reproduce.py` and the analyses' report share."""
+"""The state of one `aru reproduce`: scale, folders, processes, and the errors of runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aru_lab.terminal import visible
 
 @dataclass
 class Session:
-    """Where one result is made: the scale, folders, processes, and what failed on the way."""
+    """One `aru reproduce`: the scale, folders and processes, and the runs that failed."""
 
     scale: Scale
     root: Path
@@ -45,7 +45,7 @@ class Session:
         return finished
 
     def train(self, configs: Sequence[TrainConfig], label: str) -> list[Finished]:
-        """Complete the runs; those that fail are noted and left out."""
+        """Complete the runs; runs that fail are added to `failures` and left out."""
         outcomes = run_sweep(configs, self.jobs, label=label)
         found = self.successes([config.run_folder.name for config in configs], outcomes)
         return [run for _, run in found]
@@ -53,11 +53,11 @@ class Session:
     def map(
         self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str
     ) -> list[tuple[int, Any]]:
-        """k and function(item, report) of every item k; those that fail are noted and left out."""
+        """k and function(item, report) of every item k; items that fail are added to `failures` and left out."""
         return self.successes([item[0].name for item in items], pool.run_jobs(function, items, self.jobs, label))
 
     def successes(self, names: Sequence[str], outcomes: Sequence[Any]) -> list[tuple[int, Any]]:
-        """The outcomes that are no failures, with their places; the failures are noted."""
+        """The successful outcomes with their indices; errors are added to `failures`."""
         found = []
         for k, (name, outcome) in enumerate(zip(names, outcomes, strict=True)):
             if isinstance(outcome, LabError):

@@ -1,4 +1,4 @@
-"""Many runs of one configuration: models times seeds times the values of any field. Nothing is done twice."""
+"""Many runs of one configuration: every combination of models, seeds and values of fields. No run is repeated."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def _matched_size(config: TrainConfig, models: Sequence[str]) -> int:
     try:
         return match(config.model, config.hidden_size)
     except ConfigError as error:
-        # Small networks can't have any number of parameters; the next size at which all of them can is soon found.
+        # Small networks can't match every number of parameters; a slightly larger size usually can.
         larger = next(
             (size for size in range(config.hidden_size, 2 * config.hidden_size + 50) if all_match(size)), None
         )

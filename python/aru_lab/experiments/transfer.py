@@ -1,8 +1,8 @@
-"""Transfer: images rotated by 45°, and only what makes n and s is trained again.
+"""Transfer: images are rotated by 45°, and only the parameters that determine n and s are retrained.
 
 Half of the test images, which the network never saw, are rotated and trained on (the last tenth of them validates);
-the other half tests. n and s of the static networks are parameters themselves; those of the ARUN are made by its
-controller, so that there the whole controller is what is trained again.
+the other half tests. In the static networks n and s are parameters; in the ARUN the controller computes
+them, so the whole controller is retrained.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")
 
 @dataclass(frozen=True)
 class Retraining:
-    """How n and s are trained again on the rotated images; all else is as in the run."""
+    """Settings of the retraining on rotated images; all other settings are those of the run."""
 
     epochs: int = 30
     """Passes through the rotated training images."""
 
     learning_rate: float = 1e-2
-    """Of n and s themselves, which alone bear a larger one than all weights together."""
+    """Learning rate of n and s, which tolerate a larger one than the weights."""
 
     controller_learning_rate: float = 1e-3
-    """Of the ARUN's controller, whose recurrence amplifies a step as n and s do not."""
+    """Learning rate of the ARUN's controller, whose recurrence amplifies each step."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""One classifier around every recurrent network: an encoder or none, a recurrent part, and a linear read-out of h_T.
+"""The classifier around every recurrent network: an optional encoder, a recurrent part, and a linear read-out of h_T.
 
 B sequences, T steps, I input features, H neurons, G controller units. A model is one entry of BUILDERS, named in
 names.MODELS.
@@ -19,7 +19,7 @@ from aru_lab.errors import ConfigError
 from aru_lab.networks.encoders import ConvEncoder
 from aru_lab.networks.names import MODELS, PARTS
 
-# Parameters of the recurrent networks that make n and s: those of the gamma networks themselves, and the controller.
+# Parameters that determine n and s: n and s themselves in the gamma networks, the controller in the ARUN.
 STATIC = ("gain_l0", "saturation_l0")
 CONTROLLER = ("weight_ag_l0", "weight_gg_l0", "bias_g_l0", "weight_gc_l0", "bias_c_l0")
 
@@ -48,7 +48,7 @@ class SequenceClassifier(nn.Module):
 
     @property
     def trial_shape(self) -> tuple[int, int]:
-        """A shape (T, I) of input that the classifier can read, as small as can be."""
+        """The smallest shape (T, I) of an input that the classifier can read."""
         return (1, self.recurrent.input_size) if self.encoder is None else self.encoder.trial_shape
 
     def n_steps(self, length: int) -> int:
@@ -62,7 +62,7 @@ class SequenceClassifier(nn.Module):
             x: input, (B, T, I); with an encoder, what that reads. T below is what the recurrent part reads.
             drive: ξ, added to the pre-activation of every neuron: a number, a tensor (T,), or a 3-D tensor that
                 broadcasts to (T, B, H), time first. For an LSTM or a GRU it is added to the pre-activation of the
-                candidate (the tanh) alone and not to those of the gates.
+                candidate (the tanh) and not to those of the gates.
             contrast: factor of what the recurrent part reads, where that is above 0: (T,) or (T, B).
         """
         if self.encoder is not None:
@@ -85,7 +85,7 @@ def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor 
     torch's networks have no input for a drive. It is fed as further input channels with weight one: [x_t, ξ_t] times
     [W_ih, 1] is W_ih x_t + ξ_t. A drive of one value for all neurons takes one channel and a column of ones; one value
     a neuron takes H channels and the identity. In the stacked weights of LSTM (i, f, g, o) and GRU (r, z, n) the
-    columns are zero but for the candidate, which stands third in both.
+    columns are zero except for the candidate, the third block in both.
 
     Args:
         rnn: one layer, one direction, time-major.
@@ -192,7 +192,7 @@ def build_classifier(
 
 
 def parts(classifier: SequenceClassifier) -> dict[str, list[nn.Parameter]]:
-    """The parameters by part, one list for each of names.PARTS; a part that the classifier has not is empty."""
+    """The parameters by part, one list for each of names.PARTS; it is empty where the classifier lacks the part."""
     named = dict(classifier.recurrent.named_parameters())
     of_activation = set(named) & {*STATIC, *CONTROLLER}
     return {
@@ -213,7 +213,7 @@ def freeze(classifier: SequenceClassifier, frozen: tuple[str, ...]) -> None:
     for part in frozen:
         if not of_part[part]:
             have = ", ".join(name for name in PARTS if of_part[name])
-            raise ConfigError(f"freeze: got {part}, which this model has not; expected parts of {have}.")
+            raise ConfigError(f"freeze: got {part}, which this model does not have; expected parts of {have}.")
         for parameter in of_part[part]:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in classifier.parameters()):

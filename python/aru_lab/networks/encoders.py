@@ -1,4 +1,4 @@
-"""What may stand between the input and the recurrent network."""
+"""Encoders between the input and the recurrent network."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch import Tensor, nn
 class ConvEncoder(nn.Module):
     """Four 3x3 convolutions that turn a colour image into a sequence of 256 features (the paper's encoder).
 
-    Padding 1, stride 1, no bias; 32, 64, 128, 256 channels; batch normalisation and ReLU in front of each; 2x2 max
-    pooling after the second and the fourth. A 32x32 image gives 8x8 places, read row by row: 64 steps.
+    Padding 1, stride 1, no bias; 32, 64, 128, 256 channels; batch normalisation and ReLU before each; 2x2 max
+    pooling after the second and the fourth. A 32x32 image gives 8x8 positions, read row by row in 64 steps.
 
     Args:
         device, dtype: of the parameters.

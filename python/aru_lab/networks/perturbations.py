@@ -1,10 +1,10 @@
-"""Perturbations of a network at test time, and of training where asked: external drives and changes of contrast.
+"""Perturbations of a network in tests and, on request, in training: external drives and changes of contrast.
 
 A perturbation is a frozen dataclass with the methods of `Perturbation` and one entry of PERTURBATIONS. On the command
 line it is written NAME:PARAMETER=VALUE,..., for example step:amplitude=0.5,onset=100.
 
-T steps of the recurrent network, B sequences, H neurons. Random perturbations draw each sequence's numbers from a seed
-of its own, so that they do not depend on how the sequences are put into batches.
+T steps of the recurrent network, B sequences, H neurons. Each sequence of a random perturbation has its own seed, so
+the result does not depend on the batch size.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from aru_lab.errors import ConfigError
 
 
 class Perturbation(Protocol):
-    """What every perturbation offers."""
+    """Interface of all perturbations."""
 
     def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor | None:
         """The external drive ξ: (T,), or 3-D and broadcastable to (T, B, H); None where there is none.
@@ -96,7 +96,7 @@ class StepDrive(_Drive):
 
 @dataclass(frozen=True)
 class NoisyDrive(_Drive):
-    """A drive that is drawn anew for every neuron and step, normal with mean μ_ξ and deviation σ_ξ, during τ steps.
+    """A drive with independent normal values for every neuron and step, mean μ_ξ and deviation σ_ξ, during τ steps.
 
     Args:
         deviation: σ_ξ, in units of the pre-activation.
@@ -193,7 +193,7 @@ def parse(text: str) -> Perturbation:
     """The perturbation written as NAME or NAME:PARAMETER=VALUE,...
 
     Raises:
-        ConfigError: an unknown name or parameter, a missing one, or a value that is no number.
+        ConfigError: an unknown name or parameter, a missing one, or a value that is not a number.
     """
     name, _, rest = text.partition(":")
     if name not in PERTURBATIONS:

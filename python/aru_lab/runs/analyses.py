@@ -113,7 +113,7 @@ class AnalysisFolder:
         with reading(path, RunError, again, f"{path} is missing; {again}"):
             arrays = read_arrays(path)
             if _KEY not in arrays:
-                raise ValueError("it is no analysis of a run")
+                raise ValueError("it is not an analysis of a run")
             key = json.loads(str(arrays.pop(_KEY)))
             if not isinstance(key, dict) or key.get("format") != FORMAT:
                 raise ValueError("it is outdated")
@@ -154,7 +154,7 @@ def _plain(row: Iterable[Any]) -> list[Any]:
 
 
 class Run:
-    """One run folder, opened for analysis. Nothing is read before it is asked for but the configuration.
+    """One run folder, opened for analysis. Only the configuration is read at once; the rest is read on access.
 
     Args:
         path: the run folder.
@@ -217,8 +217,8 @@ class Run:
         except RunError as error:
             sources = " and ".join(str(path) for path in (config.initial_from, config.controller_from) if path)
             raise RunError(
-                f"{self.path}: it began with weights of {sources}, which can't be had as they were ({error}); put that "
-                "run back to compare with the weights before training."
+                f"{self.path}: it began with weights of {sources}, which can't be loaded unchanged ({error}); restore "
+                "that run to compare with the weights before training."
             ) from error
         return model
 

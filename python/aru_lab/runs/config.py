@@ -20,11 +20,11 @@ OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
 
-# What a run may change without becoming another experiment: where things lie and how they are computed.
+# Fields that do not define the experiment: where files are and how results are computed.
 INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
-# Other runs, which may come to lie elsewhere: an experiment is told by their names, and their weights by a checksum.
+# Other runs, whose folders may move: an experiment is identified by their names, and their weights by a checksum.
 SOURCES = ("initial_from", "controller_from")
-# What every version has written into config.json; a file without it is damaged.
+# Fields that every version writes into config.json; a file without one of them is damaged.
 ALWAYS_SAVED = (
     "task",
     "model",

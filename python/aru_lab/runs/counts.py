@@ -1,4 +1,4 @@
-"""What one step of training gives to look at: loss, right answers, and the norm of the gradient."""
+"""Numbers of one training step: loss, right answers, and the norm of the gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from aru_lab.runs.distributed import World
 class Counts:
     """Loss and right answers of one step's examples, on their device until the end of the step.
 
-    Reading a number from a GPU waits for it: one look a step, and that when the next step is under way, keeps it busy.
+    Reading a number from a GPU waits for the GPU. Numbers are read once a step, while the next step runs.
     """
 
     def __init__(self, n: int, take_part: bool, step: int) -> None:

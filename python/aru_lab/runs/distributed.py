@@ -1,4 +1,4 @@
-"""Training on several processes, started by torchrun; one process is a world of its own.
+"""Training on several processes, started by torchrun; a single process forms a world of size 1.
 
 Every process takes its share of each batch; DistributedDataParallel averages the gradients. All processes hold the same
 weights and take the same decisions; the first one writes. Batch normalisation (of the convolutional encoder) takes its
@@ -92,7 +92,7 @@ class World:
     def _reduce(self, numbers: tuple[float, ...], how: str) -> list[float]:
         if self.size == 1:
             return list(numbers)
-        # Collectives of NCCL take tensors on the GPU alone.
+        # Collectives of NCCL accept only tensors on the GPU.
         place = "cuda" if dist.get_backend() == "nccl" else "cpu"
         tensor = torch.tensor(numbers, dtype=torch.float64, device=place)
         dist.all_reduce(tensor, dist.ReduceOp.SUM if how == "sum" else dist.ReduceOp.MAX)
@@ -108,7 +108,7 @@ def _from_environment() -> World:
     """The world that torchrun describes in environment variables.
 
     Raises:
-        ConfigError: they are no numbers, or not all there.
+        ConfigError: one is missing or not a number.
     """
     found = {}
     for name, default in (("WORLD_SIZE", 1), ("RANK", None), ("LOCAL_RANK", 0)):
@@ -127,7 +127,7 @@ def _from_environment() -> World:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Join the processes that torchrun started (it sets RANK, WORLD_SIZE and more); alone, a world of one.
+    """Join the processes that torchrun started (it sets RANK, WORLD_SIZE and more); a single process forms a world of size 1.
 
     Within another such block it is the world of that one: torchrun's processes can be joined once.
 

@@ -170,7 +170,7 @@ class RunFolder:
             return TrainConfig.from_json(content["config"]), environment
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Write metrics.jsonl anew, one line for each entry of `history`."""
+        """Rewrite metrics.jsonl, one line for each entry of `history`."""
         save_atomically("".join(map(sealed, history)).encode(), self.metrics_file)
 
     def append_metrics(self, entry: dict[str, Any]) -> None:
@@ -323,7 +323,7 @@ def load_checkpoint(path: Path, absent: str | None = None) -> dict[str, Any]:
             raise ValueError("it holds no network")
         for name, weight in loaded["model"].items():
             if not isinstance(weight, torch.Tensor):
-                raise ValueError(f"its {name} is a {type(weight).__name__} and no tensor")
+                raise ValueError(f"its {name} is a {type(weight).__name__} and not a tensor")
             if not weight.isfinite().all():
                 raise ValueError(f"its weight {name} is not finite")
     return loaded

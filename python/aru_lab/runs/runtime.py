@@ -75,7 +75,7 @@ def run_on(backend: str, model: SequenceClassifier, matmul_precision: str = "hig
         matmul_precision: for torch.set_float32_matmul_precision, while inside.
 
     Raises:
-        ConfigError: the backend can't serve here, or ARU_STATE_BUDGET is no size; the reason is that of aru_kernels.
+        ConfigError: the backend can't serve here, or ARU_STATE_BUDGET is not a size; the message is that of aru_kernels.
     """
     try:
         wanted_budget()  # the trial keeps no state, so that it would not ask

@@ -1,4 +1,4 @@
-"""What a run does when: the order of its examples, its learning rate, its end; all functions of the position."""
+"""Order of the examples, learning rate and end of a run, as functions of the position."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WARMUP_FRACTION = 0.05
 def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
     """The order of the n training examples in an epoch, a permutation of 0 ... n-1.
 
-    It depends on the seed and the epoch alone, so that a run can be resumed anywhere.
+    It depends only on the seed and the epoch, so a run can be resumed anywhere.
     """
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
     return torch.randperm(n, generator=generator)

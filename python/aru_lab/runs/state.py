@@ -1,4 +1,4 @@
-"""What last.pt and best.pt of a run hold, and whether they, config.json and the data belong together.
+"""Contents of last.pt and best.pt, and checks that they match config.json and the data.
 
 A checkpoint carries the configuration that it was saved with, the number of threads and processes, and the checksums of
 what the run began with (its data file, the weights of other runs). Checkpoints of earlier versions carry none of these,
@@ -8,9 +8,7 @@ and only their form is checked.
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +46,6 @@ _POSITION: Form = {
 }
 # Of the environment, what decides the bits of a run.
 _DECISIVE = ("threads", "processes", "sources")
-
-
-@dataclass
-class Position:
-    """How far a run has come. Epochs, batches and steps count what is finished; the sums are of the epoch under way."""
-
-    epoch: int = 0
-    batch: int = 0
-    step: int = 0
-    loss_sum: float = 0.0
-    n_correct: int = 0
-    n_seen: int = 0
-    seconds: float = 0.0
-    best_accuracy: float = -1.0
-    best_loss: float = math.inf
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 def sources_of(config: TrainConfig) -> dict[str, str]:
@@ -262,7 +244,7 @@ def _saved_run(path: Path, content: dict[str, Any]) -> dict[str, Any] | None:
 def _changed(config: TrainConfig, saved: dict[str, Any], environment: dict[str, Any]) -> list[str]:
     sources = saved.get("sources", {})
     names = [name for name in config.differences(saved["config"]) if not _same_source(config, name, sources)]
-    # What was done does not depend on when the run will end, but for the learning rate of one schedule.
+    # Finished steps do not depend on when the run ends, except for the learning rate of the cosine schedule.
     free = ("early_stop",) if config.schedule == "cosine" else ("early_stop", "epochs")
     names = [name for name in names if name not in free]
     return names + [name for name in _DECISIVE if name in saved and saved[name] != environment.get(name)]
@@ -272,9 +254,9 @@ def _same_source(config: TrainConfig, name: str, sources: dict[str, str]) -> boo
     """Whether a field names another place of what the run began with."""
     if name not in sources:
         return False
-    alone = {other: None for other in SOURCES if other != name}
+    cleared = {other: None for other in SOURCES if other != name}
     try:
-        return sources_of(dataclasses.replace(config, **alone)).get(name) == sources[name]
+        return sources_of(dataclasses.replace(config, **cleared)).get(name) == sources[name]
     except LabError:
         return False
 

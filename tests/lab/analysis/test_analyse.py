@@ -182,7 +182,7 @@ def test_run_that_began_from_others_has_their_weights_before_training(tmp_path: 
             torch.testing.assert_close(initial[f"recurrent.{name}"], before[f"recurrent.{name}"], rtol=0, atol=1e-20)
         assert not torch.equal(initial["recurrent.weight_hh_l0"], before["recurrent.weight_hh_l0"])
     shutil.rmtree(donor)
-    with pytest.raises(RunError, match=r"began with weights of .*arun1, which can't be had as they were \(.*\); put"):
+    with pytest.raises(RunError, match=r"began with .*arun1, which can't be loaded unchanged \(.*\); restore that run"):
         analyse(guest, ["spectrum"], SETTINGS, console=quiet())
 
 

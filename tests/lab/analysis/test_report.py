@@ -14,7 +14,7 @@ from rich.console import Console
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.errors import Interrupted
 from aru_lab.experiments import analyse as analyse_module
-from aru_lab.experiments import figures, reproduce, sweep
+from aru_lab.experiments import figures, reproduce, sweep, tables
 from aru_lab.experiments.claims import Finding
 from aru_lab.experiments.figures import Section, analyse_item
 from aru_lab.experiments.scales import SCALES

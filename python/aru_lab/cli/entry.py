@@ -1,4 +1,4 @@
-"""The console command `aru`; its commands are in commands.py.
+"""The console command `aru`.
 
 Only the standard library is imported at the top, so that an installation without the extra `lab` can say so.
 """
@@ -90,7 +90,7 @@ def _without(missing: list[str]) -> ConfigError:
 def _parse(arguments: list[str]) -> Any:
     import tyro
 
-    from aru_lab.commands import COMMANDS
+    from aru_lab.cli.commands import COMMANDS
 
     complaint = io.StringIO()
     try:

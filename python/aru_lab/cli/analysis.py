@@ -9,31 +9,32 @@ from typing import Annotated
 import tyro
 
 from aru_lab.analysis.settings import Settings
+from aru_lab.cli.options import Run
 from aru_lab.errors import Interrupted
 from aru_lab.plots.paper import FIGURES
 
 
 @dataclass(frozen=True)
 class Analyse:
-    """Analyse a trained run: what its neurons, its controller and its dynamics do. Files go to RUN/analysis."""
+    """Analyse a trained run: its neurons, its controller and its dynamics. Files go to RUN/analysis."""
 
-    run_folder: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
+    run_folder: Run
     """The folder of the run."""
 
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WHAT ...]")] = ()
     """responses, fractional, gain-scaling, controller, stability, lyapunov, spectrum, gradients, heterogeneity; none
-    means all that suit the network. Finished parts are skipped."""
+    means all that the network permits. Finished parts are skipped."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
 
     retrained: Path | None = None
-    """Folder of a run that retrained this one's n and s on another task, for the heterogeneity."""
+    """Folder of a run that retrained n and s of this run on another task; used by heterogeneity."""
 
     again: bool = False
-    """Compute finished parts anew, too."""
+    """Compute finished parts again."""
 
     def run(self) -> None:
         """Analyse, and print a line for each part."""

@@ -1,0 +1,20 @@
+"""The commands of `aru` by name. A command is a dataclass: its fields are the options, and `run` does the work."""
+
+from __future__ import annotations
+
+from aru_lab.cli.analysis import Analyse, Figure
+from aru_lab.cli.experiments import Reproduce, Robustness, Sweep, Transfer
+from aru_lab.cli.runs import Curves, Demo, Evaluate, Train
+
+COMMANDS = {
+    "train": Train,
+    "evaluate": Evaluate,
+    "curves": Curves,
+    "sweep": Sweep,
+    "robustness": Robustness,
+    "transfer": Transfer,
+    "reproduce": Reproduce,
+    "analyse": Analyse,
+    "figure": Figure,
+    "demo": Demo,
+}

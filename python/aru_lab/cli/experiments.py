@@ -1,0 +1,228 @@
+"""The commands on many runs: `aru sweep`, `robustness`, `transfer` and `reproduce`.
+
+Whatever needs torch is imported by the command that runs, so that help and typing errors answer at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from aru_lab.arguments import check_whole
+from aru_lab.cli.options import Runs, check_runs
+from aru_lab.networks.names import MODELS
+from aru_lab.runs.config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Train every combination of models, seeds and values of options; skip finished runs, resume killed ones.
+
+    The options of `aru train` apply to all runs. --output is the folder of the sweep; its default is runs/sweep.
+    """
+
+    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+
+    models: tuple[str, ...] = MODELS
+    """Models to train."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; each is a separate run."""
+
+    vary: tuple[str, ...] = ()
+    """Further options to vary, such as learning_rate=1e-3,5e-4; every combination is trained."""
+
+    match_parameters: bool = True
+    """Choose the hidden sizes so that the number of parameters matches an ARUN of --hidden-size within 2%."""
+
+    jobs: int = 1
+    """Processes; each uses its share of the cores unless --threads is given."""
+
+    def run(self) -> None:
+        """Train, print a table, and write sweep.csv."""
+        check_whole("jobs", self.jobs, 1)
+        from rich.console import Console
+        from rich.table import Table
+
+        from aru_lab.errors import LabError, failed_together
+        from aru_lab.experiments.sweep import plan, print_sizes, run_sweep, write_summary
+        from aru_lab.runs.evaluation import task_of
+        from aru_lab.terminal import plain, say
+
+        root = self.config.output or Path("runs/sweep")
+        configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters)
+        console = Console()
+        for remark in dict.fromkeys(remark for config in configs for remark in task_of(config).remarks):
+            say(console, remark)
+        print_sizes(configs, console)
+        results = run_sweep(configs, self.jobs)
+        write_summary(configs, results, root / "sweep.csv")
+        say(console, f"Table: {root / 'sweep.csv'}")
+        table = Table()
+        for heading in ("run", "epochs", "validation", "test"):
+            table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
+        failed = []
+        for config, result in zip(configs, results, strict=True):
+            if isinstance(result, LabError):
+                failed.append(result)
+                table.add_row(plain(config.run_folder.name), "failed", "-", "-")
+            else:
+                best = max(entry["validation_accuracy"] for entry in result.history)
+                numbers = (str(len(result.history)), f"{best:.2%}", f"{result.clean.accuracy:.2%}")
+                table.add_row(plain(config.run_folder.name), *numbers)
+        console.print(table)
+        if failure := failed_together(failed, len(configs)):
+            raise failure
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Accuracy and loss of runs of one task against the strength of every perturbation: a CSV and a figure.
+
+    Runs of one model count as its seeds. Scores are kept in the run folder and are not computed again.
+    """
+
+    runs: Runs
+    """Run folders."""
+
+    output: Path = Path("robustness")
+    """Path of the results without a suffix: OUTPUT.csv and OUTPUT.png."""
+
+    jobs: int = 1
+    """Processes."""
+
+    step_amplitudes: tuple[float, ...] | None = None
+    """Amplitudes ξ of the step drive; None takes the standard ones."""
+
+    step_lengths: tuple[float, ...] | None = None
+    """Lengths τ of the step drive as fractions of T, at most 0.75."""
+
+    noise_deviations: tuple[float, ...] | None = None
+    """Deviations σ_ξ of the noisy drive."""
+
+    contrast_amplitudes: tuple[float, ...] | None = None
+    """Amplitudes A of the variable contrast."""
+
+    contrast_phases: tuple[float, ...] | None = None
+    """Phases φ of the variable contrast, in units of π."""
+
+    test_subset: int | None = None
+    """Number of test examples; None takes all."""
+
+    def run(self) -> None:
+        """Measure, write and say where."""
+        check_whole("jobs", self.jobs, 1)
+        from rich.console import Console
+
+        from aru_lab.errors import failed_together
+        from aru_lab.experiments.robustness import robustness
+        from aru_lab.runs.sensitivity import Strengths
+        from aru_lab.terminal import say
+
+        given = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Strengths)}
+        strengths = Strengths(**{name: value for name, value in given.items() if value is not None})
+        rows, failures = robustness(self.runs, self.output, strengths, self.jobs)
+        console, n = Console(), len(set(self.runs))
+        say(console, f"{len(rows)} points of {n - len(failures)} runs: {self.output}.csv, {self.output}.png")
+        for run, error in failures.items():
+            say(console, f"failed: {run} ({error})")
+        if failure := failed_together(list(failures.values()), n):
+            raise failure
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """Rotate the images by 45° and retrain only n and s (for the ARUN: the controller, which computes them)."""
+
+    runs: Runs
+    """Folders of runs of arun, gamma-homogeneous or gamma-heterogeneous; the retrained one is in RUN/transfer."""
+
+    epochs: int = 30
+    """Passes through the rotated training images."""
+
+    learning_rate: float = 1e-2
+    """Learning rate of n and s where they are parameters."""
+
+    controller_learning_rate: float = 1e-3
+    """Learning rate of the ARUN's controller."""
+
+    jobs: int = 1
+    """Processes."""
+
+    def run(self) -> None:
+        """Retrain and print the accuracies."""
+        check_whole("jobs", self.jobs, 1)
+        check_runs(self.runs)
+        from rich.console import Console
+        from rich.table import Table
+
+        from aru_lab.errors import LabError, failed_together
+        from aru_lab.experiments.processes import run_jobs
+        from aru_lab.experiments.transfer import Retraining, transfer_item
+        from aru_lab.terminal import plain
+
+        retraining = Retraining(self.epochs, self.learning_rate, self.controller_learning_rate)
+        table = Table(title="Accuracy on the held-out half of the test images (paper: 94, 42, 56%)")
+        for heading in ("run", "upright", "rotated by 45°", "n and s retrained"):
+            table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
+        items = [(run, retraining) for run in self.runs]
+        failures = []
+        for run, result in zip(self.runs, run_jobs(transfer_item, items, self.jobs, "retraining n and s"), strict=True):
+            if isinstance(result, LabError):
+                failures.append(result)
+                table.add_row(plain(run), "failed", "-", "-")
+            else:
+                scores = (result.before, result.rotated, result.retrained)
+                table.add_row(plain(run), *(f"{score.accuracy:.2%}" for score in scores))
+        if len(failures) < len(self.runs):
+            Console().print(table)
+        if failure := failed_together(failures, len(self.runs)):
+            raise failure
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Run or resume everything that a result of the paper needs; write its table and a verdict on each claim."""
+
+    result: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{table1,fig2,transfer,transplant,figures}")]
+    """table1: all models, clean and perturbed; fig2: sensitivity to the strength of the perturbations; transfer:
+    rotated images; transplant: another seed's controller; figures: analyses, figures 1 to 6 and the appendix, with the
+    paper's claims, in one HTML page."""
+
+    scale: Annotated[str, tyro.conf.arg(metavar="{tiny,small,paper}")] = "small"
+    """tiny: some minutes, a check that everything runs; small: psMNIST on two cores within an hour; paper: the size of
+    the paper, for a GPU."""
+
+    runs: Path | None = None
+    """Folder of the runs, which the results of a scale share; None takes runs/reproduce/SCALE."""
+
+    output: Path | None = None
+    """Folder of the tables and figures; None takes RUNS/results."""
+
+    jobs: int = 1
+    """Processes."""
+
+    data_dir: Path | None = None
+    """Folder with the images' files; None takes $ARU_DATA_DIR, and without it they are downloaded."""
+
+    device: str = "auto"
+    """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+
+    def run(self) -> None:
+        """Do the work and print the report."""
+        from rich.console import Console
+        from rich.markdown import Markdown
+
+        from aru_lab.errors import failed_together
+        from aru_lab.experiments.reproduce import reproduce
+
+        _, markdown, failures = reproduce(
+            self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device
+        )
+        Console().print(Markdown(markdown.read_text(encoding="utf-8")))
+        if failure := failed_together(failures):
+            raise failure

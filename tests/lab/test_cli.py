@@ -141,7 +141,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("train --pixels-per-step 7", r"pixels_per_step: got 7, expected a divisor of 64\."),
         ("train --perturb wind", r"perturb: got 'wind', expected one of step:amplitude=\.\.\.,\[onset=\.\.\.\]"),
         ("train --freeze head", r"freeze: got 'head', expected one of activation, recurrent, readout, encoder\."),
-        ("train --freeze encoder", r"freeze: got encoder, which this model has not; expected parts of activation, rec"),
+        ("train --freeze encoder", r"freeze: got encoder, which this model does not have; expected parts of act"),
         ("train --freeze activation recurrent readout", r"freeze: got .*, expected to leave something to train"),
         ("train --model gru --freeze-controller", r"freeze_controller: got the model gru, expected arun"),
         ("train --model gru --controller-from x", r"controller_from: got x with the model gru, expected .* arun"),

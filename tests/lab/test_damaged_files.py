@@ -140,7 +140,7 @@ def test_lines_are_sealed_one_by_one(tmp_path: Path) -> None:
         ({"a": "1"}, "'a' is '1', expected int or None"),
         ({}, "it has no 'a'"),
         ({"a": 1, "b": 2}, "it has the unknown name 'b'"),
-        ([], "it is a list and no dictionary"),
+        ([], "it is a list and not a dictionary"),
     ],
 )
 def test_form_is_told(entry: object, sentence: str) -> None:

@@ -71,8 +71,8 @@ def test_idx_reader_returns_what_was_written(tmp_path: Path, suffix: str) -> Non
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"not an idx file", "no IDX file of unsigned bytes"),
-        (b"", "no IDX file of unsigned bytes"),
+        (b"not an idx file", "not an IDX file of unsigned bytes"),
+        (b"", "not an IDX file of unsigned bytes"),
         (bytes([0, 0, 8, 2, 0, 0]), "ends inside its header"),
         (idx_bytes(np.zeros((4, 4), np.uint8))[:-3], "promises 16 bytes"),
         (gzip.compress(idx_bytes(np.zeros((4, 4), np.uint8)))[:-12], "can't be read"),

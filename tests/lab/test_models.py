@@ -173,9 +173,9 @@ def test_frozen_parts_get_no_gradient() -> None:
         (
             "lstm",
             ("activation",),
-            "freeze: got activation, which this model has not; expected parts of recurrent, read",
+            "freeze: got activation, which this model does not have; expected parts of recurrent, read",
         ),
-        ("arun", ("encoder",), "freeze: got encoder, which this model has not"),
+        ("arun", ("encoder",), "freeze: got encoder, which this model does not have"),
         ("relu", ("recurrent", "readout"), "freeze: got recurrent readout, expected to leave something to train"),
     ],
 )

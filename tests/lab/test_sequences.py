@@ -144,7 +144,7 @@ def test_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
 def test_single_array_under_the_name_of_an_npz_is_told(tmp_path: Path) -> None:
     with (tmp_path / "data.npz").open("wb") as file:
         np.save(file, np.ones((20, 5, 1)))
-    with pytest.raises(DataError, match=r"data\.npz can't be read \(it is no archive of arrays\); expected"):
+    with pytest.raises(DataError, match=r"data\.npz can't be read \(it is not an archive of arrays\); expected"):
         read_sequences(tmp_path / "data.npz")
 
 

@@ -16,7 +16,7 @@ Report = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Part:
-    """One analysis of a run: its function, its settings, the parts whose files it reads, and the models that it suits."""
+    """One analysis of a run: its function, its settings, the parts that it reads, and the models that it suits."""
 
     compute: Callable[[Run, Settings, Report], Result]
     settings: tuple[str, ...]

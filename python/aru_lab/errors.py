@@ -21,11 +21,11 @@ class DataError(LabError):
 
 
 class RunError(LabError):
-    """A run folder can't be used as asked: it holds no run, holds one already, or is damaged."""
+    """A run folder can't be used: it holds no run, already holds one, or is damaged."""
 
 
 class MachineError(LabError):
-    """The machine can't do what was asked: its memory or disk is too small, or a process was killed."""
+    """The machine failed: its memory or disk is too small, or a process was killed."""
 
 
 class NonFiniteError(LabError):

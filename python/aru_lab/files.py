@@ -57,7 +57,7 @@ def reading(path: Path | str, failure: type[LabError], advice: str, absent: str 
 
 
 def reason(error: BaseException, most: int = 160) -> str:
-    """What an error says, on one line of at most `most` characters and without a full stop."""
+    """Message of an error, on one line of at most `most` characters and without a full stop."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, KeyError) and error.args:
@@ -189,7 +189,7 @@ def append_line(entry: dict[str, Any], path: Path) -> None:
 
 
 def _end_of_lines(file: io.FileIO) -> int:
-    """Cut an unfinished last line off; the size of what is left."""
+    """Remove an unfinished last line; return the size of the rest."""
     size = file.seek(0, os.SEEK_END)
     if size:
         file.seek(size - 1)

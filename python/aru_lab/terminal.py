@@ -51,7 +51,7 @@ _HANDLER = "aru_lab.spell"
 
 
 def visible(text: str) -> str:
-    """`text` on one line, with what a terminal would obey instead of showing it written as an escape.
+    """`text` on one line, with control characters written as escapes.
 
     Examples:
         >>> visible("a[/b] \\x1b[31m")
@@ -64,7 +64,7 @@ def visible(text: str) -> str:
 
 
 def plain(text: object, style: str = "") -> Text:
-    """`text` for rich, which shows it as it is: strings are markup to rich wherever a console permits that."""
+    """`text` for rich without markup; rich interprets plain strings as markup."""
     from rich.text import Text
 
     return Text(visible(str(text)), style)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import graphlib
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,13 @@ def test_data_need_no_torch_and_files_stay_short() -> None:
         if path.parent.name == "data":
             assert not {name for name in imported_modules(path) if name.partition(".")[0] == "torch"}, path
         assert len(path.read_text().splitlines()) <= 400, path
+
+
+def test_git_and_ruff_see_every_source() -> None:
+    """A pattern of .gitignore such as `runs/` would hide the wing of that name from both."""
+    sources = [str(path.relative_to(ROOT)) for path in (*LAB.rglob("*.py"), *Path(__file__).parent.rglob("*.py"))]
+    command = ["git", "-C", str(ROOT), "check-ignore", "--no-index", *sources]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("this is not a git repository")
+    assert done.stdout == ""

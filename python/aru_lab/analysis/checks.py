@@ -1,4 +1,4 @@
-"""Arguments of the analyses: what came and what was expected, in a sentence."""
+"""Checks of the arguments of analyses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Gain scaling: how n and s at steady state depend on the amplitude of what drives the neurons.
+"""Gain scaling: how n and s at steady state depend on the amplitude of the drive.
 
 Source: Geadah et al. 2024: power law a ξ^-b + c for the gain, exponential a e^(-b ξ) + c for the saturation, ξ the
 standard deviation of the noise into every neuron (`responses.noise_responses`).

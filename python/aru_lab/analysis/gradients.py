@@ -40,7 +40,7 @@ class GradientNorms:
 
 
 def gradient_norms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor]) -> GradientNorms:
-    """Norms of W_hh's gradient against the position from which it is accumulated.
+    """Norms of the gradient for W_hh, accumulated from each position to the end of the sequence.
 
     Args:
         network: ARUN, GammaRNN or torch.nn.RNN of one layer, time first. An LSTM or GRU has a matrix for every gate.
@@ -80,7 +80,7 @@ def gradient_norms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor])
 
 
 def analyse_gradients(run: Run, settings: Settings, report: Report) -> Result:
-    """Norm of W_hh's gradient against the position from which it is accumulated, before and after training."""
+    """Norm of the gradient for W_hh, accumulated from each position, before and after training."""
     arrays, rows = {}, []
     for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
         x, y = run.sequences(settings.sequences, model)

@@ -1,4 +1,4 @@
-"""What the analyses read from a network: the weights of its one layer in float64, and γ's derivatives."""
+"""Weights of a network's layer in float64, and the derivatives of γ."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the parts of `aru analyse` have in common: each computes the arrays and tables of one analysis of a run.
+"""The parts of `aru analyse`: each computes the arrays and tables of one analysis of a run.
 
-The module of an analysis ends with its part. What a figure needs is in the part's files; figures compute nothing.
+The module of an analysis defines its part. The files of the parts hold everything that a figure draws.
 """
 
 from __future__ import annotations

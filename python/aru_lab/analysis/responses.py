@@ -26,7 +26,7 @@ CONNECTIVITY = ("network", "isolated")
 
 @dataclass(frozen=True)
 class Responses:
-    """What the neurons did. A amplitudes, R repeats, T steps, H neurons.
+    """Recorded responses. A amplitudes, R repeats, T steps, H neurons.
 
     amplitudes (A,); onset, end: first driven step and the step after the last; activation h, current a, gain n,
     saturation s: (A, R, T, H), float32.

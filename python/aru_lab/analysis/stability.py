@@ -136,7 +136,7 @@ def predicted_path(
     gains: tuple[float, float] = (0.1, 20.0),
     points: int = 4001,
 ) -> np.ndarray:
-    """Where Proposition 1 sends (n, s) as the drive rises: the stable point nearest to where they are without it.
+    """The (n, s) that Proposition 1 predicts for each drive: the stable point nearest to (n, s) without drive.
 
     At every drive ξ (taken as the mean pre-activation μ) the stable region of `stability_boundary` is searched for the
     point nearest to `start` in the (n, s) plane; a start that is stable stays. A neuron that changes its activation as
@@ -235,7 +235,7 @@ def _grid(name: str, value: Any) -> np.ndarray:
 
 
 def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
-    """Jacobian norm over (n, s), Proposition 1's boundary and path, and where the steps lead n and s."""
+    """Norm of the Jacobian over (n, s), boundary and path of Proposition 1, and n and s under steps."""
     saved = run.files.load("responses")
     weight, bias = run.network.weight_hh_l0, run.network.bias_l0
     onset, end = int(saved["onset"]), int(saved["end"])

@@ -1,1 +1,1 @@
-"""Data sets, files of sequences, and the tasks made of them. Nothing here imports torch."""
+"""Data sets, files of sequences, and tasks. No module of this wing imports torch."""

@@ -9,7 +9,7 @@ from aru_lab.errors import DataError
 
 
 def fetch(url: str, md5: str, shelf: str, what: str) -> Path:
-    """The file at `url` in the user's cache, downloaded there if it is not there yet.
+    """Return the file at `url` from the user's cache; download it first if necessary.
 
     Args:
         url: what to get.
@@ -18,7 +18,7 @@ def fetch(url: str, md5: str, shelf: str, what: str) -> Path:
         what: the file's name in a sentence.
 
     Raises:
-        DataError: the download failed, or what came has another checksum.
+        DataError: the download failed, or the file has another checksum.
     """
     import pooch
 

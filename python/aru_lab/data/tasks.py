@@ -1,6 +1,6 @@
-"""Tasks: labelled sequences to classify. Images are read step by step; a file of sequences is taken as it is.
+"""Tasks: labelled sequences to classify. Images are read pixel by pixel; a file holds sequences.
 
-A task is one entry of TASKS. Nothing here imports torch, so that the command line can list the tasks at once.
+A task is one entry of TASKS. This module does not import torch, so the command line lists the tasks quickly.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Examples = TypeVar("Examples", Images, Sequences)
 
 
 class Task(Protocol):
-    """What training and evaluation ask of a task."""
+    """Interface of all tasks."""
 
     name: str
 
@@ -42,11 +42,11 @@ class Task(Protocol):
 
     @property
     def encoder(self) -> str:
-        """What stands in front of the recurrent network: "linear" (its own input weights) or "conv"."""
+        """Encoder before the recurrent network: "linear" (its own input weights) or "conv"."""
 
     @property
     def checksum(self) -> str | None:
-        """SHA-256 of the data where the user brings them; None for data sets, whose files have known checksums."""
+        """SHA-256 of the user's file; None for data sets, whose files have known checksums."""
 
     @property
     def remarks(self) -> list[str]:

@@ -29,7 +29,7 @@ Runs = Mapping[str, Sequence[Path]]
 
 @dataclass(frozen=True)
 class Finding:
-    """One claim of the paper: in words, the number that tests it here, the test and its p-value, and the verdict.
+    """One claim of the paper in words, the number measured here, the test with its p-value, and the verdict.
 
     p is None where the claim has no test, or the seeds do not permit it. `exact` claims do not depend on training.
     """

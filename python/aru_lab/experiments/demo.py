@@ -40,7 +40,7 @@ def _default_training() -> TrainConfig:
 
 @dataclass(frozen=True)
 class DemoSettings:
-    """What the demonstration trains; the defaults take less than three minutes on two cores with any backend.
+    """Settings of the demonstration; the defaults take less than three minutes on two cores with any backend.
 
     `training` is the configuration of the ARUN. The RNN+ReLU differs only in its hidden size, which gives it as
     many parameters. Steps this small do not benefit from a second thread.
@@ -52,7 +52,7 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demonstration found: by model, its number of parameters, its seconds of training and its scores."""
+    """Results of the demonstration by model: number of parameters, seconds of training, and scores."""
 
     n_parameters: dict[str, int]
     seconds: dict[str, float]

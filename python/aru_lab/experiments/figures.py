@@ -73,7 +73,7 @@ _CLASS = {HOLDS: "holds", FAILS: "fails", UNDECIDED: "untested", UNTESTED: "unte
 
 @dataclass(frozen=True)
 class Section:
-    """One figure of the report: its number, the picture or why there is none, and what it says of the claims."""
+    """One figure of the report: its number, the picture or the reason why it is missing, and its findings."""
 
     number: str
     picture: Path | None
@@ -82,10 +82,10 @@ class Section:
 
 
 def reproduce_figures(session: Session, scale: str) -> tuple[list[Section], Path]:
-    """Train or resume what the figures need, analyse it, draw, and write figures.html, .md and .csv.
+    """Train or resume the runs of the figures, analyse them, draw, and write figures.html, .md and .csv.
 
     Args:
-        session: where the runs are and what trains them.
+        session: the scale, folders and processes.
         scale: name of its scale.
 
     Returns:

@@ -166,7 +166,7 @@ def _in_pool(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP stop the work as Ctrl-C does; one that is ignored stays so."""
+    """Let SIGTERM and SIGHUP stop the work as Ctrl-C does; an ignored signal stays ignored."""
     before: dict[int, Any] = {}
 
     def interrupt(_number: int, _frame: Any) -> None:

@@ -150,7 +150,7 @@ def _value(text: str) -> Any:
 
 
 def complete(config: TrainConfig, report: Report = lambda fraction: None) -> Finished:
-    """Train the run of a configuration, or what is left of it, and score it; a finished one is read.
+    """Train the run of a configuration, or the rest of it, and score it; a finished run is only read.
 
     Raises:
         RunError: the run folder holds another experiment.
@@ -214,7 +214,7 @@ def print_sizes(configs: Sequence[TrainConfig], console: Console) -> None:
 def write_summary(
     configs: Sequence[TrainConfig], results: Sequence[Finished | LabError], path: Path
 ) -> list[dict[str, Any]]:
-    """Write one line a run, as CSV: what was varied, sizes, accuracies, or why it failed."""
+    """Write one CSV line for each run: the varied fields, sizes and accuracies, or the error."""
     values = [config.to_json() for config in configs]
     varied = [name for name in values[0] if name != "output" and len({str(value[name]) for value in values}) > 1]
     rows = []

@@ -1,4 +1,4 @@
-"""Tables as CSV and Markdown, and the report of a result: what was measured, the paper's claim, and its verdict."""
+"""Tables as CSV and Markdown, and the report of a result: measured values, claims of the paper, and verdicts."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """A result: its title, what was done, rows, sizes (H and parameters by task and model), figures and remarks."""
+    """A result: title, description, rows, sizes (H and parameters by task and model), figures and remarks."""
 
     title: str
     description: str

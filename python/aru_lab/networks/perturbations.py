@@ -42,7 +42,7 @@ class Perturbation(Protocol):
 
 @dataclass(frozen=True)
 class _Drive:
-    """What drives have in common: they last `length` τ steps from step `onset`; None takes T // 2 and T // 4."""
+    """Base class of drives: they last `length` τ steps from step `onset`; None takes T // 2 and T // 4."""
 
     def _check(self) -> None:
         for name in ("onset", "length"):

@@ -124,7 +124,7 @@ def save_picture(figure: Any, path: Path) -> None:
 
 
 def as_label(name: str) -> str:
-    """A name for matplotlib, which shows it as it is: not as a formula, and in the legend whatever it begins with.
+    """Escape a name for matplotlib, so that it is not read as a formula and is never left out of a legend.
 
     Of a long name the middle is left out, for it would leave no room for the axes.
     """
@@ -160,7 +160,7 @@ def amplitude_bar(figure: Any, axes: Any, amplitudes: Sequence[float], label: st
 
 
 def drive_scale(axes: Any, amplitudes: Sequence[float]) -> None:
-    """An x axis for drives over decades, from 0 if that is among them: linear below the smallest, then logarithmic."""
+    """An x axis for drives: linear from 0 to the smallest positive drive, then logarithmic."""
     positive = [x for x in amplitudes if x > 0]
     axes.set_xscale("symlog", linthresh=positive[0], linscale=0.5)
     ticks = [

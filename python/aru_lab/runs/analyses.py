@@ -1,4 +1,4 @@
-"""A trained run as the analyses see it, and the files in which it keeps them.
+"""A run opened for analysis, and the files of its analyses.
 
 RUN/analysis/PART.npz holds the arrays of a part, with its tables as CSV beside it; each file is whole or absent.
 PART.npz is written last and carries the key of what it was computed from; it says that the part is finished.
@@ -48,7 +48,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Result:
-    """What one part of an analysis found: arrays for PART.npz, tables by the names of their files, a line to print."""
+    """Result of one part: arrays for PART.npz, tables by the names of their files, and a line to print."""
 
     arrays: dict[str, np.ndarray]
     tables: dict[str, Table] = field(default_factory=dict)
@@ -126,7 +126,7 @@ class AnalysisFolder:
 
 
 class Arrays(dict[str, np.ndarray]):
-    """The arrays of a part by name; one that is not there raises RunError, which says how to make it."""
+    """The arrays of a part by name. A missing one raises RunError, which says how to compute it."""
 
     def __init__(self, path: Path, again: str, arrays: dict[str, np.ndarray]) -> None:
         super().__init__(arrays)
@@ -183,7 +183,7 @@ class Run:
 
     @cached_property
     def weights(self) -> str:
-        """What identifies the weights that are analysed.
+        """Checksum of the file of the analysed weights.
 
         Raises:
             RunError: their file can't be read.
@@ -202,7 +202,7 @@ class Run:
 
     @cached_property
     def initial_model(self) -> SequenceClassifier:
-        """The classifier as it was before training: built again from the run's seed and the runs it began from.
+        """The classifier before training, rebuilt from the run's seed and the runs that it began from.
 
         Raises:
             RunError: a run that it took weights from is gone, or its weights no longer fit.
@@ -243,7 +243,7 @@ class Run:
         return task_of(self.config).load(self.config.data_dir).test
 
     def sequences(self, n: int, model: SequenceClassifier | None = None) -> tuple[Tensor, Tensor]:
-        """What a classifier's recurrent network reads of the first n test examples, or of all if there are fewer.
+        """Inputs of a classifier's recurrent network for the first n test examples, or for all if there are fewer.
 
         Args:
             n: number of examples.
@@ -261,6 +261,6 @@ class Run:
         return x.transpose(0, 1).contiguous(), y
 
     def key(self, settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-        """What a part's file depends on: the weights and the settings of these names ("retrained": that run's too)."""
+        """The key of a part's file: the weights and the named settings ("retrained": the weights of that run)."""
         values = {**settings, "retrained": self.retrained and self.retrained.weights}
         return {"weights": self.weights} | {name: values[name] for name in names}

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: one line an epoch, and in a terminal a progress bar."""
+"""Display of a run in training: one line for each epoch, and in a terminal a progress bar."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_NUMBERS = {"loss": "-", "accuracy": "-", "speed": "-"}
 
 
 def epoch_line(entry: dict[str, Any], n_epochs: int) -> str:
-    """One line that tells how an epoch went."""
+    """One line with the metrics of an epoch."""
     return (
         f"epoch {entry['epoch']:>{len(str(n_epochs))}}/{n_epochs}  "
         f"train loss {entry['train_loss']:.4f} ({entry['train_accuracy']:.1%})  "

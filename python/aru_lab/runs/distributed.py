@@ -23,7 +23,7 @@ from aru_lab.files import reason
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run: how many, and which of them this one is."""
+    """The processes of a run: their number, and the rank of this one."""
 
     rank: int = 0
     size: int = 1
@@ -35,7 +35,7 @@ class World:
         return self.rank == 0
 
     def device(self, device: torch.device) -> torch.device:
-        """The device of this process: each takes a GPU of its own where "cuda" names none."""
+        """The device of this process; "cuda" without an index gives each process its own GPU."""
         own_gpu = self.size > 1 and device.type == "cuda" and device.index is None
         return torch.device("cuda", self.local_rank) if own_gpu else device
 
@@ -67,7 +67,7 @@ class World:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Leave the block with all processes: where one of them fails, all raise its error.
+        """Leave the block together: if one process fails, all processes raise its error.
 
         Without this the others would wait for the failed one in the next collective, or end with errors about it.
 
@@ -127,9 +127,10 @@ def _from_environment() -> World:
 
 @contextmanager
 def joined(device: torch.device) -> Iterator[World]:
-    """Join the processes that torchrun started (it sets RANK, WORLD_SIZE and more); a single process forms a world of size 1.
+    """Join the processes that torchrun started (it sets RANK, WORLD_SIZE and more).
 
-    Within another such block it is the world of that one: torchrun's processes can be joined once.
+    A single process forms a world of size 1. A nested block gets the world of the outer one, because processes can be
+    joined only once.
 
     Args:
         device: "cuda" communicates by NCCL, anything else by Gloo.

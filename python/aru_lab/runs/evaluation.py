@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aru_lab.runs.folder import RunFolder
-from aru_lab.runs.config import TrainConfig
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.tasks import Task, find_task, is_data_file
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import reason
 from aru_lab.networks.classifier import CONTROLLER, SequenceClassifier, build_classifier
 from aru_lab.networks.perturbations import Perturbation
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.runtime import resolve_device, resolve_dtype, run_on
 from aru_lab.runs.state import check_belongs, check_data, load_best, load_last, put_weights
 

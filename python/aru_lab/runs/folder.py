@@ -25,7 +25,6 @@ from typing import Any
 import filelock
 import torch
 
-from aru_lab.runs.config import TrainConfig
 from aru_lab.errors import LabError, RunError, failed_together
 from aru_lab.files import (
     Form,
@@ -39,6 +38,7 @@ from aru_lab.files import (
     replace_file,
     sealed,
 )
+from aru_lab.runs.config import TrainConfig
 
 METRICS: Form = {
     "epoch": int,
@@ -89,7 +89,7 @@ class RunFolder:
         return os.path.lexists(self.config_file)
 
     def check_free(self) -> None:
-        """Raise RunError where the folder holds a run already."""
+        """Raise RunError if the folder already holds a run."""
         if self.holds_run():
             raise RunError(
                 f"{self.path} already holds a run: continue it with `aru train --resume {self.path}`, or name another "
@@ -97,7 +97,7 @@ class RunFolder:
             )
 
     def make(self) -> None:
-        """Make the folder where it is not there yet.
+        """Make the folder if necessary.
 
         Raises:
             RunError: it can't be made.
@@ -183,7 +183,7 @@ class RunFolder:
             append_line(entry, self.metrics_file)
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The entries of metrics.jsonl; none where it is not there yet.
+        """The entries of metrics.jsonl; an absent file has none.
 
         A last line without its end, which a kill can leave, is passed over. Resuming the run writes it again.
 
@@ -232,7 +232,7 @@ def check_epochs(history: list[dict[str, Any]], path: Path) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path, advice: str) -> Iterator[None]:
-    """Tell in a sentence why `path` can't be written."""
+    """Turn an error of writing `path` into a sentence."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -262,7 +262,7 @@ def save_atomically(content: bytes, path: Path, advice: str | None = None) -> No
 
 
 def write_result(content: bytes | str, path: Path) -> None:
-    """Write a table or a figure as `files.replace_file` does, into a folder that is made where it is not there yet.
+    """Write a table or a figure as `files.replace_file` does; make its folder if necessary.
 
     Args:
         content: text is encoded as UTF-8; what that can't hold (names of files in other encodings) is escaped.

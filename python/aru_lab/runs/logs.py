@@ -13,7 +13,7 @@ from aru_lab.files import reason
 
 
 def summary_writer() -> Any:
-    """torch's SummaryWriter, imported only where it is asked for.
+    """torch's SummaryWriter, imported only on request.
 
     Raises:
         ConfigError: TensorBoard is not installed.

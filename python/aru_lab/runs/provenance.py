@@ -1,4 +1,4 @@
-"""Where a result comes from: versions, commit and machine, saved with every run."""
+"""Origin of a result: versions, commit and machine, saved with every run."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def commit() -> str | None:
 
 
 def environment(device: Any) -> dict[str, Any]:
-    """What a run on the torch device `device` depends on besides its configuration."""
+    """Versions and machine of a run on the torch device `device`, beside its configuration."""
     import numpy
     import torch
 

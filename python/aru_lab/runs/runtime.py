@@ -16,7 +16,7 @@ from aru_lab.networks.classifier import SequenceClassifier
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device called `name`; "auto" is a GPU where there is one and the CPU elsewhere.
+    """The torch device called `name`; "auto" is a GPU if available, otherwise the CPU.
 
     Raises:
         ConfigError: there is no such device here.
@@ -75,7 +75,7 @@ def run_on(backend: str, model: SequenceClassifier, matmul_precision: str = "hig
         matmul_precision: for torch.set_float32_matmul_precision, while inside.
 
     Raises:
-        ConfigError: the backend can't serve here, or ARU_STATE_BUDGET is not a size; the message is that of aru_kernels.
+        ConfigError: the backend can't serve here, or ARU_STATE_BUDGET is not a size; aru_kernels says why.
     """
     try:
         wanted_budget()  # the trial keeps no state, so that it would not ask

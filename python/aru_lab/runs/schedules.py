@@ -33,12 +33,12 @@ def scheduled_rate(config: TrainConfig, step: int, n_steps: int) -> float:
 
 
 def quality(entry: dict[str, Any]) -> tuple[float, float]:
-    """What makes an epoch better than another: the validation accuracy; the loss decides between equals."""
+    """Sort key of epochs: the validation accuracy, then the loss."""
     return entry["validation_accuracy"], -entry["validation_loss"]
 
 
 def best_epoch(history: list[dict[str, Any]]) -> int:
-    """Index of the first of the best epochs of a history that is not empty."""
+    """Index of the best epoch of a non-empty history; the first one of equals."""
     return max(range(len(history)), key=lambda k: quality(history[k]))
 
 

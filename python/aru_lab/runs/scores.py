@@ -10,12 +10,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from aru_lab.runs.folder import RunFolder, append_result
 from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
 from aru_lab.files import Form, check_form, read_lines, reading, sha256_of
 from aru_lab.networks.perturbations import Perturbation, describe, parse
+from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
+from aru_lab.runs.folder import RunFolder, append_result
 from aru_lab.runs.runtime import run_on
 from aru_lab.runs.state import DAMAGED, without_best
 

@@ -1,4 +1,4 @@
-"""A termination signal that is obeyed at the next good moment."""
+"""Termination signals, obeyed at the next safe moment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SAME_REQUEST_SECONDS = 2.0  # service managers and shells send SIGTERM and SIGHU
 
 
 class StopRequest:
-    """Within the block, the first of Ctrl-C, SIGTERM and SIGHUP is only noted; the next acts as it would have without.
+    """Within the block, the first of Ctrl-C, SIGTERM and SIGHUP is only recorded; the next one acts as usual.
 
     Another one of the three within two seconds belongs to the same request. A signal that was ignored before the block
     (SIGHUP under nohup) stays ignored.

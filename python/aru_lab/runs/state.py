@@ -14,11 +14,11 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from aru_lab.runs.folder import RunFolder, check_epochs, check_metrics, load_checkpoint
-from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
 from aru_lab.data.tasks import find_task, is_data_file
 from aru_lab.errors import DataError, LabError, RunError
 from aru_lab.files import Form, check_form, reading, sha256_of
+from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
+from aru_lab.runs.folder import RunFolder, check_epochs, check_metrics, load_checkpoint
 from aru_lab.runs.schedules import best_epoch
 
 DAMAGED = "it is damaged: restore it from a copy, or start a new run."
@@ -49,7 +49,7 @@ _DECISIVE = ("threads", "processes", "sources")
 
 
 def sources_of(config: TrainConfig) -> dict[str, str]:
-    """The SHA-256 of what a run of this configuration begins with, by field: its data file and other runs' weights.
+    """SHA-256 of the inputs of a run, by field of its configuration: its data file and the weights of other runs.
 
     Raises:
         DataError, RunError: a file can't be read.
@@ -95,7 +95,7 @@ def check_sources(config: TrainConfig, environment: dict[str, Any]) -> None:
 
 
 def run_of(config: TrainConfig, environment: dict[str, Any]) -> dict[str, Any]:
-    """What checkpoints keep of the run that they belong to; where it lies and what computes it is left out."""
+    """The configuration and environment in a checkpoint, without INCIDENTAL fields except `threads`."""
     kept = {name: value for name, value in config.to_json().items() if name not in INCIDENTAL or name == "threads"}
     return {"config": kept, **{name: environment[name] for name in _DECISIVE if name in environment}}
 
@@ -137,7 +137,7 @@ def load_best(folder: RunFolder) -> dict[str, Any]:
 
 
 def without_best(folder: RunFolder) -> str:
-    """What to say of a run without best.pt: it was lost, or it is not there yet."""
+    """The message for a run without best.pt, which is lost or not written yet."""
     n = len(folder.read_metrics())
     if n == 0:
         return (
@@ -251,7 +251,7 @@ def _changed(config: TrainConfig, saved: dict[str, Any], environment: dict[str, 
 
 
 def _same_source(config: TrainConfig, name: str, sources: dict[str, str]) -> bool:
-    """Whether a field names another place of what the run began with."""
+    """Whether a field names a copy of the same input elsewhere."""
     if name not in sources:
         return False
     cleared = {other: None for other in SOURCES if other != name}

@@ -1,7 +1,7 @@
 """Training that can be killed at any moment and resumed to the bit-identical result.
 
-last.pt holds everything that the next step depends on: weights, optimiser, scheduler, random state, position and the sums of
-the epoch under way. The order of the examples and the perturbation of a batch are functions of the seed and the
+last.pt holds everything that the next step depends on: weights, optimiser, scheduler, random state, position and the
+sums of the present epoch. The order of the examples and the perturbation of a batch are functions of the seed and the
 position. When a run is resumed, metrics.jsonl is rewritten from last.pt, so a surplus or unfinished line does not
 survive.
 """
@@ -50,7 +50,7 @@ OnEpoch = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class TrainResult:
-    """Where a finished run is, its metrics (one dictionary an epoch) and its number of trained parameters."""
+    """Folder of a finished run, its metrics (one dictionary for each epoch) and its number of trained parameters."""
 
     run: Path
     history: list[dict[str, Any]]
@@ -176,7 +176,7 @@ class _Trainer:
         self.stop = StopRequest()
 
     def take_initial_weights(self) -> None:
-        """Take the initial weights from the runs that the configuration names; raises RunError if it can't load them."""
+        """Take the initial weights from the runs that the configuration names; RunError if it can't load them."""
         take_initial_weights(self.learner.model, self.config, self.learner.device)
 
     def restore(self) -> None:
@@ -268,7 +268,7 @@ class _Trainer:
         return Batch(index, *self.augmentation.draw(step, len(index)), step)
 
     def settle(self, left: int = 0) -> None:
-        """Read what the steps under way gave, all but the last `left` of them."""
+        """Read the numbers of the steps under way, except for the last `left` steps."""
         while len(self.under_way) > left:
             counts = self.under_way.popleft()
             loss, n_correct, norm = counts.result(self.world)
@@ -316,7 +316,7 @@ class _Trainer:
         self.saved_at = time.monotonic()
 
     def obey_stop(self) -> None:
-        """Save and raise Interrupted where a signal asked to stop; one process asked is all asked."""
+        """Save and raise Interrupted if any process received a signal."""
         received = int(self.world.max(self.stop.received or 0)[0])
         if received:
             self.save()

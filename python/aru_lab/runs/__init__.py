@@ -1,0 +1,1 @@
+"""Runs: configuration, folder and files, training, evaluation, and the files of analyses."""

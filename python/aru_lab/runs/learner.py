@@ -1,0 +1,175 @@
+"""A network with its optimiser, and one step of training."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aru_lab.data.sequences import Sequences
+from aru_lab.data.tasks import Task
+from aru_lab.errors import ConfigError
+from aru_lab.networks.classifier import freeze
+from aru_lab.networks.perturbations import Perturbation
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.counts import Counts
+from aru_lab.runs.distributed import World
+from aru_lab.runs.evaluation import build_for, perturbed, to_tensors
+from aru_lab.runs.finite import NotFinite
+from aru_lab.runs.runtime import resolve_device, resolve_dtype
+from aru_lab.runs.state import put_weights
+
+PLATEAU_PATIENCE = 5
+PLATEAU_FACTOR = 0.5
+OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The training examples of one step.
+
+    index: places of the examples; perturbation: what perturbs all of them, or None; seeds: one for each example; step:
+    number of the step, from 0.
+    """
+
+    index: Tensor
+    perturbation: Perturbation | None
+    seeds: list[int]
+    step: int
+
+
+class Learner:
+    """A freshly initialised network and its optimiser. All processes of a world hold the same.
+
+    Args:
+        config: configuration of the run.
+        task: task of the configuration.
+        world: processes of the run.
+
+    Raises:
+        ConfigError: the device can't be used, or parts are frozen that the network does not have.
+    """
+
+    def __init__(self, config: TrainConfig, task: Task, world: World) -> None:
+        self.config, self.world = config, world
+        self.device = world.device(resolve_device(config.device))
+        self.dtype = resolve_dtype(config.dtype)
+        torch.manual_seed(config.seed)
+        self.model = build_for(config, task, self.device)
+        freeze(self.model, config.freeze)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        # all parameters in one kernel, not in ten
+        fused = {"fused": True} if config.optimizer == "adam" and self.device.type == "cuda" else {}
+        self.optimizer = OPTIMIZERS[config.optimizer](trained, lr=config.learning_rate, **fused)
+        self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
+        )
+        self.parallel: Any = self.model
+
+    def connect(self) -> None:
+        """Average the gradients over the processes from now on."""
+        if self.world.size > 1:
+            self.parallel = DistributedDataParallel(self.model)
+
+    def try_mixed_precision(self) -> None:
+        """Refuse mixed precision where the device has no kernel for the network in bfloat16."""
+        if not self.config.mixed_precision:
+            return
+        trial = torch.zeros(2, *self.model.trial_shape, device=self.device, dtype=self.dtype)
+        self.model.eval()
+        try:
+            with torch.autocast(self.device.type, torch.bfloat16):
+                self.model(trial)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"mixed_precision: this device can't run the model {self.config.model} in bfloat16 "
+                f"({str(error).splitlines()[0].split('. ')[0]}); leave --mixed-precision away."
+            ) from error
+        self.model.train()
+
+    @property
+    def learning_rate(self) -> float:
+        """The optimiser's present learning rate."""
+        return self.optimizer.param_groups[0]["lr"]
+
+    def step(self, examples: Sequences, batch: Batch, learning_rate: float | None) -> Counts:
+        """Take one step of the optimiser.
+
+        Args:
+            examples: training examples.
+            batch: those of this step.
+            learning_rate: of this step; None keeps the present one.
+
+        Returns:
+            The numbers of the step.
+
+        Raises:
+            NotFinite: a weight overflowed.
+        """
+        if learning_rate is not None:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+        counts = self.gradients(examples, batch)
+        counts.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
+        try:
+            self.optimizer.step()
+        except (RuntimeError, OverflowError) as error:
+            if "overflow" not in str(error):
+                raise
+            raise NotFinite("update of a weight", math.inf, counts.step) from error
+        counts.send()
+        return counts
+
+    def gradients(self, examples: Sequences, batch: Batch) -> Counts:
+        """Put the gradient of the mean loss of a batch into the parameters; arguments as in `step`."""
+        n = len(batch.index)
+        mine = self.world.share(torch.arange(n))
+        counts = Counts(n, len(mine) > 0, batch.step + 1)
+        if not counts.take_part:  # fewer examples than processes: take part with an example that does not count
+            mine = torch.zeros(1, dtype=torch.long)
+        self.optimizer.zero_grad()
+        chunks = mine.chunk(self.config.accumulate)
+        for k, chunk in enumerate(chunks):
+            unfinished = self.world.size > 1 and k < len(chunks) - 1
+            with self.parallel.no_sync() if unfinished else contextlib.nullcontext():
+                seeds = [batch.seeds[place] for place in chunk.tolist()]
+                loss, logits, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
+                # DistributedDataParallel takes the mean over the processes.
+                (loss * (counts.take_part * self.world.size * len(chunk) / n)).backward()
+            counts.add(loss.detach(), (logits.detach().argmax(dim=1) == y).sum(), len(chunk))
+        return counts
+
+    def _forward(
+        self, examples: Sequences, index: Tensor, perturbation: Perturbation | None, seeds: list[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Mean loss, logits and labels of the examples at `index`."""
+        x, y = to_tensors(examples, index, self.device, self.dtype)
+        if self.config.input_noise > 0:
+            x = x + self.config.input_noise * torch.randn_like(x)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
+            logits = self.parallel(x, **perturbed(self.model, x, perturbation, seeds))
+        logits = logits.to(self.dtype)
+        return nn.functional.cross_entropy(logits, y), logits, y
+
+    def state(self) -> dict[str, Any]:
+        """The part of a checkpoint that belongs to the network and its optimiser."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "plateau": self.plateau.state_dict(),
+        }
+
+    def load_state(self, content: dict[str, Any]) -> None:
+        """Load a result of `state`.
+
+        Raises:
+            Exception: of many types, where the content is another network's.
+        """
+        put_weights(self.model, content["model"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.plateau.load_state_dict(content["plateau"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -149,9 +150,10 @@ def test_runs_that_fail_are_left_out_and_named(
     assert err == "aru: 2 failed and were left out; the first: The disk is full.\n"
 
 
-def test_scores_that_fail_belong_to_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scores_that_fail_belong_to_their_runs(root: Path, tmp_path: Path) -> None:
     """The numbers of the other runs stay with their models."""
-    whole, *_ = reproduce.reproduce("table1", "tiny", tmp_path, device="cpu", console=QUIET)
+    whole, *_ = reproduce.reproduce("table1", "tiny", root, device="cpu", console=QUIET)
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     damaged = tmp_path / "psdigits" / "arun-seed0" / "scores.jsonl"
     damaged.write_text("nonsense\n")
     with pytest.raises(RunError, match=r"scores\.jsonl can't be read \(line 1: "):

@@ -166,6 +166,7 @@ def test_resuming_a_finished_run_changes_nothing(uninterrupted: Path) -> None:
 
 def test_command_line_killed_from_outside_and_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = "train sdigits --model gru --hidden-size 6 --epochs 12 --subset 100 --validation-subset 20 --threads 1"
+    options += " --pixels-per-step 8"
     options += " --batch-size 10 --device cpu --checkpoint-seconds 0.1 --output"
     killed, whole = tmp_path / "killed", tmp_path / "whole"
     with subprocess.Popen(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
 import statistics
@@ -15,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from aru_lab.experiments.verdicts import SPREAD_RULE
+from aru_lab.files import csv_text
 from aru_lab.plots.style import NAMES
 from aru_lab.runs.folder import write_result
 from aru_lab.runs.provenance import commit, version
@@ -174,8 +173,4 @@ def made_by(command: str) -> str:
 def write_csv(rows: Sequence[dict[str, Any]], path: Path) -> None:
     """Write rows as CSV, atomically; the columns are all names in the order in which they come up."""
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_result(text.getvalue(), path)
+    write_result(csv_text(columns, ([row.get(name, "") for name in columns] for row in rows)), path)

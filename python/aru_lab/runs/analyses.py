@@ -6,7 +6,6 @@ PART.npz is written last and carries the key of what it was computed from; it sa
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 from aru_kernels import ARUN, GammaRNN
 from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.files import is_file, read_arrays, reading, sha256_of
+from aru_lab.files import csv_text, is_file, read_arrays, reading, sha256_of
 from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
@@ -82,7 +81,7 @@ class AnalysisFolder:
         written = []
         for name, table in result.tables.items():
             written.append(self.run / FOLDER / f"{name}.csv")
-            write_result(_csv(table), written[-1])
+            write_result(csv_text(table.header, map(_plain, table.rows)), written[-1])
         own = {_PART: part, _NAMES: sorted(result.arrays)}
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key) | own))})
@@ -139,14 +138,6 @@ class Arrays(dict[str, np.ndarray]):
 def _keyed(key: dict[str, Any]) -> dict[str, Any]:
     """The key as JSON reads it back, with the format."""
     return json.loads(json.dumps(key | {"format": FORMAT}))
-
-
-def _csv(table: Table) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(table.header)
-    writer.writerows(map(_plain, table.rows))
-    return text.getvalue()
 
 
 def _plain(row: Iterable[Any]) -> list[Any]:

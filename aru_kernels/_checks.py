@@ -83,7 +83,7 @@ def number(
         converted = float(value)
     except OverflowError:  # an integer
         converted = math.inf
-    if not math.isfinite(converted) or not low <= converted <= high:
+    if not -math.inf < converted < math.inf or not low <= converted <= high:  # torch.compile traces no math.isfinite
         limits = [f"of at least {low:g}" if low > -math.inf else "", f"of at most {high:g}" if high < math.inf else ""]
         raise ValueError(
             f"{name} is {value}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."

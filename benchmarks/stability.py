@@ -43,6 +43,7 @@ VARIANTS: dict[str, tuple[Callable[[int, int], nn.Module], bool]] = {
     "ARUN": (functools.partial(ARUN, controller_size=CONTROLLER), True),
     "ARUN, uniform": (functools.partial(ARUN, controller_size=CONTROLLER, init="uniform"), True),
     "ARUN, one rate": (functools.partial(ARUN, controller_size=CONTROLLER), False),
+    "ARUN, uniform, one rate": (functools.partial(ARUN, controller_size=CONTROLLER, init="uniform"), False),
     "GammaRNN": (GammaRNN, True),
     "GammaRNN, uniform": (functools.partial(GammaRNN, init="uniform"), True),
     "GammaRNN, one rate": (GammaRNN, False),
@@ -180,33 +181,43 @@ def measure(
 
 
 def tables(results: list[dict[str, object]]) -> str:
-    """Markdown: for each learning rate the median score of every task and variant, with spikes."""
+    """Markdown: for each learning rate the median score of every task and variant, the best in bold, with spikes."""
     text = []
     variants = [name for name in VARIANTS if any(line["variant"] == name for line in results)]
     for lr in sorted({line["lr"] for line in results}):
         heading = f"| task | T | {' | '.join(variants)} |"
         text += ["", f"Learning rate {lr:g}:", "", heading, "|---" * (2 + len(variants)) + "|"]
-        for task in dict.fromkeys(line["task"] for line in results):
-            of_task = [line for line in results if line["task"] == task and line["lr"] == lr]
-            cells = [_cell([line for line in of_task if line["variant"] == variant]) for variant in variants]
+        of_rate = [line for line in results if line["lr"] == lr]
+        for task in dict.fromkeys(line["task"] for line in of_rate):
+            of_task = [line for line in of_rate if line["task"] == task]
+            cells = _cells([[line for line in of_task if line["variant"] == variant] for variant in variants])
             text.append(f"| {task} | {of_task[0]['T']} | {' | '.join(cells)} |")
-        totals = [[line for line in results if line["lr"] == lr and line["variant"] == variant] for variant in variants]
+        totals = [[line for line in of_rate if line["variant"] == variant] for variant in variants]
         failed = [f"{sum(map(exploded, lines))} of {len(lines)}" for lines in totals]
         text.append(f"| runs that exploded | | {' | '.join(failed)} |")
     return "\n".join(text[1:])
 
 
-def _cell(lines: list[dict[str, object]]) -> str:
-    """The median score, the worst loss if it is a spike, and the number of exploded runs."""
-    if not lines:
-        return ""
-    middle = statistics.median(line["score"] for line in lines)
-    parts = [f"{middle:.2f}" if lines[0]["kind"] == "forecast" else f"{middle:.0f}"]
-    worst = max(line["worst_loss"] for line in lines)
-    parts += [f"{worst:.0e}".replace("e+0", "e").replace("e+", "e")] if worst > SPIKE else []
-    failed = sum(map(exploded, lines))
-    parts += [f"{failed} exploded"] if failed else []
-    return ", ".join(parts)
+def _cells(by_variant: list[list[dict[str, object]]]) -> list[str]:
+    """The median scores, the worst loss if it is a spike that training made, and the number of exploded runs."""
+    kind = next(lines for lines in by_variant if lines)[0]["kind"]
+    digits = 2 if kind == "forecast" else 0
+    medians = [round(statistics.median(line["score"] for line in lines), digits) for lines in by_variant if lines]
+    best = min(medians) if kind == "forecast" else max(medians)
+    texts = []
+    for lines in by_variant:
+        if not lines:
+            texts.append("")
+            continue
+        median = round(statistics.median(line["score"] for line in lines), digits)
+        parts = [f"**{median:.{digits}f}**" if median == best else f"{median:.{digits}f}"]
+        worst = max((line["worst_loss"] for line in lines if line["worst_loss"] > 2 * line["first_loss"]), default=0)
+        if worst > SPIKE:
+            parts.append(f"{worst:.0e}".replace("e+0", "e").replace("e+", "e"))
+        if failed := sum(map(exploded, lines)):
+            parts.append(f"{failed} exploded")
+        texts.append(", ".join(parts))
+    return texts
 
 
 def available_tasks(names: list[str]) -> Iterable[Task]:

@@ -74,6 +74,23 @@ def test_runs_are_written_once_and_read_again(tmp_path, monkeypatch):
     assert table[-1] == "| runs that exploded | | 0 of 1 | 0 of 1 |"
 
 
+def line(variant, score, kind="class", worst=1.0, last=0.5):
+    of_run = {"score": score, "first_loss": 1.0, "worst_loss": worst, "last_loss": last, "not_finite": 0, "kind": kind}
+    return of_run | {"task": kind, "variant": variant, "lr": 0.01, "T": 7}
+
+
+def test_tables_show_medians_spikes_and_the_best():
+    results = [line("ARUN", score) for score in (90, 70, 80)] + [line("LSTM", 60, worst=2e3), line("LSTM", 62)]
+    results += [line("ARUN", 0.5, "forecast"), line("LSTM", 0.25, "forecast", worst=5e12, last=0.99)]
+    assert stability.tables(results).splitlines()[2:] == [
+        "| task | T | ARUN | LSTM |",
+        "|---|---|---|---|",
+        "| class | 7 | **80** | 61, 2e3 |",
+        "| forecast | 7 | 0.50 | **0.25**, 5e12, 1 exploded |",
+        "| runs that exploded | | 0 of 4 | 1 of 3 |",
+    ]
+
+
 def test_a_run_with_learning_rates_by_fan_in_learns():
     line = stability.train(evidence(30), "ARUN", 1e-2, 0, 60)
     assert line["score"] > 80

@@ -21,11 +21,11 @@ demo: $(VENV)/lab.installed
 
 test: $(VENV)/test.installed lint
 	$(BIN)/python -m aru_kernels
-	$(BIN)/python -m pytest -n $(JOBS)
-	PYTHONPATH=.:tests $(BIN)/python tests/compile_table.py
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+	$(BIN)/python tests/tools/compile_table.py
 
 gpu-check:
-	$(GPU_PYTHON) benchmarks/gpu_check.py
+	$(GPU_PYTHON) benchmarks/gpu/check.py
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

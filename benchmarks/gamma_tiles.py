@@ -21,8 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import aru_kernels.functional as F
 from aru_kernels import reference, use_backend
 from aru_kernels.triton import gamma
-from benchmarks import gpu_timings as timings
-from benchmarks.gpu_problems import Place, random
+from benchmarks.gpu import timings
+from benchmarks.gpu.problems import Place, random
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from helpers import ROOT, SHARED
+from support.helpers import ROOT
 
 # derandomize: a failure in CI is a failure at home, too.
 hypothesis.settings.register_profile("aru", deadline=None, max_examples=50, derandomize=True, database=None)
@@ -48,13 +48,10 @@ def set_threads() -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def golden() -> Callable[[str], dict[str, Tensor]]:
-    """golden(name): the authors' vectors in ../shared/golden (or $ARU_SHARED_DIR/golden) as float64 tensors."""
+    """golden(name): the vectors of the authors' implementation in tests/golden, as float64 tensors."""
 
     def load(name: str) -> dict[str, Tensor]:
-        path = SHARED / "golden" / f"{name}.npz"
-        if not path.exists():
-            pytest.skip(f"{path} is absent; set ARU_SHARED_DIR to the folder that holds golden/")
-        with np.load(path) as arrays:
+        with np.load(ROOT / "tests" / "golden" / f"{name}.npz") as arrays:
             return {key: torch.from_numpy(np.array(arrays[key])) for key in arrays.files}
 
     return load
@@ -62,14 +59,17 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
 
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """run_python(*arguments, **environment): a new interpreter that sees this repository's packages."""
+    """run_python(*arguments, timeout=120, **environment): a new interpreter that sees this repository's packages.
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    It runs in the folder of the tests, so `-m support.operator_fuzz` finds that module.
+    """
+
+    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
         path = os.pathsep.join((str(ROOT), str(ROOT / "python")))
         env = {k: v for k, v in os.environ.items() if k not in ("ARU_KERNELS_BACKEND", "ARU_CPU_ISA")}
         env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
         return subprocess.run(
-            [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=120, cwd=ROOT / "tests"
+            [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=timeout, cwd=ROOT / "tests"
         )
 
     return run

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from aru_kernels import AdaptiveGamma, ARUNCell, Gamma
 from aru_kernels.functional import gamma
-from tolerances import assert_all_close, assert_close
+from support.tolerances import assert_all_close, assert_close
 
 DOUBLE = torch.float64
 I, H, G = 3, 5, 4  # noqa: E741

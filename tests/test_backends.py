@@ -11,7 +11,7 @@ import torch
 
 import aru_kernels
 from aru_kernels import _install, backends, backends_info, cpu, functional, use_backend
-from helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels
 
 CPU = torch.device("cpu")
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from helpers import ROOT
+from support.helpers import ROOT
 
 pytest.importorskip("pybind11", reason="pybind11 is needed to run setup.py")
 

@@ -14,7 +14,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import pack_sequence
 
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 DOUBLE = torch.float64
 I, H, G = 3, 5, 4  # noqa: E741

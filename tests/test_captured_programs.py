@@ -12,8 +12,8 @@ from torch.export import Dim, export
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from aru_kernels import ARUN, ARUNCell, Gamma, GammaRNN, _memory, use_backend
-from helpers import needs_cpu_kernels
-from tolerances import assert_all_close, assert_close
+from support.helpers import needs_cpu_kernels
+from support.tolerances import assert_all_close, assert_close
 
 pytestmark = needs_cpu_kernels
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from aru_kernels import convert, use_backend
-from helpers import needs_cpu_kernels
-from tolerances import assert_close
+from support.helpers import needs_cpu_kernels
+from support.tolerances import assert_close
 
 SIZES = {
     "Uxh.weight": (5, 3),

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 
 import pytest
 
 from aru_kernels import cuda
-from cuda_emulation import DEVICES, Emulation, built, needs_compiler
-from helpers import ROOT
+from benchmarks.cuda_micro import compile_command
+from support.cuda_emulation import DEVICES, Emulation, built, needs_compiler
+from support.helpers import ROOT
 
 FORMS = ("bf16", "tf32", "split")  # in the order of Form
 HEADER = (ROOT / "csrc" / "cuda" / "tiling.h").read_text()
@@ -163,11 +163,6 @@ def test_the_microbenchmark_compiles(tmp_path):
     nvcc = setup_definitions()["find_nvcc"]()
     if nvcc is None:
         pytest.skip("there is no nvcc")
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        from cuda_micro import compile_command
-    finally:
-        sys.path.pop(0)
     _, *rest = compile_command(tmp_path / "cuda_micro", "sm_90")
     done = subprocess.run([nvcc, *rest], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -6,21 +6,23 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor
 
 from aru_kernels import cuda, ops, reference
-from cuda_emulation import DEVICES, SCHEDULES, Emulation, built, needs_compiler
-from tolerances import assert_all_close
+from support.cuda_checks import (
+    PRECISIONS,
+    adaptive_arguments,
+    check_adaptive,
+    complete,
+    gradients,
+    in_force,
+    run_adaptive,
+    static_arguments,
+)
+from support.cuda_emulation import DEVICES, SCHEDULES, Emulation, built, needs_compiler
+from support.problems import ADAPTIVE, STATIC, double
+from support.tolerances import assert_all_close
 
 pytestmark = needs_compiler
-
-ADAPTIVE = ("xp", "h0", "g0", "weight_hh", "weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
-STATIC = ("xp", "h0", "weight_hh", "n", "s")
-PRECISIONS = ("medium", "high", "highest")
-
-
-def in_force() -> str:
-    return torch.get_float32_matmul_precision()
 
 
 @pytest.fixture(scope="session")
@@ -46,14 +48,6 @@ def without_groups():
     yield from in_place_of_a_gpu(Emulation(built() / "without_groups" / "_cuda_emulated.so"))
 
 
-def complete(tiling: tuple[int, ...], precision: str, together: int = 4) -> tuple[int, ...]:
-    """The tiling with the number of warps that make products together, and fours of warps if those are four."""
-    cluster, blocks, slice_, batch, warps, groups = tiling
-    if precision != "medium" or together == 1:
-        return *tiling, 1
-    return cluster, blocks, slice_, batch, max(warps, -(-slice_ * batch // 128) * 4), groups, together
-
-
 @pytest.fixture
 def tilings(monkeypatch):
     """tilings(forward, backward): the kernels are cut so, whatever the plan would say."""
@@ -66,52 +60,6 @@ def tilings(monkeypatch):
 
     yield use
     monkeypatch.undo()
-
-
-def adaptive_arguments(T: int, B: int, H: int, G: int) -> list[Tensor]:
-    tensors = [
-        *(torch.randn(T, B, H), torch.rand(B, H), torch.rand(B, H, G) - 0.5),
-        *(torch.randn(H, H) / (2 * H**0.5), torch.randn(G), torch.randn(G, G) / (2 * G**0.5), 0.1 * torch.randn(G)),
-        *(0.5 * torch.randn(2, G) / G**0.5, torch.tensor([4.0, 0.2])),
-    ]
-    return [x.requires_grad_() for x in tensors]
-
-
-def static_arguments(T: int, B: int, H: int) -> list[Tensor]:
-    tensors = [
-        *(torch.randn(T, B, H), torch.rand(B, H), torch.randn(H, H) / (2 * H**0.5)),
-        *(4 + torch.randn(H), 0.4 * torch.rand(H)),
-    ]
-    return [x.requires_grad_() for x in tensors]
-
-
-def gradients(outputs: list[Tensor], arguments: list[Tensor], retain_graph: bool = False) -> list[Tensor]:
-    """Of a weighted sum of all outputs, the weights always the same."""
-    generator = torch.Generator().manual_seed(1)
-    weights = [torch.randn(x.shape, generator=generator).to(x.dtype) for x in outputs]
-    loss = sum((w * x).sum() for w, x in zip(weights, outputs, strict=True))
-    return list(torch.autograd.grad(loss, arguments, retain_graph=retain_graph))
-
-
-def run_adaptive(arguments: list[Tensor], segment: int, trace: bool = True) -> tuple[list[Tensor], list[Tensor]]:
-    h, h_last, g, a, n, s, _ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, in_force(), segment, trace)
-    outputs = [g, h_last, h, a, n, s] if trace else [g, h_last]
-    return outputs, gradients(outputs, arguments)
-
-
-def check_adaptive(arguments: list[Tensor], precision: str, segment: int, trace: bool = True) -> None:
-    torch.set_float32_matmul_precision(precision)
-    outputs, actual = run_adaptive(arguments, segment, trace)
-    exact = [x.detach().double().requires_grad_() for x in arguments]
-    h, g, traced = reference.aru_sequence(*exact, 1e-3, trace)
-    expected = [g, h[-1], h, *traced] if trace else [g, h[-1]]
-    kind = f"{precision} products"
-    assert_all_close(("g", "h_last", "h", "a", "n", "s")[: len(outputs)], tuple(outputs), tuple(expected), kind)
-    # Without a gradient the pass has a tiling of its own.
-    with torch.no_grad():
-        alone, _, last, *_ = ops.call("cuda", "aru_sequence", *arguments, 1e-3, precision, 0, False)
-    assert_all_close(("h", "g"), (alone, last), (h, g), kind)
-    assert_all_close(ADAPTIVE, tuple(actual), tuple(gradients(expected, exact)), kind)
 
 
 # (T, B, H, G), the tilings (cluster, blocks, slice, batch, warps, groups) forward and backward, segment, schedule.
@@ -196,7 +144,7 @@ def test_static_matches_reference(emulation, tilings, shape, forward, backward, 
     emulation.schedule("random, late stores")
     arguments = static_arguments(*shape)
     outputs = ops.call("cuda", "gamma_rnn_sequence", *arguments, 1e-3, in_force(), True)
-    exact = [x.detach().double().requires_grad_() for x in arguments]
+    exact = double(arguments)
     h, trace = reference.gamma_rnn_sequence(*exact, 1e-3, True)
     kind = f"{precision} products"
     expected = [h, h[-1], trace.a]
@@ -265,7 +213,7 @@ def test_precision_switched_between_the_passes(emulation, tilings):
     """The kept state stays what the forward pass made of it."""
     tilings((1, 2, 8, 3, 1, 1), (1, 2, 8, 3, 2, 1))
     arguments = adaptive_arguments(5, 3, 16, 10)
-    exact = [x.detach().double().requires_grad_() for x in arguments]
+    exact = double(arguments)
     expected = gradients([reference.aru_sequence(*exact)[0]], exact)
     for first, second in (("medium", "highest"), ("highest", "medium")):
         for segment in (1, 2):

@@ -1,8 +1,8 @@
-"""The CUDA kernels under ThreadSanitizer: each of their threads is one, ordered by what orders threads on a GPU alone.
+"""The CUDA kernels under ThreadSanitizer: each CUDA thread is one of its threads, ordered as a GPU orders them.
 
-The emulation's values cannot show a race whose outcome its schedules do not reach; here the accesses themselves are
-compared, in shared memory, other blocks' shared memory and device memory.  Faults are planted: some that no value
-shows, some of those that one does.
+The emulation's values show a race only if its schedules reach another outcome.  This test compares the accesses
+themselves: to shared memory, to other blocks' shared memory and to device memory.  It also plants faults: some that no
+value shows, and some of those that one does.
 """
 
 from __future__ import annotations
@@ -14,10 +14,18 @@ from pathlib import Path
 
 import pytest
 
-from cuda_emulation import CXX, FORMS, WITHOUT_GROUPS, Fault, build_kernels, compile_object, needs_compiler, plant
-from helpers import ROOT, run_sanitized
-from test_cuda_faults import FAULTS as SHOWN_BY_VALUES
-from test_cuda_faults import SOUND
+from support.cuda_emulation import (
+    CXX,
+    FORMS,
+    WITHOUT_GROUPS,
+    Fault,
+    build_passes,
+    compile_object,
+    needs_compiler,
+)
+from support.cuda_faults import FAULTS as SHOWN_BY_VALUES
+from support.cuda_faults import SOUND
+from support.helpers import ROOT, run_sanitized
 
 pytestmark = [needs_compiler, pytest.mark.slow]
 
@@ -42,34 +50,50 @@ FAULTS = NOT_SHOWN | {
 
 SANITIZED = ["-fsanitize=thread", "-g1"]
 
+Objects = dict[str, Path]
 
-def build(folder: Path, precision: str, groups: bool, fault: Fault | None) -> Path:
-    """The program that runs all launches."""
+
+def host_objects(folder: Path, precision: str, groups: bool) -> Objects:
+    """The program's own objects, which include no kernel and so no fault."""
     folder.mkdir()
-    sources, form = plant(folder, fault), FORMS[precision]
-    flags = SANITIZED if groups else [*SANITIZED, WITHOUT_GROUPS]
-    objects = [build_kernels(folder, sources, form, 0b1, *flags)]
-    for name in ("emulated_launch", "cuda_races"):
-        source = ROOT / "tests" / "csrc" / f"{name}.cpp"
-        objects.append(compile_object(source, folder / f"{name}.o", sources, "-O1", f"-DARU_FORM={form}", *flags))
-    subprocess.run([CXX, *SANITIZED, *map(str, objects), "-o", str(folder / "races")], check=True)
-    return folder / "races"
+    flags = ["-O1", f"-DARU_FORM={FORMS[precision]}", *SANITIZED, *([] if groups else [WITHOUT_GROUPS])]
+    sources = {name: ROOT / "tests" / "csrc" / f"{name}.cpp" for name in ("emulated_launch", "cuda_races")}
+    return {
+        name: compile_object(source, folder / f"{name}.o", ROOT / "csrc", *flags) for name, source in sources.items()
+    }
 
 
-def report(program: Path) -> str:
-    """What it and the sanitizer say, and its exit status."""
+def build(folder: Path, precision: str, groups: bool, fault: Fault | None, sound: Objects | None) -> Objects:
+    """The objects of the kernels."""
+    return build_passes(folder, precision, groups, fault, *SANITIZED, sound=sound)
+
+
+def report(program: Path, objects: Objects) -> str:
+    """Links and runs the program -> what it and the sanitizer print, and its exit status."""
+    subprocess.run([CXX, *SANITIZED, *map(str, objects.values()), "-o", str(program)], check=True)
     done = run_sanitized(program, TSAN_OPTIONS="exitcode=66 log_path=stdout")
     return done.stdout + done.stderr + f"exit status {done.returncode}"
 
 
 @pytest.mark.timeout(600)
 def test_nothing_races_but_planted_faults(tmp_path):
-    runs = {sound: (*sound, None) for sound in SOUND}
-    runs |= {name: (fault.precision, fault.groups, fault) for name, fault in FAULTS.items()}
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        programs = pool.map(lambda job: build(tmp_path / str(job[0]), *job[1]), enumerate(runs.values()))
-        reports = dict(zip(runs, pool.map(report, programs), strict=True))
-    for sound in SOUND:
-        assert "0 failed" in reports[sound], reports[sound]
-        assert reports[sound].endswith("exit status 0"), reports[sound]
+
+        def in_parallel(function, jobs: dict) -> dict:
+            return dict(zip(jobs, pool.map(lambda job: function(*job), jobs.values()), strict=True))
+
+        kernels = in_parallel(
+            build, {kind: (tmp_path / f"sound {i}", *kind, None, None) for i, kind in enumerate(SOUND)}
+        )
+        hosts = in_parallel(host_objects, {kind: (tmp_path / f"host {i}", *kind) for i, kind in enumerate(SOUND)})
+        kinds = {name: (fault.precision, fault.groups) for name, fault in FAULTS.items()}
+        faulty = in_parallel(
+            build, {name: (tmp_path / name, *kinds[name], FAULTS[name], kernels[kinds[name]]) for name in FAULTS}
+        )
+        programs = {kind: hosts[kind] | kernels[kind] for kind in SOUND}
+        programs |= {name: hosts[kinds[name]] | faulty[name] for name in FAULTS}
+        reports = in_parallel(report, {key: (tmp_path / f"races {i}", programs[key]) for i, key in enumerate(programs)})
+    for kind in SOUND:
+        assert "0 failed" in reports[kind], reports[kind]
+        assert reports[kind].endswith("exit status 0"), reports[kind]
     assert [name for name in FAULTS if "data race" not in reports[name]] == []

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aru_kernels import cpu
-from helpers import ROOT
+from support.helpers import ROOT
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 pytestmark = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")

@@ -14,8 +14,8 @@ from torch.autograd import gradcheck
 
 import aru_kernels.functional as F
 from aru_kernels import cpu, reference, use_backend
-from helpers import needs_cpu_kernels
-from tolerances import assert_all_close, assert_close, ulp_error
+from support.helpers import needs_cpu_kernels
+from support.tolerances import assert_all_close, assert_close, ulp_error
 
 pytestmark = needs_cpu_kernels
 

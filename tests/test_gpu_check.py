@@ -12,9 +12,13 @@ import torch
 
 import aru_kernels.functional as F
 from aru_kernels import backends, cpu, reference
-from benchmarks import gpu_check, gpu_checks, gpu_problems, gpu_sanitizer, gpu_timings
+from benchmarks.gpu import check as gpu_check
+from benchmarks.gpu import checks as gpu_checks
+from benchmarks.gpu import problems as gpu_problems
+from benchmarks.gpu import sanitizer as gpu_sanitizer
+from benchmarks.gpu import timings as gpu_timings
 from benchmarks.timing import Sample
-from helpers import ROOT, needs_cpu_kernels
+from support.helpers import ROOT, needs_cpu_kernels
 
 CPU = torch.device("cpu")
 SMALL = gpu_problems.Place("cpu", CPU, small=True)
@@ -36,8 +40,8 @@ sys.meta_path = [finder for finder in sys.meta_path if "editable" not in getattr
 sys.path = [folder for folder in sys.path if folder not in ({root!r}, {root!r} + "/python")]
 for absent in ("matplotlib", "rich", "tyro", "pooch", "scipy", "sklearn", "psutil", "tensorboard", "hypothesis"):
     sys.modules[absent] = None
-sys.argv = ["gpu_check.py", "--help"]
-runpy.run_path({root!r} + "/benchmarks/gpu_check.py", run_name="__main__")
+sys.argv = ["check.py", "--help"]
+runpy.run_path({root!r} + "/benchmarks/gpu/check.py", run_name="__main__")
 """
 
 
@@ -156,7 +160,7 @@ def test_gradients_of_a_step_are_sums_that_do_not_cancel(G):
     """Else the rounding of operands to TF32 alone, 1e-3, takes a gradient beyond every tolerance."""
     for seed in range(50):
         torch.manual_seed(seed)
-        a, g, w_ag, w_gg, b_g, w_gc, b_c = [x.double() for x in gpu_problems.step(SMALL, 3, 41, G)]
+        a, g, w_ag, w_gg, b_g, w_gc, b_c = [x.double() for x in gpu_problems.one_signed_step(SMALL, 3, 41, G)]
         b_g = b_g.expand_as(g).clone().requires_grad_()  # an element's gradient is what it adds to the sum
         n, s, state = reference.controller_step(a, g, w_ag, w_gg, b_g, w_gc, b_c)
         outputs = [reference.gamma(a, n, s), state]

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from aru_kernels import ARUN, ARUNCell, GammaRNN, GammaRNNCell, init
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 DOUBLE = torch.float64
 

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from helpers import ROOT
+from support.helpers import ROOT
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 

@@ -2,45 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 import torch
-from torch import Tensor
 
-import aru_kernels
-from aru_kernels import ARUN, GammaRNN, _dispatch
-from helpers import needs_cpu_kernels
-from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, static_arguments, weights_like
-from tolerances import assert_all_close
-
-# what a loss is made of, by position in (h, last h, last g)
-USES = {"the last h": (1,), "the last state": (1, 2), "h and the last state": (0, 1, 2)}
-
-each_use = pytest.mark.parametrize("used", USES.values(), ids=USES)
-
-Sequence = Callable[..., tuple[Tensor, tuple[Tensor, ...], object]]
-
-
-def gradients(backend: str, sequence: Sequence, arguments: list[Tensor], used: tuple[int, ...]) -> list[Tensor]:
-    with aru_kernels.use_backend(backend):
-        h, last, _ = sequence(*arguments, n_floor=1e-3, return_trace=False)
-    assert torch.equal(h[-1], last[0])
-    results = [x for i, x in enumerate((h, *last)) if i in used]
-    loss = sum((w * x).sum() for w, x in zip(weights_like(*results), results, strict=True))
-    return list(torch.autograd.grad(loss, arguments, allow_unused=True))
-
-
-def check_adaptive(backend: str, arguments: list[Tensor], used: tuple[int, ...]) -> None:
-    expected = gradients("reference", _dispatch.aru_sequence, double(arguments), used)
-    actual = gradients(backend, _dispatch.aru_sequence, arguments, used)
-    assert_all_close(ADAPTIVE, actual, expected, "sequence")
-
-
-def check_static(backend: str, arguments: list[Tensor], used: tuple[int, ...]) -> None:
-    expected = gradients("reference", _dispatch.gamma_rnn_sequence, double(arguments), used)
-    actual = gradients(backend, _dispatch.gamma_rnn_sequence, arguments, used)
-    assert_all_close(STATIC, actual, expected, "sequence")
+from aru_kernels import ARUN, GammaRNN
+from support.helpers import needs_cpu_kernels
+from support.last_state import check_adaptive, check_static, each_use
+from support.problems import adaptive_arguments, static_arguments
 
 
 @needs_cpu_kernels

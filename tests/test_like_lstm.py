@@ -14,8 +14,8 @@ from torch.fx.proxy import TraceError
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, use_backend
-from helpers import needs_cpu_kernels
-from tolerances import assert_close
+from support.helpers import needs_cpu_kernels
+from support.tolerances import assert_close
 
 DOUBLE = torch.float64
 I, H, G, T, B = 3, 5, 4, 6, 4  # noqa: E741

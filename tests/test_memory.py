@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from aru_kernels import _memory
-from helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels
 
 VERSION_2 = "0::/job/step\n"
 VERSION_1 = "9:cpu,cpuacct:/other\n4:memory:/job/step\n"

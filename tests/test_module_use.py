@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_sequence
 
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, Trace, use_backend
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 DOUBLE = torch.float64
 I, H, G = 3, 5, 4  # noqa: E741

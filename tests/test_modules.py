@@ -13,7 +13,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequenc
 
 import aru_kernels
 from aru_kernels import ARUN, ARUNCell, GammaRNN, GammaRNNCell, convert, reference
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 DOUBLE = torch.float64
 I, H, G = 3, 5, 4  # noqa: E741

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aru_kernels.functional as F
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, ops, use_backend
-from helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels
 
 pytestmark = needs_cpu_kernels
 

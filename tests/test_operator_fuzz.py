@@ -8,7 +8,7 @@ import re
 import pytest
 
 from aru_kernels import ops
-from helpers import ROOT, needs_cpu_kernels
+from support.helpers import ROOT, needs_cpu_kernels
 
 CASES = [
     pytest.param(backend, op, direction, id=f"{backend}-{op}-{direction}")

@@ -10,8 +10,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import ARUN, ARUNCell, Gamma, GammaRNN, backends, ops, use_backend
-from helpers import needs_cpu_kernels
-from tolerances import assert_all_close, assert_close
+from benchmarks import problems
+from support.helpers import needs_cpu_kernels
+from support.tolerances import assert_all_close, assert_close
 
 pytestmark = needs_cpu_kernels
 
@@ -29,19 +30,21 @@ def samples(op: str, device: str, dtype: torch.dtype) -> list[tuple]:
     def randn(*sizes: int) -> Tensor:
         return torch.randn(sizes, dtype=dtype, device=device).requires_grad_()
 
+    def like(tensors: list[Tensor]) -> list[Tensor]:
+        return [x.to(device, dtype).requires_grad_() for x in tensors]
+
     T, B, H, G = 3, 2, 5, 4
-    controller = (randn(G), randn(G, G), randn(G), randn(2, G), randn(2))
     return {
         "gamma": [
             (randn(3, 4), randn(4), randn(3, 1), 1e-3),
             (randn(4, 3).detach().T.requires_grad_(), randn(), randn(3, 4), 1e-3),
         ],
-        "controller_step": [(randn(B, H), randn(B, H, G), *controller, 1e-3, "highest", True)],
+        "controller_step": [(*like(problems.step(B, H, G)), 1e-3, "highest", True)],
         "aru_sequence": [
-            (randn(T, B, H), randn(B, H), randn(B, H, G), randn(H, H), *controller, 1e-3, "highest", segment, trace)
+            (*like(problems.adaptive(T, B, H, G)), 1e-3, "highest", segment, trace)
             for segment, trace in ((1, False), (2, True))
         ],
-        "gamma_rnn_sequence": [(randn(T, B, H), randn(B, H), randn(H, H), randn(H), randn(1), 1e-3, "highest", True)],
+        "gamma_rnn_sequence": [(*like([*problems.static(T, B, H)[:-1], torch.rand(1)]), 1e-3, "highest", True)],
     }[op]
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib.metadata
 import inspect
 import pkgutil
+import re
 
 import pytest
 
 import aru_kernels
 from aru_kernels import cpu
-from helpers import ROOT, needs_cpu_kernels
-from imports import imported_modules
+from support.helpers import ROOT, needs_cpu_kernels
+from support.imports import imported_modules
 
 PACKAGE = ROOT / "aru_kernels"
 
@@ -107,6 +108,23 @@ def test_imports_run_one_way():
         assert not {m for m in imported if m.startswith("aru_lab")}, name
         wrong = {m for m in FORBIDDEN.get(name, ()) if f"aru_kernels.{m}" in imported}
         assert not wrong, f"{name} imports {wrong}"
+
+
+def test_tests_import_no_test():
+    """What tests share is in tests/support."""
+    paths = list((ROOT / "tests").rglob("*.py"))
+    tests = {path.stem for path in paths if path.stem.startswith("test_")}
+    assert len(tests) > 50
+    for path in paths:
+        wrong = {name for name in imported_modules(path, relative=True) if tests & set(name.split("."))}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+def test_benchmarks_import_no_test():
+    """They run where the tests are not."""
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        found = re.findall(r"^\s*(?:from|import) (?:tests|support)\b.*", path.read_text(), re.MULTILINE)
+        assert not found, f"{path.relative_to(ROOT)}: {found}"
 
 
 def test_import_is_light(run_python):

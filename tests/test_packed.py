@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence, pad_packed_sequence
 
 from aru_kernels import ARUN, GammaRNN
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 I, H = 3, 5  # noqa: E741
 INT, META = torch.int64, torch.device("meta")

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_sequence
 
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, use_backend
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 I, H, G = 3, 5, 4  # noqa: E741
 META = torch.device("meta")

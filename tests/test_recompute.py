@@ -10,7 +10,7 @@ import torch
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
 from aru_kernels import ARUN, ARUNCell, GammaRNN, _memory, _recall, use_backend
-from helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels
 
 pytestmark = needs_cpu_kernels
 

@@ -10,7 +10,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 
 from aru_kernels import convert, reference
-from tolerances import assert_all_close, assert_close
+from support.tolerances import assert_all_close, assert_close
 
 DOUBLE = torch.float64
 CONTROLLER = ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import ROOT, run_sanitized
+from support.helpers import ROOT, run_sanitized
 
 CXX = os.environ.get("CXX", "g++")
 

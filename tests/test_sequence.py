@@ -10,61 +10,34 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import _memory, cpu, ops
-from helpers import needs_cpu_kernels
-from tolerances import assert_all_close, assert_close, relative_error
+from benchmarks.tolerances import relative_error
+from support.helpers import needs_cpu_kernels
+from support.problems import (
+    ADAPTIVE,
+    STATIC,
+    STEP,
+    adaptive_arguments,
+    double,
+    run,
+    static_arguments,
+    step_arguments,
+    weighted_sum,
+)
+from support.tolerances import assert_all_close, assert_close
 
 pytestmark = needs_cpu_kernels
 
 ISAS = cpu._C.usable_isas() if cpu.unavailable() is None else []
-ADAPTIVE = ("xp", "h0", "g0", "weight_hh", "weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
-STATIC = ("xp", "h0", "weight_hh", "n", "s")
 
 
 @pytest.fixture(autouse=True)
 def best_isa() -> Iterator[None]:
     yield
     cpu._C.select_isa("auto")
-
-
-def adaptive_arguments(T: int, B: int, H: int, G: int, dtype=torch.float64) -> list[Tensor]:
-    """A network whose gains and saturations move with the state, and that does not amplify round-off."""
-    tensors = [
-        *(torch.randn(T, B, H), torch.rand(B, H), torch.rand(B, H, G) - 0.5),
-        *(torch.randn(H, H) / (2 * H**0.5), torch.randn(G), torch.randn(G, G) / (2 * G**0.5), 0.1 * torch.randn(G)),
-        *(0.5 * torch.randn(2, G) / G**0.5, torch.tensor([4.0, 0.2])),
-    ]
-    return [x.to(dtype).requires_grad_() for x in tensors]
-
-
-def static_arguments(T: int, B: int, H: int, sizes: tuple[int, ...], dtype=torch.float64) -> list[Tensor]:
-    tensors = [
-        *(torch.randn(T, B, H), torch.rand(B, H), torch.randn(H, H) / (2 * H**0.5)),
-        *(4 + torch.randn(sizes), 0.4 * torch.rand(sizes)),
-    ]
-    return [x.to(dtype).requires_grad_() for x in tensors]
-
-
-def weights_like(*outputs: Tensor) -> list[Tensor]:
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(x.shape, generator=generator, dtype=torch.float64).to(x.dtype) for x in outputs]
-
-
-def run(backend: str, function, arguments: list[Tensor], trace: bool = False) -> tuple[list[Tensor], list[Tensor]]:
-    """All results, and the gradients of their weighted sum for all arguments."""
-    with aru_kernels.use_backend(backend):
-        *outputs, traced = function(*arguments, return_trace=trace)
-    outputs += list(traced or ())
-    loss = sum((w * x).sum() for w, x in zip(weights_like(*outputs), outputs, strict=True))
-    return outputs, list(torch.autograd.grad(loss, arguments))
-
-
-def double(arguments: list[Tensor]) -> list[Tensor]:
-    return [x.detach().double().requires_grad_() for x in arguments]
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -146,15 +119,13 @@ def test_medium_precision(isa, shape, bfloat16_products, monkeypatch, set_thread
 
 
 def test_medium_precision_of_a_step(bfloat16_products):
-    _, _, g0, _, *controller = adaptive_arguments(1, 4, 30, 17, dtype=torch.float32)
-    a = torch.randn(4, 30, requires_grad=True)
-    arguments = [a, g0, *controller]
+    arguments = step_arguments(4, 30, 17, dtype=torch.float32)
     results = []
     for backend, tensors in (("cpu", arguments), ("reference", double(arguments))):
         with aru_kernels.use_backend(backend):
             h, g = F.adaptive_gamma(*tensors)
         results.append([h, g, *torch.autograd.grad(h.square().sum() + g.square().sum(), tensors)])
-    names = ("h", "g", "a", "g0", *ADAPTIVE[4:])
+    names = ("h", "g", *STEP)
     assert_all_close(names[:2], results[0][:2], results[1][:2], "bfloat16 products, gradients", torch.float32)
     assert_all_close(names[2:], results[0][2:], results[1][2:], "bfloat16 products, gradients", torch.float32)
 
@@ -165,8 +136,7 @@ def test_backward_pass_keeps_the_precision_of_the_forward_pass(bfloat16_products
     with aru_kernels.use_backend("cpu"):
         h, g, _ = F.aru_sequence(*arguments)
     torch.set_float32_matmul_precision("highest")
-    loss = sum((w * x).sum() for w, x in zip(weights_like(h, g), (h, g), strict=True))
-    gradients = torch.autograd.grad(loss, arguments)
+    gradients = torch.autograd.grad(weighted_sum([h, g]), arguments)
     assert all(torch.equal(x, y) for x, y in zip(gradients, expected, strict=True))
 
 
@@ -226,10 +196,8 @@ def test_gradcheck(isa, budget, monkeypatch):
     monkeypatch.setenv("ARU_STATE_BUDGET", budget)
     assert torch.autograd.gradcheck(lambda *x: F.aru_sequence(*x)[:2], adaptive_arguments(3, 2, 5, 4))
     assert torch.autograd.gradcheck(lambda *x: F.gamma_rnn_sequence(*x)[0], static_arguments(3, 2, 5, (5,)))
-    _, _, g0, _, *controller = adaptive_arguments(3, 2, 5, 4)
-    a = torch.randn(2, 5, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(F.controller_step, (a, g0, *controller))
-    assert torch.autograd.gradcheck(F.adaptive_gamma, (a, g0, *controller))
+    assert torch.autograd.gradcheck(F.controller_step, step_arguments(2, 5, 4))
+    assert torch.autograd.gradcheck(F.adaptive_gamma, step_arguments(2, 5, 4))
 
 
 # the second and third are cut into parts that a team of threads shares

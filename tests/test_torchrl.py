@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
-from helpers import ROOT
-from tolerances import assert_close
+from support.helpers import ROOT
+from support.tolerances import assert_close
 
 I, H, G, B, T = 3, 5, 4, 3, 6  # noqa: E741
 

@@ -147,7 +147,7 @@ def test_large_controllers_need_more_than_the_shared_memory_of_7_5(monkeypatch):
 @needs_triton
 def test_the_shared_memory_of_7_5():
     """What the limit there is for: the kernels of 65 units need more than it has."""
-    import compile_table as table
+    from support import compilation as table
 
     with table.recorded_launches("ieee") as launches:
         table.step_calls(triton.MAX_CONTROLLER_7_5 + 1, torch.float32)
@@ -161,8 +161,8 @@ def test_three_products_have_no_redundant_warps():
 
     Of all that users' calls launch where there is TF32; products' rows are those of a tile, and the units.
     """
-    import compile_table as table
     from aru_kernels.triton import controller
+    from support import compilation as table
 
     def warps_for_rows(launch):
         values, options = dict(launch.constants), dict(launch.options)
@@ -213,8 +213,8 @@ def test_products():
 @needs_triton
 def test_the_table_sees_a_kernel_that_does_not_fit(monkeypatch):
     """A tile that is too large spills; and every limit is a limit."""
-    import compile_table as table
     from aru_kernels.triton import controller
+    from support import compilation as table
 
     monkeypatch.setattr(controller, "tile", lambda *args: controller.Tile(64, 32))
     with table.recorded_launches("tf32x3") as launches:
@@ -237,8 +237,8 @@ def test_threads_agree_on_sums():
     import triton
     import triton.language as tl
 
-    import compile_table as table
     from aru_kernels.triton.kernels import math
+    from support import compilation as table
 
     @triton.jit
     def kernel(x_ptr, y_ptr, sum_ptr, sums: tl.constexpr):
@@ -278,8 +278,8 @@ def test_threads_agree_on_sums():
 @needs_triton
 def test_the_table_sees_misplaced_operands():
     """What an assembler made of one descriptor, right and wrong; and whether it is in the kernel's memory."""
-    import compile_table as table
-    import descriptors
+    from support import compilation as table
+    from support import descriptors
 
     start = """
         /*0000*/ S2R R60, SR_TID.X ;                            /* 0x1 */
@@ -309,8 +309,8 @@ def test_the_table_sees_misplaced_operands():
 
 @needs_triton
 def test_the_table_has_every_kernel():
-    import compile_table as table
     from aru_kernels.triton.kernels import controller, gamma, persistent, static
+    from support import compilation as table
 
     kernels = {
         name

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers import ROOT
+from support.helpers import ROOT
 
 pytest.importorskip("mypy")
 pytest.importorskip("pybind11", reason="pybind11 is needed to run setup.py")

@@ -46,7 +46,7 @@ def tile(kernel: str, GP: int, PRODUCT: str, R: int) -> Tile:
     """The tile of a kernel ("forward", "states", "backward" or "sums") for GP padded units, a kind of product, R rows.
 
     For GP = 64 it is the fastest of those timed on an H100 with Triton 3.6 at R = 40,000 and 3,200.  For other GP it is
-    the largest that, by the compiler's report, spills no registers on the architectures of tests/compile_table.py.
+    the largest that, by the compiler's report, spills no registers on the architectures of `compile_table.py`.
     """
     if PRODUCT == "ieee":
         return Tile(16, 256)

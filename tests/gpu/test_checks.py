@@ -1,22 +1,22 @@
-"""What the interpreter cannot show: the checks of `benchmarks/gpu_checks.py` on every backend that serves a GPU."""
+"""What the interpreter cannot show: the checks of `benchmarks/gpu/checks.py` on every backend that serves a GPU."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from benchmarks import gpu_checks, gpu_problems
+from benchmarks.gpu import checks, problems
 
-BACKENDS = gpu_problems.fused_backends("cuda") if torch.cuda.is_available() else []
+BACKENDS = problems.fused_backends("cuda") if torch.cuda.is_available() else []
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not BACKENDS, reason="no GPU, or no backend that serves one")]
 
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("backend", BACKENDS or ["none"])
-@pytest.mark.parametrize("name", gpu_checks.CHECKS)
+@pytest.mark.parametrize("name", checks.CHECKS)
 def test_check(name, backend):
     try:
-        gpu_checks.run_check(name, gpu_problems.Place(backend, torch.device("cuda", torch.cuda.current_device())))
-    except gpu_problems.Skip as reason:
+        checks.run_check(name, problems.Place(backend, torch.device("cuda", torch.cuda.current_device())))
+    except problems.Skip as reason:
         pytest.skip(str(reason))

@@ -16,7 +16,7 @@ if INTERPRETED:
     from triton.runtime.interpreter import InterpretedFunction
     from triton.runtime.jit import KernelInterface
 
-    from races import races
+    from support.races import races
 
     # Before Triton 3.6 launches go past `run`, where tests count them; compiled kernels' never do.
     InterpretedFunction.__getitem__ = KernelInterface.__getitem__

@@ -10,19 +10,10 @@ from torch.autograd import gradcheck
 import aru_kernels.functional as F
 from aru_kernels import ops, reference, use_backend
 from aru_kernels.triton import controller as kernels
-from tolerances import assert_all_close, assert_close
+from support.problems import STEP, double, step_arguments
+from support.tolerances import assert_all_close, assert_close
 
 OUTPUTS = ("h", "g", "n", "s")
-ARGUMENTS = ("a", "g", "weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")
-
-
-def arguments(B: int, H: int, G: int, dtype=torch.float64) -> list[Tensor]:
-    tensors = [
-        *(torch.randn(B, H), torch.rand(B, H, G) - 0.5),
-        *(torch.randn(G), torch.randn(G, G) / (2 * G**0.5), 0.1 * torch.randn(G)),
-        *(0.5 * torch.randn(2, G) / G**0.5, torch.tensor([4.0, 0.2])),
-    ]
-    return [x.to(dtype).requires_grad_() for x in tensors]
 
 
 def by_triton(*args: Tensor, n_floor: float = 1e-3) -> tuple[Tensor, ...]:
@@ -36,7 +27,7 @@ def by_reference(*args: Tensor, n_floor: float = 1e-3) -> tuple[Tensor, ...]:
 
 def check_against_reference(args: list[Tensor], used: str = "hgns") -> None:
     """All outputs, and the gradients of a sum over those used, in the dtype at hand."""
-    wide = [x.detach().double().requires_grad_() for x in args]
+    wide = double(args)
     results, expected = by_triton(*args), by_reference(*wide)
     assert_all_close(OUTPUTS, tuple(x.detach() for x in results), expected, "sequence")
     keep = [i for i, name in enumerate("hgns") if name in used]
@@ -45,7 +36,7 @@ def check_against_reference(args: list[Tensor], used: str = "hgns") -> None:
         torch.autograd.grad([y[i] for i in keep], x, [w.to(y[0].dtype) for w in weights], materialize_grads=True)
         for x, y in ((args, results), (wide, expected))
     ]
-    assert_all_close(ARGUMENTS, *gradients, "sequence")
+    assert_all_close(STEP, *gradients, "sequence")
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -53,29 +44,29 @@ def check_against_reference(args: list[Tensor], used: str = "hgns") -> None:
     "shape", [(2, 5, 4), (3, 30, 50), (1, 1, 1), (7, 40, 16), (1, 70, 128), (2, 33, 65), (1, 4, 17)], ids=str
 )
 def test_sizes(shape, dtype):
-    check_against_reference(arguments(*shape, dtype))
+    check_against_reference(step_arguments(*shape, dtype))
 
 
 @pytest.mark.parametrize("used", ["h", "g", "n", "s", "hs", "gn"])
 def test_some_outputs_are_not_used(used):
-    check_against_reference(arguments(2, 5, 4), used)
+    check_against_reference(step_arguments(2, 5, 4), used)
 
 
 def test_several_tiles_a_program(monkeypatch):
     """Fewer programs than tiles, and a last tile that is not full."""
     monkeypatch.setattr(kernels, "_PROGRAMS", 3)
-    check_against_reference(arguments(3, 107, 7))
+    check_against_reference(step_arguments(3, 107, 7))
 
 
 def test_gradcheck():
-    a, g, *weights = arguments(1, 2, 3)
+    a, g, *weights = step_arguments(1, 2, 3)
     with use_backend("triton"):
         assert gradcheck(F.controller_step, (a, g, *weights), fast_mode=True)
         assert gradcheck(F.adaptive_gamma, (a, g, *weights), fast_mode=True)
 
 
 def test_leading_dimensions_and_strides():
-    a, g, *weights = (x.detach() for x in arguments(6, 5, 4))
+    a, g, *weights = (x.detach() for x in step_arguments(6, 5, 4))
     with use_backend("triton"):
         n, s, g_next = F.controller_step(a, g, *weights)
         many = F.controller_step(a.view(2, 3, 5), g.view(2, 3, 5, 4), *weights)
@@ -88,7 +79,7 @@ def test_leading_dimensions_and_strides():
 
 
 def test_empty_batch():
-    args = arguments(0, 5, 4)
+    args = step_arguments(0, 5, 4)
     h, g, n, s = by_triton(*args)
     assert [x.shape for x in (h, g, n, s)] == [(0, 5), (0, 5, 4), (0, 5), (0, 5)]
     for gradient, x in zip(torch.autograd.grad(h.sum(), args), args, strict=True):
@@ -98,7 +89,7 @@ def test_empty_batch():
 
 def test_n_floor():
     """With gains near 0, which the floor replaces."""
-    args = [x.detach() for x in arguments(3, 20, 4)]
+    args = [x.detach() for x in step_arguments(3, 20, 4)]
     args[5][0], args[6][0] = args[5][0] * 0.02, 0.0
     h, _, n, _ = by_triton(*args, n_floor=0.1)
     assert (n.abs() < 0.1).any()
@@ -106,19 +97,19 @@ def test_n_floor():
 
 
 def test_narrow_tensors_are_rounded_once():
-    narrow = [x.detach().half() for x in arguments(3, 20, 6)]
+    narrow = [x.detach().half() for x in step_arguments(3, 20, 6)]
     for name, x, exact in zip(OUTPUTS, by_triton(*narrow), by_triton(*(x.float() for x in narrow)), strict=True):
         assert x.dtype == torch.float16
         assert torch.equal(x, exact.half()), name
 
 
 def test_a_step_keeps_no_state():
-    *_, kept = ops.operator("triton", "controller_step")(*arguments(2, 5, 4), 1e-3, "highest", True)
+    *_, kept = ops.operator("triton", "controller_step")(*step_arguments(2, 5, 4), 1e-3, "highest", True)
     assert kept.numel() == 0
 
 
 def test_bits_do_not_change_between_runs():
-    args = arguments(4, 60, 9, torch.float32)
+    args = step_arguments(4, 60, 9, torch.float32)
     first, again = (torch.autograd.grad(sum(y.sum() for y in by_triton(*args)), args) for _ in range(2))
     assert all(torch.equal(x, y) for x, y in zip(first, again, strict=True))
 
@@ -128,6 +119,6 @@ def test_a_controller_that_is_too_large():
         use_backend("triton"),
         pytest.raises(RuntimeError, match=r"^backend 'triton' cannot run controller_step: its controller has at most "),
     ):
-        F.controller_step(*arguments(1, 2, 129))
+        F.controller_step(*step_arguments(1, 2, 129))
     with use_backend("auto"):
-        F.controller_step(*arguments(1, 2, 129))
+        F.controller_step(*step_arguments(1, 2, 129))

@@ -16,7 +16,7 @@ from aru_kernels import reference, use_backend
 from aru_kernels.triton import gamma as launchers
 from aru_kernels.triton.kernels import math
 from benchmarks import gamma_tiles
-from tolerances import assert_all_close, assert_close, ulp_error
+from support.tolerances import assert_all_close, assert_close, ulp_error
 
 NAMES = ("y", "dx", "dn", "ds")
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 import aru_kernels
 import aru_kernels.functional as F
-import test_last_state
 from aru_kernels.triton import graphs, stepwise, ways
 from aru_kernels.triton.networks import (
     Adaptive,
@@ -20,8 +19,9 @@ from aru_kernels.triton.networks import (
     StaticBackward,
     StaticForward,
 )
-from test_sequence import adaptive_arguments, double, run, static_arguments
-from tolerances import assert_all_close, assert_close
+from support import last_state
+from support.problems import adaptive_arguments, double, run, static_arguments
+from support.tolerances import assert_all_close, assert_close
 
 
 class FakeGraph:
@@ -115,12 +115,12 @@ def test_graphs_follow_the_weights_dtype_and_floor(fake_graphs, monkeypatch):
     assert len(fake_graphs) == 4
 
 
-@test_last_state.each_use
+@last_state.each_use
 def test_graphs_and_a_gradient_of_the_last_h(used, fake_graphs, budget, monkeypatch):
     monkeypatch.setattr(ways, "CHUNK", 4)
     for _ in range(2):
-        test_last_state.check_adaptive("triton", adaptive_arguments(8, 2, 3, 2), used)
-        test_last_state.check_static("triton", static_arguments(8, 2, 3, (3,)), used)
+        last_state.check_adaptive("triton", adaptive_arguments(8, 2, 3, 2), used)
+        last_state.check_static("triton", static_arguments(8, 2, 3, (3,)), used)
     assert FakeGraph.replays
 
 

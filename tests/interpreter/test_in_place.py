@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 from aru_kernels import ARUN, ARUNCell, GammaRNN, GammaRNNCell, use_backend
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 I, H, G, T, B = 3, 5, 4, 3, 2  # noqa: E741
 INPUTS = {

@@ -7,7 +7,7 @@ import torch
 
 import aru_kernels
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, backends, use_backend
-from tolerances import assert_all_close, assert_close
+from support.tolerances import assert_all_close, assert_close
 
 CASES = {
     "ARUN": (lambda: ARUN(3, 5, controller_size=4, num_layers=2, bidirectional=True), lambda m, x: m(x)[0]),

@@ -17,8 +17,8 @@ from aru_kernels._module import controller_shapes
 from aru_kernels.triton import persistent as launchers
 from aru_kernels.triton.controller import Controller
 from aru_kernels.triton.kernels import controller, gamma, persistent, static
-from races import _Launch, races
-from test_sequence import adaptive_arguments, static_arguments
+from support.problems import adaptive_arguments, static_arguments
+from support.races import _Launch, races
 
 
 @triton.jit

@@ -13,11 +13,11 @@ from torch import Tensor
 
 import aru_kernels
 import aru_kernels.functional as F
-import test_last_state
 from aru_kernels import ops, triton
 from aru_kernels.triton import controller, persistent, stepwise, ways
-from test_sequence import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
-from tolerances import assert_all_close
+from support import last_state
+from support.problems import ADAPTIVE, STATIC, adaptive_arguments, double, run, static_arguments
+from support.tolerances import assert_all_close
 
 
 def check_adaptive(arguments: list[Tensor], trace: bool = False) -> None:
@@ -188,10 +188,10 @@ def test_only_the_last_state_is_used(way):
     assert_all_close(ADAPTIVE, *gradients, "sequence")
 
 
-@test_last_state.each_use
+@last_state.each_use
 def test_the_last_state_has_a_gradient_of_its_own(used, way, budget):
-    test_last_state.check_adaptive("triton", adaptive_arguments(10, 2, 4, 3), used)
-    test_last_state.check_static("triton", static_arguments(10, 2, 4, (1,)), used)
+    last_state.check_adaptive("triton", adaptive_arguments(10, 2, 4, 3), used)
+    last_state.check_static("triton", static_arguments(10, 2, 4, (1,)), used)
 
 
 def test_inference_keeps_nothing():

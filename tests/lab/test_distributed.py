@@ -17,7 +17,7 @@ from aru_lab.runs import training
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.distributed import World
 from aru_lab.runs.folder import RunFolder, load_checkpoint
-from tolerances import assert_close
+from support.tolerances import assert_close
 
 from .conftest import with_sources
 from .distributed_run import first_gradients

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from imports import imported_modules, module_graph
+from support.imports import imported_modules, module_graph
 
 from .conftest import ROOT
 

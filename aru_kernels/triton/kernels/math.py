@@ -117,7 +117,7 @@ def product(x, y, PRODUCT: tl.constexpr):
     """The matrix product x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands.
 
     "tf32x3" with 64 or more rows of x allows at most one warp for every 16 rows.  With 64 rows and 8 warps a kernel
-    faulted on an H100, because the assembler of Triton 3.6 computed wrong addresses; see tests/descriptors.py.
+    faulted on an H100, because the assembler of Triton 3.6 computed wrong addresses; see tests/support/descriptors.py.
     """
     if PRODUCT == "bf16":
         result = tl.dot(x.to(tl.bfloat16), y.to(tl.bfloat16))

@@ -15,7 +15,7 @@ from aru_kernels import ARUN, GammaRNN
 from aru_lab.analysis.network import isolated
 from aru_lab.analysis.responses import noise_responses, step_responses
 from aru_lab.errors import ConfigError
-from helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
     "arun": lambda: ARUN(1, 5, controller_size=3, dtype=torch.float64),

@@ -1,4 +1,4 @@
-"""compute-sanitizer over every kernel: what runs under it, and what of its report is worth telling."""
+"""compute-sanitizer over every kernel: the program that runs under it, and a summary of its report."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
-from benchmarks.gpu_problems import ROOT, Place, Skip
-from tolerances import PRODUCTS  # gpu_problems puts it on the path
+from benchmarks.gpu.problems import ROOT, Place, Skip
+from benchmarks.tolerances import PRODUCTS
 
 SANITIZED = """
 import sys, torch
 sys.path[:0] = [{root!r}]
-from benchmarks import gpu_problems as problems
+from benchmarks.gpu import problems
 place = problems.Place({backend!r}, torch.device({device!r}))
 torch.manual_seed(0)
 

@@ -6,15 +6,18 @@ import ast
 from pathlib import Path
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Names of all that a file imports, anywhere in it: modules, and what is taken from them."""
+def imported_modules(path: Path, relative: bool = False) -> set[str]:
+    """Names of everything that a file imports, anywhere in it: modules, and what it takes from them.
+
+    relative: allows relative imports, whose names lack the package's.
+    """
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path.name} imports relatively"
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            assert relative or node.level == 0, f"{path.name} imports relatively"
+            names |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
     return names
 
 

@@ -1,8 +1,9 @@
-"""Calls one operator with one wrong argument at a time, in a process of its own; `test_operator_fuzz.py` starts it.
+"""Calls operators with one wrong argument at a time, in a process of its own; `test_operator_fuzz.py` starts it.
 
-    python operator_fuzz.py BACKEND OPERATION {forward,backward}
+    python -m support.operator_fuzz BACKEND [OPERATION.{forward,backward}]...
 
-prints a line of JSON per call: argument, what is wrong with it, whether that is legal, and what happened.
+forks for each operator.  It prints a line of JSON per call: argument, what is wrong with it, whether that is legal, and
+what happened.
 """
 
 from __future__ import annotations
@@ -18,22 +19,9 @@ import torch
 from torch import Tensor
 
 from aru_kernels import ops
+from benchmarks import problems
 
 T, B, H, G = 3, 2, 5, 4
-SHAPES = {
-    "xp": (T, B, H),
-    "h0": (B, H),
-    "g0": (B, H, G),
-    "weight_hh": (H, H),
-    "weight_ag": (G,),
-    "weight_gg": (G, G),
-    "bias_g": (G,),
-    "weight_gc": (2, G),
-    "bias_c": (2,),
-}
-OF_STEP = SHAPES | {"a": (B, H), "g": (B, H, G)}
-OF_GAMMA = {"x": (3, H), "n": (H,), "s": (3, 1)}
-OF_STATIC = SHAPES | {"n": (H,), "s": (1,)}
 VALUES = {"n_floor": 1e-3, "precision": "highest", "segment": 1, "trace": False, "keep": True}
 NUMBERS = {
     "n_floor": (math.nan, math.inf, -math.inf, 0.0, -1e-3),
@@ -46,9 +34,14 @@ def forward_arguments(op: str) -> dict[str, Any]:
     """Legal arguments of the forward operator, by name."""
     torch.manual_seed(0)
     operation = ops.OPERATIONS[op]
-    shapes = {"gamma": OF_GAMMA, "controller_step": OF_STEP, "gamma_rnn_sequence": OF_STATIC}.get(op, SHAPES)
-    tensors = {name: torch.randn(shapes[name]) for name in operation.Inputs._fields}
-    return tensors | {name: VALUES[name] for name in operation.Options._fields}
+    tensors = {
+        "gamma": lambda: [torch.randn(3, H), torch.randn(H), torch.randn(3, 1)],
+        "controller_step": lambda: problems.step(B, H, G),
+        "aru_sequence": lambda: problems.adaptive(T, B, H, G),
+        "gamma_rnn_sequence": lambda: [*problems.static(T, B, H)[:-1], torch.rand(1)],
+    }[op]()
+    named = dict(zip(operation.Inputs._fields, tensors, strict=True))
+    return named | {name: VALUES[name] for name in operation.Options._fields}
 
 
 def backward_arguments(backend: str, op: str, segment: int) -> dict[str, Any]:

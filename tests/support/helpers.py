@@ -11,8 +11,7 @@ import pytest
 
 from aru_kernels import cpu
 
-ROOT = Path(__file__).resolve().parent.parent
-SHARED = Path(os.environ.get("ARU_SHARED_DIR", ROOT.parent / "shared"))
+ROOT = Path(__file__).resolve().parents[2]
 
 needs_cpu_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"no backend cpu: {cpu.unavailable()}")
 
@@ -20,12 +19,13 @@ needs_cpu_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"n
 def run_sanitized(program: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """Runs a program under the sanitizer that it is compiled with.
 
-    ThreadSanitizer cannot live with as random addresses as some kernels give: then without, if the system allows it.
+    ThreadSanitizer fails where the kernel randomises addresses too much. The program then runs again without
+    randomisation, if the system allows it.
     """
     settings = {"capture_output": True, "text": True, "env": os.environ | environment, "timeout": 600}
     done = subprocess.run([program], **settings)
     if "unexpected memory mapping" in done.stderr:
         done = subprocess.run(["setarch", platform.machine(), "-R", program], **settings)
         if "personality" in done.stderr:
-            pytest.skip("ThreadSanitizer cannot live with this kernel's random addresses (vm.mmap_rnd_bits)")
+            pytest.skip("ThreadSanitizer fails with this kernel's random addresses (vm.mmap_rnd_bits)")
     return done

@@ -1,27 +1,18 @@
-"""Compiles every Triton kernel for GPUs that need not be present, prints what each needs, fails if it is too much.
+"""Compiles the Triton kernels for GPUs that need not be present.
 
-    PYTHONPATH=.:tests python tests/compile_table.py [--all]
-
-The launchers run on tensors without data, and their launches are recorded and compiled instead of made.  The program
-fails if a kernel spills registers (with Triton 3.9 or later), needs more shared memory than the GPU has, or, on NVIDIA,
-has a sum that threads disagree on (see `sums` in kernels/math.py) or a product with an operand at a wrong address (see
-descriptors.py).  Without --all the table has the paper's size and a small network at every precision on every
-architecture, with every option that takes registers, and the dtypes of γ only on sm_90.  --all adds other controller
-sizes and every combination of options.
+The launchers run on tensors without data; their launches are recorded and compiled instead of made.
+`tests/tools/compile_table.py` prints the result.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
-import os
 import re
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -32,8 +23,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-import descriptors
 from aru_kernels import _arguments as arguments
+from aru_kernels._module import controller_shapes
 from aru_kernels.triton import (
     MAX_CONTROLLER,
     MAX_CONTROLLER_7_5,
@@ -45,7 +36,9 @@ from aru_kernels.triton import (
 )
 from aru_kernels.triton.kernels.math import VERSION
 from aru_kernels.triton.launch import product_kind_of
+from support import descriptors
 
+ARCHITECTURES = (("cuda", 75), ("cuda", 80), ("cuda", 90), ("cuda", 100), ("hip", "gfx942"))
 # Bytes of shared memory that a program can have.
 SHARED = {"75": 65536, "80": 166912, "90": 232448, "100": 232448, "gfx942": 65536}
 TYPES = {torch.float32: "*fp32", torch.float16: "*fp16", torch.bfloat16: "*bf16"}
@@ -133,7 +126,7 @@ def _gamma_call(x: torch.Tensor, n: torch.Tensor, s: torch.Tensor) -> None:
 
 
 def controller_weights(G: int, dtype: torch.dtype) -> list[torch.Tensor]:
-    return [empty(*sizes, dtype=dtype) for sizes in ((G,), (G, G), (G,), (2, G), (2,))]
+    return [empty(*sizes, dtype=dtype) for sizes in controller_shapes(G).values()]
 
 
 def step_calls(G: int, dtype: torch.dtype) -> None:
@@ -283,42 +276,3 @@ def excess(usage: Usage, architecture: int | str) -> str:
     if usage.misplaced:
         problems.append("operands at wrong addresses")
     return ", ".join(problems)
-
-
-ARCHITECTURES = (("cuda", 75), ("cuda", 80), ("cuda", 90), ("cuda", 100), ("hip", "gfx942"))
-
-
-def _row(job: tuple[Launch, str, int | str]) -> tuple[Launch, str, Usage | str]:
-    launch, backend, architecture = job
-    try:
-        return launch, str(architecture), compile_launch(launch, backend, architecture)
-    except Exception as error:
-        return launch, str(architecture), f"{type(error).__name__}: {error}"
-
-
-def main() -> int:
-    """Prints the table; 1 if a kernel does not fit."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--all", action="store_true", help="every controller size, dtype and option")
-    everything = parser.parse_args().all
-    jobs = [
-        (launch, backend, architecture)
-        for backend, architecture in ARCHITECTURES
-        for launch in launches_for(backend, architecture, everything)
-    ]
-    failed = 0
-    print(f"Triton {triton.__version__}, {len(jobs)} kernels: registers a thread, spilled, shared memory a program")
-    with ProcessPoolExecutor(os.cpu_count()) as pool:
-        for launch, architecture, usage in pool.map(_row, jobs, chunksize=4):
-            problem = usage if isinstance(usage, str) else excess(usage, architecture)
-            failed += bool(problem)
-            figures = "" if isinstance(usage, str) else f"{usage.registers:4} {usage.spilled:5} {usage.shared:7} B"
-            verdict = f" FAILS: {problem}" if problem else ""
-            print(f"{architecture:>6} {launch.kernel:<26} {figures:<20} {launch.describe()}{verdict}", flush=True)
-    fit = f"all {len(jobs)} kernels fit" + ("" if OLDER_TRITON else ", without spills")
-    print(f"{failed} of {len(jobs)} kernels do not fit" if failed else fit)
-    return int(failed > 0)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

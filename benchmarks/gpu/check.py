@@ -1,12 +1,12 @@
 """One command on a machine with a GPU: checks every kernel, then times it beside its peers.
 
-    python benchmarks/gpu_check.py [--backend triton] [--output FILE] [--checks-only] [--jobs 4] [--commit HASH]
+    python benchmarks/gpu/check.py [--backend triton] [--output FILE] [--checks-only] [--jobs 4] [--commit HASH]
 
-From a source tree, without network: needs torch from 2.8 and Triton from 3.4 alone.  Every fused backend that serves
-the GPU is checked, each check in a process of its own, and timed.  If a check fails, nothing is timed.  Results go to
-a file of benchmarks/results/ for each device, as JSON, with versions and commit; what it has of other backends, and of
-cases of the same commit that were not timed again, stays.  --dry-run goes through all of it at toy sizes on the CPU:
-its times mean nothing and are not kept.
+It runs from a source tree, without a network; it needs only torch (2.8 or later) and Triton (3.4 or later).  Every
+fused backend that serves the GPU is checked, each check in a process of its own, and timed.  If a check fails, nothing
+is timed.  Results go to a JSON file for each device in benchmarks/results/, with versions and commit.  A run keeps
+what the file has of other backends, and the cases of the same commit that it does not time again.  --dry-run runs all
+of it at toy sizes on the CPU; its times mean nothing and are not kept.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-# from a source tree: the package, and the laboratory that says where a result comes from
+ROOT = Path(__file__).resolve().parents[2]
+# a source tree: the package, and the laboratory, which finds the commit
 sys.path[:0] = [folder for folder in (str(ROOT), str(ROOT / "python")) if folder not in sys.path]
 
 import torch  # noqa: E402
 
 import aru_kernels  # noqa: E402
-from benchmarks import gpu_checks, gpu_timings, machine, records  # noqa: E402
-from benchmarks.gpu_problems import Place, Skip, fused_backends  # noqa: E402
+from benchmarks import machine, records  # noqa: E402
+from benchmarks.gpu import checks, timings  # noqa: E402
+from benchmarks.gpu.problems import Place, Skip, fused_backends  # noqa: E402
 
 
 def facts_of(device: torch.device, commit: str | None = None) -> dict[str, object]:
@@ -65,7 +66,7 @@ def facts_of(device: torch.device, commit: str | None = None) -> dict[str, objec
 def outcome_of(name: str, place: Place) -> str:
     """What came of a check: "ok", "skipped: ..." or "FAILED: ..."."""
     try:
-        gpu_checks.run_check(name, place)
+        checks.run_check(name, place)
     except Skip as reason:
         return f"skipped: {reason}"
     except AssertionError as error:
@@ -106,7 +107,7 @@ def run_checks(place: Place, jobs: int, limit: float, wanted: re.Pattern[str]) -
         print(f"    {name:<50} {outcome}  ({time.perf_counter() - start:.1f} s)", flush=True)
         return outcome
 
-    names = list(filter(wanted.search, gpu_checks.CHECKS))
+    names = list(filter(wanted.search, checks.CHECKS))
     with ThreadPoolExecutor(jobs if place.is_gpu else 1) as pool:
         outcomes = dict(zip(names, pool.map(run_one, names), strict=True))
     return outcomes, not any(outcome.startswith("FAILED") for outcome in outcomes.values())
@@ -116,13 +117,13 @@ def run_timings(
     place: Place, budget: float, wanted: re.Pattern[str], variants: re.Pattern[str]
 ) -> Iterator[dict[str, object]]:
     """Prints and returns the limits of the device and the results of every wanted case, as they come."""
-    limits = gpu_timings.measured_limits(place, budget)
+    limits = timings.measured_limits(place, budget)
     products = ", ".join(f"{rate / 1e12:.3g} ({name})" for name, rate in limits.product.items())
     print(f"    copy {limits.copy / 1e9:.0f} GB/s, read and written; matrix product {products} TFLOP/s")
     yield {"name": "limits", **dataclasses.asdict(limits)}
-    for case in gpu_timings.all_cases(place, lambda name: wanted.search(name) is not None):
+    for case in timings.all_cases(place, lambda name: wanted.search(name) is not None):
         case.variants = {k: v for k, v in case.variants.items() if k == place.backend or variants.search(k)}
-        result = gpu_timings.measure(case, place, budget, limits)
+        result = timings.measure(case, place, budget, limits)
         del case  # its memory, before the next one takes its own
         print("\n".join(f"    {line}" for line in result.lines()), flush=True)
         yield result.to_json()

@@ -1,7 +1,10 @@
-"""The one table of tolerances, and the one comparison that uses it.
+"""The one table of tolerances: how far a result may be from the exact one.
 
 Errors are relative in the L2 norm: ||actual - expected|| / ||expected||.  A tolerance is widened only together with the
 measured error beside it (largest over the test suite; x86-64, torch 2.13).
+
+The table is here because the GPU checks run from a bare source tree, without a test framework.  The tests import it
+from here; `tests/support/tolerances.py` has the assertions.
 """
 
 from __future__ import annotations
@@ -61,33 +64,3 @@ def relative_error(actual: Tensor, expected: Tensor) -> float:
     actual, expected = actual.detach().double(), expected.detach().double()
     scale = expected.norm().item()
     return (actual - expected).norm().item() / (scale or 1.0)
-
-
-def assert_close(name: str, actual: Tensor, expected: Tensor, kind: str, dtype: torch.dtype | None = None) -> None:
-    """Fails, naming the tensor, if shapes differ, a value is NaN or infinite, or the error passes the tolerance.
-
-    kind: a row of TOLERANCES; dtype: of the computation, if it is not that of `actual`.
-    """
-    assert actual.shape == expected.shape, f"{name}: shape {tuple(actual.shape)}, expected {tuple(expected.shape)}"
-    assert expected.isfinite().all(), f"{name}: the expected values are not finite"
-    bad = (~actual.isfinite()).sum().item()
-    assert not bad, f"{name}: {bad} of {actual.numel()} values are not finite"
-    tolerance = TOLERANCES[kind][dtype or actual.dtype]
-    error = relative_error(actual, expected)
-    assert error <= tolerance, f"{name}: relative error {error:.3g}, at most {tolerance:.3g} allowed ({kind})"
-
-
-def assert_all_close(
-    names: tuple[str, ...], actual: tuple, expected: tuple, kind: str, dtype: torch.dtype | None = None
-) -> None:
-    """`assert_close` for tensors that come together, such as gradients."""
-    for name, a, e in zip(names, actual, expected, strict=True):
-        assert_close(name, a, e, kind, dtype)
-
-
-def ulp_error(actual: Tensor, exact: Tensor) -> float:
-    """The largest error of a float32 tensor against float64, in units of the last place of the exact value."""
-    assert (actual.dtype, exact.dtype) == (torch.float32, torch.float64)
-    _, exponent = torch.frexp(exact)
-    ulp = torch.ldexp(torch.ones_like(exact), exponent.clamp(min=-125) - 24)
-    return ((actual.double() - exact).abs() / ulp).max().item()

@@ -21,13 +21,13 @@ import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import reference, use_backend
 from aru_kernels.backends import BACKENDS
-
-from .cases import on
-from .gpu_checks import peak_memory
-from .gpu_problems import Place, controller_weights, fused_backends, precision, random
-from .peers import GraphedWork, SteppedNetwork, step
-from .timing import Sample, sample_of
-from .work import Shape
+from benchmarks.cases import on
+from benchmarks.gpu.checks import peak_memory
+from benchmarks.gpu.problems import Place, fused_backends, precision, random
+from benchmarks.peers import GraphedWork, SteppedNetwork, step
+from benchmarks.problems import controller_weights
+from benchmarks.timing import Sample, sample_of
+from benchmarks.work import Shape
 
 Work = Callable[[], object]
 QUANTILES = (0.2, 0.5, 0.8)
@@ -289,7 +289,7 @@ def step_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
     """One controller step with γ at the paper's size."""
     compiler = "aot_eager" if place.small else "inductor"
     B, H, G = (2, 6, 4) if place.small else (100, 400, 50)
-    a, g, weights = random(place, B, H), random(place, B, H, G).tanh(), controller_weights(place, G)
+    a, g, weights = random(place, B, H), random(place, B, H, G).tanh(), controller_weights(G, place.device)
 
     def eager(a: Tensor, g: Tensor, *weights: Tensor) -> tuple[Tensor, Tensor]:
         n, s, g = reference.controller_step(a, g, *weights)

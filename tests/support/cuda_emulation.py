@@ -1,6 +1,6 @@
-"""The CUDA kernels under g++, every CUDA thread a fiber: built once for all test processes, in the place of a GPU.
+"""The CUDA kernels compiled by g++, every CUDA thread a fiber: built once for all test processes, instead of a GPU.
 
-`tests/csrc/emulated_machine.h` says what the emulation is strict about; `docs/cuda.md` what it cannot see.
+`tests/csrc/emulated_machine.h` says what the emulation is strict about, `docs/cuda.md` what it cannot see.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,11 @@ from types import ModuleType
 import pytest
 
 from aru_kernels import __version__, cuda
-from helpers import ROOT
+from support.helpers import ROOT
 
 CXX = os.environ.get("CXX", "g++")
 FLAGS = ["-std=c++17", "-g0", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden"]
-FLAGS += ['-DARU_PRIMITIVES="prim_emulated.h"']  # in the place of the GPU's instructions (csrc/cuda/prim.cuh)
+FLAGS += ['-DARU_PRIMITIVES="prim_emulated.h"']  # instead of the GPU's instructions (csrc/cuda/prim.cuh)
 
 needs_compiler = pytest.mark.skipif(
     sys.platform != "linux" or shutil.which(CXX) is None or importlib.util.find_spec("pybind11") is None,
@@ -103,11 +104,42 @@ TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}
 TILES_WITHOUT_GROUPS = 0b0101  # of bf16
 
 
-def build_kernels(folder: Path, include: Path, form: str, tiles: int, *flags: str) -> Path:
+def build_kernels(target: Path, include: Path, form: str, tiles: int, *flags: str) -> Path:
     """The object of the kernels of one form of products, with the sources in `include`."""
     macros = [f"-DARU_FORM={form}", f"-DARU_TILES={tiles}"]
     source = ROOT / "tests" / "csrc" / "emulated_kernels.cpp"
-    return compile_object(source, folder / f"kernels_{form}.o", include, "-O1", *macros, *flags)
+    return compile_object(source, target, include, "-O1", *macros, *flags)
+
+
+PASSES = {"forward": 1, "backward": 2}  # bits of ARU_PASSES
+
+
+def included(file: str) -> set[str]:
+    """The headers of csrc/cuda that one of them includes, itself among them."""
+    found, left = set(), [file]
+    while left:
+        name = left.pop()
+        if name not in found and (path := ROOT / "csrc" / "cuda" / name).exists():
+            found.add(name)
+            left += re.findall(r'^#include "(.+)"', path.read_text(), re.MULTILINE)
+    return found
+
+
+def build_passes(
+    folder: Path, precision: str, groups: bool, fault: Fault | None, *flags: str, sound: dict[str, Path] | None = None
+) -> dict[str, Path]:
+    """The objects of both passes, for small controllers only.
+
+    sound: the objects without a fault, which serve the pass that does not include the faulty file.
+    """
+    include = plant(folder, fault)
+    flags = flags if groups else (*flags, WITHOUT_GROUPS)
+    objects = dict(sound or {})
+    for name, bit in PASSES.items():
+        if sound is None or fault.file in included(f"{name}.cuh"):
+            target, macro = folder / f"{name}.o", f"-DARU_PASSES={bit}"
+            objects[name] = build_kernels(target, include, FORMS[precision], 0b1, macro, *flags)
+    return objects
 
 
 def _build_launch(folder: Path) -> Path:
@@ -146,8 +178,13 @@ def built() -> Path:
         module, twin = folder / "_cuda_emulated.so", folder / "without_groups"
         if not module.exists():
             twin.mkdir(exist_ok=True)
-            jobs = [partial(build_kernels, folder, ROOT / "csrc", form, tiles) for form, tiles in TILES.items()]
-            jobs.append(partial(build_kernels, twin, ROOT / "csrc", "bf16", TILES_WITHOUT_GROUPS, WITHOUT_GROUPS))
+            include = ROOT / "csrc"
+            jobs = [
+                partial(build_kernels, folder / f"kernels_{form}.o", include, form, tiles)
+                for form, tiles in TILES.items()
+            ]
+            target = twin / "kernels_bf16.o"
+            jobs.append(partial(build_kernels, target, include, "bf16", TILES_WITHOUT_GROUPS, WITHOUT_GROUPS))
             jobs += [lambda: _build_launch(folder), lambda: _build_bindings(folder)]
             with ThreadPoolExecutor(os.cpu_count()) as pool:
                 *kernels, kernels_without, launch, bindings = pool.map(lambda job: job(), jobs)

@@ -1,13 +1,12 @@
-"""What the checks on a GPU are made of: where they run, problems to solve, and the comparison with the reference.
+"""Parts of the checks on a GPU: where they run, problems to solve, and the comparison with the reference.
 
-Nothing but torch and the package is needed, so that it runs from a source tree.
+They need only torch and the package, so they run from a source tree.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +17,10 @@ from torch import Tensor
 
 import aru_kernels.functional as F
 from aru_kernels import backends, use_backend
+from benchmarks import problems
+from benchmarks.tolerances import relative_error
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests"))
-from tolerances import relative_error  # noqa: E402
+ROOT = Path(__file__).resolve().parents[2]
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
 
@@ -85,35 +84,25 @@ def random(place: Place, *sizes: int, dtype: torch.dtype = torch.float32) -> Ten
     return torch.randn(sizes, device=place.device).to(dtype)
 
 
-def controller_weights(place: Place, G: int) -> list[Tensor]:
-    """Weights of a controller that moves with its input and does not amplify round-off."""
-    return [
-        *(random(place, G), random(place, G, G) / (2 * G**0.5), 0.1 * random(place, G)),
-        *(0.5 * random(place, 2, G) / G**0.5, torch.tensor([4.0, 0.2], device=place.device)),
-    ]
-
-
-def step(place: Place, B: int, H: int, G: int) -> list[Tensor]:
+def one_signed_step(place: Place, B: int, H: int, G: int) -> list[Tensor]:
     """Arguments of controller_step and adaptive_gamma, of one sign.
 
-    The gradients of the weights are sums over few rows, and of a sum whose terms cancel the rounding of operands leaves
-    nothing.  a is below 1, where ∂γ/∂s changes its sign; the read-out is too weak to change any.
+    The gradients of the weights are sums over few rows; where terms cancel, the rounding of the operands exceeds the
+    sum.  a is below 1, where ∂γ/∂s changes its sign; the read-out is too weak to change any.
     """
     a, g = random(place, B, H).tanh().abs(), random(place, B, H, G).tanh().abs()
-    w_ag, w_gg, b_g, w_gc, b_c = controller_weights(place, G)
+    w_ag, w_gg, b_g, w_gc, b_c = problems.controller_weights(G, place.device)
     return [a, g, w_ag.abs(), w_gg.abs() / G**0.5, b_g.abs(), w_gc / 4, b_c]
 
 
 def adaptive(place: Place, T: int, B: int, H: int, G: int) -> list[Tensor]:
     """Arguments of aru_sequence."""
-    state = random(place, T, B, H), random(place, B, H).abs(), random(place, B, H, G).tanh()
-    return [*state, random(place, H, H) / (2 * H**0.5), *controller_weights(place, G)]
+    return problems.adaptive(T, B, H, G, place.device)
 
 
 def static(place: Place, T: int, B: int, H: int) -> list[Tensor]:
     """Arguments of gamma_rnn_sequence."""
-    weights = random(place, H, H) / (2 * H**0.5), 4 + random(place, H), 0.4 * random(place, H).abs()
-    return [random(place, T, B, H), random(place, B, H), *weights]
+    return problems.static(T, B, H, device=place.device)
 
 
 Function = Callable[..., object]
@@ -137,12 +126,12 @@ def refusal(place: Place, function: Function, arguments: list[Tensor]) -> str | 
     return backends.BACKENDS[place.backend].refuses(op, place.device, torch.float32, H, G)
 
 
-def served(place: Place, problems: list[Problem]) -> list[Problem]:
+def served(place: Place, wanted: list[Problem]) -> list[Problem]:
     """Those that the backend can solve; raises Skip where there are none."""
-    reasons = [refusal(place, *problem) for problem in problems]
+    reasons = [refusal(place, *problem) for problem in wanted]
     if None not in reasons:
         raise Skip(reasons[0])
-    return [problem for problem, reason in zip(problems, reasons, strict=True) if reason is None]
+    return [problem for problem, reason in zip(wanted, reasons, strict=True) if reason is None]
 
 
 def one_of_each(place: Place, T: int, B: int, H: int, G: int) -> list[Problem]:
@@ -151,7 +140,7 @@ def one_of_each(place: Place, T: int, B: int, H: int, G: int) -> list[Problem]:
         place,
         [
             (F.gamma, [random(place, 50, H), 4 + random(place, H), random(place)]),
-            (F.adaptive_gamma, step(place, B, H, G)),
+            (F.adaptive_gamma, one_signed_step(place, B, H, G)),
             (F.aru_sequence, adaptive(place, T, B, H, G)),
             (F.gamma_rnn_sequence, static(place, T, B, H)),
         ],
@@ -181,7 +170,7 @@ _found: list[str] | None = None
 
 @contextmanager
 def all_failures() -> Iterator[None]:
-    """What `compare` finds in the block is raised at its end, together: a run on a borrowed GPU should tell it all."""
+    """Raises what `compare` finds in the block at its end, together: one run on a GPU reports every failure."""
     global _found
     _found = []
     try:

@@ -1,6 +1,6 @@
 """What must hold on a GPU before anything is timed: accuracy, bits, streams, graphs, compilation, memory.
 
-Plain functions that raise AssertionError, so that `gpu_check.py` needs no test framework; `tests/gpu` runs the same
+Plain functions that raise AssertionError, so that `check.py` needs no test framework; `tests/gpu` runs the same
 ones under pytest.  Each takes a `Place`, and is small enough in `Place(small=True)` for a dry run on a CPU.
 """
 
@@ -19,7 +19,7 @@ import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import ops, use_backend
 from aru_kernels.backends import BACKENDS
-from benchmarks.gpu_problems import (
+from benchmarks.gpu.problems import (
     ROOT,
     Function,
     Place,
@@ -28,10 +28,10 @@ from benchmarks.gpu_problems import (
     adaptive,
     all_failures,
     compare,
-    controller_weights,
     environment,
     exact_results,
     one_of_each,
+    one_signed_step,
     operation,
     precision,
     random,
@@ -39,10 +39,10 @@ from benchmarks.gpu_problems import (
     run,
     served,
     static,
-    step,
 )
-from benchmarks.gpu_sanitizer import the_sanitizer_finds_nothing
-from tolerances import PRODUCTS, TOLERANCES, relative_error  # gpu_problems puts it on the path
+from benchmarks.gpu.sanitizer import the_sanitizer_finds_nothing
+from benchmarks.problems import controller_weights
+from benchmarks.tolerances import PRODUCTS, TOLERANCES, relative_error
 
 NARROW = (torch.bfloat16, torch.float16)
 
@@ -70,7 +70,9 @@ def gamma_is_accurate(place: Place) -> None:
 
 def steps_are_accurate(place: Place) -> None:
     """The controller step, in every dtype and precision."""
-    problems = [(F.adaptive_gamma, step(place, 3, 41, G)) for G in ((4,) if place.small else (1, 16, 50, 64, 128))]
+    problems = [
+        (F.adaptive_gamma, one_signed_step(place, 3, 41, G)) for G in ((4,) if place.small else (1, 16, 50, 64, 128))
+    ]
     for _, arguments in served(place, problems):
         G = arguments[1].shape[-1]
         for function in (F.controller_step, F.adaptive_gamma):
@@ -200,7 +202,7 @@ PROCESS = """
 import sys, torch
 sys.path[:0] = [{root!r}]
 import aru_kernels.functional as F
-from benchmarks import gpu_problems as problems
+from benchmarks.gpu import problems
 place = problems.Place({backend!r}, torch.device({device!r}))
 torch.manual_seed(0)
 arguments = problems.adaptive(place, {T}, 16, {H}, 16)
@@ -286,7 +288,7 @@ def compiled_layers_work(place: Place) -> None:
 def operators_are_registered_correctly(place: Place) -> None:
     """torch.library.opcheck, forward."""
     T, B, H, G = 3, 2, 5, 4
-    weights = controller_weights(place, G)
+    weights = controller_weights(G, place.device)
     calls: dict[str, tuple[object, ...]] = {
         "gamma": (random(place, 3, 4), random(place, 4), random(place, 3, 1), 1e-3),
         "controller_step": (random(place, B, H), random(place, B, H, G), *weights, 1e-3, "highest", True),

@@ -1,0 +1,1 @@
+"""What tests share: fixtures are in conftest.py, everything else is here."""

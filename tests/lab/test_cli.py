@@ -133,7 +133,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("train --perturb step:amplitude=1e39", r"amplitude: got 1e\+39, expected a finite number within float32"),
         ("train --epochs many", r"--epochs: .*'many'; `aru train --help` lists what is expected\."),
         ("train --colour red", r"Unrecognized options: --colour.*; `aru train --help` lists what is expected\."),
-        ("train --subset 5000", r"subset: got 5000, expected at most the 1258 examples"),
+        ("train --subset 5000", r"subset: got 5000, expected at most 1258, the number"),
         ("train --device cuda:99", r"device: got 'cuda:99', .* expected auto, cpu, or a GPU that is present"),
         ("train --backend fast", r"backend: .*'fast'"),
         ("train smnist --data-dir nowhere", r"nowhere: MNIST's file .* is neither there nor"),

@@ -53,7 +53,7 @@ def test_subset_is_the_beginning_of_the_whole() -> None:
 
 
 def test_subset_larger_than_the_data_is_refused() -> None:
-    with pytest.raises(ConfigError, match="subset: got 5000, expected at most the 1258 examples"):
+    with pytest.raises(ConfigError, match="subset: got 5000, expected at most 1258, the number of examples"):
         TASKS["sdigits"].load(subset=5000)
 
 

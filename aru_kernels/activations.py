@@ -152,6 +152,8 @@ class AdaptiveGamma(Module):
         ...     h, g = act(x + h @ W, g)
         >>> h.shape, g.shape
         (torch.Size([3, 20]), torch.Size([3, 20, 16]))
+        >>> from aru_kernels import parameter_groups
+        >>> optimizer = torch.optim.Adam(parameter_groups(act, lr=2e-3))  # see `ARUN`
     """
 
     def __init__(

@@ -166,6 +166,8 @@ class ARUNCell(_Cell):
         ...     h, g = cell(x, (h, g))
         >>> h.shape
         torch.Size([3, 20])
+        >>> from aru_kernels import parameter_groups
+        >>> optimizer = torch.optim.Adam(parameter_groups(cell, lr=2e-3))  # see `ARUN`
     """
 
     @lstm_order
@@ -269,6 +271,8 @@ class GammaRNNCell(_Cell):
         ...     h = cell(x, h)
         >>> h.shape
         torch.Size([3, 20])
+        >>> from aru_kernels import parameter_groups
+        >>> optimizer = torch.optim.Adam(parameter_groups(cell, lr=2e-3))  # see `ARUN`
     """
 
     @lstm_order

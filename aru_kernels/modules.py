@@ -89,6 +89,12 @@ class ARUN(Recurrent):
 
     Parameters of the backward direction have the suffix `_reverse`.
 
+    Note:
+        Give the optimizer `parameter_groups`, which sets learning rates by fan-in, and clip the norm of the gradient to
+        1.  Adam then trained this layer and `GammaRNN` at 2e-3 and at 1e-2 on twelve tasks of 24 to 251 steps, with
+        H = 64 and G = 16, and none of 144 runs exploded; neither did runs of 150 updates on sequences of 784 steps.
+        With 1e-2 for all parameters, 9 of 24 runs of this layer exploded.  `docs/training.md` has the tables.
+
     Raises:
         TypeError: if an argument is not of the type that is named above.
         ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, `proj_size` is not 0,
@@ -108,6 +114,14 @@ class ARUN(Recurrent):
         torch.Size([5, 3, 20])
         >>> g_n.shape
         torch.Size([2, 3, 20, 16])
+
+        A step of training, with learning rates by fan-in:
+
+        >>> from aru_kernels import parameter_groups
+        >>> optimizer = torch.optim.Adam(parameter_groups(rnn, lr=2e-3))
+        >>> h_n.square().mean().backward()
+        >>> norm = torch.nn.utils.clip_grad_norm_(rnn.parameters(), 1.0)
+        >>> optimizer.step()
     """
 
     mode = "ARUN"
@@ -242,6 +256,10 @@ class GammaRNN(Recurrent):
 
     Parameters of the backward direction have the suffix `_reverse`.
 
+    Note:
+        Give the optimizer `parameter_groups` and clip the norm of the gradient, as in `ARUN`.  The learning rates named
+        there are safe for this layer, too.
+
     Raises:
         TypeError: if an argument is not of the type that is named above, such as torch.nn.RNN's nonlinearity.
         ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, `proj_size` is not
@@ -256,6 +274,14 @@ class GammaRNN(Recurrent):
         torch.Size([5, 3, 40])
         >>> h_n.shape
         torch.Size([4, 3, 20])
+
+        A step of training, with learning rates by fan-in:
+
+        >>> from aru_kernels import parameter_groups
+        >>> optimizer = torch.optim.Adam(parameter_groups(rnn, lr=2e-3))
+        >>> h_n.square().mean().backward()
+        >>> norm = torch.nn.utils.clip_grad_norm_(rnn.parameters(), 1.0)
+        >>> optimizer.step()
     """
 
     mode = "GammaRNN"

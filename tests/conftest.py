@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from support.forked import Server
 from support.helpers import ROOT
 
 # derandomize: a failure in CI is a failure at home, too.
@@ -21,6 +23,11 @@ hypothesis.settings.load_profile("aru")
 
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests come first: one that starts last would keep a worker busy while the others wait."""
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
 
 
 @pytest.fixture(autouse=True)
@@ -57,19 +64,44 @@ def golden() -> Callable[[str], dict[str, Tensor]]:
     return load
 
 
+def _environment(**changed: str) -> dict[str, str]:
+    """For a new interpreter that sees this repository's packages."""
+    path = os.pathsep.join((str(ROOT), str(ROOT / "python")))
+    own = {k: v for k, v in os.environ.items() if k not in ("ARU_KERNELS_BACKEND", "ARU_CPU_ISA")}
+    return own | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | changed
+
+
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
     """run_python(*arguments, timeout=120, **environment): a new interpreter that sees this repository's packages.
 
-    It runs in the folder of the tests, so `-m support.operator_fuzz` finds that module.
+    It runs in the folder of the tests, so `-m support.fault_checks` finds that module.
     """
 
     def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
-        path = os.pathsep.join((str(ROOT), str(ROOT / "python")))
-        env = {k: v for k, v in os.environ.items() if k not in ("ARU_KERNELS_BACKEND", "ARU_CPU_ISA")}
-        env |= {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
-        return subprocess.run(
-            [sys.executable, *arguments], env=env, capture_output=True, text=True, timeout=timeout, cwd=ROOT / "tests"
-        )
+        command = [sys.executable, *arguments]
+        settings = {"capture_output": True, "text": True, "timeout": timeout, "cwd": ROOT / "tests"}
+        return subprocess.run(command, env=_environment(**environment), **settings)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def _server() -> Iterator[Server]:
+    server = Server(_environment(), ROOT / "tests")
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def run_forked(_server: Server, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """run_forked(*arguments, timeout=120, **environment): as `run_python`, but torch is imported already.
+
+    It saves the seconds of that import.  Arguments begin with -c or -m.  The program runs with one thread, and a
+    variable of the environment that torch reads when it is imported has no effect.
+    """
+
+    def run(*arguments: str, timeout: int = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+        return _server.run(arguments, environment, timeout, tmp_path)
 
     return run

@@ -140,9 +140,9 @@ def test_the_backend_that_was_asked_for_runs(monkeypatch):
 REPORT = "import aru_kernels.backends as b, torch; print(b.select('gamma', torch.device('cpu'), torch.float32))"
 
 
-def test_environment_variable(run_python):
-    assert run_python("-c", REPORT, ARU_KERNELS_BACKEND="reference").stdout == "reference\n"
-    result = run_python("-c", REPORT, ARU_KERNELS_BACKEND="warp")
+def test_environment_variable(run_forked):
+    assert run_forked("-c", REPORT, ARU_KERNELS_BACKEND="reference").stdout == "reference\n"
+    result = run_forked("-c", REPORT, ARU_KERNELS_BACKEND="warp")
     assert "ValueError: the environment variable ARU_KERNELS_BACKEND is 'warp', expected one of auto, " in result.stderr
 
 
@@ -191,25 +191,25 @@ import torch, aru_kernels
 """
 
 
-def test_the_package_works_without_the_extension(run_python):
+def test_the_package_works_without_the_extension(run_forked):
     code = WITHOUT + (
         "layer = aru_kernels.ARUN(3, 5, controller_size=4)\n"
         "layer(torch.randn(4, 2, 3))[0].sum().backward()\n"
         "print(layer.weight_hh_l0.grad.isfinite().all().item(), aru_kernels.backends_info()[0].why_not)\n"
     )
-    result = run_python("-c", code)
+    result = run_forked("-c", code)
     assert result.returncode == 0, result.stderr
     assert result.stdout.startswith("True the C++ extension "), result.stdout
     assert "pip install -e ." in result.stdout
 
 
-def test_the_reference_in_place_of_a_kernel_warns_once(run_python):
+def test_the_reference_in_place_of_a_kernel_warns_once(run_forked):
     code = WITHOUT + (
         "layer = aru_kernels.ARUN(3, 5, controller_size=4)\n"
         "for _ in range(3): layer(torch.randn(4, 2, 3))\n"
         "with aru_kernels.use_backend('reference'): aru_kernels.GammaRNN(3, 5)(torch.randn(4, 2, 3))\n"
     )
-    result = run_python("-c", code)
+    result = run_forked("-c", code)
     assert result.stderr.count("RuntimeWarning") == 1, result.stderr
     assert "aru_kernels: no kernel runs aru_sequence on this CPU; the reference runs instead" in result.stderr
     assert "(cpu: the C++ extension cannot be loaded" in result.stderr
@@ -249,40 +249,41 @@ def test_the_cure_for_a_missing_extension_depends_on_the_installation(tmp_path):
         assert f"installed in {site}: start it in another folder" in sentence
 
 
-def test_an_empty_variable_is_unset(run_python):
+def test_an_empty_variable_is_unset(run_forked):
     empty = dict.fromkeys(("ARU_KERNELS_BACKEND", "ARU_STATE_BUDGET", "ARU_CPU_ISA"), "")
     code = (
         "import torch; from aru_kernels import ARUN, backends\n"
         "ARUN(3, 5)(torch.randn(900, 40, 3))[0].sum().backward()\n"
         "print(backends.requested_backend(), backends.BACKENDS['cpu'].unavailable())"
     )
-    result = run_python("-c", code, **empty)
+    result = run_forked("-c", code, **empty)
     assert result.stdout == "auto None\n", result.stderr
 
 
 @pytest.mark.parametrize("name", ["ARU_KERNELS_BACKEND", "ARU_STATE_BUDGET", "ARU_CPU_ISA"])
 @pytest.mark.parametrize("value", ["9" * 400, "1" * 20, "1e9", "-1", "x" * 400, "１２", "1.5.5G"])
-def test_a_variable_that_means_nothing_is_a_sentence(run_python, name, value):
-    code = "import torch; from aru_kernels import ARUN; ARUN(3, 5)(torch.randn(900, 40, 3))[0].sum().backward()"
-    result = run_python("-W", "ignore", "-c", code, **{name: value})
+def test_a_variable_that_means_nothing_is_a_sentence(run_forked, name, value):
+    code = "import torch, warnings; from aru_kernels import ARUN; warnings.simplefilter('ignore')\n"
+    code += "ARUN(3, 5)(torch.randn(900, 40, 3))[0].sum().backward()"
+    result = run_forked("-c", code, **{name: value})
     if name == "ARU_CPU_ISA" and result.returncode == 0:  # `auto` says so and takes the reference
-        result = run_python("-c", "from aru_kernels import cpu; print(cpu.unavailable())", **{name: value})
+        result = run_forked("-c", "from aru_kernels import cpu; print(cpu.unavailable())", **{name: value})
         assert result.stdout.startswith(f"{name} is "), result.stdout
     else:
         assert f"{name} is " in result.stderr.splitlines()[-1], result.stderr[-500:]
 
 
-def test_asking_for_the_missing_extension_says_what_is_missing(run_python):
+def test_asking_for_the_missing_extension_says_what_is_missing(run_forked):
     code = WITHOUT + "with aru_kernels.use_backend('cpu'): aru_kernels.Gamma()(torch.ones(3))"
-    result = run_python("-c", code)
+    result = run_forked("-c", code)
     assert "RuntimeError: backend 'cpu' cannot run gamma: the C++ extension " in result.stderr
     assert "pip install -e ." in result.stderr
     assert "Backend 'auto' picks one that can; 'reference' always can." in result.stderr
 
 
-def test_the_command_works_without_the_extension(run_python):
+def test_the_command_works_without_the_extension(run_forked):
     code = WITHOUT + "from aru_kernels.__main__ import main; main()"
-    (line,) = (line for line in run_python("-c", code).stdout.splitlines() if line.startswith("cpu "))
+    (line,) = (line for line in run_forked("-c", code).stdout.splitlines() if line.startswith("cpu "))
     assert "not available: the C++ extension " in line
 
 

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from aru_kernels import ops
-from support.helpers import ROOT, needs_cpu_kernels
+from support.helpers import needs_cpu_kernels
 
 CASES = [
     pytest.param(backend, op, direction, id=f"{backend}-{op}-{direction}")
@@ -24,9 +24,9 @@ OTHERS |= {("aru_sequence", "h"): ("xp",), ("gamma_rnn_sequence", "h"): ("h0", "
 @needs_cpu_kernels
 @pytest.mark.slow
 @pytest.mark.parametrize(("backend", "op", "direction"), CASES)
-def test_one_wrong_argument_at_a_time(run_python, backend, op, direction):
+def test_one_wrong_argument_at_a_time(run_forked, backend, op, direction):
     interpreted = {"TRITON_INTERPRET": "1"} if backend == "triton" else {}
-    done = run_python(str(ROOT / "tests" / "operator_fuzz.py"), backend, op, direction, **interpreted)
+    done = run_forked("-m", "support.operator_fuzz", backend, op, direction, **interpreted)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, f"the process ended with {done.returncode} at {lines[-1:]}:\n{done.stderr[-3000:]}"
     assert len(lines) > 50

@@ -110,6 +110,7 @@ class Padding(nn.Module):
 
 # the compiler's own
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore:The .grad attribute:UserWarning")
+@pytest.mark.slow
 @pytest.mark.parametrize("dynamic", [None, True, False])
 @pytest.mark.parametrize("make", [lambda: ARUN(I, H, bidirectional=True), lambda: GammaRNN(I, H)])
 def test_compiled_layer_takes_any_lengths(make: Callable[[], nn.Module], dynamic: bool | None):

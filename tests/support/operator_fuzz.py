@@ -1,9 +1,8 @@
-"""Calls operators with one wrong argument at a time, in a process of its own; `test_operator_fuzz.py` starts it.
+"""Calls one operator with one wrong argument at a time, in a process of its own; `test_operator_fuzz.py` starts it.
 
-    python -m support.operator_fuzz BACKEND [OPERATION.{forward,backward}]...
+    python -m support.operator_fuzz BACKEND OPERATION {forward,backward}
 
-forks for each operator.  It prints a line of JSON per call: argument, what is wrong with it, whether that is legal, and
-what happened.
+prints a line of JSON per call: argument, what is wrong with it, whether that is legal, and what happened.
 """
 
 from __future__ import annotations

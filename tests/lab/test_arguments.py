@@ -9,7 +9,7 @@ import pytest
 
 from aru_lab.arguments import MOST, check_finite, check_positive, check_whole
 from aru_lab.errors import ConfigError
-from imports import module_graph
+from support.imports import module_graph
 
 from .conftest import ROOT
 

@@ -6,7 +6,6 @@ This module does not import torch and does not know what the files mean.
 from __future__ import annotations
 
 import contextlib
-import csv
 import errno
 import hashlib
 import io
@@ -165,6 +164,8 @@ def _sync_folder(folder: Path) -> None:
 
 def csv_text(header: Iterable[Any], rows: Iterable[Iterable[Any]]) -> str:
     """A header and rows as CSV."""
+    import csv  # not needed by the command line's help
+
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)

@@ -108,9 +108,18 @@ def test_nothing_is_timed_when_a_check_fails(monkeypatch, capsys, tmp_path):
     assert not path.exists()
 
 
+def test_no_committed_result_has_times_beside_a_failed_check():
+    paths = list((ROOT / "benchmarks" / "results").glob("gpu-*.json"))
+    assert paths
+    for path in paths:
+        for name, results in json.loads(path.read_text(encoding="utf-8"))["backends"].items():
+            failed = [check for check, outcome in results["checks"].items() if outcome.startswith("FAILED")]
+            assert not (failed and results["timings"]), f"{path.name}, {name}: {failed}"
+
+
 @pytest.fixture
 def sequences_alone(monkeypatch):
-    """The backend `cpu` as if it had the sequences alone, of networks without a controller."""
+    """The backend `cpu` as if it had only the sequences, of networks without a controller."""
     limited = dataclasses.replace(
         backends.BACKENDS["cpu"], ops=frozenset({"aru_sequence", "gamma_rnn_sequence"}), limited=True
     )

@@ -31,7 +31,7 @@ def test_sequences_are_read_and_split(tmp_path: Path) -> None:
     x, y = RNG.rand(50, 6, 2), np.arange(50) % 3
     path = save(tmp_path / "data.npz", x=x, y=y)
     task = find_task(str(path))
-    assert (task.n_steps, task.input_size, task.n_classes) == (6, 2, 3)
+    assert (task.n_steps, task.input_size, task.target.n_outputs) == (6, 2, 3)
     parts = task.load()
     assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [35, 5, 10]
     found = np.concatenate([part.x for part in (parts.train, parts.validation, parts.test)])
@@ -80,10 +80,12 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
         ({"x": np.ones((20, 5, 1)), "y": np.zeros(19, int)}, r"y has the shape \(19,\) beside x of shape \(20, 5, 1\)"),
         ({"x": np.ones((20, 5, 1)), "y": np.zeros((20, 1), int)}, r"y has the shape \(20, 1\)"),
         ({"x": np.full((20, 5, 1), "a"), "y": np.zeros(20, int)}, "x has the type <U1"),
-        ({"x": np.ones((20, 5, 1)), "y": np.zeros(20)}, "y has the type float64"),
-        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) - 1}, "y has the label -1"),
-        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) + 1}, "y has the label 20, so more classes than the 20 sequen"),
-        ({"x": np.full((20, 5, 1), np.nan), "y": np.zeros(20, int)}, "x holds numbers that are not finite"),
+        ({"x": np.ones((20, 5, 1)), "y": np.full(20, np.nan)}, "y holds numbers that are not finite in float32"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros((20, 2), int)}, r"y has the shape \(20, 2\) beside x"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros(20, complex)}, "y has the type complex128"),
+        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) + 1}, "y has 20 classes for 20 sequences"),
+        ({"x": np.full((20, 5, 1), np.nan), "y": np.arange(20) % 2}, "x holds numbers that are not finite"),
+        ({"x": np.full((20, 5, 1), np.inf), "y": np.arange(20) % 2}, "x holds numbers that are not finite"),
         ({"x": np.ones((9, 5, 1)), "y": np.zeros(9, int)}, "it holds 9 sequences, too few"),
         (
             {"x": np.full((20, 5, 1), None), "y": np.zeros(20, int)},
@@ -98,10 +100,12 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
         "length",
         "2-D y",
         "text",
-        "floats",
-        "negative",
-        "gap",
+        "nan in y",
+        "integers of two dimensions",
+        "complex",
+        "all different",
         "nan",
+        "infinity",
         "few",
         "objects",
     ],
@@ -109,7 +113,7 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
 def test_file_of_the_wrong_content_is_told(tmp_path: Path, arrays: dict[str, np.ndarray], sentence: str) -> None:
     path = save(tmp_path / "data.npz", **arrays)
     with pytest.raises(DataError, match=sentence):
-        read_sequences(path)
+        find_task(str(path)).load()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 damaged"])
@@ -134,10 +138,10 @@ def test_array_that_its_header_calls_shorter_is_refused(tmp_path: Path) -> None:
 def test_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
     path = save(tmp_path / "data.npz", x=np.ones((40, 3, 2)), y=np.arange(40) % 2)
     first, was = checksum(path), path.stat()
-    assert read_sequences(path).x[0, 0, 0] == 1
+    assert read_sequences(path).whole.x[0, 0, 0] == 1
     save(tmp_path / "other.npz", x=np.full((40, 3, 2), 2.0), y=np.arange(40) % 2).replace(path)
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-    assert read_sequences(path).x[0, 0, 0] == 2
+    assert read_sequences(path).whole.x[0, 0, 0] == 2
     assert checksum(path) != first
 
 

@@ -72,7 +72,8 @@ class Sweep:
                 table.add_row(plain(config.run_folder.name), "failed", "-", "-")
             else:
                 best = max(entry["validation_accuracy"] for entry in result.history)
-                numbers = (str(len(result.history)), f"{best:.2%}", f"{result.clean.accuracy:.2%}")
+                shown = "{:.2%}" if task_of(config).target.is_classes else "R² {:.4f}"
+                numbers = (str(len(result.history)), shown.format(best), shown.format(result.clean.accuracy))
                 table.add_row(plain(config.run_folder.name), *numbers)
         console.print(table)
         if failure := failed_together(failed, len(configs)):

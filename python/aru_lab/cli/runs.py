@@ -53,6 +53,7 @@ class Train:
 
         from aru_lab.runs import training
         from aru_lab.runs.distributed import is_first_process
+        from aru_lab.runs.evaluation import target_of
         from aru_lab.runs.schedules import best_epoch
         from aru_lab.terminal import say
 
@@ -62,7 +63,7 @@ class Train:
             say(
                 Console(),
                 f"Trained {result.n_parameters:,} parameters for {len(result.history)} epochs; best validation "
-                f"accuracy {best['validation_accuracy']:.1%} in epoch {best['epoch']}.",
+                f"{target_of(result.run).quality(best['validation_accuracy'])} in epoch {best['epoch']}.",
             )
             say(
                 Console(),
@@ -105,7 +106,7 @@ class Evaluate:
         from rich.table import Table
 
         from aru_lab.networks.perturbations import describe, parse
-        from aru_lab.runs.evaluation import evaluate
+        from aru_lab.runs.evaluation import evaluate, target_of
         from aru_lab.terminal import say
 
         perturbations = [parse(text) for text in self.perturb]
@@ -113,13 +114,17 @@ class Evaluate:
             self.run_folder, perturbations, self.checkpoint, self.data_dir, self.device, self.backend, self.batch_size
         )
         console = Console()
+        classes = target_of(self.run_folder).is_classes
         say(console, f"{self.run_folder}: {clean.n:,} test sequences")
         table = Table()
-        for heading in ("input", "accuracy", "loss"):
+        for heading in ("input", *(("accuracy", "loss") if classes else ("R²", "mean squared error"))):
             table.add_column(heading, justify="left" if heading == "input" else "right")
-        table.add_row("clean", f"{clean.accuracy:.2%}", f"{clean.loss:.4f}")
-        for perturbation, result in zip(perturbations, perturbed, strict=True):
-            table.add_row(describe(perturbation), f"{result.accuracy:.2%}", f"{result.loss:.4f}")
+        for name, result in zip(("clean", *map(describe, perturbations)), (clean, *perturbed), strict=True):
+            table.add_row(
+                name,
+                f"{result.accuracy:.2%}" if classes else f"{result.accuracy:.4f}",
+                f"{result.loss:.4f}" if classes else f"{result.loss:.4g}",
+            )
         console.print(table)
 
 

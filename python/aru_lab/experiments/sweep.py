@@ -104,7 +104,11 @@ def _check_distinct(name: str, values: Sequence[Any]) -> None:
 
 def _matched_size(config: TrainConfig, models: Sequence[str]) -> int:
     task = task_of(config)
-    sizes = {"controller_size": config.controller_size, "input_size": task.input_size, "n_classes": task.n_classes}
+    sizes = {
+        "controller_size": config.controller_size,
+        "input_size": task.input_size,
+        "n_classes": task.target.n_outputs,
+    }
 
     def match(model: str, hidden_size: int) -> int:
         target = count_parameters(build_classifier("arun", hidden_size, **sizes, device="meta"))

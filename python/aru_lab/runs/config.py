@@ -11,6 +11,8 @@ from typing import Annotated, Any
 import tyro
 
 from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
+from aru_lab.data.preparation import Preparation
+from aru_lab.data.targets import KINDS
 from aru_lab.data.tasks import TASKS, is_data_file
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS, PARTS
@@ -59,8 +61,8 @@ class TrainConfig:
     """
 
     task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz"))] = "psdigits"
-    """What to learn: a task of the list, or a file of sequences x (N, T, I) with one label each, y (N,). The run keeps
-    the file's absolute path and checksum."""
+    """What to learn: a task of the list, or a file of sequences x (N, T, I) with a label or a number each, y (N,); see
+    docs/data.md. The run keeps the file's absolute path and checksum."""
 
     model: Annotated[str, _one_of(MODELS)] = "arun"
     """The recurrent network in front of the linear read-out."""
@@ -136,6 +138,17 @@ class TrainConfig:
     """Folder with MNIST's IDX files and CIFAR-10's binary files; None takes $ARU_DATA_DIR, and without it they are
     downloaded."""
 
+    split: str | None = None
+    """Of a file: shares of training, validation and test examples, such as 0.7,0.1,0.2, in each of which every class
+    has the same share. None divides in these shares without regard to the classes, unless the file gives parts or
+    groups."""
+
+    target: Annotated[str, _one_of(KINDS)] = "auto"
+    """Of a file: what y is. auto takes floats as numbers (a regression) and everything else as classes."""
+
+    keep_gaps: bool = False
+    """Of a file: make a class of every whole number from 0 to the largest label, also of those that are absent."""
+
     output: Path | None = None
     """Run folder; None means runs/TASK-MODEL-seedSEED."""
 
@@ -166,6 +179,11 @@ class TrainConfig:
             object.__setattr__(self, "task", os.path.abspath(self.task))
         else:
             check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
+        if (changed := self.preparation.changed) and not is_data_file(self.task):
+            raise ConfigError(
+                f"{changed[0]}: got {getattr(self, changed[0])!r} with the task {self.task}, expected the path of a "
+                "file of sequences: the option says how such a file is read."
+            )
         check_choice("model", self.model, MODELS)
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
@@ -202,6 +220,11 @@ class TrainConfig:
         for name in ("data_dir", "output", *SOURCES):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _as_path(name, getattr(self, name)))
+
+    @property
+    def preparation(self) -> Preparation:
+        """How a file of sequences is read."""
+        return Preparation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Preparation)})
 
     @property
     def run_folder(self) -> Path:
@@ -245,7 +268,9 @@ class TrainConfig:
         missing = [name for name in ALWAYS_SAVED if name not in values]
         if missing:
             raise ConfigError(f"config: got no {', '.join(missing)}, expected all of {', '.join(ALWAYS_SAVED)}.")
-        return cls(**values)
+        # Earlier versions counted labels from 0 to the largest.
+        gaps = "keep_gaps" not in values and isinstance(values["task"], str) and is_data_file(values["task"])
+        return cls(**values | ({"keep_gaps": True} if gaps else {}))
 
 
 def _as_names(name: str, value: object) -> tuple[str, ...]:

@@ -9,16 +9,19 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-NO_NUMBERS = {"loss": "-", "accuracy": "-", "speed": "-"}
+NO_NUMBERS = {"loss": "-", "accuracy": "", "speed": "-"}
 
 
-def epoch_line(entry: dict[str, Any], n_epochs: int) -> str:
-    """One line with the metrics of an epoch."""
+def epoch_line(entry: dict[str, Any], n_epochs: int, classes: bool = True) -> str:
+    """One line with the metrics of an epoch, of a network that predicts classes or numbers."""
+
+    def loss(part: str) -> str:
+        accuracy = entry[f"{part}_accuracy"]
+        return f"{entry[f'{part}_loss']:.4f} ({f'{accuracy:.1%}' if classes else f'R² {accuracy:.3f}'})"
+
     return (
-        f"epoch {entry['epoch']:>{len(str(n_epochs))}}/{n_epochs}  "
-        f"train loss {entry['train_loss']:.4f} ({entry['train_accuracy']:.1%})  "
-        f"validation {entry['validation_loss']:.4f} ({entry['validation_accuracy']:.1%})  "
-        f"{entry['sequences_per_second']:,.0f} seq/s"
+        f"epoch {entry['epoch']:>{len(str(n_epochs))}}/{n_epochs}  train loss {loss('train')}  "
+        f"validation {loss('validation')}  {entry['sequences_per_second']:,.0f} seq/s"
     )
 
 
@@ -29,7 +32,7 @@ def training_bar(console: Console) -> Iterator[Progress]:
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]} ({task.fields[accuracy]})"),
+        TextColumn("loss {task.fields[loss]}{task.fields[accuracy]}"),
         TextColumn("{task.fields[speed]} seq/s"),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),

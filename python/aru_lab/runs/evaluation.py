@@ -1,4 +1,4 @@
-"""How well a trained classifier reads: accuracy on unperturbed sequences and under a perturbation."""
+"""How well a trained network predicts: its score on unperturbed sequences and under a perturbation."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from aru_lab.data.sequences import Sequences
+from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task, find_task, is_data_file
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import reason
@@ -18,6 +19,7 @@ from aru_lab.networks.classifier import CONTROLLER, SequenceClassifier, build_cl
 from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.losses import loss_of, n_right, quality_of, spread_of
 from aru_lab.runs.runtime import resolve_device, resolve_dtype, run_on
 from aru_lab.runs.state import check_belongs, check_data, load_best, load_last, put_weights
 
@@ -26,7 +28,11 @@ TEST_SEED = 1_000_003  # test sequence k draws its perturbation from the seed TE
 
 @dataclass(frozen=True)
 class Score:
-    """Mean cross-entropy in nats, fraction of right answers, and the number of sequences they were taken over."""
+    """Mean loss, accuracy, and the number of targets they were taken over.
+
+    The loss is the cross-entropy in nats and the accuracy the fraction of right answers. Where the targets are numbers,
+    the loss is the mean squared error and the accuracy is R², the fraction of their variance that is predicted.
+    """
 
     loss: float
     accuracy: float
@@ -57,13 +63,15 @@ def score(
         for start in range(0, len(sequences), batch_size):
             x, y = to_tensors(sequences, slice(start, start + batch_size), parameter.device, parameter.dtype)
             seeds = range(TEST_SEED + start, TEST_SEED + start + len(y))
-            logits = model(x, **perturbed(model, x, perturbation, seeds))
-            loss += nn.functional.cross_entropy(logits, y, reduction="sum").item()
-            n_correct += (logits.argmax(dim=1) == y).sum().item()
+            lengths = lengths_of(sequences, slice(start, start + batch_size))
+            outputs = model(x, **lengths, **perturbed(model, x, perturbation, seeds))
+            loss += loss_of(outputs, y, "sum").item()
+            n_correct += n_right(outputs, y).item()
             if between_batches is not None:
                 between_batches()
     model.train(was_training)
-    return Score(loss / len(sequences), n_correct / len(sequences), len(sequences))
+    n = len(sequences)
+    return Score(loss / n, quality_of(loss / n, n_correct, n, spread_of(sequences.y)), n)
 
 
 def perturbed(
@@ -81,9 +89,15 @@ def perturbed(
 def to_tensors(
     sequences: Sequences, index: slice | Tensor, device: torch.device, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """x (B, T, I) and y (B,) of the sequences at `index`."""
+    """x (B, T, I) and y (B,) or (B, O) of the sequences at `index`."""
     x = torch.from_numpy(sequences.x)[index].to(device, dtype)
-    return x, torch.from_numpy(sequences.y)[index].to(device)
+    y = torch.from_numpy(sequences.y)[index].to(device)
+    return x, y.to(dtype) if y.is_floating_point() else y
+
+
+def lengths_of(sequences: Sequences, index: slice | Tensor) -> dict[str, Tensor]:
+    """The argument `lengths` of SequenceClassifier.forward for the sequences at `index`; none where all have T."""
+    return {} if sequences.lengths is None else {"lengths": torch.from_numpy(sequences.lengths)[index]}
 
 
 def load_classifier(
@@ -128,7 +142,16 @@ def or_to_the_data(config: TrainConfig) -> str:
 
 def task_of(config: TrainConfig, name: str | None = None) -> Task:
     """The task of a configuration, or another by name, with the pixels grouped as the configuration says."""
-    return find_task(name or config.task, config.pixels_per_step)
+    return find_task(name or config.task, config.pixels_per_step, config.preparation)
+
+
+def target_of(run: Path) -> Target:
+    """What the network of a run predicts.
+
+    Raises:
+        RunError, DataError: the folder holds no run, or its data can't be read.
+    """
+    return task_of(RunFolder(Path(run)).read_config()[0]).target
 
 
 def build_for(config: TrainConfig, task: Task, device: torch.device) -> SequenceClassifier:
@@ -138,7 +161,7 @@ def build_for(config: TrainConfig, task: Task, device: torch.device) -> Sequence
         config.hidden_size,
         config.controller_size,
         task.input_size,
-        task.n_classes,
+        task.target.n_outputs,
         task.encoder,
         device=device,
         dtype=resolve_dtype(config.dtype),

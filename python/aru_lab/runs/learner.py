@@ -19,8 +19,9 @@ from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
 from aru_lab.runs.distributed import World
-from aru_lab.runs.evaluation import build_for, perturbed, to_tensors
+from aru_lab.runs.evaluation import build_for, lengths_of, perturbed, to_tensors
 from aru_lab.runs.finite import NotFinite
+from aru_lab.runs.losses import loss_of, n_right
 from aru_lab.runs.runtime import resolve_device, resolve_dtype
 from aru_lab.runs.state import put_weights
 
@@ -138,23 +139,24 @@ class Learner:
             unfinished = self.world.size > 1 and k < len(chunks) - 1
             with self.parallel.no_sync() if unfinished else contextlib.nullcontext():
                 seeds = [batch.seeds[place] for place in chunk.tolist()]
-                loss, logits, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
+                loss, outputs, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
                 # DistributedDataParallel takes the mean over the processes.
                 (loss * (counts.take_part * self.world.size * len(chunk) / n)).backward()
-            counts.add(loss.detach(), (logits.detach().argmax(dim=1) == y).sum(), len(chunk))
+            counts.add(loss.detach(), n_right(outputs.detach(), y), len(chunk))
         return counts
 
     def _forward(
         self, examples: Sequences, index: Tensor, perturbation: Perturbation | None, seeds: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss, logits and labels of the examples at `index`."""
+        """Mean loss, outputs and targets of the examples at `index`."""
         x, y = to_tensors(examples, index, self.device, self.dtype)
         if self.config.input_noise > 0:
             x = x + self.config.input_noise * torch.randn_like(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            logits = self.parallel(x, **perturbed(self.model, x, perturbation, seeds))
-        logits = logits.to(self.dtype)
-        return nn.functional.cross_entropy(logits, y), logits, y
+            lengths = lengths_of(examples, index)
+            outputs = self.parallel(x, **lengths, **perturbed(self.model, x, perturbation, seeds))
+        outputs = outputs.to(self.dtype)
+        return loss_of(outputs, y), outputs, y
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that belongs to the network and its optimiser."""

@@ -97,7 +97,7 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _check(line: dict[str, Any]) -> None:
     check_form(line, _LINE)
-    if line["n"] < 1 or not 0 <= line["accuracy"] <= 1:
+    if line["n"] < 1 or not line["accuracy"] <= 1:
         raise ValueError(f"it has the accuracy {line['accuracy']} of {line['n']} sequences")
     if line["perturbation"] != CLEAN:
         try:

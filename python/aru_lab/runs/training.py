@@ -36,6 +36,7 @@ from aru_lab.runs.evaluation import Score, or_to_the_data, score, take_initial_w
 from aru_lab.runs.finite import NotFinite, advise, check_number, check_weights
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.learner import Batch, Learner
+from aru_lab.runs.losses import quality_of, spread_of
 from aru_lab.runs.position import Position
 from aru_lab.runs.provenance import environment
 from aru_lab.runs.records import Records, random_state, set_random_state
@@ -84,6 +85,8 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
             trainer.take_initial_weights()
             started_on = environment(trainer.learner.device)
             started_on |= {"processes": world.size, "sources": sources_of(config)}
+            if trainer.task.description is not None:
+                started_on["data"] = trainer.task.description
             trainer.records.environment = started_on
         with world.together():
             if world.is_first:
@@ -91,7 +94,7 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
                 stack.enter_context(folder.locked())
                 folder.create(config, started_on)
         say(trainer.console, "Run folder: ", plain(folder.path, "bold"))
-        for remark in trainer.remarks:
+        for remark in trainer.task.remarks:
             say(trainer.console, remark)
         return trainer.run()
 
@@ -156,11 +159,11 @@ class _Trainer:
         self.world = world or World()
         self.console = console if self.world.is_first else Console(quiet=True)
         self.on_epoch = on_epoch
-        task = task_of(config)
+        task = self.task = task_of(config)
         self.augmentation = Augmentation(config)
         self.learner = Learner(config, task, self.world)
         self.data = task.load(config.data_dir, config.subset, config.validation_subset)
-        self.remarks = task.remarks
+        self.target = task.target
         self.augmentation.check(self.learner.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
         with run_on(config.backend, self.learner.model, config.matmul_precision):
@@ -244,7 +247,7 @@ class _Trainer:
                     completed=position.step,
                     description=f"epoch {position.epoch + 1}/{config.epochs}",
                     loss=f"{position.loss_sum / position.n_seen:.4f}",
-                    accuracy=f"{position.n_correct / position.n_seen:.1%}",
+                    accuracy=f" ({position.n_correct / position.n_seen:.1%})" if self.target.is_classes else "",
                     speed=f"{position.n_seen / position.seconds:,.0f}",
                 )
             self.obey_stop()
@@ -284,9 +287,10 @@ class _Trainer:
         self.world.share_buffers(model)
         mine = validation.take(slice(self.world.rank, None, self.world.size))
         part = score(model, mine, batch_size) if len(mine) else Score(0.0, 0.0, 0)
-        loss, n_correct, n = self.world.sum(part.loss * part.n, round(part.accuracy * part.n), part.n)
+        right = round(part.accuracy * part.n) if self.target.is_classes else 0
+        loss, n_correct, n = self.world.sum(part.loss * part.n, right, part.n)
         self.obey_stop()
-        return Score(loss / n, n_correct / n, int(n))
+        return Score(loss / n, quality_of(loss / n, n_correct, int(n), spread_of(validation.y)), int(n))
 
     def finish_epoch(self, progress: Progress) -> None:
         """Validate, then save the epoch: best.pt, last.pt, the line in metrics.jsonl, in this order."""
@@ -297,13 +301,13 @@ class _Trainer:
         rate = learner.learning_rate
         if config.schedule == "plateau":
             learner.plateau.step(validation.loss)
-        entry, is_best = self.position.finish_epoch(validation, rate)
+        entry, is_best = self.position.finish_epoch(validation, rate, spread_of(self.data.train.y))
         # A kill between these leaves last.pt of before, and the epoch is finished again in the same way.
         if is_best:
             self.records.save_best(learner.model.state_dict(), entry)
         self.save()
         self.records.append(entry)
-        say(progress.console, epoch_line(entry, config.epochs))
+        say(progress.console, epoch_line(entry, config.epochs, self.target.is_classes))
         if self.on_epoch is not None:
             self.on_epoch(entry)
 

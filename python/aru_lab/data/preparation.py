@@ -1,0 +1,182 @@
+"""From the arrays of a file to the sequences that a network reads: targets, and the three parts of the data."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aru_lab.arguments import check_choice
+from aru_lab.data.images import SPLIT_SEED
+from aru_lab.data.sequences import Contents, Part, Sequences, TaskData, read_sequences, version
+from aru_lab.data.splits import PARTS, SHARES, check_parts, parse_shares, random_split, stratified_split
+from aru_lab.data.targets import KINDS, Classes, Target, shown
+from aru_lab.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a file of sequences is read.
+
+    Args:
+        split: shares of training, validation and test examples, such as "0.7,0.1,0.2": each class gets the same. None
+            takes these shares without regard to the classes.
+        target: what y is: "classes", "numbers", or "auto": classes unless it holds floats.
+        keep_gaps: whether labels are counted from 0 to the largest, with an output also for those that are absent.
+
+    Raises:
+        ConfigError: a value is not one of these.
+    """
+
+    split: str | None = None
+    target: str = "auto"
+    keep_gaps: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split is not None:
+            parse_shares(self.split)
+        check_choice("target", self.target, KINDS)
+        if not isinstance(self.keep_gaps, bool):
+            raise ConfigError(f"keep_gaps: got {self.keep_gaps!r}, expected True or False.")
+
+    @property
+    def changed(self) -> list[str]:
+        """The names of the fields that are not at their defaults."""
+        return [field.name for field in dataclasses.fields(self) if getattr(self, field.name) != field.default]
+
+
+DEFAULT = Preparation()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A file's sequences in three parts, and what is predicted."""
+
+    data: TaskData
+    target: Target
+
+    @property
+    def counts(self) -> dict[str, np.ndarray]:
+        """By part, the number of targets of each class; of numbers, one count of all."""
+        ys = {name: getattr(self.data, name).y for name in PARTS}
+        if not self.target.is_classes:
+            return {name: np.array([len(y)]) for name, y in ys.items()}
+        return {name: np.bincount(y.ravel(), minlength=self.target.n_outputs) for name, y in ys.items()}
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a run keeps of its data, as json can write it."""
+        _, n_steps, input_size = self.data.train.x.shape
+        return {
+            "target": self.target.to_json(),
+            "n_steps": n_steps,
+            "input_size": input_size,
+            "counts": {name: count.tolist() for name, count in self.counts.items()},
+        }
+
+    def remarks(self, path: str) -> list[str]:
+        """Warnings about data that can still be learned, in sentences that begin with the file's path."""
+        if not self.target.is_classes:
+            return []
+        said = []
+        counts = self.counts
+        absent = np.flatnonzero(sum(counts.values()) == 0)
+        if len(absent):
+            said.append(
+                f"{path}: of the {self.target.n_outputs} classes from 0 to the largest label, {len(absent)} have no "
+                f"sequences ({self._names(absent)}), and the network gets an output for each of them; leave "
+                "--keep-gaps away to avoid that."
+            )
+        for name, count in counts.items():
+            without = np.setdiff1d(np.flatnonzero(count == 0), absent)
+            if len(without):
+                said.append(f"{path}: the {name} examples have no sequences of {self._names(without)}.")
+        if np.count_nonzero(sum(counts.values())) == 1:
+            said.append(f"{path}: all sequences are of one class, {self._names(np.flatnonzero(counts['train']))}.")
+        return said
+
+    def _names(self, classes: np.ndarray) -> str:
+        return shown([self.target.names[k] for k in classes])
+
+
+def prepare(path: Path, preparation: Preparation) -> Prepared:
+    """Read a file of sequences and divide it.
+
+    Args:
+        path: the file, see `sequences.read_sequences`.
+        preparation: how.
+
+    Raises:
+        DataError: there is no such file, or it holds something else, or a part would be empty.
+    """
+    return _prepare(path, version(path), preparation)
+
+
+@functools.lru_cache(maxsize=2)
+def _prepare(path: Path, _version: tuple[int, ...], preparation: Preparation) -> Prepared:
+    contents = read_sequences(path)
+    target, ys = _targets(contents, preparation, path)
+    sequences = {end: _sequences(part, ys[end], end, path) for end, part in contents.parts.items()}
+    return Prepared(_divided(contents, sequences, target, preparation, path), target)
+
+
+def _sequences(part: Part, y: np.ndarray, end: str, path: Path) -> Sequences:
+    if part.x.dtype.kind == "f" and np.isnan(part.x).any():
+        raise DataError(f"{path}: x{end} holds numbers that are not finite (NaN).")
+    return Sequences(part.x.astype(np.float32), y, part.lengths)
+
+
+def _targets(contents: Contents, preparation: Preparation, path: Path) -> tuple[Target, dict[str, np.ndarray]]:
+    """The target, and y of each part as a network takes it: indices of classes, int64, or numbers, float32."""
+    raw = {end: part.y for end, part in contents.parts.items()}
+    kind = raw[""].dtype.kind
+    if preparation.target == "numbers" and kind in "US":
+        raise ConfigError(f"target: got numbers for {path}, whose y holds strings, expected auto or classes.")
+    if preparation.target == "numbers" or (preparation.target == "auto" and kind == "f"):
+        numbers = {end: np.asarray(y, np.float32).reshape(len(y), -1) for end, y in raw.items()}
+        return Target(numbers[""].shape[1]), numbers
+    if kind == "f":
+        for end, y in raw.items():
+            if y.ndim != 1 or (y != np.round(y)).any() or np.abs(y).max() > 2**53:
+                raise ConfigError(
+                    f"target: got classes for {path}, whose y{end} holds floats of shape {y.shape}, expected whole "
+                    f"numbers of shape {y.shape[:1]}."
+                )
+        raw = {end: y.astype(np.int64) for end, y in raw.items()}
+    labels = np.concatenate([y.ravel() for y in raw.values()])
+    n = len(labels)
+    if preparation.keep_gaps and (labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= n):
+        held = "strings" if labels.dtype.kind in "US" else f"labels from {labels.min()} to {labels.max()}"
+        raise ConfigError(
+            f"keep_gaps: got True for {path}, whose y holds {held}, expected integers from 0 to less than the number "
+            f"of labels, {n}."
+        )
+    classes = Classes(labels, preparation.keep_gaps)
+    if len(classes.names) >= n and not preparation.keep_gaps:
+        raise DataError(
+            f"{path}: y has {len(classes.names)} classes for {n} sequences, expected several sequences of a class; "
+            "where y holds numbers to predict, save it as floats or use --target numbers."
+        )
+    return Target(len(classes.names), classes.names), {end: classes.codes(y) for end, y in raw.items()}
+
+
+def _divided(
+    contents: Contents, sequences: dict[str, Sequences], target: Target, preparation: Preparation, path: Path
+) -> TaskData:
+    """The three parts: those that the file gives, and the others out of x."""
+    whole, groups = sequences[""], contents.whole.groups
+    if not contents.given and groups is None and preparation.split is None:
+        train, validation, test = (whole.take(index) for index in random_split(len(whole), SPLIT_SEED))
+        return TaskData(train, validation, test)
+    shares = SHARES if preparation.split is None else parse_shares(preparation.split)
+    missing = [name for name in PARTS if name not in contents.given]
+    left = [share for name, share in zip(PARTS, shares, strict=True) if name in missing]
+    classes = whole.y if target.is_classes else np.zeros(len(whole), np.int64)
+    indices = stratified_split(classes, [share / sum(left) for share in left], SPLIT_SEED, groups)
+    check_parts(indices, missing, path, groups)
+    parts = {name: whole.take(index) for name, index in zip(missing, indices, strict=True)}
+    return TaskData(**parts, **{name: sequences[f"_{name}"] for name in contents.given})

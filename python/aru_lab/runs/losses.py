@@ -1,0 +1,47 @@
+"""The loss of a network's outputs: cross-entropy for classes, mean squared error for numbers; and R²."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+    """The loss of outputs (B, O): cross-entropy in nats, or the mean squared error of the O numbers.
+
+    Args:
+        outputs: logits of the classes, or numbers.
+        y: indices of classes, int64 of shape (B,), or numbers (B, O).
+        reduction: "mean" or "sum" over the targets.
+    """
+    if not y.is_floating_point():
+        return nn.functional.cross_entropy(outputs, y, reduction=reduction)
+    loss = nn.functional.mse_loss(outputs, y)
+    return loss if reduction == "mean" else loss * len(y)
+
+
+def n_right(outputs: Tensor, y: Tensor) -> Tensor:
+    """The number of right answers, a tensor of one number; 0 where y is of numbers. Arguments as in `loss_of`."""
+    if y.is_floating_point():
+        return torch.zeros((), dtype=torch.long, device=y.device)
+    return (outputs.argmax(dim=1) == y).sum()
+
+
+def spread_of(y: np.ndarray) -> float | None:
+    """The mean squared error of predicting the mean of numbers y (N, O); None for classes."""
+    return float(y.var(axis=0, dtype=np.float64).mean()) if y.dtype.kind == "f" else None
+
+
+def quality_of(loss: float, right: float, n: int, spread: float | None) -> float:
+    """The accuracy, or R² = 1 - loss / spread for numbers (0 where all targets are equal).
+
+    Args:
+        loss: mean loss.
+        right: number of right answers.
+        n: number of targets.
+        spread: `spread_of` the targets.
+    """
+    if spread is None:
+        return right / n
+    return 1 - loss / spread if spread > 0 else 0.0

@@ -103,29 +103,19 @@ class Evaluate:
         """Evaluate and print a table."""
         check_whole("batch_size", self.batch_size, 1)
         from rich.console import Console
-        from rich.table import Table
 
         from aru_lab.networks.perturbations import describe, parse
-        from aru_lab.runs.evaluation import evaluate, target_of
+        from aru_lab.runs.display import show_evaluation
+        from aru_lab.runs.evaluation import evaluate_in_detail
         from aru_lab.terminal import say
 
         perturbations = [parse(text) for text in self.perturb]
-        clean, perturbed = evaluate(
+        found = evaluate_in_detail(
             self.run_folder, perturbations, self.checkpoint, self.data_dir, self.device, self.backend, self.batch_size
         )
         console = Console()
-        classes = target_of(self.run_folder).is_classes
-        say(console, f"{self.run_folder}: {clean.n:,} test sequences")
-        table = Table()
-        for heading in ("input", *(("accuracy", "loss") if classes else ("R²", "mean squared error"))):
-            table.add_column(heading, justify="left" if heading == "input" else "right")
-        for name, result in zip(("clean", *map(describe, perturbations)), (clean, *perturbed), strict=True):
-            table.add_row(
-                name,
-                f"{result.accuracy:.2%}" if classes else f"{result.accuracy:.4f}",
-                f"{result.loss:.4f}" if classes else f"{result.loss:.4g}",
-            )
-        console.print(table)
+        say(console, f"{self.run_folder}: {found.clean.score.n:,} test sequences")
+        show_evaluation(console, found, list(map(describe, perturbations)))
 
 
 @dataclass(frozen=True)

@@ -6,15 +6,16 @@ import dataclasses
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from aru_lab.arguments import check_choice
+from aru_lab.arguments import MOST, check_choice, check_whole
 from aru_lab.data.images import SPLIT_SEED
 from aru_lab.data.sequences import Contents, Part, Sequences, TaskData, read_sequences, version
 from aru_lab.data.splits import PARTS, SHARES, check_parts, parse_shares, random_split, stratified_split
-from aru_lab.data.targets import KINDS, Classes, Target, shown
+from aru_lab.data.summary import real_values, targets_of
+from aru_lab.data.targets import KINDS, Classes, Target
+from aru_lab.data.transform import MISSING, Scale, Transform
 from aru_lab.errors import ConfigError, DataError
 
 
@@ -26,6 +27,10 @@ class Preparation:
         split: shares of training, validation and test examples, such as "0.7,0.1,0.2": each class gets the same. None
             takes these shares without regard to the classes.
         target: what y is: "classes", "numbers", or "auto": classes unless it holds floats.
+        standardise: whether to scale inputs, and targets that are numbers, to the mean 0 and the deviation 1 of the
+            training examples.
+        missing: what NaN in x becomes, one of transform.MISSING; None refuses NaN.
+        average_steps: so many steps in a row become their mean.
         keep_gaps: whether labels are counted from 0 to the largest, with an output also for those that are absent.
 
     Raises:
@@ -34,14 +39,21 @@ class Preparation:
 
     split: str | None = None
     target: str = "auto"
+    standardise: bool = False
+    missing: str | None = None
+    average_steps: int = 1
     keep_gaps: bool = False
 
     def __post_init__(self) -> None:
         if self.split is not None:
             parse_shares(self.split)
         check_choice("target", self.target, KINDS)
-        if not isinstance(self.keep_gaps, bool):
-            raise ConfigError(f"keep_gaps: got {self.keep_gaps!r}, expected True or False.")
+        if self.missing is not None:
+            check_choice("missing", self.missing, MISSING, " or None")
+        check_whole("average_steps", self.average_steps, 1, MOST)
+        for name in ("standardise", "keep_gaps"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
 
     @property
     def changed(self) -> list[str]:
@@ -54,53 +66,11 @@ DEFAULT = Preparation()
 
 @dataclass(frozen=True)
 class Prepared:
-    """A file's sequences in three parts, and what is predicted."""
+    """A file's sequences in three parts, what is predicted, and what was done to the inputs."""
 
     data: TaskData
     target: Target
-
-    @property
-    def counts(self) -> dict[str, np.ndarray]:
-        """By part, the number of targets of each class; of numbers, one count of all."""
-        ys = {name: getattr(self.data, name).y for name in PARTS}
-        if not self.target.is_classes:
-            return {name: np.array([len(y)]) for name, y in ys.items()}
-        return {name: np.bincount(y.ravel(), minlength=self.target.n_outputs) for name, y in ys.items()}
-
-    @property
-    def description(self) -> dict[str, Any]:
-        """What a run keeps of its data, as json can write it."""
-        _, n_steps, input_size = self.data.train.x.shape
-        return {
-            "target": self.target.to_json(),
-            "n_steps": n_steps,
-            "input_size": input_size,
-            "counts": {name: count.tolist() for name, count in self.counts.items()},
-        }
-
-    def remarks(self, path: str) -> list[str]:
-        """Warnings about data that can still be learned, in sentences that begin with the file's path."""
-        if not self.target.is_classes:
-            return []
-        said = []
-        counts = self.counts
-        absent = np.flatnonzero(sum(counts.values()) == 0)
-        if len(absent):
-            said.append(
-                f"{path}: of the {self.target.n_outputs} classes from 0 to the largest label, {len(absent)} have no "
-                f"sequences ({self._names(absent)}), and the network gets an output for each of them; leave "
-                "--keep-gaps away to avoid that."
-            )
-        for name, count in counts.items():
-            without = np.setdiff1d(np.flatnonzero(count == 0), absent)
-            if len(without):
-                said.append(f"{path}: the {name} examples have no sequences of {self._names(without)}.")
-        if np.count_nonzero(sum(counts.values())) == 1:
-            said.append(f"{path}: all sequences are of one class, {self._names(np.flatnonzero(counts['train']))}.")
-        return said
-
-    def _names(self, classes: np.ndarray) -> str:
-        return shown([self.target.names[k] for k in classes])
+    transform: Transform
 
 
 def prepare(path: Path, preparation: Preparation) -> Prepared:
@@ -119,15 +89,40 @@ def prepare(path: Path, preparation: Preparation) -> Prepared:
 @functools.lru_cache(maxsize=2)
 def _prepare(path: Path, _version: tuple[int, ...], preparation: Preparation) -> Prepared:
     contents = read_sequences(path)
+    if preparation.average_steps > contents.whole.x.shape[1]:
+        raise ConfigError(
+            f"average_steps: got {preparation.average_steps} for {path}, expected at most its T = "
+            f"{contents.whole.x.shape[1]}."
+        )
+    for end, part in contents.parts.items():
+        check_missing(part, preparation.missing, f"{path}: x{end}")
     target, ys = _targets(contents, preparation, path)
-    sequences = {end: _sequences(part, ys[end], end, path) for end, part in contents.parts.items()}
-    return Prepared(_divided(contents, sequences, target, preparation, path), target)
+    transform = Transform(preparation.average_steps, missing=preparation.missing)
+    sequences = {}
+    for end, part in contents.parts.items():
+        x, lengths = transform.averaged(part.x, part.lengths)
+        sequences[end] = Sequences(x, ys[end], lengths)
+    data = _divided(contents, sequences, target, preparation, path)
+    if preparation.standardise:
+        scale = Scale.of(real_values(data.train))
+        numbers = None if target.is_classes else Scale.of(targets_of(data.train))
+        transform = dataclasses.replace(transform, inputs=scale, targets=numbers)
+    parts = {name: _completed(getattr(data, name), transform) for name in PARTS}
+    return Prepared(TaskData(**parts), target, transform)
 
 
-def _sequences(part: Part, y: np.ndarray, end: str, path: Path) -> Sequences:
-    if part.x.dtype.kind == "f" and np.isnan(part.x).any():
-        raise DataError(f"{path}: x{end} holds numbers that are not finite (NaN).")
-    return Sequences(part.x.astype(np.float32), y, part.lengths)
+def check_missing(part: Part, missing: str | None, where: str) -> None:
+    """Raise DataError, which begins with `where`, if x holds NaN and nothing says what becomes of it."""
+    if missing is None and part.x.dtype.kind == "f" and np.isnan(part.x).any():
+        raise DataError(
+            f"{where} holds numbers that are not finite (NaN); where they stand for missing values, choose "
+            f"--missing {', '.join(MISSING[:-1])} or {MISSING[-1]}."
+        )
+
+
+def _completed(sequences: Sequences, transform: Transform) -> Sequences:
+    y = sequences.y if transform.targets is None else transform.targets.apply(sequences.y)
+    return dataclasses.replace(sequences, x=transform.completed(sequences.x, sequences.lengths), y=y)
 
 
 def _targets(contents: Contents, preparation: Preparation, path: Path) -> tuple[Target, dict[str, np.ndarray]]:

@@ -15,7 +15,9 @@ import numpy as np
 from aru_lab.data.images import DATASETS, SPLIT_SEED, Images, fixed_permutation
 from aru_lab.data.preparation import DEFAULT, Preparation, Prepared, prepare
 from aru_lab.data.sequences import Sequences, TaskData, checksum
+from aru_lab.data.summary import describe, remarks
 from aru_lab.data.targets import Target
+from aru_lab.data.transform import Transform
 from aru_lab.errors import ConfigError
 
 PERMUTATION_SEED = 0
@@ -53,6 +55,10 @@ class Task(Protocol):
     @property
     def remarks(self) -> list[str]:
         """Warnings about the data, in sentences."""
+
+    @property
+    def transform(self) -> Transform | None:
+        """What was done to a user's inputs; None for data sets."""
 
     @property
     def description(self) -> dict[str, Any] | None:
@@ -112,6 +118,11 @@ class ImageTask:
     def remarks(self) -> list[str]:
         """No warnings: the data sets are known."""
         return []
+
+    @property
+    def transform(self) -> None:
+        """None: pixels are only scaled to [0, 1]."""
+        return None
 
     @property
     def description(self) -> None:
@@ -196,13 +207,18 @@ class FileTask:
 
     @property
     def remarks(self) -> list[str]:
-        """Classes that some part has no sequences of."""
-        return self._prepared.remarks(self.name)
+        """What looks wrong in the file, see `summary.remarks`."""
+        return remarks(self._prepared.data, self.target, self.name)
+
+    @property
+    def transform(self) -> Transform:
+        """What was done to the inputs, fitted to the training examples."""
+        return self._prepared.transform
 
     @property
     def description(self) -> dict[str, Any]:
-        """The targets, the sizes, and the counts of each part."""
-        return self._prepared.description
+        """The targets, the sizes, the counts of each part, and the transform."""
+        return describe(self._prepared.data, self.target) | {"transform": self.transform.to_json()}
 
     @property
     def _prepared(self) -> Prepared:

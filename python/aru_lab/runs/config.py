@@ -14,9 +14,11 @@ from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
 from aru_lab.data.preparation import Preparation
 from aru_lab.data.targets import KINDS
 from aru_lab.data.tasks import TASKS, is_data_file
+from aru_lab.data.transform import MISSING
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS, PARTS
 
+CLASS_WEIGHTS = ("balanced",)
 SCHEDULES = ("constant", "cosine", "plateau")
 OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
@@ -146,6 +148,22 @@ class TrainConfig:
     target: Annotated[str, _one_of(KINDS)] = "auto"
     """Of a file: what y is. auto takes floats as numbers (a regression) and everything else as classes."""
 
+    standardise: bool = False
+    """Of a file: scale each input, and targets that are numbers, to the mean 0 and the standard deviation 1 of the
+    training examples; the run keeps the scale."""
+
+    missing: Annotated[str | None, _one_of(MISSING)] = None
+    """Of a file: what a missing value (NaN in x) becomes. zero: 0, which is the mean with --standardise; forward: the
+    last value known before it; mask-channel: 0, with I further inputs that are 1 where a value is missing. None refuses
+    NaN."""
+
+    average_steps: int = 1
+    """Of a file: average so many steps in a row, for sequences that are longer than they need to be."""
+
+    class_weights: Annotated[str | None, _one_of(CLASS_WEIGHTS)] = None
+    """balanced: the training loss of each class counts by 1 / its number of training examples, so that rare classes
+    matter as much as frequent ones. None: all examples count the same."""
+
     keep_gaps: bool = False
     """Of a file: make a class of every whole number from 0 to the largest label, also of those that are absent."""
 
@@ -185,6 +203,8 @@ class TrainConfig:
                 "file of sequences: the option says how such a file is read."
             )
         check_choice("model", self.model, MODELS)
+        if self.class_weights is not None:
+            check_choice("class_weights", self.class_weights, CLASS_WEIGHTS, " or None")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("dtype", self.dtype, DTYPES)

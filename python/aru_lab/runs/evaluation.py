@@ -7,12 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from aru_lab.data.sequences import Sequences
+from aru_lab.data.summary import Baseline, baseline, targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task, find_task, is_data_file
+from aru_lab.data.transform import Scale
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import reason
 from aru_lab.networks.classifier import CONTROLLER, SequenceClassifier, build_classifier
@@ -45,6 +48,7 @@ def score(
     batch_size: int = 250,
     perturbation: Perturbation | None = None,
     between_batches: Callable[[], None] | None = None,
+    kept: list[np.ndarray] | None = None,
 ) -> Score:
     """Score the model on all sequences, in evaluation mode and without gradients.
 
@@ -54,6 +58,7 @@ def score(
         batch_size: sequences at once; the score does not depend on it beyond rounding.
         perturbation: what is done to the network; its random numbers are the same at every call.
         between_batches: called after every batch; it may raise to stop.
+        kept: a list to which the outputs of every batch are appended.
     """
     parameter = next(model.parameters())
     was_training = model.training
@@ -67,6 +72,8 @@ def score(
             outputs = model(x, **lengths, **perturbed(model, x, perturbation, seeds))
             loss += loss_of(outputs, y, "sum").item()
             n_correct += n_right(outputs, y).item()
+            if kept is not None:
+                kept.append(outputs.cpu().numpy())
             if between_batches is not None:
                 between_batches()
     model.train(was_training)
@@ -191,7 +198,36 @@ def take_initial_weights(model: SequenceClassifier, config: TrainConfig, device:
             ) from error
 
 
-def evaluate(
+@dataclass(frozen=True)
+class Outcome:
+    """A score and what it was computed from.
+
+    Args:
+        score: the score.
+        outputs: of the network, one row a target: logits of the classes, or numbers.
+        y: the targets: indices of classes (n,), or numbers (n, O).
+    """
+
+    score: Score
+    outputs: np.ndarray
+    y: np.ndarray
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The outcomes of a run on its test examples: unperturbed, and under each perturbation.
+
+    `baseline` is the score of a trivial answer, and `scale` that of targets which are numbers, or None.
+    """
+
+    target: Target
+    baseline: Baseline
+    scale: Scale | None
+    clean: Outcome
+    perturbed: list[Outcome]
+
+
+def evaluate_in_detail(
     run: Path,
     perturbations: list[Perturbation],
     which: str = "best",
@@ -199,8 +235,8 @@ def evaluate(
     device: str | None = None,
     backend: str | None = None,
     batch_size: int = 250,
-) -> tuple[Score, list[Score]]:
-    """Score a run on the test examples: unperturbed, and under each of `perturbations`.
+) -> Evaluation:
+    """Test a run on the test examples: unperturbed, and under each of `perturbations`.
 
     Args:
         run: the run folder.
@@ -215,9 +251,23 @@ def evaluate(
         RunError, ConfigError, DataError: with a sentence that says what to do.
     """
     model, config = load_classifier(run, which, device)
-    test = task_of(config).load(data_dir or config.data_dir).test
+    task = task_of(config)
+    data = task.load(data_dir or config.data_dir)
     for perturbation in perturbations:  # one that does not fit is refused before the work begins
-        perturbation.drive(model.n_steps(test.x.shape[1]))
+        perturbation.drive(model.n_steps(data.test.x.shape[1]))
+
+    def outcome(perturbation: Perturbation | None) -> Outcome:
+        kept: list[np.ndarray] = []
+        found = score(model, data.test, batch_size, perturbation, kept=kept)
+        return Outcome(found, np.concatenate(kept), targets_of(data.test))
+
     with run_on(backend or config.backend, model, config.matmul_precision):
-        clean = score(model, test, batch_size)
-        return clean, [score(model, test, batch_size, perturbation) for perturbation in perturbations]
+        clean, *perturbed = [outcome(perturbation) for perturbation in (None, *perturbations)]
+    scale = None if task.transform is None else task.transform.targets
+    return Evaluation(task.target, baseline(data, task.target), scale, clean, perturbed)
+
+
+def evaluate(run: Path, perturbations: list[Perturbation], **options: Any) -> tuple[Score, list[Score]]:
+    """The scores of a run on the test examples: unperturbed, and under each perturbation; see `evaluate_in_detail`."""
+    found = evaluate_in_detail(run, perturbations, **options)
+    return found.clean.score, [outcome.score for outcome in found.perturbed]

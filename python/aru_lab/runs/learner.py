@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aru_lab.data.sequences import Sequences
+from aru_lab.data.summary import targets_of
+from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import freeze
@@ -21,7 +23,7 @@ from aru_lab.runs.counts import Counts
 from aru_lab.runs.distributed import World
 from aru_lab.runs.evaluation import build_for, lengths_of, perturbed, to_tensors
 from aru_lab.runs.finite import NotFinite
-from aru_lab.runs.losses import loss_of, n_right
+from aru_lab.runs.losses import balanced_weights, loss_of, n_right
 from aru_lab.runs.runtime import resolve_device, resolve_dtype
 from aru_lab.runs.state import put_weights
 
@@ -71,6 +73,22 @@ class Learner:
             self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
         )
         self.parallel: Any = self.model
+        self.class_weights: Tensor | None = None
+
+    def weigh_classes(self, examples: Sequences, target: Target) -> None:
+        """Balance the classes of the training examples in the loss, where the configuration asks for it.
+
+        Raises:
+            ConfigError: the targets are numbers.
+        """
+        if self.config.class_weights is None:
+            return
+        if not target.is_classes:
+            raise ConfigError(
+                f"class_weights: got {self.config.class_weights} with targets that are numbers, expected classes."
+            )
+        weights = balanced_weights(targets_of(examples), target.n_outputs)
+        self.class_weights = torch.from_numpy(weights).to(self.device, self.dtype)
 
     def connect(self) -> None:
         """Average the gradients over the processes from now on."""
@@ -156,7 +174,7 @@ class Learner:
             lengths = lengths_of(examples, index)
             outputs = self.parallel(x, **lengths, **perturbed(self.model, x, perturbation, seeds))
         outputs = outputs.to(self.dtype)
-        return loss_of(outputs, y), outputs, y
+        return loss_of(outputs, y, weights=self.class_weights), outputs, y
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that belongs to the network and its optimiser."""

@@ -7,18 +7,28 @@ import torch
 from torch import Tensor, nn
 
 
-def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean") -> Tensor:
+def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", weights: Tensor | None = None) -> Tensor:
     """The loss of outputs (B, O): cross-entropy in nats, or the mean squared error of the O numbers.
 
     Args:
         outputs: logits of the classes, or numbers.
         y: indices of classes, int64 of shape (B,), or numbers (B, O).
         reduction: "mean" or "sum" over the targets.
+        weights: factor of the loss of each class, (O,), or None.
     """
-    if not y.is_floating_point():
+    if not y.is_floating_point() and weights is None:
         return nn.functional.cross_entropy(outputs, y, reduction=reduction)
+    if not y.is_floating_point():  # "mean" would divide by the weights of the batch
+        loss = nn.functional.cross_entropy(outputs, y, weights, reduction="sum")
+        return loss / len(y) if reduction == "mean" else loss
     loss = nn.functional.mse_loss(outputs, y)
     return loss if reduction == "mean" else loss * len(y)
+
+
+def balanced_weights(y: np.ndarray, n_classes: int) -> np.ndarray:
+    """The factor of each class, (n_classes,), with which all classes count the same and the mean over y is 1."""
+    counts = np.bincount(y, minlength=n_classes)
+    return len(y) / (np.count_nonzero(counts) * np.maximum(counts, 1))
 
 
 def n_right(outputs: Tensor, y: Tensor) -> Tensor:

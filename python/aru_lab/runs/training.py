@@ -30,7 +30,7 @@ from aru_lab.networks.classifier import count_parameters
 from aru_lab.runs.augmentation import Augmentation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
-from aru_lab.runs.display import NO_NUMBERS, epoch_line, training_bar
+from aru_lab.runs.display import NO_NUMBERS, epoch_line, show_data, training_bar
 from aru_lab.runs.distributed import World, joined
 from aru_lab.runs.evaluation import Score, or_to_the_data, score, take_initial_weights, task_of
 from aru_lab.runs.finite import NotFinite, advise, check_number, check_weights
@@ -94,6 +94,8 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
                 stack.enter_context(folder.locked())
                 folder.create(config, started_on)
         say(trainer.console, "Run folder: ", plain(folder.path, "bold"))
+        if (transform := trainer.task.transform) is not None:
+            show_data(trainer.console, trainer.data, trainer.target, transform.targets)
         for remark in trainer.task.remarks:
             say(trainer.console, remark)
         return trainer.run()
@@ -164,6 +166,7 @@ class _Trainer:
         self.learner = Learner(config, task, self.world)
         self.data = task.load(config.data_dir, config.subset, config.validation_subset)
         self.target = task.target
+        self.learner.weigh_classes(self.data.train, task.target)
         self.augmentation.check(self.learner.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
         with run_on(config.backend, self.learner.model, config.matmul_precision):

@@ -41,7 +41,7 @@ def test_confusion_matrix_counts_pairs() -> None:
 def test_error_is_in_the_units_of_the_targets() -> None:
     scale = Scale((5.0, 1.0), (10.0, 1.0))
     y = np.array([[0.0, 0.0], [1.0, 2.0]])
-    outputs = y + [[0.1, 1.0], [0.0, 0.0]]
+    outputs = y + np.array([[0.1, 1.0], [0.0, 0.0]])
     assert squared_error(outputs, y, scale) == pytest.approx(((scale.undo(outputs) - scale.undo(y)) ** 2).mean())
     assert squared_error(outputs, y, None) == pytest.approx((0.01 + 1) / 4)
 

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from aru_lab.data.sequences import checksum, read_sequences
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError, DataError
+from aru_lab.experiments.analyse import analyse
 from aru_lab.networks.perturbations import parse
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate
+from aru_lab.runs.scores import known_scores
 from aru_lab.runs.training import resume, train
 
 RNG = np.random.RandomState(0)
@@ -68,6 +72,37 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
         ) as told:
             attempt()
         assert "\n" not in str(told.value)
+
+
+def test_stored_scores_and_analyses_are_of_the_data_they_name(tmp_path: Path) -> None:
+    """All labels are flipped: the run refuses the file, and nothing that is stored passes for a result of it."""
+    x, y = RNG.rand(40, 4, 2), np.arange(40) % 2
+    path, run = save(tmp_path / "data.npz", x=x, y=y), tmp_path / "run"
+    config = TrainConfig(str(path), hidden_size=4, controller_size=3, epochs=1, device="cpu", output=run)
+    train(config, Console(quiet=True))
+    before = known_scores(run, [None])
+    quiet = Console(quiet=True)
+    assert analyse(run, ("responses",), console=quiet) == ["responses"]
+    assert analyse(run, ("responses",), console=quiet) == []
+    save(path, x=x, y=1 - y)
+    for attempt in (lambda: known_scores(run, [None]), lambda: analyse(run, ("responses",), console=quiet)):
+        with pytest.raises(DataError, match="has changed since the run began"):
+            attempt()
+    # a run of an earlier version does not say what it began with
+    content = json.loads((run / "config.json").read_text())
+    del content["environment"]["sources"]
+    (run / "config.json").write_text(json.dumps(content))
+    weights = torch.load(run / "best.pt", weights_only=True)
+    del weights["run"]["sources"]
+    torch.save(weights, run / "best.pt")
+    (after,) = known_scores(run, [None])
+    assert after.accuracy == pytest.approx(1 - before[0].accuracy)
+    assert analyse(run, ("responses",), console=quiet) == ["responses"]
+    # a score without the checksum of its data counts as missing
+    line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
+    del line["data"], line["checksum"]
+    (run / "scores.jsonl").write_text(json.dumps(line | {"accuracy": 0.125}) + "\n")
+    assert known_scores(run, [None]) == [after]
 
 
 @pytest.mark.parametrize(

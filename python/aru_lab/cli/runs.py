@@ -119,6 +119,52 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Predict:
+    """Predict the targets of new sequences with a trained run: classes with their probabilities, or numbers."""
+
+    run_folder: Run
+    """The folder of the run."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """File of sequences x (N, T, I), and lengths (N,) if they differ. They are prepared as those of the training."""
+
+    output: Path = Path("predictions.npz")
+    """File to write: classes, probabilities and names, or numbers."""
+
+    states: bool = False
+    """Write what the neurons did, too: h and, of networks with γ, a, n and s, each (N, T, H)."""
+
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
+    """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
+
+    device: str | None = None
+    """torch device; None takes the run's."""
+
+    batch_size: int = 250
+    """Sequences in one batch."""
+
+    def run(self) -> None:
+        """Predict, and say where the predictions are."""
+        check_whole("batch_size", self.batch_size, 1)
+        from rich.console import Console
+
+        from aru_lab.runs.prediction import predict_file
+        from aru_lab.terminal import say
+
+        found = predict_file(
+            self.run_folder,
+            self.file,
+            self.output,
+            self.states,
+            self.batch_size,
+            checkpoint=self.checkpoint,
+            device=self.device,
+        )
+        first = next(iter(found.values()))
+        say(Console(), f"Predictions of {len(first):,} sequences: {self.output} ({', '.join(found)})")
+
+
+@dataclass(frozen=True)
 class Curves:
     """Learning curves of runs, finished or under way: accuracy against epochs, as a figure."""
 

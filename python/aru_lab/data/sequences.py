@@ -143,14 +143,24 @@ def _read(path: Path, _version: tuple[int, ...]) -> tuple[Contents, str]:
         stem, _, part = name.partition("_")
         if stem != "x" and (x := f"x_{part}" if part else "x") not in arrays:
             raise DataError(f"{path}: it holds {name} and no {x}; {WHAT}.")
-    whole = _checked(arrays, "", path)
-    given = {name: _checked(arrays, f"_{name}", path) for name in PARTS if f"x_{name}" in arrays}
+    whole = checked_part(arrays, "", path)
+    given = {name: checked_part(arrays, f"_{name}", path) for name in PARTS if f"x_{name}" in arrays}
     for name, part in given.items():
         _check_alike(whole, part, name, path)
     return Contents(whole, given), digest
 
 
-def _checked(arrays: dict[str, np.ndarray], end: str, path: Path) -> Part:
+def checked_part(arrays: dict[str, np.ndarray], end: str, path: Path | str) -> Part:
+    """One part of the arrays of a file, checked; its padding is 0.
+
+    Args:
+        arrays: by name, with x + end among them.
+        end: end of the names: "", "_validation" or "_test".
+        path: the file, with which sentences begin.
+
+    Raises:
+        DataError: a shape, a type or a value does not fit.
+    """
     x, y, lengths, groups = (arrays.get(name + end) for name in ARRAYS)
     if x.ndim != 3 or 0 in x.shape:
         raise DataError(f"{path}: x{end} has the shape {x.shape}; {WHAT}.")
@@ -177,7 +187,7 @@ def _checked(arrays: dict[str, np.ndarray], end: str, path: Path) -> Part:
     return Part(x, y, lengths, groups)
 
 
-def _checked_lengths(lengths: np.ndarray, shape: tuple[int, ...], end: str, path: Path) -> np.ndarray:
+def _checked_lengths(lengths: np.ndarray, shape: tuple[int, ...], end: str, path: Path | str) -> np.ndarray:
     n, n_steps, _ = shape
     if lengths.shape != (n,) or lengths.dtype.kind not in "iu":
         raise DataError(
@@ -195,7 +205,7 @@ def padding(lengths: np.ndarray, n_steps: int) -> np.ndarray:
     return np.arange(n_steps) >= lengths[:, None]
 
 
-def _checked_targets(y: np.ndarray, shape: tuple[int, ...], end: str, path: Path) -> np.ndarray:
+def _checked_targets(y: np.ndarray, shape: tuple[int, ...], end: str, path: Path | str) -> np.ndarray:
     kind = y.dtype.kind
     if kind not in "iubUSf":
         raise DataError(f"{path}: y{end} has the type {y.dtype}; {WHAT}.")

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from aru_lab.arguments import MOST, check_whole
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import Baseline, baseline, targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task, find_task, is_data_file
-from aru_lab.data.transform import Scale
+from aru_lab.data.transform import Scale, Transform
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.files import reason
+from aru_lab.files import reading, reason
 from aru_lab.networks.classifier import CONTROLLER, SequenceClassifier, build_classifier
 from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
@@ -124,14 +125,53 @@ def load_classifier(
     """
     folder = RunFolder(Path(run))
     config, environment = folder.read_config()
+    file, content, place = _checkpoint(folder, config, environment, which, device)
+    check_data(config, environment)
+    return _with_weights(build_for(config, task_of(config), place), file, content, folder, config), config
+
+
+def load_network(
+    run: Path, which: str = "best", device: str | None = None
+) -> tuple[SequenceClassifier, Target, Transform, TrainConfig]:
+    """The trained network of a run, its targets, the transform of its inputs, and its configuration.
+
+    The run's data is not read, unless an earlier version made the run and did not keep what is needed.
+    Arguments and errors as in `load_classifier`.
+    """
+    folder = RunFolder(Path(run))
+    config, environment = folder.read_config()
+    file, content, place = _checkpoint(folder, config, environment, which, device)
+    if "data" in environment:
+        with reading(folder.config_file, RunError, "restore it or start a new run."):
+            data = environment["data"]
+            target, transform = Target.from_json(data["target"]), Transform.from_json(data["transform"])
+            check_whole("input_size", data["input_size"], 1, MOST)
+        model = build_network(config, data["input_size"], target.n_outputs, "linear", place)
+    else:
+        check_data(config, environment)
+        task = task_of(config)
+        target, transform = task.target, task.transform or Transform()
+        model = build_for(config, task, place)
+    return _with_weights(model, file, content, folder, config), target, transform, config
+
+
+def _checkpoint(
+    folder: RunFolder, config: TrainConfig, environment: dict[str, Any], which: str, device: str | None
+) -> tuple[Path, dict[str, Any], torch.device]:
+    """The path and the content of a checkpoint that belongs to its run, and the device for its network."""
     if which not in ("best", "last"):
         raise ConfigError(f"checkpoint: got {which!r}, expected best or last.")
     place = resolve_device(device or config.device)
     file = folder.best_file if which == "best" else folder.last_file
     content = load_best(folder) if which == "best" else load_last(folder)
     check_belongs(file, content, folder, config, environment)
-    check_data(config, environment)
-    model = build_for(config, task_of(config), place)
+    return file, content, place
+
+
+def _with_weights(
+    model: SequenceClassifier, file: Path, content: dict[str, Any], folder: RunFolder, config: TrainConfig
+) -> SequenceClassifier:
+    """The network with the weights of a checkpoint, in evaluation mode; RunError if they don't fit."""
     try:
         put_weights(model, content["model"])
     except ValueError as error:
@@ -139,7 +179,7 @@ def load_classifier(
             f"{file} does not belong to the configuration in {folder.config_file}{or_to_the_data(config)} "
             f"({reason(error)}); restore both from a copy, or start a new run."
         ) from error
-    return model.eval(), config
+    return model.eval()
 
 
 def or_to_the_data(config: TrainConfig) -> str:
@@ -163,13 +203,20 @@ def target_of(run: Path) -> Target:
 
 def build_for(config: TrainConfig, task: Task, device: torch.device) -> SequenceClassifier:
     """A freshly initialised classifier for a configuration."""
+    return build_network(config, task.input_size, task.target.n_outputs, task.encoder, device)
+
+
+def build_network(
+    config: TrainConfig, input_size: int, n_outputs: int, encoder: str, device: torch.device
+) -> SequenceClassifier:
+    """A freshly initialised classifier for a configuration and these sizes."""
     return build_classifier(
         config.model,
         config.hidden_size,
         config.controller_size,
-        task.input_size,
-        task.target.n_outputs,
-        task.encoder,
+        input_size,
+        n_outputs,
+        encoder,
         device=device,
         dtype=resolve_dtype(config.dtype),
     )

@@ -64,6 +64,16 @@ def sources_of(config: TrainConfig) -> dict[str, str]:
     return found
 
 
+def data_of(config: TrainConfig, task: str | None = None) -> str | None:
+    """SHA-256 of the file with the data of a configuration, or of another task by name; None for data sets.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    name = task or config.task
+    return find_task(name).checksum if is_data_file(name) else None
+
+
 def check_data(config: TrainConfig, environment: dict[str, Any]) -> None:
     """Refuse a data file that has changed since the run began.
 

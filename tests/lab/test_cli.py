@@ -120,7 +120,10 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("train fly", r"task: got 'fly', expected one of psdigits, psmnist, .* or the path of an \.npz file\."),
+        (
+            "train fly",
+            r"task: got 'fly', expected one of psdigits, psmnist, .* or the path of an \.npz or \.mat file\.",
+        ),
         ("train fly.npz", r"fly\.npz: there is no such file; expected an \.npz file with x of shape \(N, T, I\)"),
         ("train --model rnn", r"model: got 'rnn', expected one of arun"),
         ("train --epochs 0", r"epochs: got 0, expected a whole number of at least 1"),

@@ -81,8 +81,8 @@ def gradient_norms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor])
 
 def analyse_gradients(run: Run, settings: Settings, report: Report) -> Result:
     """Norm of the gradient for W_hh, accumulated from each position, before and after training."""
-    if run.test.lengths is not None:
-        raise ConfigError("gradients: got sequences of different lengths, expected all of T steps.")
+    if run.test.lengths is not None or run.test.mask is not None:
+        raise ConfigError("gradients: got several lengths or a target at every step, expected one target at step T.")
     arrays, rows = {}, []
     for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
         x, y = run.sequences(settings.sequences, model)

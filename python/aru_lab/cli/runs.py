@@ -114,7 +114,8 @@ class Evaluate:
             self.run_folder, perturbations, self.checkpoint, self.data_dir, self.device, self.backend, self.batch_size
         )
         console = Console()
-        say(console, f"{self.run_folder}: {found.clean.score.n:,} test sequences")
+        what = "test sequences" if not found.target.every_step else "targets at steps of test sequences"
+        say(console, f"{self.run_folder}: {found.clean.score.n:,} {what}")
         show_evaluation(console, found, list(map(describe, perturbations)))
 
 

@@ -97,18 +97,35 @@ def _prepare(path: Path, _version: tuple[int, ...], preparation: Preparation) ->
     for end, part in contents.parts.items():
         check_missing(part, preparation.missing, f"{path}: x{end}")
     target, ys = _targets(contents, preparation, path)
+    if target.every_step and preparation.average_steps > 1:
+        raise ConfigError(
+            f"average_steps: got {preparation.average_steps} for {path}, which has a target at every step, expected 1."
+        )
     transform = Transform(preparation.average_steps, missing=preparation.missing)
     sequences = {}
     for end, part in contents.parts.items():
         x, lengths = transform.averaged(part.x, part.lengths)
-        sequences[end] = Sequences(x, ys[end], lengths)
+        sequences[end] = Sequences(x, ys[end], lengths, part.mask)
     data = _divided(contents, sequences, target, preparation, path)
     if preparation.standardise:
         scale = Scale.of(real_values(data.train))
         numbers = None if target.is_classes else Scale.of(targets_of(data.train))
         transform = dataclasses.replace(transform, inputs=scale, targets=numbers)
     parts = {name: _completed(getattr(data, name), transform) for name in PARTS}
+    centre = _centre(parts["train"], preparation.missing == "mask-channel")
+    parts = {name: dataclasses.replace(part, centre=centre) for name, part in parts.items()}
     return Prepared(TaskData(**parts), target, transform)
+
+
+def _centre(train: Sequences, mask_channels: bool) -> np.ndarray | None:
+    """About which value a contrast changes each input: the mean where some training inputs are negative, else 0."""
+    values = real_values(train)
+    size = values.shape[1] // 2 if mask_channels else values.shape[1]
+    if not mask_channels and values.min() >= 0:
+        return None
+    centre = np.full(values.shape[1], np.nan, np.float32)
+    centre[:size] = values[:, :size].mean(axis=0, dtype=np.float64) if values.min() < 0 else 0
+    return centre
 
 
 def check_missing(part: Part, missing: str | None, where: str) -> None:
@@ -128,18 +145,20 @@ def _completed(sequences: Sequences, transform: Transform) -> Sequences:
 def _targets(contents: Contents, preparation: Preparation, path: Path) -> tuple[Target, dict[str, np.ndarray]]:
     """The target, and y of each part as a network takes it: indices of classes, int64, or numbers, float32."""
     raw = {end: part.y for end, part in contents.parts.items()}
+    every_step = contents.whole.mask is not None
     kind = raw[""].dtype.kind
     if preparation.target == "numbers" and kind in "US":
         raise ConfigError(f"target: got numbers for {path}, whose y holds strings, expected auto or classes.")
     if preparation.target == "numbers" or (preparation.target == "auto" and kind == "f"):
-        numbers = {end: np.asarray(y, np.float32).reshape(len(y), -1) for end, y in raw.items()}
-        return Target(numbers[""].shape[1]), numbers
+        leading = 2 if every_step else 1
+        numbers = {end: np.asarray(y, np.float32).reshape(*y.shape[:leading], -1) for end, y in raw.items()}
+        return Target(numbers[""].shape[-1], every_step=every_step), numbers
     if kind == "f":
         for end, y in raw.items():
-            if y.ndim != 1 or (y != np.round(y)).any() or np.abs(y).max() > 2**53:
+            if y.ndim != (2 if every_step else 1) or (y != np.round(y)).any() or np.abs(y).max() > 2**53:
                 raise ConfigError(
                     f"target: got classes for {path}, whose y{end} holds floats of shape {y.shape}, expected whole "
-                    f"numbers of shape {y.shape[:1]}."
+                    f"numbers, one for each sequence or step."
                 )
         raw = {end: y.astype(np.int64) for end, y in raw.items()}
     labels = np.concatenate([y.ravel() for y in raw.values()])
@@ -153,10 +172,22 @@ def _targets(contents: Contents, preparation: Preparation, path: Path) -> tuple[
     classes = Classes(labels, preparation.keep_gaps)
     if len(classes.names) >= n and not preparation.keep_gaps:
         raise DataError(
-            f"{path}: y has {len(classes.names)} classes for {n} sequences, expected several sequences of a class; "
+            f"{path}: y has {len(classes.names)} classes for {n} {'targets' if every_step else 'sequences'}, expected "
+            f"several of each class; "
             "where y holds numbers to predict, save it as floats or use --target numbers."
         )
-    return Target(len(classes.names), classes.names), {end: classes.codes(y) for end, y in raw.items()}
+    return Target(len(classes.names), classes.names, every_step), {end: classes.codes(y) for end, y in raw.items()}
+
+
+def _classes(sequences: Sequences, target: Target) -> np.ndarray:
+    """The class of each sequence, int64 (N,): of targets at every step the most frequent one; 0 for numbers."""
+    if not target.is_classes:
+        return np.zeros(len(sequences), np.int64)
+    if sequences.mask is None:
+        return sequences.y
+    counts = np.zeros((len(sequences), target.n_outputs), np.int64)
+    np.add.at(counts, (np.nonzero(sequences.mask)[0], sequences.y[sequences.mask]), 1)
+    return counts.argmax(axis=1)
 
 
 def _divided(
@@ -170,7 +201,7 @@ def _divided(
     shares = SHARES if preparation.split is None else parse_shares(preparation.split)
     missing = [name for name in PARTS if name not in contents.given]
     left = [share for name, share in zip(PARTS, shares, strict=True) if name in missing]
-    classes = whole.y if target.is_classes else np.zeros(len(whole), np.int64)
+    classes = _classes(whole, target)
     indices = stratified_split(classes, [share / sum(left) for share in left], SPLIT_SEED, groups)
     check_parts(indices, missing, path, groups)
     parts = {name: whole.take(index) for name, index in zip(missing, indices, strict=True)}

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import numpy as np
 
+from aru_lab.data.matlab import read_mat
 from aru_lab.data.splits import PARTS
 from aru_lab.errors import DataError
 from aru_lab.files import array_names, open_file, read_arrays, reading, sha256_of
 
 WHAT = (
     "expected an .npz file with x of shape (N, T, I), numbers, and y of shape (N,): integers or strings (classes; "
-    "save strings with y.astype(str)), or floats, also (N, O), for a regression"
+    "save strings with y.astype(str)), or floats, also (N, O), for a regression; (N, T) or (N, T, O) is a target a step"
 )
 FEWEST = 10  # sequences in a file: fewer leave a part of the split empty
-ARRAYS = ("x", "y", "lengths", "groups")
+ARRAYS = ("x", "y", "lengths", "groups", "mask")
 NAMES = tuple(name + suffix for suffix in ("", "_validation", "_test") for name in ARRAYS)
 
 
@@ -28,20 +29,33 @@ class Sequences:
 
     Args:
         x: (N, T, I), float32.
-        y: the class of each, int64 of shape (N,); or numbers, float32 of shape (N, O).
+        y: the class of each, int64 of shape (N,), or numbers, float32 of shape (N, O); with a target at every step,
+            (N, T) or (N, T, O).
         lengths: number of steps of each, int64 of shape (N,); later steps are padding. None: all have T.
+        mask: the steps whose target counts, bool of shape (N, T); None where there is one target a sequence.
+        centre: the value about which a contrast changes each input, float32 of shape (I,); NaN where it does not. None
+            for inputs of at least 0, which it changes about 0.
     """
 
     x: np.ndarray
     y: np.ndarray
     lengths: np.ndarray | None = None
+    mask: np.ndarray | None = None
+    centre: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.y)
 
     def take(self, index: np.ndarray | slice) -> Sequences:
         """The sequences at `index`, in that order."""
-        return Sequences(self.x[index], self.y[index], _at(self.lengths, index))
+        lengths, mask = (None if array is None else array[index] for array in (self.lengths, self.mask))
+        return Sequences(self.x[index], self.y[index], lengths, mask, self.centre)
+
+    def n_targets(self, index: np.ndarray | None = None) -> int:
+        """The number of targets of the sequences at `index`; None takes all."""
+        if self.mask is None:
+            return len(self.y if index is None else index)
+        return int(np.count_nonzero(self.mask if index is None else self.mask[index]))
 
 
 @dataclass(frozen=True)
@@ -59,15 +73,17 @@ class Part:
 
     Args:
         x: (N, T, I), of any numeric type.
-        y: (N,) or (N, O), integers, booleans, strings or floats; None where the file has none.
+        y: (N,), (N, O), (N, T) or (N, T, O), integers, booleans, strings or floats; None where the file has none.
         lengths: (N,), int64, or None.
         groups: (N,), integers or strings, or None.
+        mask: (N, T), bool: steps whose target counts; None where there is one target a sequence.
     """
 
     x: np.ndarray
     y: np.ndarray | None
     lengths: np.ndarray | None = None
     groups: np.ndarray | None = None
+    mask: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -83,15 +99,11 @@ class Contents:
         return {"": self.whole} | {f"_{name}": part for name, part in self.given.items()}
 
 
-def _at(array: np.ndarray | None, index: np.ndarray | slice) -> np.ndarray | None:
-    return None if array is None else array[index]
-
-
 def read_sequences(path: Path, with_targets: bool = True) -> Contents:
     """The arrays of a file of sequences, checked.
 
     Args:
-        path: an .npz file (numpy.savez).
+        path: an .npz file (numpy.savez), or a .mat file of MATLAB, see `matlab.read_mat`.
         with_targets: whether y is required, and at least FEWEST sequences.
 
     Raises:
@@ -133,8 +145,10 @@ def version(path: Path) -> tuple[int, ...]:
 @functools.lru_cache(maxsize=2)
 def _read(path: Path, _version: tuple[int, ...]) -> tuple[Contents, str]:
     with reading(path, DataError, f"{WHAT}."), open_file(path) as file:
-        arrays = read_arrays(file, NAMES)
-        held = array_names(file)
+        if path.suffix == ".mat":
+            arrays, held = read_mat(file, NAMES)
+        else:
+            arrays, held = read_arrays(file, NAMES), array_names(file)
         digest = sha256_of(path)
     if "x" not in arrays:
         absent = [name for name in ("x", "y") if name not in arrays]
@@ -161,7 +175,7 @@ def checked_part(arrays: dict[str, np.ndarray], end: str, path: Path | str) -> P
     Raises:
         DataError: a shape, a type or a value does not fit.
     """
-    x, y, lengths, groups = (arrays.get(name + end) for name in ARRAYS)
+    x, y, lengths, groups, mask = (arrays.get(name + end) for name in ARRAYS)
     if x.ndim != 3 or 0 in x.shape:
         raise DataError(f"{path}: x{end} has the shape {x.shape}; {WHAT}.")
     if x.dtype.kind not in "fiub":
@@ -177,6 +191,12 @@ def checked_part(arrays: dict[str, np.ndarray], end: str, path: Path | str) -> P
             f"{path}: x{end} holds numbers of up to {largest:.3g}, which are not finite in float32, the type in which "
             f"sequences are kept (at most {np.finfo(np.float32).max:.3g}); scale them."
         )
+    at_steps = y is not None and y.shape[:2] == x.shape[:2]
+    if mask is not None and not at_steps:
+        raise DataError(f"{path}: it holds mask{end} and no y{end} of shape (N, T) or (N, T, O), a target a step.")
+    if at_steps:
+        mask = _checked_mask(mask, x.shape, lengths, end, path)
+        y = np.where(mask.reshape(mask.shape + (1,) * (y.ndim - 2)), y, y[mask][0])
     if y is not None:
         y = _checked_targets(y, x.shape, end, path)
     if groups is not None and (groups.shape != x.shape[:1] or groups.dtype.kind not in "iubUS"):
@@ -184,7 +204,7 @@ def checked_part(arrays: dict[str, np.ndarray], end: str, path: Path | str) -> P
             f"{path}: groups{end} has the shape {groups.shape} and the type {groups.dtype}, expected integers or "
             f"strings of shape ({len(x)},)."
         )
-    return Part(x, y, lengths, groups)
+    return Part(x, y, lengths, groups, mask)
 
 
 def _checked_lengths(lengths: np.ndarray, shape: tuple[int, ...], end: str, path: Path | str) -> np.ndarray:
@@ -205,11 +225,32 @@ def padding(lengths: np.ndarray, n_steps: int) -> np.ndarray:
     return np.arange(n_steps) >= lengths[:, None]
 
 
+def _checked_mask(
+    mask: np.ndarray | None, shape: tuple[int, ...], lengths: np.ndarray | None, end: str, path: Path | str
+) -> np.ndarray:
+    """The steps whose target counts, without padding."""
+    if mask is None:
+        mask = np.ones(shape[:2], bool)
+    if mask.shape != shape[:2] or mask.dtype.kind not in "biuf" or not np.isin(mask, (0, 1)).all():
+        raise DataError(
+            f"{path}: mask{end} has the shape {mask.shape} and the type {mask.dtype}, expected booleans, or 0 and 1, "
+            f"of shape {shape[:2]}."
+        )
+    mask = mask.astype(bool) if lengths is None else mask.astype(bool) & ~padding(lengths, shape[1])
+    if not mask.any(axis=1).all():
+        raise DataError(
+            f"{path}: mask{end} leaves sequence {int(mask.any(axis=1).argmin())} without a target, expected at least "
+            "one among its real steps."
+        )
+    return mask
+
+
 def _checked_targets(y: np.ndarray, shape: tuple[int, ...], end: str, path: Path | str) -> np.ndarray:
     kind = y.dtype.kind
     if kind not in "iubUSf":
         raise DataError(f"{path}: y{end} has the type {y.dtype}; {WHAT}.")
-    if y.shape != shape[:1] and not (kind == "f" and y.ndim == 2 and len(y) == shape[0] and y.shape[1]):
+    numbers = kind == "f" and y.ndim > 1 and 0 not in y.shape and (y.ndim == 2 or y.shape[1] == shape[1])
+    if y.shape not in (shape[:1], shape[:2]) and not (numbers and y.ndim <= 3 and len(y) == shape[0]):
         raise DataError(f"{path}: y{end} has the shape {y.shape} beside x{end} of shape {shape}; {WHAT}.")
     if kind == "f":
         with np.errstate(over="ignore"):

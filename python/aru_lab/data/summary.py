@@ -40,7 +40,7 @@ def counts(data: TaskData, target: Target) -> dict[str, np.ndarray]:
 
 def targets_of(sequences: Sequences) -> np.ndarray:
     """The targets of all sequences one after the other: classes (n,) or numbers (n, O)."""
-    return sequences.y
+    return sequences.y if sequences.mask is None else sequences.y[sequences.mask]
 
 
 def baseline(data: TaskData, target: Target) -> Baseline:

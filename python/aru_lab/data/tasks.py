@@ -260,7 +260,7 @@ TASKS: dict[str, ImageTask] = {
 
 def is_data_file(task: str) -> bool:
     """Whether a task's name is the path of a file of sequences."""
-    return task.endswith(".npz")
+    return task.endswith((".npz", ".mat"))
 
 
 def find_task(name: str, pixels_per_step: int = 1, preparation: Preparation = DEFAULT) -> Task:
@@ -280,7 +280,7 @@ def find_task(name: str, pixels_per_step: int = 1, preparation: Preparation = DE
         return FileTask(name, preparation)
     if name not in TASKS:
         names = ", ".join(sorted(TASKS))
-        raise ConfigError(f"task: got {name!r}, expected one of {names} or the path of an .npz file.")
+        raise ConfigError(f"task: got {name!r}, expected one of {names} or the path of an .npz or .mat file.")
     task = TASKS[name]
     if pixels_per_step != 1 and (task.encoder == "conv" or task.n_pixels % pixels_per_step):
         raise ConfigError(

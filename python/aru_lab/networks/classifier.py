@@ -60,7 +60,9 @@ class SequenceClassifier(nn.Module):
         x: Tensor,
         drive: float | Tensor | None = None,
         contrast: Tensor | None = None,
+        centre: Tensor | None = None,
         lengths: Tensor | None = None,
+        every_step: bool = False,
     ) -> Tensor:
         """The logits (B, n_classes) of the inputs x.
 
@@ -70,15 +72,23 @@ class SequenceClassifier(nn.Module):
                 broadcasts to (T, B, H), time first. For an LSTM or a GRU it is added to the pre-activation of the
                 candidate (the tanh) and not to those of the gates.
             contrast: factor of what the recurrent part reads, where that is above 0: (T,) or (T, B).
+            centre: for inputs that may be negative, (I,): the factor then multiplies the deviation of every input from
+                this value; inputs whose centre is NaN stay as they are. None: it multiplies inputs above 0.
             lengths: steps of each sequence, int64 of shape (B,) on the CPU, without an encoder: the read-out is of its
                 last real step, and later steps do not matter. None: all have T.
+            every_step: whether to read out every step: the logits are then (B, T, n_classes), and need no lengths.
         """
         if self.encoder is not None:
             x = self.encoder(x)
         x = x.transpose(0, 1)
         if contrast is not None:
             factor = contrast.to(x).reshape(len(x), -1, 1)
-            x = torch.where(x > 0, x * factor, x)
+            if centre is None:
+                x = torch.where(x > 0, x * factor, x)
+            else:
+                x = torch.where(centre.isnan(), x, centre + (x - centre) * factor)
+        if every_step:
+            return self.readout(self._states(x, drive)).transpose(0, 1)
         if lengths is not None:
             return self.readout(self._states_at(x, drive, lengths - 1))
         if isinstance(self.recurrent, nn.RNNBase):

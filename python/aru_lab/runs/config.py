@@ -62,7 +62,7 @@ class TrainConfig:
             was expected.
     """
 
-    task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz"))] = "psdigits"
+    task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz", "FILE.mat"))] = "psdigits"
     """What to learn: a task of the list, or a file of sequences x (N, T, I) with a label or a number each, y (N,); see
     docs/data.md. The run keeps the file's absolute path and checksum."""
 
@@ -196,7 +196,7 @@ class TrainConfig:
         if isinstance(self.task, str) and is_data_file(self.task):
             object.__setattr__(self, "task", os.path.abspath(self.task))
         else:
-            check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
+            check_choice("task", self.task, sorted(TASKS), " or the path of an .npz or .mat file")
         if (changed := self.preparation.changed) and not is_data_file(self.task):
             raise ConfigError(
                 f"{changed[0]}: got {getattr(self, changed[0])!r} with the task {self.task}, expected the path of a "

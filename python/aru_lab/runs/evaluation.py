@@ -69,8 +69,11 @@ def score(
         for start in range(0, len(sequences), batch_size):
             x, y = to_tensors(sequences, slice(start, start + batch_size), parameter.device, parameter.dtype)
             seeds = range(TEST_SEED + start, TEST_SEED + start + len(y))
-            lengths = lengths_of(sequences, slice(start, start + batch_size))
-            outputs = model(x, **lengths, **perturbed(model, x, perturbation, seeds))
+            index = slice(start, start + batch_size)
+            outputs = model(
+                x, **read_out(sequences, index), **perturbed(model, x, perturbation, seeds, sequences.centre)
+            )
+            outputs, y = scored(outputs, y, sequences, index)
             loss += loss_of(outputs, y, "sum").item()
             n_correct += n_right(outputs, y).item()
             if kept is not None:
@@ -78,20 +81,30 @@ def score(
             if between_batches is not None:
                 between_batches()
     model.train(was_training)
-    n = len(sequences)
-    return Score(loss / n, quality_of(loss / n, n_correct, n, spread_of(sequences.y)), n)
+    n = sequences.n_targets()
+    return Score(loss / n, quality_of(loss / n, n_correct, n, spread_of(targets_of(sequences))), n)
 
 
 def perturbed(
-    model: SequenceClassifier, x: Tensor, perturbation: Perturbation | None, seeds: Sequence[int]
+    model: SequenceClassifier,
+    x: Tensor,
+    perturbation: Perturbation | None,
+    seeds: Sequence[int],
+    centre: np.ndarray | None = None,
 ) -> dict[str, Any]:
-    """The arguments of SequenceClassifier.forward that perturb it on the batch x, one seed a sequence."""
+    """The arguments of SequenceClassifier.forward that perturb it on the batch x, one seed a sequence.
+
+    `centre` is that of the sequences.
+    """
     if perturbation is None:
         return {}
     n_steps = model.n_steps(x.shape[1])
     drive = perturbation.drive(n_steps, model.recurrent.hidden_size, seeds)
     contrast = perturbation.contrast(n_steps, seeds)
-    return {"drive": None if drive is None else drive.to(x), "contrast": contrast}
+    arguments = {"drive": None if drive is None else drive.to(x), "contrast": contrast}
+    if contrast is not None and centre is not None:
+        arguments["centre"] = torch.from_numpy(centre).to(x)
+    return arguments
 
 
 def to_tensors(
@@ -103,9 +116,19 @@ def to_tensors(
     return x, y.to(dtype) if y.is_floating_point() else y
 
 
-def lengths_of(sequences: Sequences, index: slice | Tensor) -> dict[str, Tensor]:
-    """The argument `lengths` of SequenceClassifier.forward for the sequences at `index`; none where all have T."""
+def read_out(sequences: Sequences, index: slice | Tensor) -> dict[str, Any]:
+    """The arguments of SequenceClassifier.forward that say at which steps the sequences at `index` are read out."""
+    if sequences.mask is not None:
+        return {"every_step": True}
     return {} if sequences.lengths is None else {"lengths": torch.from_numpy(sequences.lengths)[index]}
+
+
+def scored(outputs: Tensor, y: Tensor, sequences: Sequences, index: slice | Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs and targets of the sequences at `index` that count, one row each."""
+    if sequences.mask is None:
+        return outputs, y
+    mask = torch.from_numpy(sequences.mask)[index].to(y.device)
+    return outputs[mask], y[mask]
 
 
 def load_classifier(

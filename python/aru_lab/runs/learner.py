@@ -21,7 +21,7 @@ from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
 from aru_lab.runs.distributed import World
-from aru_lab.runs.evaluation import build_for, lengths_of, perturbed, to_tensors
+from aru_lab.runs.evaluation import build_for, perturbed, read_out, scored, to_tensors
 from aru_lab.runs.finite import NotFinite
 from aru_lab.runs.losses import balanced_weights, loss_of, n_right
 from aru_lab.runs.runtime import resolve_device, resolve_dtype
@@ -146,8 +146,8 @@ class Learner:
 
     def gradients(self, examples: Sequences, batch: Batch) -> Counts:
         """Put the gradient of the mean loss of a batch into the parameters; arguments as in `step`."""
-        n = len(batch.index)
-        mine = self.world.share(torch.arange(n))
+        mine = self.world.share(torch.arange(len(batch.index)))
+        n = examples.n_targets(batch.index.numpy())
         counts = Counts(n, len(mine) > 0, batch.step + 1)
         if not counts.take_part:  # fewer examples than processes: take part with an example that does not count
             mine = torch.zeros(1, dtype=torch.long)
@@ -159,8 +159,8 @@ class Learner:
                 seeds = [batch.seeds[place] for place in chunk.tolist()]
                 loss, outputs, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
                 # DistributedDataParallel takes the mean over the processes.
-                (loss * (counts.take_part * self.world.size * len(chunk) / n)).backward()
-            counts.add(loss.detach(), n_right(outputs.detach(), y), len(chunk))
+                (loss * (counts.take_part * self.world.size * len(y) / n)).backward()
+            counts.add(loss.detach(), n_right(outputs.detach(), y), len(y))
         return counts
 
     def _forward(
@@ -171,9 +171,9 @@ class Learner:
         if self.config.input_noise > 0:
             x = x + self.config.input_noise * torch.randn_like(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            lengths = lengths_of(examples, index)
-            outputs = self.parallel(x, **lengths, **perturbed(self.model, x, perturbation, seeds))
-        outputs = outputs.to(self.dtype)
+            reading = read_out(examples, index)
+            outputs = self.parallel(x, **reading, **perturbed(self.model, x, perturbation, seeds, examples.centre))
+        outputs, y = scored(outputs.to(self.dtype), y, examples, index)
         return loss_of(outputs, y, weights=self.class_weights), outputs, y
 
     def state(self) -> dict[str, Any]:

@@ -33,13 +33,14 @@ class Position:
         self.n_seen += n
 
     def finish_epoch(
-        self, validation: Score, learning_rate: float, spread: float | None = None
+        self, validation: Score, learning_rate: float, n_sequences: int, spread: float | None = None
     ) -> tuple[dict[str, Any], bool]:
         """End the present epoch and begin the next.
 
         Args:
             validation: score on the validation examples.
             learning_rate: of the last step.
+            n_sequences: number of training examples.
             spread: `losses.spread_of` the training targets.
 
         Returns:
@@ -54,7 +55,7 @@ class Position:
             "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy,
             "seconds": self.seconds,
-            "sequences_per_second": self.n_seen / self.seconds,
+            "sequences_per_second": n_sequences / self.seconds,
         }
         is_best = quality(entry) > (self.best_accuracy, -self.best_loss)
         if is_best:

@@ -20,7 +20,7 @@ from aru_lab.data.transform import Transform
 from aru_lab.errors import ConfigError, DataError
 from aru_lab.networks.classifier import SequenceClassifier, driven_rnn
 from aru_lab.runs.config import TrainConfig
-from aru_lab.runs.evaluation import lengths_of, load_network, to_tensors
+from aru_lab.runs.evaluation import load_network, read_out, to_tensors
 from aru_lab.runs.folder import write_result
 from aru_lab.runs.runtime import run_on
 
@@ -48,7 +48,7 @@ class TrainedNetwork:
         return size // 2 if self.transform.missing == "mask-channel" else size
 
     def prepare(self, x: np.ndarray, lengths: np.ndarray | None = None) -> Sequences:
-        """The sequences as the network takes them, with targets of 0.
+        """The sequences as the network takes them; their targets are 0.
 
         Args:
             x: sequences (N, T, I) as in the file on which the network was trained, of any T.
@@ -65,7 +65,10 @@ class TrainedNetwork:
             )
         check_missing(part, self.transform.missing, "input: x")
         averaged, lengths = self.transform.averaged(part.x, part.lengths)
-        return Sequences(self.transform.completed(averaged, lengths), np.zeros(len(averaged), np.int64), lengths)
+        n, n_steps, _ = averaged.shape
+        mask = np.ones((n, n_steps), bool) if self.target.every_step else None
+        y = np.zeros((n, n_steps) if self.target.every_step else n, np.int64)
+        return Sequences(self.transform.completed(averaged, lengths), y, lengths, mask)
 
     def predict(
         self, x: np.ndarray, lengths: np.ndarray | None = None, states: bool = False, batch_size: int = 250
@@ -81,7 +84,8 @@ class TrainedNetwork:
             Arrays by name. Of classes: "classes" (N,), their names; "probabilities" (N, K); "names" (K,). Of numbers:
             "numbers" (N, O), in the units of the targets. With `states`: "h" (N, T, H), the states; of an ARUN or a
             GammaRNN also "a", the pre-activations, and "n" and "s", gain and saturation, of the same shape. T is that
-            of the averaged steps, and padding is NaN.
+            of the averaged steps, and padding is NaN. With a target at every step, shapes have T behind N; at padding
+            there is no class ("") and NaN.
 
         Raises:
             ConfigError: states are asked of a network behind an encoder, or a batch size is below 1.
@@ -98,14 +102,16 @@ class TrainedNetwork:
             for start in range(0, len(sequences), batch_size):
                 index = slice(start, start + batch_size)
                 inputs, _ = to_tensors(sequences, index, parameter.device, parameter.dtype)
-                outputs.append(self.network(inputs, **lengths_of(sequences, index)).cpu())
+                outputs.append(self.network(inputs, **read_out(sequences, index)).cpu())
                 for name, values in (_states(self.network, inputs) if states else {}).items():
                     traces.setdefault(name, []).append(values.transpose(0, 1).cpu())
         found = self._answers(torch.cat(outputs).double())
-        for name, values in traces.items():
-            found[name] = torch.cat(values).numpy()
-            if sequences.lengths is not None:
-                found[name][padding(sequences.lengths, found[name].shape[1])] = np.nan
+        at_steps = [name for name in found if name != "names"] if self.target.every_step else []
+        found |= {name: torch.cat(values).numpy() for name, values in traces.items()}
+        if sequences.lengths is not None:
+            for name in (*at_steps, *traces):
+                nothing = "" if name == "classes" else np.nan
+                found[name][padding(sequences.lengths, found[name].shape[1])] = nothing
         return found
 
     def _answers(self, outputs: Tensor) -> dict[str, np.ndarray]:

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from aru_lab.data.summary import targets_of
 from aru_lab.errors import Interrupted, RunError
 from aru_lab.files import reason
 from aru_lab.networks.classifier import count_parameters
@@ -251,7 +252,7 @@ class _Trainer:
                     description=f"epoch {position.epoch + 1}/{config.epochs}",
                     loss=f"{position.loss_sum / position.n_seen:.4f}",
                     accuracy=f" ({position.n_correct / position.n_seen:.1%})" if self.target.is_classes else "",
-                    speed=f"{position.n_seen / position.seconds:,.0f}",
+                    speed=f"{position.batch * config.batch_size / position.seconds:,.0f}",
                 )
             self.obey_stop()
             # The first process's clock decides for all.
@@ -293,7 +294,7 @@ class _Trainer:
         right = round(part.accuracy * part.n) if self.target.is_classes else 0
         loss, n_correct, n = self.world.sum(part.loss * part.n, right, part.n)
         self.obey_stop()
-        return Score(loss / n, quality_of(loss / n, n_correct, int(n), spread_of(validation.y)), int(n))
+        return Score(loss / n, quality_of(loss / n, n_correct, int(n), spread_of(targets_of(validation))), int(n))
 
     def finish_epoch(self, progress: Progress) -> None:
         """Validate, then save the epoch: best.pt, last.pt, the line in metrics.jsonl, in this order."""
@@ -304,7 +305,8 @@ class _Trainer:
         rate = learner.learning_rate
         if config.schedule == "plateau":
             learner.plateau.step(validation.loss)
-        entry, is_best = self.position.finish_epoch(validation, rate, spread_of(self.data.train.y))
+        spread = spread_of(targets_of(self.data.train))
+        entry, is_best = self.position.finish_epoch(validation, rate, len(self.data.train), spread)
         # A kill between these leaves last.pt of before, and the epoch is finished again in the same way.
         if is_best:
             self.records.save_best(learner.model.state_dict(), entry)

@@ -83,7 +83,7 @@ def test_what_is_no_array_is_told(tmp_path: Path) -> None:
     for y in (numbers, {"field": 1.0}):
         with pytest.raises(DataError, match=r"data\.mat can't be read \(y "):
             find_task(file_of(tmp_path, x=X, y=y)).load()
-    with pytest.raises(DataError, match="it holds x, z and no y"):
+    with pytest.raises(DataError, match="it holds x and no y"):
         find_task(file_of(tmp_path, x=X, z=1.0)).load()
 
 

@@ -37,7 +37,8 @@ class Sweep:
     """Further options to vary, such as learning_rate=1e-3,5e-4; every combination is trained."""
 
     match_parameters: bool = True
-    """Choose the hidden sizes so that the number of parameters matches an ARUN of --hidden-size within 2%."""
+    """Choose the hidden sizes so that the number of parameters matches an ARUN of --hidden-size within 2%, or of the
+    nearest size at which all models can."""
 
     jobs: int = 1
     """Processes; each uses its share of the cores unless --threads is given."""
@@ -54,8 +55,11 @@ class Sweep:
         from aru_lab.terminal import plain, say
 
         root = self.config.output or Path("runs/sweep")
-        configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters)
         console = Console()
+        sentences: list[str] = []
+        configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters, sentences.append)
+        for sentence in dict.fromkeys(sentences):
+            say(console, sentence)
         for remark in dict.fromkeys(remark for config in configs for remark in task_of(config).remarks):
             say(console, remark)
         print_sizes(configs, console)

@@ -187,7 +187,7 @@ class Curves:
         from aru_lab.errors import LabError, failed_together
         from aru_lab.plots.curves import learning_curves
         from aru_lab.runs.folder import RunFolder
-        from aru_lab.runs.state import read_history
+        from aru_lab.runs.state import measure_of, read_history
         from aru_lab.terminal import say
 
         check_runs(self.runs)
@@ -197,12 +197,12 @@ class Curves:
                 f"output: got {self.output}, expected a name that ends in .{', .'.join(sorted(formats))}."
             )
         names = [path.name for path in self.runs]
-        histories = {}
+        histories, measures = {}, set()
         failures: list[LabError] = []
         for path in self.runs:
             folder = RunFolder(path)
             try:
-                folder.read_config()
+                _, environment = folder.read_config()
                 history = read_history(folder)
                 if not history:
                     raise ConfigError(f"run: {path} has not finished an epoch yet, expected at least one.")
@@ -210,9 +210,10 @@ class Curves:
                 failures.append(error)
                 continue
             # sweeps name their runs alike
+            measures.add(measure_of(environment))
             histories[path.name if names.count(path.name) == 1 else str(path)] = history
         if histories:
-            learning_curves(histories, self.output)
+            learning_curves(histories, self.output, " or ".join(sorted(measures, reverse=True)))
             say(Console(), f"Learning curves of {len(histories)} runs: {self.output}")
         if failure := failed_together(failures, len(self.runs)):
             raise failure

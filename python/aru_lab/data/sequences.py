@@ -109,7 +109,7 @@ def read_sequences(path: Path, with_targets: bool = True) -> Contents:
     Raises:
         DataError: there is no such file, or it holds something else.
     """
-    contents = _read(path, version(path))[0]
+    contents = _read(path)
     if with_targets:
         for end, part in contents.parts.items():
             if part.y is None:
@@ -123,12 +123,12 @@ def read_sequences(path: Path, with_targets: bool = True) -> Contents:
 
 
 def checksum(path: Path) -> str:
-    """SHA-256 of the file from which `read_sequences` reads, in hexadecimal digits.
+    """SHA-256 of a file of sequences, in hexadecimal digits.
 
     Raises:
-        DataError: as `read_sequences`.
+        DataError: there is no such file, or it can't be read.
     """
-    return _read(path, version(path))[1]
+    return _digest(path, version(path))
 
 
 def version(path: Path) -> tuple[int, ...]:
@@ -142,14 +142,19 @@ def version(path: Path) -> tuple[int, ...]:
     return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-@functools.lru_cache(maxsize=2)
-def _read(path: Path, _version: tuple[int, ...]) -> tuple[Contents, str]:
+@functools.lru_cache(maxsize=16)
+def _digest(path: Path, _version: tuple[int, ...]) -> str:
+    with reading(path, DataError, f"{WHAT}."):
+        return sha256_of(path)
+
+
+def _read(path: Path) -> Contents:
+    version(path)  # says so where there is no such file
     with reading(path, DataError, f"{WHAT}."), open_file(path) as file:
         if path.suffix == ".mat":
             arrays, held = read_mat(file, NAMES)
         else:
             arrays, held = read_arrays(file, NAMES), array_names(file)
-        digest = sha256_of(path)
     if "x" not in arrays:
         absent = [name for name in ("x", "y") if name not in arrays]
         raise DataError(f"{path}: it holds {', '.join(held) or 'nothing'} and no {' and no '.join(absent)}; {WHAT}.")
@@ -161,7 +166,7 @@ def _read(path: Path, _version: tuple[int, ...]) -> tuple[Contents, str]:
     given = {name: checked_part(arrays, f"_{name}", path) for name in PARTS if f"x_{name}" in arrays}
     for name, part in given.items():
         _check_alike(whole, part, name, path)
-    return Contents(whole, given), digest
+    return Contents(whole, given)
 
 
 def checked_part(arrays: dict[str, np.ndarray], end: str, path: Path | str) -> Part:

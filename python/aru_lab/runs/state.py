@@ -74,6 +74,13 @@ def data_of(config: TrainConfig, task: str | None = None) -> str | None:
     return find_task(name).checksum if is_data_file(name) else None
 
 
+def measure_of(environment: dict[str, Any]) -> str:
+    """What the accuracy in a run's metrics is: "accuracy", or "R²" where its targets are numbers."""
+    data = environment.get("data")
+    target = data.get("target") if isinstance(data, dict) else None
+    return "R²" if isinstance(target, dict) and target.get("names", ()) is None else "accuracy"
+
+
 def check_data(config: TrainConfig, environment: dict[str, Any]) -> None:
     """Refuse a data file that has changed since the run began.
 

@@ -88,6 +88,7 @@ def plan(
             config = dataclasses.replace(base, **changes, model=model)
             if match_parameters and model != "arun":
                 config = dataclasses.replace(config, hidden_size=_matched_size(config, models))
+            config = config.with_learning_rate()
             configs += [
                 dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
             ]

@@ -33,7 +33,7 @@ from aru_lab.runs.counts import Counts
 from aru_lab.runs.display import NO_NUMBERS, epoch_line, training_bar
 from aru_lab.runs.distributed import World, joined
 from aru_lab.runs.evaluation import Score, or_to_the_data, score, take_initial_weights, task_of
-from aru_lab.runs.finite import NotFinite, advise, check_number, check_weights
+from aru_lab.runs.finite import NotFinite, Watch, advise, check_number, check_weights
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.learner import Batch, Learner
 from aru_lab.runs.position import Position
@@ -89,7 +89,7 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
             if world.is_first:
                 folder.make()
                 stack.enter_context(folder.locked())
-                folder.create(config, started_on)
+                folder.create(trainer.config, started_on)
         say(trainer.console, "Run folder: ", plain(folder.path, "bold"))
         for remark in trainer.remarks:
             say(trainer.console, remark)
@@ -152,7 +152,7 @@ class _Trainer:
         world: World | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> None:
-        self.config = config
+        self.config = config = config.with_learning_rate()
         self.world = world or World()
         self.console = console if self.world.is_first else Console(quiet=True)
         self.on_epoch = on_epoch
@@ -169,6 +169,7 @@ class _Trainer:
             torch.manual_seed((config.seed + self.world.rank * 1_000_003) % 2**63)
         self.records = Records(config, folder, self.world)
         self.position = Position()
+        self.watch = Watch(task.n_classes)
         self.under_way: deque[Counts] = deque()
         self.lag = 1 if self.learner.device.type == "cuda" else 0
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
@@ -275,6 +276,15 @@ class _Trainer:
             check_number("loss", loss, counts.step)
             check_number("norm of the gradient", norm, counts.step)
             self.position.add(loss, n_correct, counts.n)
+            mean = self.watch.add(loss)
+            if mean is not None and self.world.is_first:
+                self.warn(mean, counts.step)
+
+    def warn(self, mean: float, step: int) -> None:
+        """Say that training is unstable."""
+        examples = self.data.train
+        largest = self.learner.largest_state(examples)
+        say(self.console, self.watch.warning(mean, largest, self.position.epoch + 1, step, self.config, examples))
 
     def validate(self) -> Score:
         """Score all validation examples, each process its share."""

@@ -190,7 +190,7 @@ def test_quick_subset_runs_and_keeps_its_results(tmp_path):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=environment | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
         check=False,
     )
     assert done.returncode == 0, done.stdout[-3000:]

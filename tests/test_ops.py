@@ -78,6 +78,7 @@ def test_schema(backend, op):
         assert overload._schema.name + text == str(overload._schema)
 
 
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")  # torch's
 @pytest.mark.slow
 @KERNELS
 def test_opcheck(backend, op):

@@ -7,11 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config import TrainConfig, _rates_help
 
 
 @pytest.mark.parametrize(
@@ -29,6 +31,8 @@ from aru_lab.runs.config import TrainConfig
         ("pixels_per_step", 0, "at least 1"),
         ("mixed_precision", "yes", "True or False"),
         ("dtype", "float16", "float64"),
+        ("learning_rate_scaling", "fanin", "fan-in, none"),
+        ("learning_rate_scaling", None, "fan-in, none"),
         ("hidden_size", 0, "at least 1"),
         ("hidden_size", 2.5, "a whole number"),
         ("epochs", True, "a whole number"),
@@ -79,6 +83,57 @@ def test_unknown_and_missing_names_are_refused() -> None:
     del values["hidden_size"]
     with pytest.raises(ConfigError, match=r"config: got no hidden_size, expected all of task, model"):
         TrainConfig.from_json(values)
+
+
+def test_configuration_of_an_earlier_version_has_one_learning_rate() -> None:
+    values = TrainConfig().to_json()
+    assert values["learning_rate_scaling"] == "fan-in"
+    assert TrainConfig.from_json(values).learning_rate_scaling == "fan-in"
+    del values["learning_rate_scaling"]
+    assert TrainConfig.from_json(values).learning_rate_scaling == "none"
+
+
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [
+        ({}, 1e-2),
+        ({"task": "psmnist"}, 2e-3),
+        ({"task": "psmnist", "pixels_per_step": 7}, 1e-2),
+        ({"task": "psmnist", "model": "gamma-homogeneous"}, 2e-3),
+        ({"task": "scifar10"}, 1e-3),
+        ({"task": "scifar10", "pixels_per_step": 4}, 1e-2),
+        ({"task": "scifar10-conv"}, 2e-3),
+        ({"model": "relu"}, 2e-3),
+        ({"model": "lstm", "task": "scifar10"}, 2e-3),
+        ({"learning_rate_scaling": "none"}, 2e-3),
+        ({"task": "scifar10", "learning_rate": 0.5}, 0.5),
+    ],
+)
+def test_default_learning_rate_is_by_task_length_and_network(settings: dict[str, Any], rate: float) -> None:
+    config = TrainConfig(**settings)
+    assert config.with_learning_rate() == TrainConfig(**(settings | {"learning_rate": rate}))
+
+
+@pytest.mark.parametrize(("n_steps", "rate"), [(256, 1e-2), (257, 2e-3), (784, 2e-3), (785, 1e-3)])
+def test_default_learning_rate_of_a_file_is_by_its_length(tmp_path: Path, n_steps: int, rate: float) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, x=np.zeros((10, n_steps, 1), np.float32), y=np.arange(10) % 2)
+    assert TrainConfig(str(path)).with_learning_rate().learning_rate == rate
+
+
+def test_help_lists_the_default_learning_rate_of_every_task() -> None:
+    text = _rates_help()
+    (listed,) = re.findall(r"With one pixel a step that is (.*?)\. The other", text)
+    found = {name: float(part.split()[0]) for part in listed.split("; ") for name in part.split(" for ")[1].split(", ")}
+    assert found == {task: TrainConfig(task).with_learning_rate().learning_rate for task in TASKS}
+    assert "0.01 up to T = 256, 0.002 up to T = 784, 0.001 for longer sequences" in text
+
+
+def test_a_default_learning_rate_is_the_same_experiment_as_its_number() -> None:
+    config = TrainConfig()
+    for number, different in ((1e-2, []), (2e-3, ["learning_rate"])):
+        other = TrainConfig(learning_rate=number)
+        assert config.differences(other) == other.differences(config) == different
 
 
 def test_number_of_many_digits_is_refused_without_printing_it() -> None:

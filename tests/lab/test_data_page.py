@@ -25,9 +25,8 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     commands = re.findall(r"^    aru (.*?)(?: {2,}#.*)?$", text, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["train", "evaluate", "predict"]
     for command in commands:
-        small = (
-            "--epochs 15 --batch-size 20 --learning-rate 1e-2 --hidden-size 8 --controller-size 4 --device cpu".split()
-        )
+        small = ["--epochs", "15", "--batch-size", "20", "--learning-rate", "1e-2", "--learning-rate-scaling", "none"]
+        small += ["--hidden-size", "8", "--controller-size", "4", "--device", "cpu"]
         assert main(command.split() + small * command.startswith("train")) == 0
     printed = capsys.readouterr().out
     assert "Baseline: always answering" in printed

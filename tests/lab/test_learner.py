@@ -13,11 +13,12 @@ from rich.console import Console
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.networks.classifier import CONTROLLER, parts
 from aru_lab.networks.names import MODELS
+from aru_lab.runs import learner as learners
 from aru_lab.runs import training
 from aru_lab.runs.augmentation import Augmentation
 from aru_lab.runs.evaluation import build_for, load_classifier, task_of
 from aru_lab.runs.folder import RunFolder, load_checkpoint
-from aru_lab.runs.schedules import epoch_order
+from aru_lab.runs.schedules import epoch_order, scheduled_rate
 
 from .small_run import CONFIG, run
 
@@ -104,6 +105,98 @@ def test_mixed_precision_trains_and_is_not_the_same(tmp_path: Path, model: str) 
     assert mixed["train_loss"] != full["train_loss"]
     saved = load_checkpoint(tmp_path / "mixed" / "last.pt")["model"]
     assert all(weight.dtype == torch.float32 for weight in saved.values())
+
+
+def trainer_of(**changes: Any) -> training._Trainer:
+    config = dataclasses.replace(CONFIG, **changes)
+    return training._Trainer(config, RunFolder(config.run_folder), Console(quiet=True))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
+@pytest.mark.parametrize("model", ["arun", "gamma-homogeneous", "gamma-heterogeneous"])
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_schedule_multiplies_the_rate_of_every_group(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, schedule: str, optimizer: str
+) -> None:
+    kind = learners.OPTIMIZERS[optimizer]
+    seen, step = [], kind.step
+
+    def recording(self: Any, closure: None = None) -> None:
+        seen.append({p: group["lr"] for group in self.param_groups for p in group["params"]})
+        step(self)
+
+    monkeypatch.setattr(kind, "step", recording)
+    trained: list[training._Trainer] = []
+    original = training._Trainer.run
+    monkeypatch.setattr(training._Trainer, "run", lambda self: (trained.append(self), original(self))[1])
+    settings = {"model": model, "schedule": schedule, "optimizer": optimizer, "learning_rate": 3e-3}
+    result = run(tmp_path / "run", **settings)
+    (trainer,) = trained
+    assert len(seen) == 6
+    for k, rates in enumerate(seen):
+        rate = scheduled_rate(trainer.config, k, 6)
+        for name, parameter in trainer.learner.model.named_parameters():
+            factor = {
+                "recurrent.weight_hh_l0": 4 / 6,
+                "recurrent.weight_gc_l0": 0.1 / 3,
+                "recurrent.bias_c_l0": 0.1,
+                "recurrent.saturation_l0": 0.1,
+            }.get(name, 1.0)
+            assert rates[parameter] == pytest.approx(rate * factor, rel=1e-12), name
+    assert [entry["learning_rate"] for entry in result.history] == [
+        scheduled_rate(trainer.config, k, 6) for k in (2, 5)
+    ]
+
+
+def test_plateau_keeps_the_factors_of_the_groups() -> None:
+    trainer = trainer_of(model="arun", schedule="plateau", learning_rate=1e-3)
+    groups, start = trainer.learner.optimizer.param_groups, trainer.learner.factors
+    assert len(start) > 2
+    for _ in range(30 * (learners.PLATEAU_PATIENCE + 1)):
+        trainer.learner.plateau.step(1.0)
+    rate = trainer.learner.learning_rate
+    assert rate < 1e-11
+    assert [group["lr"] for group in groups] == [pytest.approx(rate * factor, rel=1e-12) for factor in start]
+    one = trainer_of(model="arun", schedule="plateau", learning_rate=1e-3, learning_rate_scaling="none").learner
+    for _ in range(30 * (learners.PLATEAU_PATIENCE + 1)):
+        one.plateau.step(1.0)
+    assert 1e-8 < one.learning_rate < 4e-8  # torch's own end, with which earlier runs were made
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_one_rate_is_one_group_of_all_parameters(model: str) -> None:
+    optimizer = trainer_of(model=model, learning_rate_scaling="none").learner.optimizer
+    (group,) = optimizer.param_groups
+    assert group["lr"] == 2e-3
+
+
+@pytest.mark.parametrize("model", ["relu", "lstm", "gru"])
+def test_networks_without_adaptation_have_one_rate_in_both_cases(tmp_path: Path, model: str) -> None:
+    weights = []
+    for scaling in ("fan-in", "none"):
+        result = run(tmp_path / scaling, model=model, learning_rate_scaling=scaling)
+        content = load_checkpoint(result.run / "last.pt")
+        assert len(content["optimizer"]["param_groups"]) == 1
+        weights.append(content["model"])
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+@pytest.mark.parametrize("scaling", ["fan-in", "none"])
+def test_frozen_parts_have_no_learning_rate(scaling: str) -> None:
+    learner = trainer_of(model="arun", freeze=("recurrent",), learning_rate_scaling=scaling).learner
+    trained = {parameter for group in learner.optimizer.param_groups for parameter in group["params"]}
+    of_part = parts(learner.model)
+    assert trained == {*of_part["activation"], *of_part["readout"]}
+
+
+def test_largest_state_is_that_of_the_recurrent_network() -> None:
+    trainer = trainer_of(model="arun")
+    learner, x = trainer.learner, torch.from_numpy(trainer.data.train.x[: learners.STATE_SEQUENCES])
+    learner.model.train()
+    with torch.no_grad():
+        expected = learner.model.recurrent(x.transpose(0, 1))[0].abs().max().item()
+    assert learner.largest_state(trainer.data.train) == expected > 0
+    assert learner.model.training
 
 
 def test_frozen_parts_keep_their_values(tmp_path: Path) -> None:

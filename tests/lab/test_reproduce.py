@@ -163,6 +163,13 @@ def test_scores_that_fail_belong_to_their_runs(root: Path, tmp_path: Path) -> No
         assert row.values == (complete.values[1:] if row.model == "arun" else complete.values)
 
 
+def test_scales_train_as_their_results_were_made() -> None:
+    for name, rate in (("tiny", 2e-3), ("small", 2e-3), ("paper", 1e-4)):
+        for task in SCALES[name].tasks:
+            config = SCALES[name].base(task)
+            assert (config.learning_rate, config.learning_rate_scaling) == (rate, "none")
+
+
 def test_matched_sizes_exist_at_every_scale() -> None:
     for scale in SCALES.values():
         for task in scale.tasks:

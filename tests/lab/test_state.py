@@ -89,6 +89,7 @@ def edit(run: Path, section: str = "config", **values: Any) -> None:
     ("name", "section", "values"),
     [
         ("constant", "config", {"learning_rate": 1e-3}),
+        ("constant", "config", {"learning_rate_scaling": "none"}),
         ("constant", "config", {"batch_size": 15}),
         ("constant", "config", {"seed": 1}),
         ("constant", "config", {"task": "psdigits"}),
@@ -157,13 +158,92 @@ def test_run_of_an_earlier_version_is_read_and_resumed(runs: dict[str, Path], tm
     assert all(line.pop("checksum") for line in lines)
     (old / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     content = json.loads((old / "config.json").read_text())
-    del content["environment"]["sources"]
+    del content["environment"]["sources"], content["config"]["learning_rate_scaling"]
     (old / "config.json").write_text(json.dumps(content))
     assert read_history(RunFolder(old)) == lines
     assert evaluate(old, [])[0] == evaluate(runs["cosine"], [])[0]
     training.resume(old, QUIET)
     assert_same_weights(old, runs["whole cosine"])
-    assert complete(dataclasses.replace(CONFIG, schedule="cosine", output=old)).clean.n == 359
+    config = dataclasses.replace(CONFIG, schedule="cosine", learning_rate_scaling="none", output=old)
+    assert complete(config).clean.n == 359
+
+
+@pytest.fixture(scope="module")
+def adaptive(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Stopped and finished runs of an ARUN with one learning rate and by fan-in, not to be written to."""
+    torch.set_num_threads(1)
+    folder = tmp_path_factory.mktemp("adaptive")
+    found = {}
+    for scaling in ("none", "fan-in"):
+        config = dataclasses.replace(CONFIG, model="arun", controller_size=3, learning_rate_scaling=scaling)
+        found[scaling] = train_half(folder / scaling, config)
+        training.train(dataclasses.replace(config, output=folder / f"whole-{scaling}"), QUIET)
+        found[f"whole {scaling}"] = folder / f"whole-{scaling}"
+    return found
+
+
+def forget(run: Path, fields: tuple[str, ...] = (), in_config: bool = False) -> None:
+    """Take fields out of the checkpoints, or the whole configuration if none is named, and out of config.json."""
+    for name in ("last.pt", "best.pt"):
+        content = load_checkpoint(run / name)
+        for field in fields:
+            del content["run"]["config"][field]
+        if not fields:
+            del content["run"]
+        save_checkpoint(content, run / name)
+    if in_config:
+        content = json.loads((run / "config.json").read_text())
+        for field in fields:
+            del content["config"][field]
+        (run / "config.json").write_text(json.dumps(content))
+
+
+def test_run_without_the_scaling_of_learning_rates_goes_on_with_one_rate(
+    adaptive: dict[str, Path], tmp_path: Path
+) -> None:
+    run = copy(adaptive, "none", tmp_path)
+    forget(run, ("learning_rate_scaling",), in_config=True)
+    assert RunFolder(run).read_config()[0].learning_rate_scaling == "none"
+    assert evaluate(run, [])[0] == evaluate(adaptive["none"], [])[0]
+    training.resume(run, QUIET)
+    assert_same_weights(run, adaptive["whole none"])
+    assert len(load_checkpoint(run / "last.pt")["optimizer"]["param_groups"]) == 1
+
+
+def test_scaling_of_learning_rates_is_resumed_to_the_bit(adaptive: dict[str, Path], tmp_path: Path) -> None:
+    run = copy(adaptive, "fan-in", tmp_path)
+    training.resume(run, QUIET)
+    assert_same_weights(run, adaptive["whole fan-in"])
+    weights = [load_checkpoint(adaptive[f"whole {name}"] / "last.pt")["model"] for name in ("none", "fan-in")]
+    assert not torch.equal(*(weight["recurrent.weight_hh_l0"] for weight in weights))
+
+
+@pytest.mark.parametrize(
+    ("started", "edited", "said"),
+    [
+        ("none", "fan-in", "has 1 group of learning rates, and learning_rate_scaling fan-in makes 6"),
+        ("fan-in", "none", "has 6 groups of learning rates, and learning_rate_scaling none makes 1"),
+    ],
+)
+def test_state_of_the_other_scaling_is_refused(
+    adaptive: dict[str, Path], tmp_path: Path, started: str, edited: str, said: str
+) -> None:
+    run = copy(adaptive, started, tmp_path)
+    edit(run, learning_rate_scaling=edited)
+    with pytest.raises(RunError, match=r"last\.pt does not belong to .* has changed since in learning_rate_scaling;"):
+        training.resume(run, QUIET)
+    forget(run)  # as of a version that kept no configuration in its checkpoints
+    with pytest.raises(
+        RunError, match=rf"last\.pt does not belong to the configuration in .* \(its optimizer {said}\)"
+    ):
+        training.resume(run, QUIET)
+
+
+def test_config_without_a_number_as_learning_rate_is_refused(runs: dict[str, Path], tmp_path: Path) -> None:
+    run = copy(runs, "constant", tmp_path)
+    edit(run, learning_rate=None)
+    with pytest.raises(RunError, match=r"config\.json can't be read \(learning_rate is null, expected a number\)"):
+        training.resume(run, QUIET)
 
 
 def test_missing_best_checkpoint_is_told_rightly(

@@ -58,6 +58,14 @@ def test_plan_is_every_combination_in_a_folder_of_its_own(tmp_path: Path) -> Non
     assert {config.hidden_size for config in configs} == {6}
 
 
+def test_plan_has_the_default_learning_rate_of_each_network_and_length(tmp_path: Path) -> None:
+    base = dataclasses.replace(BASE, task="psmnist")
+    configs = plan(base, ("arun", "gru"), (0,), ("pixels_per_step=1,7",), tmp_path, match_parameters=False)
+    assert [config.learning_rate for config in configs] == [2e-3, 2e-3, 1e-2, 2e-3]
+    configs = plan(base, ("arun",), (0,), ("learning_rate_scaling=fan-in,none",), tmp_path, match_parameters=False)
+    assert [config.learning_rate_scaling for config in configs] == ["fan-in", "none"]
+
+
 @pytest.mark.parametrize(("hidden_size", "controller_size"), [(64, 16), (400, 50)])
 def test_matched_models_have_as_many_parameters(tmp_path: Path, hidden_size: int, controller_size: int) -> None:
     base = dataclasses.replace(BASE, hidden_size=hidden_size, controller_size=controller_size)

@@ -6,16 +6,20 @@ import dataclasses
 import io
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
+from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
 from aru_lab.networks.names import MODELS
 from aru_lab.runs import training
+from aru_lab.runs.finite import NotFinite, Watch, advise
 from aru_lab.runs.folder import RunFolder, load_checkpoint
 from aru_lab.runs.schedules import epoch_order, is_finished, scheduled_rate
 from aru_lab.runs.training import train
@@ -38,7 +42,8 @@ def test_run_folder_holds_all_that_was_promised(tmp_path: Path) -> None:
     names = sorted(path.name for path in folder.path.iterdir())
     assert names == [".lock", "best.pt", "config.json", "last.pt", "metrics.jsonl"]
     saved, environment = folder.read_config()
-    assert saved == config
+    assert saved == config.with_learning_rate()
+    assert saved.learning_rate == 2e-3
     assert environment["torch"] == torch.__version__
     assert {"aru_kernels", "commit", "python", "device", "device_name", "threads"} <= environment.keys()
     lines = [json.loads(line) for line in folder.metrics_file.read_text().splitlines()]
@@ -205,6 +210,75 @@ def test_diverging_training_stops_by_itself(tmp_path: Path) -> None:
         run(tmp_path / "run", model="arun", learning_rate=100.0, schedule="constant", clip=None)
     last = load_checkpoint(tmp_path / "run" / "last.pt")
     assert all(value.isfinite().all() for value in last["model"].values())
+
+
+@pytest.mark.parametrize(
+    ("model", "scaling", "named"),
+    [("arun", "none", True), ("gamma-homogeneous", "none", True), ("arun", "fan-in", False), ("relu", "none", False)],
+)
+def test_advice_names_fan_in_where_it_helps(model: str, scaling: str, named: bool) -> None:
+    config = dataclasses.replace(CONFIG, model=model, learning_rate_scaling=scaling, learning_rate=0.5)
+    examples = Sequences(np.ones((2, 3, 1), np.float32), np.zeros(2, np.int64))
+    error = advise(NotFinite("loss", math.inf, 7), 1, config, examples, Path("last.pt"))
+    warning = Watch(10).warning(99.0, 5.0, 1, 30, config, examples)
+    for text in (str(error), warning):
+        assert ("try a new run with --learning-rate-scaling fan-in, a lower --learning-rate (now 0.5)" in text) is named
+        assert "a lower --learning-rate (now 0.5) or a lower --clip (now 1.0)" in text
+    assert "scale" not in warning.replace("--learning-rate-scaling", "")
+    large = Sequences(1000 * examples.x, examples.y)
+    assert "scale the inputs, which are up to 1e+03, or" in Watch(10).warning(99.0, 5.0, 1, 30, config, large)
+
+
+def test_losses_far_above_chance_are_noticed_once() -> None:
+    watch = Watch(10)
+    assert watch.chance == pytest.approx(math.log(10))
+    calm = 9.99 * watch.chance
+    # The first ones are those of an untrained network.
+    assert [watch.add(loss) for loss in [1e6] * 10 + [calm] * 30] == [None] * 40
+    found = [watch.add(loss) for loss in [calm + 1e3] + [calm] * 30 + [1e9] * 30]
+    assert found == [pytest.approx(calm + 100)] + [None] * 60
+
+
+def unstable_from_step(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes the losses after this step large, and finite."""
+    original = training._Trainer.step
+
+    def step(self: Any, index: torch.Tensor) -> Any:
+        if self.position.step == number:
+            with torch.no_grad():
+                self.learner.model.readout.weight.mul_(1e5)
+        return original(self, index)
+
+    monkeypatch.setattr(training._Trainer, "step", step)
+
+
+def test_unstable_training_is_told_once_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"model": "arun", "epochs": 8, "pixels_per_step": 8, "learning_rate_scaling": "none"}
+
+    def weights(name: str) -> tuple[dict[str, torch.Tensor], list[str]]:
+        written = io.StringIO()
+        train(dataclasses.replace(CONFIG, output=tmp_path / name, **settings), Console(file=written, width=400))
+        lines = [line for line in written.getvalue().splitlines() if line.startswith("Warning: ")]
+        return load_checkpoint(tmp_path / name / "last.pt")["model"], lines
+
+    assert weights("calm")[1] == []
+    with monkeypatch.context() as patch:
+        unstable_from_step(12, patch)
+        told, (line,) = weights("told")
+        patch.setattr(Watch, "add", lambda *_: None)
+        silent, nothing = weights("silent")
+    assert nothing == []
+    assert all(torch.equal(weight, silent[name]) for name, weight in told.items())
+    number = r"([\d.e+]+)"
+    found = re.fullmatch(
+        rf"Warning: training is unstable: the mean loss of 10 batches up to epoch 7, step 20 is {number}, chance has "
+        rf"2\.3, and \|h\| is up to {number}; if the loss does not fall, try a new run with --learning-rate-scaling "
+        r"fan-in, .*",
+        line,
+    )
+    assert found is not None, line
+    assert float(found[1]) > 100
+    assert 0 < float(found[2]) < 100
 
 
 def no_space(*_: object) -> None:

@@ -36,6 +36,8 @@ def test_n_and_s_alone_are_trained_again(tmp_path: Path, model: str) -> None:
         for old, new in zip(parameters, parts(after)[part], strict=True):
             assert torch.equal(old, new) is (part != "activation")
     assert config.task == "rotated-psdigits"
+    assert config.learning_rate_scaling == "none"  # though the run itself learned by fan-in
+    assert len(load_checkpoint(run / "transfer" / "last.pt")["optimizer"]["param_groups"]) == 1
     assert load_checkpoint(run / "transfer" / "last.pt")["position"]["epoch"] == 2
     upright, rotated = find_task("upright-psdigits", 8).load().test, task_of(config).load().test
     assert result.before == score(before, upright)

@@ -150,10 +150,11 @@ class Transfer:
     """Passes through the rotated training images."""
 
     learning_rate: float = 1e-2
-    """Learning rate of n and s where they are parameters."""
+    """Learning rate of n and s where they are parameters. All of them learn at this rate, as with
+    --learning-rate-scaling none."""
 
     controller_learning_rate: float = 1e-3
-    """Learning rate of the ARUN's controller."""
+    """Learning rate of the ARUN's controller, of all its parameters."""
 
     jobs: int = 1
     """Processes."""

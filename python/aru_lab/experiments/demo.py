@@ -32,7 +32,6 @@ def _default_training() -> TrainConfig:
         controller_size=16,
         epochs=50,
         batch_size=32,
-        learning_rate=2e-3,
         input_noise=0.13,
         threads=1,
     )
@@ -43,7 +42,8 @@ class DemoSettings:
     """Settings of the demonstration; the defaults take less than three minutes on two cores with any backend.
 
     `training` is the configuration of the ARUN. The RNN+ReLU differs only in its hidden size, which gives it as
-    many parameters. Steps this small do not benefit from a second thread.
+    many parameters, and, if `training` leaves it open, in its learning rate. Steps this small do not benefit from a
+    second thread.
     """
 
     training: TrainConfig = field(default_factory=_default_training)
@@ -103,7 +103,7 @@ def _configurations(training: TrainConfig, output: Path) -> dict[str, TrainConfi
     arun = dataclasses.replace(training, output=output / "arun")
     hidden_size = match_hidden_size("relu", _count(arun), input_size=task_of(arun).input_size)
     relu = dataclasses.replace(training, model="relu", hidden_size=hidden_size, output=output / "relu")
-    return {"arun": arun, "relu": relu}
+    return {"arun": arun.with_learning_rate(), "relu": relu.with_learning_rate()}
 
 
 def _count(config: TrainConfig) -> int:

@@ -91,6 +91,7 @@ def plan(
         for model in models:
             config = dataclasses.replace(base, **changes, model=model)
             config = dataclasses.replace(config, hidden_size=sizes.get(model, config.hidden_size))
+            config = config.with_learning_rate()
             configs += [
                 dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
             ]

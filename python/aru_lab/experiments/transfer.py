@@ -15,17 +15,20 @@ from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
 from aru_lab.experiments.processes import Report
 from aru_lab.experiments.sweep import complete
+from aru_lab.networks.names import ADAPTABLE
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.scores import known_scores
 
-ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")
-
 
 @dataclass(frozen=True)
 class Retraining:
-    """Settings of the retraining on rotated images; all other settings are those of the run."""
+    """Settings of the retraining on rotated images; all other settings are those of the run.
+
+    All retrained parameters learn at one rate (`learning_rate_scaling` "none"): the two rates below are chosen for what
+    is retrained, which by fan-in would learn at a tenth of them or less.
+    """
 
     epochs: int = 30
     """Passes through the rotated training images."""
@@ -95,6 +98,7 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
         freeze=("recurrent", "readout"),
         epochs=retraining.epochs,
         learning_rate=(retraining.controller_learning_rate if config.model == "arun" else retraining.learning_rate),
+        learning_rate_scaling="none",
         schedule="cosine",
         early_stop=None,
         perturb=(),

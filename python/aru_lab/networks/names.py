@@ -4,4 +4,6 @@ from __future__ import annotations
 
 # classifier.py builds the models and lists the parameters of the parts.
 MODELS = ("arun", "gamma-homogeneous", "gamma-heterogeneous", "relu", "lstm", "gru")
+# Those with a gain and a saturation, n and s.
+ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")
 PARTS = ("activation", "recurrent", "readout", "encoder")

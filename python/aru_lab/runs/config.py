@@ -13,16 +13,23 @@ import tyro
 from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
 from aru_lab.data.preparation import Preparation
 from aru_lab.data.targets import KINDS
-from aru_lab.data.tasks import TASKS, is_data_file
+from aru_lab.data.tasks import TASKS, Task, find_task, is_data_file
 from aru_lab.data.transform import MISSING
 from aru_lab.errors import ConfigError
-from aru_lab.networks.names import MODELS, PARTS
+from aru_lab.networks.names import ADAPTABLE, MODELS, PARTS
 
 CLASS_WEIGHTS = ("balanced",)
 SCHEDULES = ("constant", "cosine", "plateau")
 OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
+SCALINGS = ("fan-in", "none")
+
+# (T, learning rate): the default by fan-in for sequences of at most T steps. The slope of γ acts on h at every step, so
+# what an update adds to the growth of h rises with the rate times T.
+LEARNING_RATES = ((256, 1e-2), (784, 2e-3), (MOST, 1e-3))
+# The default for one rate, and for an encoder in front, whose weights learn at the full rate.
+ONE_LEARNING_RATE = 2e-3
 
 # Fields that do not define the experiment: where files are and how results are computed.
 INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
@@ -47,6 +54,40 @@ ALWAYS_SAVED = (
 )
 
 MOST_THREADS = 1024
+
+
+def default_learning_rate(task: Task, model: str, scaling: str) -> float:
+    """The default learning rate.
+
+    Args:
+        task: the task, which knows its number of steps T.
+        model: name of the network.
+        scaling: one of SCALINGS.
+
+    Examples:
+        >>> [default_learning_rate(find_task(name), "arun", "fan-in") for name in ("psdigits", "psmnist", "scifar10")]
+        [0.01, 0.002, 0.001]
+        >>> default_learning_rate(find_task("psdigits"), "lstm", "fan-in")
+        0.002
+    """
+    if scaling == "none" or model not in ADAPTABLE or task.encoder != "linear":
+        return ONE_LEARNING_RATE
+    return next(rate for most, rate in LEARNING_RATES if task.n_steps <= most or most == MOST)
+
+
+def _rates_help() -> str:
+    """The help of `learning_rate`, with the default of every task."""
+    by_rate: dict[float, list[str]] = {}
+    for name, task in TASKS.items():
+        by_rate.setdefault(default_learning_rate(task, "arun", "fan-in"), []).append(name)
+    tasks = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in by_rate.items())
+    lengths = ", ".join(f"{rate:g} up to T = {most}" for most, rate in LEARNING_RATES[:-1])
+    return (
+        "The optimiser's learning rate at its highest. None takes a default. By fan-in, arun and the gamma networks "
+        f"take one by the number of steps T, which --pixels-per-step divides: {lengths}, {LEARNING_RATES[-1][1]:g} for "
+        f"longer sequences, {ONE_LEARNING_RATE:g} behind an encoder. With one pixel a step that is {tasks}. The other "
+        f"networks, and all networks with --learning-rate-scaling none, take {ONE_LEARNING_RATE:g}."
+    )
 
 
 def _one_of(names: tuple[str, ...] | list[str]) -> Any:
@@ -93,8 +134,12 @@ class TrainConfig:
     optimizer: Annotated[str, _one_of(OPTIMIZERS)] = "adam"
     """Adam or RMSprop, with torch's defaults beside the learning rate."""
 
-    learning_rate: float = 2e-3
-    """The optimiser's learning rate at its highest."""
+    learning_rate: Annotated[float | None, tyro.conf.arg(help=_rates_help())] = None
+
+    learning_rate_scaling: Annotated[str, _one_of(SCALINGS)] = "fan-in"
+    """fan-in: in the adaptive and gamma networks a matrix with F > 4 columns learns at 4/F of the learning rate, and
+    what determines s at a tenth or less (aru_kernels.parameter_groups); relu, lstm and gru have one rate. none: all
+    parameters learn at the learning rate, as in the paper."""
 
     schedule: Annotated[str, _one_of(SCHEDULES)] = "cosine"
     """Course of the learning rate: constant; cosine (5% of the steps rising, then a half cosine to 0); plateau
@@ -207,6 +252,7 @@ class TrainConfig:
             check_choice("class_weights", self.class_weights, CLASS_WEIGHTS, " or None")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
+        check_choice("learning_rate_scaling", self.learning_rate_scaling, SCALINGS)
         check_choice("dtype", self.dtype, DTYPES)
         check_choice("matmul_precision", self.matmul_precision, MATMUL_PRECISIONS)
         for name in ("hidden_size", "controller_size", "pixels_per_step", "epochs", "batch_size", "accumulate"):
@@ -222,7 +268,7 @@ class TrainConfig:
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         check_whole("seed", self.seed, 0, 2**63 - 1)
-        check_positive("learning_rate", self.learning_rate)
+        check_positive("learning_rate", self.learning_rate, optional=True)
         check_positive("input_noise", self.input_noise, or_zero=True)
         check_positive("clip", self.clip, optional=True)
         check_positive("checkpoint_seconds", self.checkpoint_seconds, or_zero=True)
@@ -252,12 +298,32 @@ class TrainConfig:
         task = Path(self.task).stem if is_data_file(self.task) else self.task
         return self.output or Path("runs") / f"{task}-{self.model}-seed{self.seed}"
 
+    def with_learning_rate(self) -> TrainConfig:
+        """The configuration with a number as learning rate; None becomes `default_learning_rate`.
+
+        Raises:
+            DataError: the task is a file that can't be read.
+            ConfigError: the task's pixels can't be grouped as `pixels_per_step` says.
+        """
+        if self.learning_rate is not None:
+            return self
+        task = find_task(self.task, self.pixels_per_step, self.preparation)
+        rate = default_learning_rate(task, self.model, self.learning_rate_scaling)
+        return dataclasses.replace(self, learning_rate=rate)
+
     def differences(self, other: TrainConfig) -> list[str]:
         """The fields in which two configurations are different experiments: what is INCIDENTAL is passed over.
 
-        Files and runs are compared by name, for they may have been moved together.
+        Files and runs are compared by name, for they may have been moved together. If only one of the two has a
+        number as learning rate, the other takes its default.
+
+        Raises:
+            DataError, ConfigError: as in `with_learning_rate`.
         """
-        one, two = self._identity(), other._identity()
+        first, second = self, other
+        if (self.learning_rate is None) != (other.learning_rate is None):
+            first, second = self.with_learning_rate(), other.with_learning_rate()
+        one, two = first._identity(), second._identity()
         return [name for name in one if one[name] != two[name]]
 
     def _identity(self) -> dict[str, Any]:
@@ -276,6 +342,8 @@ class TrainConfig:
     def from_json(cls, values: dict[str, Any]) -> TrainConfig:
         """The configuration from a dictionary that `to_json` made.
 
+        Without `learning_rate_scaling`, which earlier versions did not write, all parameters learn at one rate.
+
         Raises:
             ConfigError: an unknown name, a missing one, or a value that the constructor refuses.
         """
@@ -288,9 +356,10 @@ class TrainConfig:
         missing = [name for name in ALWAYS_SAVED if name not in values]
         if missing:
             raise ConfigError(f"config: got no {', '.join(missing)}, expected all of {', '.join(ALWAYS_SAVED)}.")
-        # Earlier versions counted labels from 0 to the largest.
-        gaps = "keep_gaps" not in values and isinstance(values["task"], str) and is_data_file(values["task"])
-        return cls(**values | ({"keep_gaps": True} if gaps else {}))
+        earlier: dict[str, Any] = {"learning_rate_scaling": "none"}
+        if isinstance(values["task"], str) and is_data_file(values["task"]):
+            earlier["keep_gaps"] = True  # labels were counted from 0 to the largest
+        return cls(**earlier | values)
 
 
 def _as_names(name: str, value: object) -> tuple[str, ...]:

@@ -167,7 +167,10 @@ class RunFolder:
             sources = environment.get("sources", {})
             if not isinstance(sources, dict) or not all(isinstance(value, str) for value in sources.values()):
                 raise ValueError("sources holds no checksums")
-            return TrainConfig.from_json(content["config"]), environment
+            config = TrainConfig.from_json(content["config"])
+            if config.learning_rate is None:
+                raise ValueError("learning_rate is null, expected a number")
+            return config, environment
 
     def write_metrics(self, history: list[dict[str, Any]]) -> None:
         """Rewrite metrics.jsonl, one line for each entry of `history`."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from aru_kernels import parameter_groups
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import targets_of
 from aru_lab.data.targets import Target
@@ -29,6 +30,8 @@ from aru_lab.runs.state import put_weights
 
 PLATEAU_PATIENCE = 5
 PLATEAU_FACTOR = 0.5
+PLATEAU_EPS = 1e-8
+STATE_SEQUENCES = 32
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
 
 
@@ -50,9 +53,12 @@ class Learner:
     """A freshly initialised network and its optimiser. All processes of a world hold the same.
 
     Args:
-        config: configuration of the run.
+        config: configuration of the run, with a number as learning rate.
         task: task of the configuration.
         world: processes of the run.
+
+    Attributes:
+        factors: rate of each of the optimiser's groups as a multiple of the learning rate.
 
     Raises:
         ConfigError: the device can't be used, or parts are frozen that the network does not have.
@@ -65,12 +71,16 @@ class Learner:
         torch.manual_seed(config.seed)
         self.model = build_for(config, task, self.device)
         freeze(self.model, config.freeze)
-        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        groups = self._groups()
+        self.factors = [group["lr"] for group in groups]
         # all parameters in one kernel, not in ten
         fused = {"fused": True} if config.optimizer == "adam" and self.device.type == "cuda" else {}
-        self.optimizer = OPTIMIZERS[config.optimizer](trained, lr=config.learning_rate, **fused)
+        self.optimizer = OPTIMIZERS[config.optimizer](groups, **fused)
+        self._set_rate(config.learning_rate)
+        # With eps above 0 the lowest rates would stop falling before the others.
+        eps = PLATEAU_EPS if config.learning_rate_scaling == "none" else 0.0
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE
+            self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, eps=eps
         )
         self.parallel: Any = self.model
         self.class_weights: Tensor | None = None
@@ -89,6 +99,16 @@ class Learner:
             )
         weights = balanced_weights(targets_of(examples), target.n_outputs)
         self.class_weights = torch.from_numpy(weights).to(self.device, self.dtype)
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Parameter groups of the optimiser for a learning rate of 1."""
+        if self.config.learning_rate_scaling == "fan-in":
+            return parameter_groups(self.model, 1.0)
+        return [{"params": [parameter for parameter in self.model.parameters() if parameter.requires_grad], "lr": 1.0}]
+
+    def _set_rate(self, learning_rate: float) -> None:
+        for group, factor in zip(self.optimizer.param_groups, self.factors, strict=True):
+            group["lr"] = learning_rate * factor
 
     def connect(self) -> None:
         """Average the gradients over the processes from now on."""
@@ -113,8 +133,8 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """The optimiser's present learning rate."""
-        return self.optimizer.param_groups[0]["lr"]
+        """The optimiser's present learning rate, of which its groups take multiples."""
+        return self.optimizer.param_groups[0]["lr"] / self.factors[0]
 
     def step(self, examples: Sequences, batch: Batch, learning_rate: float | None) -> Counts:
         """Take one step of the optimiser.
@@ -131,8 +151,7 @@ class Learner:
             NotFinite: a weight overflowed.
         """
         if learning_rate is not None:
-            for group in self.optimizer.param_groups:
-                group["lr"] = learning_rate
+            self._set_rate(learning_rate)
         counts = self.gradients(examples, batch)
         counts.norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.clip or math.inf)
         try:
@@ -176,6 +195,17 @@ class Learner:
         outputs, y = scored(outputs.to(self.dtype), y, examples, index)
         return loss_of(outputs, y, weights=self.class_weights), outputs, y
 
+    def largest_state(self, examples: Sequences) -> float:
+        """The largest |h| of the first examples, over all steps and neurons; nothing of the training changes."""
+        x, _ = to_tensors(examples, slice(STATE_SEQUENCES), self.device, self.dtype)
+        was_training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            x = x if self.model.encoder is None else self.model.encoder(x)
+            output = self.model.recurrent(x.transpose(0, 1))[0]
+        self.model.train(was_training)
+        return output.abs().max().item()
+
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that belongs to the network and its optimiser."""
         return {
@@ -191,5 +221,11 @@ class Learner:
             Exception: of many types, where the content is another network's.
         """
         put_weights(self.model, content["model"])
+        saved, own = (len(state["param_groups"]) for state in (content["optimizer"], self.optimizer.state_dict()))
+        if saved != own:
+            raise ValueError(
+                f"its optimizer has {saved} group{'s' * (saved > 1)} of learning rates, and learning_rate_scaling "
+                f"{self.config.learning_rate_scaling} makes {own}"
+            )
         self.optimizer.load_state_dict(content["optimizer"])
         self.plateau.load_state_dict(content["plateau"])

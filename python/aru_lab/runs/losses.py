@@ -43,6 +43,11 @@ def spread_of(y: np.ndarray) -> float | None:
     return float(y.var(axis=0, dtype=np.float64).mean()) if y.dtype.kind == "f" else None
 
 
+def loss_of_zero(y: np.ndarray) -> float | None:
+    """The mean squared error of answering 0 to numbers y (N, O), with which training begins; None for classes."""
+    return float(max((y.astype(np.float64) ** 2).mean(), np.finfo(np.float32).tiny)) if y.dtype.kind == "f" else None
+
+
 def quality_of(loss: float, right: float, n: int, spread: float | None) -> float:
     """The accuracy, or R² = 1 - loss / spread for numbers (0 where all targets are equal).
 

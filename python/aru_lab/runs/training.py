@@ -34,10 +34,10 @@ from aru_lab.runs.counts import Counts
 from aru_lab.runs.display import NO_NUMBERS, epoch_line, show_data, training_bar
 from aru_lab.runs.distributed import World, joined
 from aru_lab.runs.evaluation import Score, or_to_the_data, score, take_initial_weights, task_of
-from aru_lab.runs.finite import NotFinite, advise, check_number, check_weights
+from aru_lab.runs.finite import NotFinite, Watch, advise, check_number, check_weights
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.learner import Batch, Learner
-from aru_lab.runs.losses import quality_of, spread_of
+from aru_lab.runs.losses import loss_of_zero, quality_of, spread_of
 from aru_lab.runs.position import Position
 from aru_lab.runs.provenance import environment
 from aru_lab.runs.records import Records, random_state, set_random_state
@@ -93,7 +93,7 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
             if world.is_first:
                 folder.make()
                 stack.enter_context(folder.locked())
-                folder.create(config, started_on)
+                folder.create(trainer.config, started_on)
         say(trainer.console, "Run folder: ", plain(folder.path, "bold"))
         if (transform := trainer.task.transform) is not None:
             show_data(trainer.console, trainer.data, trainer.target, transform.targets)
@@ -158,7 +158,7 @@ class _Trainer:
         world: World | None = None,
         on_epoch: OnEpoch | None = None,
     ) -> None:
-        self.config = config
+        self.config = config = config.with_learning_rate()
         self.world = world or World()
         self.console = console if self.world.is_first else Console(quiet=True)
         self.on_epoch = on_epoch
@@ -176,6 +176,7 @@ class _Trainer:
             torch.manual_seed((config.seed + self.world.rank * 1_000_003) % 2**63)
         self.records = Records(config, folder, self.world)
         self.position = Position()
+        self.watch = Watch(task.target.n_outputs, loss_of_zero(targets_of(self.data.train)))
         self.under_way: deque[Counts] = deque()
         self.lag = 1 if self.learner.device.type == "cuda" else 0
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
@@ -282,6 +283,15 @@ class _Trainer:
             check_number("loss", loss, counts.step)
             check_number("norm of the gradient", norm, counts.step)
             self.position.add(loss, n_correct, counts.n)
+            mean = self.watch.add(loss)
+            if mean is not None and self.world.is_first:
+                self.warn(mean, counts.step)
+
+    def warn(self, mean: float, step: int) -> None:
+        """Say that training is unstable."""
+        examples = self.data.train
+        largest = self.learner.largest_state(examples)
+        say(self.console, self.watch.warning(mean, largest, self.position.epoch + 1, step, self.config, examples))
 
     def validate(self) -> Score:
         """Score all validation examples, each process its share."""

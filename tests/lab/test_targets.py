@@ -16,10 +16,12 @@ from aru_lab.cli import main
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError
+from aru_lab.experiments.robustness import robustness
 from aru_lab.networks.classifier import build_classifier
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate, score
 from aru_lab.runs.losses import quality_of, spread_of
+from aru_lab.runs.sensitivity import Strengths
 from aru_lab.runs.training import train
 
 SIZES: dict[str, Any] = {"hidden_size": 6, "controller_size": 3, "epochs": 1, "batch_size": 10, "device": "cpu"}
@@ -124,3 +126,20 @@ def test_score_of_numbers_is_the_mean_squared_error(tmp_path: Path) -> None:
 def test_equal_targets_have_no_r_squared() -> None:
     assert spread_of(np.ones((5, 2), np.float32)) == 0
     assert quality_of(0.3, 0, 5, 0.0) == 0
+
+
+def test_robustness_of_a_regression_is_in_r_squared(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    rng = np.random.RandomState(0)
+    run = tmp_path / "run"
+    train(TrainConfig(file_of(tmp_path, rng.rand(40)), "relu", **SIZES, output=run), Console(quiet=True))
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), file.write(b"picture")))
+        rows, failures = robustness([run], tmp_path / "out", Strengths((0.0, 1.0), (0.0,), (0.0,), (0.0,), (0.0,)))
+    assert failures == {}
+    clean, _ = evaluate(run, [])
+    assert rows[0]["accuracy"] == pytest.approx(clean.accuracy, abs=1e-6)
+    assert rows[1]["accuracy"] < rows[0]["accuracy"]
+    assert [axes.get_ylabel() for axes in drawn[0].axes if axes.get_ylabel()] == ["R² (%)", "mean squared error"]

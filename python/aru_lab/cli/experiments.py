@@ -60,7 +60,8 @@ class Sweep:
         configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters, sentences.append)
         for sentence in dict.fromkeys(sentences):
             say(console, sentence)
-        for remark in dict.fromkeys(remark for config in configs for remark in task_of(config).remarks):
+        tasks = dict.fromkeys(map(task_of, configs))
+        for remark in dict.fromkeys(remark for task in tasks for remark in task.remarks):
             say(console, remark)
         print_sizes(configs, console)
         results = run_sweep(configs, self.jobs)

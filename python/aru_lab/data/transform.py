@@ -31,12 +31,15 @@ class Scale:
     @classmethod
     def of(cls, values: np.ndarray) -> Scale:
         """The scale that gives values (n, I) the mean 0 and the deviation 1; NaN does not count, constants become 0."""
-        known = ~np.isnan(values)
-        n = np.maximum(known.sum(axis=0), 1)
-        mean = np.where(known, values, 0).sum(axis=0, dtype=np.float64) / n
-        deviation = np.sqrt((np.where(known, values - mean, 0.0) ** 2).sum(axis=0) / n)
-        smallest = 1e-6 * np.maximum(np.abs(mean), 1e-30)  # what rounding leaves of a constant in float32
-        return cls(tuple(mean.tolist()), tuple(np.where(deviation > smallest, deviation, 1.0).tolist()))
+        means, deviations = [], []
+        for column in values.T:  # one by one, for a file may fill the memory
+            known = column[~np.isnan(column)].astype(np.float64)
+            mean = float(known.mean()) if len(known) else 0.0
+            deviation = float(known.std()) if len(known) else 0.0
+            means.append(mean)
+            # what rounding leaves of a constant in float32 is no deviation
+            deviations.append(deviation if deviation > 1e-6 * max(abs(mean), 1e-30) else 1.0)
+        return cls(tuple(means), tuple(deviations))
 
     def apply(self, values: np.ndarray) -> np.ndarray:
         """The scaled values, float32."""

@@ -119,7 +119,9 @@ class Curve:
     points: dict[float, list[tuple[float, float]]]
 
 
-def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, path: Path) -> None:
+def sensitivity_figure(
+    curves: list[Curve], labels: dict[str, str], title: str, path: Path, classes: bool = True
+) -> None:
     """Accuracy (above) and loss (below) against strength, a panel a sweep, a line a model with the range of its seeds.
 
     Args:
@@ -127,6 +129,7 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
         labels: by name of a sweep, the label of its horizontal axis; in the order of the panels.
         title: of the figure.
         path: file to write; its suffix names the format.
+        classes: whether classes were predicted; else the accuracy is R² and the loss the mean squared error.
     """
     from matplotlib.figure import Figure
 
@@ -144,8 +147,9 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
                 axes.plot(strengths, mean, dash, color=colour, marker=marker, markersize=4, label=NAMES[curve.model])
                 axes.fill_between(strengths, lowest, highest, color=colour, alpha=0.12, linewidth=0)
         panels[1, column].set_xlabel(label)
-    panels[0, 0].set(ylabel="accuracy (%)", ylim=(0, 102))
-    panels[1, 0].set(ylabel="cross-entropy (nats)", yscale="log")
+    panels[0, 0].set(ylabel="accuracy (%)" if classes else "R² (%)")
+    panels[0, 0].set_ylim(0 if classes else None, 102)
+    panels[1, 0].set(ylabel="cross-entropy (nats)" if classes else "mean squared error", yscale="log")
     for axes in panels.flat:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

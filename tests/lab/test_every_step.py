@@ -33,6 +33,7 @@ WORDS = np.where(X[..., 0] > 0, "up", "down")
 MASK = RNG.rand(N, T) < 0.7
 MASK[:, 0] = True
 SIZES: dict[str, Any] = {"hidden_size": 8, "controller_size": 3, "batch_size": 10, "device": "cpu"}
+SIZES |= {"learning_rate": 1e-2, "learning_rate_scaling": "none"}
 
 
 def file_of(folder: Path, **arrays: Any) -> str:
@@ -61,7 +62,7 @@ def test_classes_at_steps_are_learned(tmp_path: Path, capsys: pytest.CaptureFixt
     assert task.target == Target(2, ("down", "up"), every_step=True)
     data = task.load()
     assert sum(int(count.sum()) for count in counts(data, task.target).values()) == real.sum()
-    config = TrainConfig(path, "arun", **SIZES, epochs=15, learning_rate=1e-2, standardise=True, output=run)
+    config = TrainConfig(path, "arun", **SIZES, epochs=15, standardise=True, output=run)
     assert train(config, Console(quiet=True)).history[-1]["train_accuracy"] > 0.9
     found = evaluate_in_detail(run, [])
     assert found.clean.score.n == data.test.mask.sum() == len(found.clean.outputs)
@@ -84,7 +85,7 @@ def test_numbers_at_steps_are_learned(tmp_path: Path, n_outputs: int | None) -> 
     y = y[..., 0] if n_outputs is None else y
     path = file_of(tmp_path, y=y, mask=MASK.astype(float))
     assert find_task(path).target == Target(n_outputs or 1, every_step=True)
-    config = TrainConfig(path, "gru", **SIZES, epochs=30, learning_rate=1e-2, standardise=True, output=tmp_path / "run")
+    config = TrainConfig(path, "gru", **SIZES, epochs=30, standardise=True, output=tmp_path / "run")
     assert train(config, Console(quiet=True)).history[-1]["train_accuracy"] > 0.7
     numbers = aru_lab.load(tmp_path / "run").predict(X)["numbers"]
     assert numbers.shape == (N, T, n_outputs or 1)

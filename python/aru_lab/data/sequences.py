@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from aru_lab.arguments import FLOAT32_MAX
 from aru_lab.data.matlab import read_mat
 from aru_lab.data.splits import PARTS
 from aru_lab.errors import DataError
@@ -191,10 +192,10 @@ def checked_part(arrays: dict[str, np.ndarray], end: str, path: Path | str) -> P
     if np.isinf(x).any():
         raise DataError(f"{path}: x{end} holds numbers that are not finite; {WHAT}.")
     largest = max(abs(float(np.fmax.reduce(x, axis=None))), abs(float(np.fmin.reduce(x, axis=None))))
-    if largest > np.finfo(np.float32).max:
+    if largest > FLOAT32_MAX:
         raise DataError(
             f"{path}: x{end} holds numbers of up to {largest:.3g}, which are not finite in float32, the type in which "
-            f"sequences are kept (at most {np.finfo(np.float32).max:.3g}); scale them."
+            f"sequences are kept (at most {FLOAT32_MAX:.3g}); scale them."
         )
     at_steps = y is not None and y.shape[:2] == x.shape[:2]
     if mask is not None and not at_steps:

@@ -337,7 +337,9 @@ def evaluate_in_detail(
     return Evaluation(task.target, baseline(data, task.target), scale, clean, perturbed)
 
 
-def evaluate(run: Path, perturbations: list[Perturbation], **options: Any) -> tuple[Score, list[Score]]:
+def evaluate(
+    run: Path, perturbations: list[Perturbation], which: str = "best", **options: Any
+) -> tuple[Score, list[Score]]:
     """The scores of a run on the test examples: unperturbed, and under each perturbation; see `evaluate_in_detail`."""
-    found = evaluate_in_detail(run, perturbations, **options)
+    found = evaluate_in_detail(run, perturbations, which, **options)
     return found.clean.score, [outcome.score for outcome in found.perturbed]

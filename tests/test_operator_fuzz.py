@@ -26,7 +26,7 @@ OTHERS |= {("aru_sequence", "h"): ("xp",), ("gamma_rnn_sequence", "h"): ("h0", "
 @pytest.mark.parametrize(("backend", "op", "direction"), CASES)
 def test_one_wrong_argument_at_a_time(run_forked, backend, op, direction):
     interpreted = {"TRITON_INTERPRET": "1"} if backend == "triton" else {}
-    done = run_forked("-m", "support.operator_fuzz", backend, op, direction, **interpreted)
+    done = run_forked("-m", "support.operator_fuzz", backend, op, direction, timeout=280, **interpreted)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, f"the process ended with {done.returncode} at {lines[-1:]}:\n{done.stderr[-3000:]}"
     assert len(lines) > 50

@@ -77,8 +77,7 @@ class Server:
 
     def stop(self) -> None:
         """Ends the process."""
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()  # closes both pipes
 
 
 if __name__ == "__main__":

@@ -32,6 +32,9 @@ def _default_training() -> TrainConfig:
         controller_size=16,
         epochs=50,
         batch_size=32,
+        # one rate: by fan-in the controller learns slowly, and in 50 epochs the network does not become robust
+        learning_rate=2e-3,
+        learning_rate_scaling="none",
         input_noise=0.13,
         threads=1,
     )

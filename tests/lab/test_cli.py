@@ -9,10 +9,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import aru_kernels
 from aru_lab.cli import main
+from aru_lab.plots.curves import learning_curves
 from aru_lab.runs import training
 
 from .conftest import with_sources
@@ -72,6 +74,46 @@ def test_learning_curves(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     assert lines["run-1, validation"].tolist() == [[m["epoch"], 100 * m["validation_accuracy"]] for m in metrics]
 
 
+@pytest.mark.parametrize("n", [2, 7, 16, 40])
+def test_learning_curves_of_many_runs_have_different_colours(tmp_path: Path, n: int) -> None:
+    from matplotlib.figure import Figure
+
+    entry = {"epoch": 1, "train_accuracy": 0.5, "validation_accuracy": 0.4}
+    histories = {f"run-{k}": [entry, entry | {"epoch": 2}] for k in range(n)}
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), file.write(b"picture")))
+        learning_curves(histories, tmp_path / "curves.png")
+    (axes,) = drawn[0].axes
+    colours = {tuple(line.get_color()) for line in axes.get_lines()}
+    assert len(axes.get_lines()) == 2 * n
+    assert len(colours) == n
+    drawn[0].draw_without_rendering()
+    if n > 4:
+        (legend,) = drawn[0].legends
+        assert [text.get_text() for text in legend.get_texts()] == list(histories)
+        assert axes.get_legend() is None
+        box = legend.get_window_extent()
+        assert box.x0 >= axes.get_window_extent().x1
+        assert box.y0 >= 0
+        assert box.height <= drawn[0].bbox.height
+
+
+def test_curves_of_a_regression_show_r_squared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from matplotlib.figure import Figure
+
+    rng = np.random.RandomState(0)
+    np.savez(tmp_path / "data.npz", x=rng.rand(40, 3, 1), y=rng.rand(40))
+    small = ["--model", "relu", "--hidden-size", "3", "--epochs", "1", "--device", "cpu"]
+    assert main(["train", str(tmp_path / "data.npz"), *small, "--output", str(tmp_path / "numbers")]) == 0
+    assert "R²" in capsys.readouterr().out
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda figure, file, **_: (drawn.append(figure), file.write(b"picture")))
+        assert main(["curves", str(tmp_path / "numbers"), "--output", str(tmp_path / "curves.png")]) == 0
+    assert drawn[0].axes[0].get_ylabel() == "R² (%)"
+
+
 def test_curves_of_the_runs_that_have_some(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, figure = tmp_path / "run", tmp_path / "curves.png"
     assert main(["train", "sdigits", *SMALL, "--output", str(run)]) == 0
@@ -120,7 +162,10 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("train fly", r"task: got 'fly', expected one of psdigits, psmnist, .* or the path of an \.npz file\."),
+        (
+            "train fly",
+            r"task: got 'fly', expected one of psdigits, psmnist, .* or the path of an \.npz or \.mat file\.",
+        ),
         ("train fly.npz", r"fly\.npz: there is no such file; expected an \.npz file with x of shape \(N, T, I\)"),
         ("train --model rnn", r"model: got 'rnn', expected one of arun"),
         ("train --epochs 0", r"epochs: got 0, expected a whole number of at least 1"),

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from aru_lab.data.preparation import Preparation
+from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import build_classifier
 from aru_lab.networks.perturbations import (
@@ -19,6 +23,7 @@ from aru_lab.networks.perturbations import (
     describe,
     parse,
 )
+from aru_lab.runs.evaluation import perturbed, score
 
 
 def test_step_is_on_during_its_length_only() -> None:
@@ -147,3 +152,34 @@ def test_refusals(arguments: dict[str, float], sentence: str) -> None:
 def test_step_beyond_the_end_is_refused() -> None:
     with pytest.raises(ConfigError, match="from step 8 of length 3, expected it to end within the sequence of 10"):
         StepDrive(1.0, 8, 3).drive(10)
+
+
+def test_contrast_of_inputs_of_both_signs_is_about_their_mean(tmp_path: Path) -> None:
+    rng = np.random.RandomState(0)
+    x = rng.randn(60, 5, 2) + np.array([3, 0])
+    x[rng.rand(60, 5, 2) < 0.1] = np.nan
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(60) % 2)
+    preparation = Preparation(missing="mask-channel")
+    data = find_task(str(tmp_path / "data.npz"), preparation=preparation).load()
+    expected = [*data.train.x[..., :2].mean(axis=(0, 1)), np.nan, np.nan]
+    np.testing.assert_allclose(data.test.centre, expected, rtol=1e-5)
+    torch.manual_seed(0)
+    model = build_classifier("gru", 4, input_size=4, n_classes=2)
+    inputs = torch.from_numpy(data.test.x)
+    contrast = VariableContrast(0.5)
+    found = model(inputs, **perturbed(model, inputs, contrast, range(len(inputs)), data.test.centre))
+    centre = torch.tensor([*data.test.centre[:2], 0, 0])
+    factor = contrast.contrast(5).reshape(1, 5, 1).expand(len(inputs), 5, 4).clone()
+    factor[..., 2:] = 1
+    torch.testing.assert_close(found, model(centre + (inputs - centre) * factor))
+    assert score(model, data.test, perturbation=contrast) != score(model, data.test)
+
+
+def test_contrast_of_positive_inputs_is_about_zero(tmp_path: Path) -> None:
+    x = np.random.RandomState(0).rand(60, 5, 2)
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(60) % 2)
+    assert find_task(str(tmp_path / "data.npz")).load().test.centre is None
+    x[3, 1, 1] = np.nan
+    np.savez(tmp_path / "data.npz", x=x, y=np.arange(60) % 2)
+    test = find_task(str(tmp_path / "data.npz"), preparation=Preparation(missing="mask-channel")).load().test
+    np.testing.assert_array_equal(test.centre, [0, 0, np.nan, np.nan])

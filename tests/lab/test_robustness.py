@@ -122,7 +122,7 @@ def test_rows_are_every_strength_of_every_run(runs: list[Path], measured: tuple[
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures are files with a word in them; drawing takes longer than all else."""
     monkeypatch.setattr(
-        experiment, "sensitivity_figure", lambda _curves, _labels, _title, path: path.write_text("figure")
+        experiment, "sensitivity_figure", lambda _curves, _labels, _title, path, _classes: path.write_text("figure")
     )
 
 

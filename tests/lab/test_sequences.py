@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 from aru_lab.data.sequences import checksum, read_sequences
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError, DataError
+from aru_lab.experiments.analyse import analyse
 from aru_lab.networks.perturbations import parse
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate
+from aru_lab.runs.scores import known_scores
 from aru_lab.runs.training import resume, train
 
 RNG = np.random.RandomState(0)
@@ -31,7 +35,7 @@ def test_sequences_are_read_and_split(tmp_path: Path) -> None:
     x, y = RNG.rand(50, 6, 2), np.arange(50) % 3
     path = save(tmp_path / "data.npz", x=x, y=y)
     task = find_task(str(path))
-    assert (task.n_steps, task.input_size, task.n_classes) == (6, 2, 3)
+    assert (task.n_steps, task.input_size, task.target.n_outputs) == (6, 2, 3)
     parts = task.load()
     assert [len(part) for part in (parts.train, parts.validation, parts.test)] == [35, 5, 10]
     found = np.concatenate([part.x for part in (parts.train, parts.validation, parts.test)])
@@ -70,6 +74,37 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
         assert "\n" not in str(told.value)
 
 
+def test_stored_scores_and_analyses_are_of_the_data_they_name(tmp_path: Path) -> None:
+    """All labels are flipped: the run refuses the file, and nothing that is stored passes for a result of it."""
+    x, y = RNG.rand(40, 4, 2), np.arange(40) % 2
+    path, run = save(tmp_path / "data.npz", x=x, y=y), tmp_path / "run"
+    config = TrainConfig(str(path), hidden_size=4, controller_size=3, epochs=1, device="cpu", output=run)
+    train(config, Console(quiet=True))
+    before = known_scores(run, [None])
+    quiet = Console(quiet=True)
+    assert analyse(run, ("responses",), console=quiet) == ["responses"]
+    assert analyse(run, ("responses",), console=quiet) == []
+    save(path, x=x, y=1 - y)
+    for attempt in (lambda: known_scores(run, [None]), lambda: analyse(run, ("responses",), console=quiet)):
+        with pytest.raises(DataError, match="has changed since the run began"):
+            attempt()
+    # a run of an earlier version does not say what it began with
+    content = json.loads((run / "config.json").read_text())
+    del content["environment"]["sources"]
+    (run / "config.json").write_text(json.dumps(content))
+    weights = torch.load(run / "best.pt", weights_only=True)
+    del weights["run"]["sources"]
+    torch.save(weights, run / "best.pt")
+    (after,) = known_scores(run, [None])
+    assert after.accuracy == pytest.approx(1 - before[0].accuracy)
+    assert analyse(run, ("responses",), console=quiet) == ["responses"]
+    # a score without the checksum of its data counts as missing
+    line = json.loads((run / "scores.jsonl").read_text().splitlines()[-1])
+    del line["data"], line["checksum"]
+    (run / "scores.jsonl").write_text(json.dumps(line | {"accuracy": 0.125}) + "\n")
+    assert known_scores(run, [None]) == [after]
+
+
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
@@ -80,10 +115,12 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
         ({"x": np.ones((20, 5, 1)), "y": np.zeros(19, int)}, r"y has the shape \(19,\) beside x of shape \(20, 5, 1\)"),
         ({"x": np.ones((20, 5, 1)), "y": np.zeros((20, 1), int)}, r"y has the shape \(20, 1\)"),
         ({"x": np.full((20, 5, 1), "a"), "y": np.zeros(20, int)}, "x has the type <U1"),
-        ({"x": np.ones((20, 5, 1)), "y": np.zeros(20)}, "y has the type float64"),
-        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) - 1}, "y has the label -1"),
-        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) + 1}, "y has the label 20, so more classes than the 20 sequen"),
-        ({"x": np.full((20, 5, 1), np.nan), "y": np.zeros(20, int)}, "x holds numbers that are not finite"),
+        ({"x": np.ones((20, 5, 1)), "y": np.full(20, np.nan)}, "y holds numbers that are not finite in float32"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros((20, 2), int)}, r"y has the shape \(20, 2\) beside x"),
+        ({"x": np.ones((20, 5, 1)), "y": np.zeros(20, complex)}, "y has the type complex128"),
+        ({"x": np.ones((20, 5, 1)), "y": np.arange(20) + 1}, "y has 20 classes for 20 sequences"),
+        ({"x": np.full((20, 5, 1), np.nan), "y": np.arange(20) % 2}, "x holds numbers that are not finite"),
+        ({"x": np.full((20, 5, 1), np.inf), "y": np.arange(20) % 2}, "x holds numbers that are not finite"),
         ({"x": np.ones((9, 5, 1)), "y": np.zeros(9, int)}, "it holds 9 sequences, too few"),
         (
             {"x": np.full((20, 5, 1), None), "y": np.zeros(20, int)},
@@ -98,10 +135,12 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
         "length",
         "2-D y",
         "text",
-        "floats",
-        "negative",
-        "gap",
+        "nan in y",
+        "integers of two dimensions",
+        "complex",
+        "all different",
         "nan",
+        "infinity",
         "few",
         "objects",
     ],
@@ -109,7 +148,7 @@ def test_file_that_has_changed_is_told(tmp_path: Path) -> None:
 def test_file_of_the_wrong_content_is_told(tmp_path: Path, arrays: dict[str, np.ndarray], sentence: str) -> None:
     path = save(tmp_path / "data.npz", **arrays)
     with pytest.raises(DataError, match=sentence):
-        read_sequences(path)
+        find_task(str(path)).load()
 
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 damaged"])
@@ -134,10 +173,10 @@ def test_array_that_its_header_calls_shorter_is_refused(tmp_path: Path) -> None:
 def test_file_that_was_replaced_is_read_again(tmp_path: Path) -> None:
     path = save(tmp_path / "data.npz", x=np.ones((40, 3, 2)), y=np.arange(40) % 2)
     first, was = checksum(path), path.stat()
-    assert read_sequences(path).x[0, 0, 0] == 1
+    assert read_sequences(path).whole.x[0, 0, 0] == 1
     save(tmp_path / "other.npz", x=np.full((40, 3, 2), 2.0), y=np.arange(40) % 2).replace(path)
     os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-    assert read_sequences(path).x[0, 0, 0] == 2
+    assert read_sequences(path).whole.x[0, 0, 0] == 2
     assert checksum(path) != first
 
 

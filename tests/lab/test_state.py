@@ -367,7 +367,8 @@ def test_weights_that_a_run_began_with_are_remembered(tmp_path: Path) -> None:
 def test_empty_classes_are_told(data: Path, tmp_path: Path, labels: np.ndarray, said: str | None) -> None:
     np.savez(data, x=np.ones((30, 4, 2)), y=labels)
     written = io.StringIO()
-    training.train(dataclasses.replace(FILE, task="x.npz", output=tmp_path / "run"), Console(file=written))
+    config = dataclasses.replace(FILE, task="x.npz", keep_gaps=True, output=tmp_path / "run")
+    training.train(config, Console(file=written))
     assert ("have no sequences" in written.getvalue()) is (said is not None)
     assert said is None or said in written.getvalue()
 
@@ -375,7 +376,7 @@ def test_empty_classes_are_told(data: Path, tmp_path: Path, labels: np.ndarray, 
 def test_empty_classes_are_told_once_by_a_sweep(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     np.savez(data, x=np.ones((30, 4, 2)), y=np.arange(30) % 2 * 3)
     options = ["--models", "relu", "--seeds", "0", "1", "--no-match-parameters", "--epochs", "1", "--hidden-size", "4"]
-    assert main(["sweep", "x.npz", *options]) == 0
+    assert main(["sweep", "x.npz", *options, "--keep-gaps"]) == 0
     assert capsys.readouterr().out.count("have no sequences (1, 2)") == 1
 
 

@@ -77,12 +77,27 @@ def test_matched_models_have_as_many_parameters(tmp_path: Path, hidden_size: int
         assert abs(count / counts["arun"] - 1) <= 0.02
 
 
-def test_size_at_which_models_can_not_match_is_told_with_one_at_which_they_can(tmp_path: Path) -> None:
-    sentence = r"the nearest that lstm can have .* Take --hidden-size \d+, at which all models match, or --no-match"
-    with pytest.raises(ConfigError, match=sentence) as told:
-        plan(TrainConfig(hidden_size=64, controller_size=16), MODELS, (0,), (), tmp_path)
-    size = int(str(told.value).partition("--hidden-size ")[2].partition(",")[0])
-    assert len(plan(TrainConfig(hidden_size=size, controller_size=16), MODELS, (0,), (), tmp_path)) == 6
+def test_nearest_size_at_which_all_models_match_is_taken(tmp_path: Path) -> None:
+    told: list[str] = []
+    base = TrainConfig(hidden_size=64, controller_size=16)
+    configs = plan(base, MODELS, (0,), (), tmp_path, remark=told.append)
+    counts = {config.model: n_parameters(config) for config in configs}
+    (size,) = {config.hidden_size for config in configs if config.model == "arun"}
+    assert size != 64
+    assert all(abs(count / counts["arun"] - 1) <= 0.02 for count in counts.values())
+    for nearer in range(64 - abs(size - 64) + 1, 64 + abs(size - 64)):
+        lines: list[str] = []
+        plan(dataclasses.replace(base, hidden_size=nearer), MODELS, (0,), (), tmp_path, remark=lines.append)
+        assert lines, nearer
+    (sentence,) = told
+    assert sentence == (
+        "Of an ARUN of hidden size 64, not all models can have as many parameters within 2%; the sweep takes "
+        f"{size}, the nearest size at which they can."
+    )
+    # without the ARUN the others still match each other, and a size that matches is kept without a word
+    others = plan(base, ("relu", "lstm"), (0,), (), tmp_path)
+    assert abs(n_parameters(others[0]) / n_parameters(others[1]) - 1) <= 0.04
+    assert plan(base, ("arun",), (0,), (), tmp_path, remark=pytest.fail)[0].hidden_size == 64
 
 
 def test_lists_are_no_values_to_vary() -> None:

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aru_lab.analysis.network import check_network
@@ -22,6 +21,7 @@ from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import driven_rnn
 from aru_lab.runs.analyses import Result, Run, Table
+from aru_lab.runs.losses import loss_of
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,12 @@ def gradient_norms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor])
 
 def analyse_gradients(run: Run, settings: Settings, report: Report) -> Result:
     """Norm of the gradient for W_hh, accumulated from each position, before and after training."""
+    if run.test.lengths is not None or run.test.mask is not None:
+        raise ConfigError("gradients: got several lengths or a target at every step, expected one target at step T.")
     arrays, rows = {}, []
     for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
         x, y = run.sequences(settings.sequences, model)
-        found = gradient_norms(model.recurrent, x, lambda h, model=model, y=y: F.cross_entropy(model.readout(h[-1]), y))
+        found = gradient_norms(model.recurrent, x, lambda h, model=model, y=y: loss_of(model.readout(h[-1]), y))
         arrays |= {f"{name}_{when}": getattr(found, name) for name in ("accumulated", "each", "state")}
         rows += [
             (when, t, *values) for t, values in enumerate(zip(found.accumulated, found.each, found.state, strict=True))

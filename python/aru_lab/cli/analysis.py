@@ -68,5 +68,6 @@ class Figure:
         from aru_lab.plots.paper.draw import draw
         from aru_lab.terminal import say
 
-        for path in draw(self.number, self.run_folders, self.output):
-            say(Console(), path)
+        console = Console()
+        for path in draw(self.number, self.run_folders, self.output, lambda sentence: say(console, sentence)):
+            say(console, path)

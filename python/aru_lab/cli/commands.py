@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from aru_lab.cli.analysis import Analyse, Figure
 from aru_lab.cli.experiments import Reproduce, Robustness, Sweep, Transfer
-from aru_lab.cli.runs import Curves, Demo, Evaluate, Train
+from aru_lab.cli.runs import Curves, Demo, Evaluate, Predict, Train
 
 COMMANDS = {
     "train": Train,
     "evaluate": Evaluate,
+    "predict": Predict,
     "curves": Curves,
     "sweep": Sweep,
     "robustness": Robustness,

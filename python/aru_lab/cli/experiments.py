@@ -37,7 +37,8 @@ class Sweep:
     """Further options to vary, such as learning_rate=1e-3,5e-4; every combination is trained."""
 
     match_parameters: bool = True
-    """Choose the hidden sizes so that the number of parameters matches an ARUN of --hidden-size within 2%."""
+    """Choose the hidden sizes so that the number of parameters matches an ARUN of --hidden-size within 2%, or of the
+    nearest size at which all models can."""
 
     jobs: int = 1
     """Processes; each uses its share of the cores unless --threads is given."""
@@ -54,9 +55,13 @@ class Sweep:
         from aru_lab.terminal import plain, say
 
         root = self.config.output or Path("runs/sweep")
-        configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters)
         console = Console()
-        for remark in dict.fromkeys(remark for config in configs for remark in task_of(config).remarks):
+        sentences: list[str] = []
+        configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters, sentences.append)
+        for sentence in dict.fromkeys(sentences):
+            say(console, sentence)
+        tasks = dict.fromkeys(map(task_of, configs))
+        for remark in dict.fromkeys(remark for task in tasks for remark in task.remarks):
             say(console, remark)
         print_sizes(configs, console)
         results = run_sweep(configs, self.jobs)
@@ -72,7 +77,8 @@ class Sweep:
                 table.add_row(plain(config.run_folder.name), "failed", "-", "-")
             else:
                 best = max(entry["validation_accuracy"] for entry in result.history)
-                numbers = (str(len(result.history)), f"{best:.2%}", f"{result.clean.accuracy:.2%}")
+                shown = "{:.2%}" if task_of(config).target.is_classes else "R² {:.4f}"
+                numbers = (str(len(result.history)), shown.format(best), shown.format(result.clean.accuracy))
                 table.add_row(plain(config.run_folder.name), *numbers)
         console.print(table)
         if failure := failed_together(failed, len(configs)):

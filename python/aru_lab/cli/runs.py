@@ -53,6 +53,7 @@ class Train:
 
         from aru_lab.runs import training
         from aru_lab.runs.distributed import is_first_process
+        from aru_lab.runs.evaluation import target_of
         from aru_lab.runs.schedules import best_epoch
         from aru_lab.terminal import say
 
@@ -62,7 +63,7 @@ class Train:
             say(
                 Console(),
                 f"Trained {result.n_parameters:,} parameters for {len(result.history)} epochs; best validation "
-                f"accuracy {best['validation_accuracy']:.1%} in epoch {best['epoch']}.",
+                f"{target_of(result.run).quality(best['validation_accuracy'])} in epoch {best['epoch']}.",
             )
             say(
                 Console(),
@@ -102,25 +103,66 @@ class Evaluate:
         """Evaluate and print a table."""
         check_whole("batch_size", self.batch_size, 1)
         from rich.console import Console
-        from rich.table import Table
 
         from aru_lab.networks.perturbations import describe, parse
-        from aru_lab.runs.evaluation import evaluate
+        from aru_lab.runs.display import show_evaluation
+        from aru_lab.runs.evaluation import evaluate_in_detail
         from aru_lab.terminal import say
 
         perturbations = [parse(text) for text in self.perturb]
-        clean, perturbed = evaluate(
+        found = evaluate_in_detail(
             self.run_folder, perturbations, self.checkpoint, self.data_dir, self.device, self.backend, self.batch_size
         )
         console = Console()
-        say(console, f"{self.run_folder}: {clean.n:,} test sequences")
-        table = Table()
-        for heading in ("input", "accuracy", "loss"):
-            table.add_column(heading, justify="left" if heading == "input" else "right")
-        table.add_row("clean", f"{clean.accuracy:.2%}", f"{clean.loss:.4f}")
-        for perturbation, result in zip(perturbations, perturbed, strict=True):
-            table.add_row(describe(perturbation), f"{result.accuracy:.2%}", f"{result.loss:.4f}")
-        console.print(table)
+        what = "test sequences" if not found.target.every_step else "targets at steps of test sequences"
+        say(console, f"{self.run_folder}: {found.clean.score.n:,} {what}")
+        show_evaluation(console, found, list(map(describe, perturbations)))
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Predict the targets of new sequences with a trained run: classes with their probabilities, or numbers."""
+
+    run_folder: Run
+    """The folder of the run."""
+
+    file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE")]
+    """File of sequences x (N, T, I), and lengths (N,) if they differ. They are prepared as those of the training."""
+
+    output: Path = Path("predictions.npz")
+    """File to write: classes, probabilities and names, or numbers."""
+
+    states: bool = False
+    """Write what the neurons did, too: h and, of networks with γ, a, n and s, each (N, T, H)."""
+
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
+    """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
+
+    device: str | None = None
+    """torch device; None takes the run's."""
+
+    batch_size: int = 250
+    """Sequences in one batch."""
+
+    def run(self) -> None:
+        """Predict, and say where the predictions are."""
+        check_whole("batch_size", self.batch_size, 1)
+        from rich.console import Console
+
+        from aru_lab.runs.prediction import predict_file
+        from aru_lab.terminal import say
+
+        found = predict_file(
+            self.run_folder,
+            self.file,
+            self.output,
+            self.states,
+            self.batch_size,
+            checkpoint=self.checkpoint,
+            device=self.device,
+        )
+        first = next(iter(found.values()))
+        say(Console(), f"Predictions of {len(first):,} sequences: {self.output} ({', '.join(found)})")
 
 
 @dataclass(frozen=True)
@@ -145,7 +187,7 @@ class Curves:
         from aru_lab.errors import LabError, failed_together
         from aru_lab.plots.curves import learning_curves
         from aru_lab.runs.folder import RunFolder
-        from aru_lab.runs.state import read_history
+        from aru_lab.runs.state import measure_of, read_history
         from aru_lab.terminal import say
 
         check_runs(self.runs)
@@ -155,12 +197,12 @@ class Curves:
                 f"output: got {self.output}, expected a name that ends in .{', .'.join(sorted(formats))}."
             )
         names = [path.name for path in self.runs]
-        histories = {}
+        histories, measures = {}, set()
         failures: list[LabError] = []
         for path in self.runs:
             folder = RunFolder(path)
             try:
-                folder.read_config()
+                _, environment = folder.read_config()
                 history = read_history(folder)
                 if not history:
                     raise ConfigError(f"run: {path} has not finished an epoch yet, expected at least one.")
@@ -168,9 +210,10 @@ class Curves:
                 failures.append(error)
                 continue
             # sweeps name their runs alike
+            measures.add(measure_of(environment))
             histories[path.name if names.count(path.name) == 1 else str(path)] = history
         if histories:
-            learning_curves(histories, self.output)
+            learning_curves(histories, self.output, " or ".join(sorted(measures, reverse=True)))
             say(Console(), f"Learning curves of {len(histories)} runs: {self.output}")
         if failure := failed_together(failures, len(self.runs)):
             raise failure

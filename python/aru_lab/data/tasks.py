@@ -1,4 +1,4 @@
-"""Tasks: labelled sequences to classify. Images are read pixel by pixel; a file holds sequences.
+"""Tasks: sequences with their targets. Images are read pixel by pixel; a file holds sequences.
 
 A task is one entry of TASKS. This module does not import torch, so the command line lists the tasks quickly.
 """
@@ -8,12 +8,16 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from aru_lab.data.images import DATASETS, SPLIT_SEED, Images, fixed_permutation
-from aru_lab.data.sequences import Sequences, TaskData, checksum, read_sequences, remarks, split
+from aru_lab.data.preparation import DEFAULT, Preparation, Prepared, prepare
+from aru_lab.data.sequences import Sequences, TaskData, checksum
+from aru_lab.data.summary import describe, remarks
+from aru_lab.data.targets import Target
+from aru_lab.data.transform import Transform
 from aru_lab.errors import ConfigError
 
 PERMUTATION_SEED = 0
@@ -37,8 +41,8 @@ class Task(Protocol):
         """T of the recurrent network."""
 
     @property
-    def n_classes(self) -> int:
-        """Number of logits."""
+    def target(self) -> Target:
+        """What is predicted."""
 
     @property
     def encoder(self) -> str:
@@ -51,6 +55,14 @@ class Task(Protocol):
     @property
     def remarks(self) -> list[str]:
         """Warnings about the data, in sentences."""
+
+    @property
+    def transform(self) -> Transform | None:
+        """What was done to a user's inputs; None for data sets."""
+
+    @property
+    def description(self) -> dict[str, Any] | None:
+        """What a run keeps of a user's file, as json can write it; None for data sets."""
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
@@ -91,7 +103,11 @@ class ImageTask:
     rotation: float = 0.0
     encoder: str = "linear"
     pixels_per_step: int = 1
-    n_classes: int = 10
+
+    @property
+    def target(self) -> Target:
+        """The ten classes of images, numbered from 0."""
+        return Target(10, tuple(map(str, range(10))))
 
     @property
     def checksum(self) -> None:
@@ -102,6 +118,16 @@ class ImageTask:
     def remarks(self) -> list[str]:
         """No warnings: the data sets are known."""
         return []
+
+    @property
+    def transform(self) -> None:
+        """None: pixels are only scaled to [0, 1]."""
+        return None
+
+    @property
+    def description(self) -> None:
+        """None: the data sets are known."""
+        return None
 
     @property
     def input_size(self) -> int:
@@ -149,9 +175,10 @@ class ImageTask:
 
 @dataclass(frozen=True)
 class FileTask:
-    """Classify the sequences of a file; see `sequences.read_sequences`. `name` is its path."""
+    """Learn the targets of the sequences in a file; see `sequences.read_sequences`. `name` is its path."""
 
     name: str
+    preparation: Preparation = DEFAULT
 
     @property
     def encoder(self) -> str:
@@ -161,17 +188,17 @@ class FileTask:
     @property
     def input_size(self) -> int:
         """I, the features of a step."""
-        return read_sequences(Path(self.name)).x.shape[2]
+        return self._prepared.data.train.x.shape[2]
 
     @property
     def n_steps(self) -> int:
         """T, the steps of a sequence."""
-        return read_sequences(Path(self.name)).x.shape[1]
+        return self._prepared.data.train.x.shape[1]
 
     @property
-    def n_classes(self) -> int:
-        """One more than the largest label."""
-        return int(read_sequences(Path(self.name)).y.max()) + 1
+    def target(self) -> Target:
+        """The classes of the labels, or numbers."""
+        return self._prepared.target
 
     @property
     def checksum(self) -> str:
@@ -180,14 +207,28 @@ class FileTask:
 
     @property
     def remarks(self) -> list[str]:
-        """Classes without sequences."""
-        return remarks(Path(self.name))
+        """What looks wrong in the file, see `summary.remarks`."""
+        return remarks(self._prepared.data, self.target, self.name)
+
+    @property
+    def transform(self) -> Transform:
+        """What was done to the inputs, fitted to the training examples."""
+        return self._prepared.transform
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """The targets, the sizes, the counts of each part, and the transform."""
+        return describe(self._prepared.data, self.target) | {"transform": self.transform.to_json()}
+
+    @property
+    def _prepared(self) -> Prepared:
+        return prepare(Path(self.name), self.preparation)
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
     ) -> TaskData:
-        """Read the data and split it into 70% train, 10% validation and 20% test; see `Task.load`."""
-        parts = split(read_sequences(Path(self.name)), SPLIT_SEED)
+        """Read the data and divide it; see `Task.load` and `Preparation`."""
+        parts = self._prepared.data
         return TaskData(
             train=_first(parts.train, subset, "subset"),
             validation=_first(parts.validation, validation_subset, "validation_subset"),
@@ -219,11 +260,16 @@ TASKS: dict[str, ImageTask] = {
 
 def is_data_file(task: str) -> bool:
     """Whether a task's name is the path of a file of sequences."""
-    return task.endswith(".npz")
+    return task.endswith((".npz", ".mat"))
 
 
-def find_task(name: str, pixels_per_step: int = 1) -> Task:
+def find_task(name: str, pixels_per_step: int = 1, preparation: Preparation = DEFAULT) -> Task:
     """The task called `name`, with so many pixels a step.
+
+    Args:
+        name: one of TASKS, or the path of a file of sequences.
+        pixels_per_step: of images.
+        preparation: how a file of sequences is read.
 
     Raises:
         ConfigError: there is none, or its pixels can't be grouped like that.
@@ -231,10 +277,10 @@ def find_task(name: str, pixels_per_step: int = 1) -> Task:
     if is_data_file(name):
         if pixels_per_step != 1:
             raise ConfigError(f"pixels_per_step: got {pixels_per_step} for the file {name}, expected 1.")
-        return FileTask(name)
+        return FileTask(name, preparation)
     if name not in TASKS:
         names = ", ".join(sorted(TASKS))
-        raise ConfigError(f"task: got {name!r}, expected one of {names} or the path of an .npz file.")
+        raise ConfigError(f"task: got {name!r}, expected one of {names} or the path of an .npz or .mat file.")
     task = TASKS[name]
     if pixels_per_step != 1 and (task.encoder == "conv" or task.n_pixels % pixels_per_step):
         raise ConfigError(

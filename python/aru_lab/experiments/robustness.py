@@ -90,12 +90,13 @@ def robustness(
     config = next(config for run, config in configs.items() if run not in failures)
     table, figure = (stem.with_name(stem.name + suffix) for suffix in (".csv", ".png"))
     write_csv(rows, table)
-    draw(rows, axes_of(strengths, task_of(config).n_steps), f"Test of {config.task}", figure)
+    task = task_of(config)
+    draw(rows, axes_of(strengths, task.n_steps), f"Test of {config.task}", figure, task.target.is_classes)
     return rows, failures
 
 
-def draw(rows: Sequence[dict[str, Any]], axes: Sequence[Axis], title: str, path: Path) -> None:
-    """Accuracy and loss against each strength, a line a model with its spread over the seeds."""
+def draw(rows: Sequence[dict[str, Any]], axes: Sequence[Axis], title: str, path: Path, classes: bool = True) -> None:
+    """Accuracy (R² without classes) and loss against each strength, a line a model with its spread over the seeds."""
     curves = []
     for row in rows:
         curve = next((c for c in curves if (c.model, c.sweep) == (row["model"], row["sweep"])), None)
@@ -103,7 +104,7 @@ def draw(rows: Sequence[dict[str, Any]], axes: Sequence[Axis], title: str, path:
             curve = Curve(row["model"], row["sweep"], {})
             curves.append(curve)
         curve.points.setdefault(row["strength"], []).append((row["accuracy"], row["loss"]))
-    sensitivity_figure(curves, {axis.name: axis.label for axis in axes}, title, path)
+    sensitivity_figure(curves, {axis.name: axis.label for axis in axes}, title, path, classes)
 
 
 def mean_over(rows: Sequence[dict[str, Any]], model: str, sweep: str) -> list[float]:

@@ -15,7 +15,7 @@ from aru_lab.experiments import processes as pool
 from aru_lab.experiments.scales import Scale
 from aru_lab.experiments.sweep import Finished, plan, print_sizes, run_sweep
 from aru_lab.runs.config import TrainConfig
-from aru_lab.terminal import visible
+from aru_lab.terminal import say, visible
 
 
 @dataclass
@@ -37,7 +37,9 @@ class Session:
             RunError: none could be trained.
         """
         base = dataclasses.replace(self.scale.base(task), **self.own)
-        configs = plan(base, models, self.scale.seeds, (), self.root / task)
+        configs = plan(
+            base, models, self.scale.seeds, (), self.root / task, remark=lambda sentence: say(self.console, sentence)
+        )
         print_sizes(configs, self.console)
         finished = self.train(configs, f"training on {task}")
         if not finished:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,7 @@ def plan(
     vary: Sequence[str],
     root: Path,
     match_parameters: bool = True,
+    remark: Callable[[str], None] = lambda sentence: None,
 ) -> list[TrainConfig]:
     """The configurations of a sweep; each has a run folder below `root`.
 
@@ -68,7 +69,8 @@ def plan(
         vary: FIELD=VALUE,VALUE,... for any further field of TrainConfig.
         root: folder of the sweep.
         match_parameters: solve the hidden size of each model so that it has as many parameters, within 2%, as an ARUN
-            of base's hidden and controller size.
+            of base's hidden and controller size, or of the nearest hidden size at which all models can.
+        remark: called with a sentence if that is another size.
 
     Raises:
         ConfigError: an unknown field or value, none or the same twice, or sizes that can't be matched.
@@ -84,10 +86,11 @@ def plan(
     for values in itertools.product(*([(name, value) for value in choices] for name, choices in axes)):
         changes = dict(values)
         label = "".join(f"-{name}={str(value).replace(os.sep, '_')}" for name, value in values)
+        arun = dataclasses.replace(base, **changes, model="arun")
+        sizes = _matched(arun, models, remark) if match_parameters and set(models) != {"arun"} else {}
         for model in models:
             config = dataclasses.replace(base, **changes, model=model)
-            if match_parameters and model != "arun":
-                config = dataclasses.replace(config, hidden_size=_matched_size(config, models))
+            config = dataclasses.replace(config, hidden_size=sizes.get(model, config.hidden_size))
             config = config.with_learning_rate()
             configs += [
                 dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
@@ -103,29 +106,39 @@ def _check_distinct(name: str, values: Sequence[Any]) -> None:
         raise ConfigError(f"{name}: got {' '.join(map(str, values))}, expected each once.")
 
 
-def _matched_size(config: TrainConfig, models: Sequence[str]) -> int:
+def _matched(config: TrainConfig, models: Sequence[str], remark: Callable[[str], None]) -> dict[str, int]:
+    """The hidden size of each model, with as many parameters within 2% as an ARUN of the configuration's size.
+
+    Small networks can't match every number of parameters. The ARUN then takes the nearest size at which all match.
+    """
     task = task_of(config)
-    sizes = {"controller_size": config.controller_size, "input_size": task.input_size, "n_classes": task.n_classes}
+    sizes = {
+        "controller_size": config.controller_size,
+        "input_size": task.input_size,
+        "n_classes": task.target.n_outputs,
+    }
 
-    def match(model: str, hidden_size: int) -> int:
+    def match(hidden_size: int) -> dict[str, int]:
         target = count_parameters(build_classifier("arun", hidden_size, **sizes, device="meta"))
-        return match_hidden_size(model, target, **sizes)
+        return {
+            model: hidden_size if model == "arun" else match_hidden_size(model, target, **sizes) for model in models
+        }
 
-    def all_match(hidden_size: int) -> bool:
+    wanted, refusal = config.hidden_size, None
+    nearest = sorted(range(1, 2 * wanted + 50), key=lambda size: (abs(size - wanted), -size))
+    for size in nearest:
         try:
-            return all(match(model, hidden_size) for model in models if model != "arun")
-        except ConfigError:
-            return False
-
-    try:
-        return match(config.model, config.hidden_size)
-    except ConfigError as error:
-        # Small networks can't match every number of parameters; a slightly larger size usually can.
-        larger = next(
-            (size for size in range(config.hidden_size, 2 * config.hidden_size + 50) if all_match(size)), None
-        )
-        advice = "" if larger is None else f"--hidden-size {larger}, at which all models match, or "
-        raise ConfigError(f"{error} Take {advice}--no-match-parameters.") from error
+            found = match(size)
+        except ConfigError as error:
+            refusal = refusal or error
+            continue
+        if size != wanted:
+            remark(
+                f"Of an ARUN of hidden size {wanted}, not all models can have as many parameters within 2%; the sweep "
+                f"takes {size}, the nearest size at which they can."
+            )
+        return found
+    raise ConfigError(f"{refusal} Take --no-match-parameters.")
 
 
 def _axis(text: str) -> tuple[str, list[Any]]:

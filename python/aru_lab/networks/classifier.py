@@ -1,4 +1,4 @@
-"""The classifier around every recurrent network: an optional encoder, a recurrent part, and a linear read-out of h_T.
+"""The network around every recurrent one: an optional encoder, a recurrent part, and a linear read-out of h_T.
 
 B sequences, T steps, I input features, H neurons, G controller units. A model is one entry of BUILDERS, named in
 names.MODELS.
@@ -55,7 +55,15 @@ class SequenceClassifier(nn.Module):
         """T of the recurrent part for inputs of so many steps."""
         return length if self.encoder is None else self.encoder.n_steps(length)
 
-    def forward(self, x: Tensor, drive: float | Tensor | None = None, contrast: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor,
+        drive: float | Tensor | None = None,
+        contrast: Tensor | None = None,
+        centre: Tensor | None = None,
+        lengths: Tensor | None = None,
+        every_step: bool = False,
+    ) -> Tensor:
         """The logits (B, n_classes) of the inputs x.
 
         Args:
@@ -64,19 +72,45 @@ class SequenceClassifier(nn.Module):
                 broadcasts to (T, B, H), time first. For an LSTM or a GRU it is added to the pre-activation of the
                 candidate (the tanh) and not to those of the gates.
             contrast: factor of what the recurrent part reads, where that is above 0: (T,) or (T, B).
+            centre: for inputs that may be negative, (I,): the factor then multiplies the deviation of every input from
+                this value; inputs whose centre is NaN stay as they are. None: it multiplies inputs above 0.
+            lengths: steps of each sequence, int64 of shape (B,) on the CPU, without an encoder: the read-out is of its
+                last real step, and later steps do not matter. None: all have T.
+            every_step: whether to read out every step: the logits are then (B, T, n_classes), and need no lengths.
         """
         if self.encoder is not None:
             x = self.encoder(x)
         x = x.transpose(0, 1)
         if contrast is not None:
             factor = contrast.to(x).reshape(len(x), -1, 1)
-            x = torch.where(x > 0, x * factor, x)
+            if centre is None:
+                x = torch.where(x > 0, x * factor, x)
+            else:
+                x = torch.where(centre.isnan(), x, centre + (x - centre) * factor)
+        if every_step:
+            return self.readout(self._states(x, drive)).transpose(0, 1)
+        if lengths is not None:
+            return self.readout(self._states_at(x, drive, lengths - 1))
         if isinstance(self.recurrent, nn.RNNBase):
             return self.readout(driven_rnn(self.recurrent, x, drive)[-1])
         # not the output's last step, whose gradient would be that of all steps
         _, last = self.recurrent(x, drive=drive)
         h_n = last[0] if isinstance(last, tuple) else last
         return self.readout(h_n[-1])
+
+    def _states(self, x: Tensor, drive: float | Tensor | None) -> Tensor:
+        """All states (T, B, H) of the recurrent part for its inputs (T, B, I)."""
+        if isinstance(self.recurrent, nn.RNNBase):
+            return driven_rnn(self.recurrent, x, drive)
+        return self.recurrent(x, drive=drive)[0]
+
+    def _states_at(self, x: Tensor, drive: float | Tensor | None, steps: Tensor) -> Tensor:
+        """The states (B, H) at one step of each sequence, (B,); nothing is computed after the last of these."""
+        n_steps, batch = int(steps.max()) + 1, x.shape[1]
+        if isinstance(drive, Tensor) and drive.dim() and len(drive) > 1:
+            drive = drive[:n_steps]
+        states = self._states(x[:n_steps], drive)
+        return states[steps.to(x.device), torch.arange(batch, device=x.device)]
 
 
 def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor | None) -> Tensor:

@@ -36,7 +36,11 @@ class Perturbation(Protocol):
         ...
 
     def contrast(self, n_steps: int, seeds: Sequence[int] = ()) -> Tensor | None:
-        """The factor of the inputs that are above 0: (T,) or (T, B); None where they stay as they are."""
+        """The factor of the inputs: (T,) or (T, B); None where they stay as they are.
+
+        It multiplies inputs above 0. Where a user's data has negative inputs, it multiplies the deviation of each
+        input from its mean over the training examples.
+        """
         ...
 
 

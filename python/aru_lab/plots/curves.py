@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,31 +40,55 @@ def demo_figure(
     save_picture(figure, path)
 
 
-def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]]) -> None:
+FEW = 4  # runs whose legend has room within the axes
+
+
+def _colours(n: int) -> list[Any]:
+    """A colour for each of n curves, all different."""
+    few = [BLUE, ORANGE, GREEN, VERMILION, SKY, BLACK, GREY]
+    if n <= len(few):
+        return few[:n]
+    import matplotlib
+
+    return list(matplotlib.colormaps["turbo"](np.linspace(0.03, 0.97, n)))
+
+
+def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]], measure: str = "accuracy") -> None:
     axes = figure.subplots()
-    colours = itertools.cycle((BLUE, ORANGE, GREEN, VERMILION, SKY, BLACK, GREY))
-    for (name, history), colour in zip(histories.items(), colours, strict=False):
+    lines = []
+    for (name, history), colour in zip(histories.items(), _colours(len(histories)), strict=True):
         epochs = [entry["epoch"] for entry in history]
         for part, style in (("validation", "-"), ("train", ":")):
             accuracy = [100 * entry[f"{part}_accuracy"] for entry in history]
-            axes.plot(epochs, accuracy, style, color=colour, label=f"{as_label(name)}, {part}")
-    axes.set(xlabel="epoch", ylabel="accuracy (%)", ylim=(0, 102), title="Learning curves")
+            lines += axes.plot(epochs, accuracy, style, color=colour, label=f"{as_label(name)}, {part}")
+    axes.set(xlabel="epoch", ylabel=f"{measure} (%)", title="Learning curves")
+    axes.set_ylim(0 if measure == "accuracy" else None, 102)
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right", frameon=False)
+    if len(histories) <= FEW:
+        axes.legend(loc="lower right", frameon=False)
+    else:
+        axes.set_title("Learning curves: validation solid, training dotted")
+        names = [as_label(name) for name in histories]
+        figure.legend(lines[::2], names, loc="outside right upper", frameon=False, fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def learning_curves(histories: dict[str, list[dict[str, Any]]], path: Path) -> None:
+def learning_curves(histories: dict[str, list[dict[str, Any]]], path: Path, measure: str = "accuracy") -> None:
     """Accuracy against epochs, on validation (solid) and training examples (dotted).
+
+    Every run has a colour of its own. The legend of many runs stands beside the axes.
 
     Args:
         histories: by the name of a run, its metrics, one dictionary an epoch.
         path: file to write; its suffix names the format.
+        measure: what the accuracy of the metrics is: "accuracy", "R²", or both where runs differ.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained", dpi=130)
-    _learning_curves(figure, histories)
+    n = len(histories)
+    size = (6.4, 4.2) if n <= FEW else (8.6, max(4.2, 0.6 + 0.19 * n))
+    figure = Figure(figsize=size, layout="constrained", dpi=130)
+    _learning_curves(figure, histories, measure)
     save_picture(figure, path)
 
 
@@ -96,7 +119,9 @@ class Curve:
     points: dict[float, list[tuple[float, float]]]
 
 
-def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, path: Path) -> None:
+def sensitivity_figure(
+    curves: list[Curve], labels: dict[str, str], title: str, path: Path, classes: bool = True
+) -> None:
     """Accuracy (above) and loss (below) against strength, a panel a sweep, a line a model with the range of its seeds.
 
     Args:
@@ -104,6 +129,7 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
         labels: by name of a sweep, the label of its horizontal axis; in the order of the panels.
         title: of the figure.
         path: file to write; its suffix names the format.
+        classes: whether classes were predicted; else the accuracy is R² and the loss the mean squared error.
     """
     from matplotlib.figure import Figure
 
@@ -121,8 +147,9 @@ def sensitivity_figure(curves: list[Curve], labels: dict[str, str], title: str, 
                 axes.plot(strengths, mean, dash, color=colour, marker=marker, markersize=4, label=NAMES[curve.model])
                 axes.fill_between(strengths, lowest, highest, color=colour, alpha=0.12, linewidth=0)
         panels[1, column].set_xlabel(label)
-    panels[0, 0].set(ylabel="accuracy (%)", ylim=(0, 102))
-    panels[1, 0].set(ylabel="cross-entropy (nats)", yscale="log")
+    panels[0, 0].set(ylabel="accuracy (%)" if classes else "R² (%)")
+    panels[0, 0].set_ylim(0 if classes else None, 102)
+    panels[1, 0].set(ylabel="cross-entropy (nats)" if classes else "mean squared error", yscale="log")
     for axes in panels.flat:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

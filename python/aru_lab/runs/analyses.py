@@ -28,7 +28,7 @@ from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
 from aru_lab.runs.folder import RunFolder, write_result
 from aru_lab.runs.runtime import resolve_device
-from aru_lab.runs.state import DAMAGED, check_sources, without_best
+from aru_lab.runs.state import DAMAGED, check_sources, data_of, without_best
 
 FOLDER = "analysis"
 FORMAT = 1  # raised whenever a part computes or names something otherwise: older files then count as missing
@@ -93,14 +93,18 @@ class AnalysisFolder:
         """The arrays of a finished part.
 
         Raises:
-            RunError: it is not there, or damaged, or was made from other weights than the run's checkpoints have now.
+            RunError: it is not there, or damaged, or was made from other weights or data than the run has now.
         """
         key, arrays = self._read(part)
         folder = RunFolder(self.run)
         weights = [sha256_of(file) for file in (folder.best_file, folder.last_file) if is_file(file)]
-        if weights and key.get("weights") not in weights:
+        other = "weights" if weights and key.get("weights") not in weights else ""
+        if "data" in key and folder.holds_run():
+            sources = folder.read_config()[1].get("sources", {})
+            other = other or ("data" if key["data"] != sources.get("task", key["data"]) else "")
+        if other:
             raise RunError(
-                f"{self.file(part)} is of other weights than the run has now; make it again with `aru analyse "
+                f"{self.file(part)} is of other {other} than the run has now; make it again with `aru analyse "
                 f"{self.run} {part}`."
             )
         return arrays
@@ -252,6 +256,10 @@ class Run:
         return x.transpose(0, 1).contiguous(), y
 
     def key(self, settings: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-        """The key of a part's file: the weights and the named settings ("retrained": the weights of that run)."""
+        """The key of a part's file: the weights, the checksum of the user's data, and the named settings.
+
+        The setting "retrained" is the weights of that run.
+        """
         values = {**settings, "retrained": self.retrained and self.retrained.weights}
-        return {"weights": self.weights} | {name: values[name] for name in names}
+        data = data_of(self.config)
+        return {"weights": self.weights} | ({"data": data} if data else {}) | {name: values[name] for name in names}

@@ -11,10 +11,14 @@ from typing import Annotated, Any
 import tyro
 
 from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
+from aru_lab.data.preparation import Preparation
+from aru_lab.data.targets import KINDS
 from aru_lab.data.tasks import TASKS, Task, find_task, is_data_file
+from aru_lab.data.transform import MISSING
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import ADAPTABLE, MODELS, PARTS
 
+CLASS_WEIGHTS = ("balanced",)
 SCHEDULES = ("constant", "cosine", "plateau")
 OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
@@ -99,9 +103,9 @@ class TrainConfig:
             was expected.
     """
 
-    task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz"))] = "psdigits"
-    """What to learn: a task of the list, or a file of sequences x (N, T, I) with one label each, y (N,). The run keeps
-    the file's absolute path and checksum."""
+    task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz", "FILE.mat"))] = "psdigits"
+    """What to learn: a task of the list, or a file of sequences x (N, T, I) with a label or a number each, y (N,); see
+    docs/data.md. The run keeps the file's absolute path and checksum."""
 
     model: Annotated[str, _one_of(MODELS)] = "arun"
     """The recurrent network in front of the linear read-out."""
@@ -181,6 +185,33 @@ class TrainConfig:
     """Folder with MNIST's IDX files and CIFAR-10's binary files; None takes $ARU_DATA_DIR, and without it they are
     downloaded."""
 
+    split: str | None = None
+    """Of a file: shares of training, validation and test examples, such as 0.7,0.1,0.2, in each of which every class
+    has the same share. None divides in these shares without regard to the classes, unless the file gives parts or
+    groups."""
+
+    target: Annotated[str, _one_of(KINDS)] = "auto"
+    """Of a file: what y is. auto takes floats as numbers (a regression) and everything else as classes."""
+
+    standardise: bool = False
+    """Of a file: scale each input, and targets that are numbers, to the mean 0 and the standard deviation 1 of the
+    training examples; the run keeps the scale."""
+
+    missing: Annotated[str | None, _one_of(MISSING)] = None
+    """Of a file: what a missing value (NaN in x) becomes. zero: 0, which is the mean with --standardise; forward: the
+    last value known before it; mask-channel: 0, with I further inputs that are 1 where a value is missing. None refuses
+    NaN."""
+
+    average_steps: int = 1
+    """Of a file: average so many steps in a row, for sequences that are longer than they need to be."""
+
+    class_weights: Annotated[str | None, _one_of(CLASS_WEIGHTS)] = None
+    """balanced: the training loss of each class counts by 1 / its number of training examples, so that rare classes
+    matter as much as frequent ones. None: all examples count the same."""
+
+    keep_gaps: bool = False
+    """Of a file: make a class of every whole number from 0 to the largest label, also of those that are absent."""
+
     output: Path | None = None
     """Run folder; None means runs/TASK-MODEL-seedSEED."""
 
@@ -210,8 +241,15 @@ class TrainConfig:
         if isinstance(self.task, str) and is_data_file(self.task):
             object.__setattr__(self, "task", os.path.abspath(self.task))
         else:
-            check_choice("task", self.task, sorted(TASKS), " or the path of an .npz file")
+            check_choice("task", self.task, sorted(TASKS), " or the path of an .npz or .mat file")
+        if (changed := self.preparation.changed) and not is_data_file(self.task):
+            raise ConfigError(
+                f"{changed[0]}: got {getattr(self, changed[0])!r} with the task {self.task}, expected the path of a "
+                "file of sequences: the option says how such a file is read."
+            )
         check_choice("model", self.model, MODELS)
+        if self.class_weights is not None:
+            check_choice("class_weights", self.class_weights, CLASS_WEIGHTS, " or None")
         check_choice("schedule", self.schedule, SCHEDULES)
         check_choice("optimizer", self.optimizer, OPTIMIZERS)
         check_choice("learning_rate_scaling", self.learning_rate_scaling, SCALINGS)
@@ -250,6 +288,11 @@ class TrainConfig:
                 object.__setattr__(self, name, _as_path(name, getattr(self, name)))
 
     @property
+    def preparation(self) -> Preparation:
+        """How a file of sequences is read."""
+        return Preparation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Preparation)})
+
+    @property
     def run_folder(self) -> Path:
         """The run folder: `output` where it is given, else runs/TASK-MODEL-seedSEED."""
         task = Path(self.task).stem if is_data_file(self.task) else self.task
@@ -264,7 +307,7 @@ class TrainConfig:
         """
         if self.learning_rate is not None:
             return self
-        task = find_task(self.task, self.pixels_per_step)
+        task = find_task(self.task, self.pixels_per_step, self.preparation)
         rate = default_learning_rate(task, self.model, self.learning_rate_scaling)
         return dataclasses.replace(self, learning_rate=rate)
 
@@ -313,7 +356,10 @@ class TrainConfig:
         missing = [name for name in ALWAYS_SAVED if name not in values]
         if missing:
             raise ConfigError(f"config: got no {', '.join(missing)}, expected all of {', '.join(ALWAYS_SAVED)}.")
-        return cls(**{"learning_rate_scaling": "none"} | values)
+        earlier: dict[str, Any] = {"learning_rate_scaling": "none"}
+        if isinstance(values["task"], str) and is_data_file(values["task"]):
+            earlier["keep_gaps"] = True  # labels were counted from 0 to the largest
+        return cls(**earlier | values)
 
 
 def _as_names(name: str, value: object) -> tuple[str, ...]:

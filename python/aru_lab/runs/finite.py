@@ -54,10 +54,11 @@ class Watch:
 
     Args:
         n_classes: number of classes; chance has the loss log(n_classes).
+        chance: the loss of chance where there are no classes.
     """
 
-    def __init__(self, n_classes: int) -> None:
-        self.chance = math.log(max(2, n_classes))
+    def __init__(self, n_classes: int, chance: float | None = None) -> None:
+        self.chance = math.log(max(2, n_classes)) if chance is None else chance
         self._losses: deque[float] = deque(maxlen=WINDOW)
         self._ignored = 0
         self._told = False

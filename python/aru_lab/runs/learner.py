@@ -13,6 +13,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aru_kernels import parameter_groups
 from aru_lab.data.sequences import Sequences
+from aru_lab.data.summary import targets_of
+from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import freeze
@@ -20,8 +22,9 @@ from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
 from aru_lab.runs.distributed import World
-from aru_lab.runs.evaluation import build_for, perturbed, to_tensors
+from aru_lab.runs.evaluation import build_for, perturbed, read_out, scored, to_tensors
 from aru_lab.runs.finite import NotFinite
+from aru_lab.runs.losses import balanced_weights, loss_of, n_right
 from aru_lab.runs.runtime import resolve_device, resolve_dtype
 from aru_lab.runs.state import put_weights
 
@@ -80,6 +83,22 @@ class Learner:
             self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, eps=eps
         )
         self.parallel: Any = self.model
+        self.class_weights: Tensor | None = None
+
+    def weigh_classes(self, examples: Sequences, target: Target) -> None:
+        """Balance the classes of the training examples in the loss, where the configuration asks for it.
+
+        Raises:
+            ConfigError: the targets are numbers.
+        """
+        if self.config.class_weights is None:
+            return
+        if not target.is_classes:
+            raise ConfigError(
+                f"class_weights: got {self.config.class_weights} with targets that are numbers, expected classes."
+            )
+        weights = balanced_weights(targets_of(examples), target.n_outputs)
+        self.class_weights = torch.from_numpy(weights).to(self.device, self.dtype)
 
     def _groups(self) -> list[dict[str, Any]]:
         """Parameter groups of the optimiser for a learning rate of 1."""
@@ -146,8 +165,8 @@ class Learner:
 
     def gradients(self, examples: Sequences, batch: Batch) -> Counts:
         """Put the gradient of the mean loss of a batch into the parameters; arguments as in `step`."""
-        n = len(batch.index)
-        mine = self.world.share(torch.arange(n))
+        mine = self.world.share(torch.arange(len(batch.index)))
+        n = examples.n_targets(batch.index.numpy())
         counts = Counts(n, len(mine) > 0, batch.step + 1)
         if not counts.take_part:  # fewer examples than processes: take part with an example that does not count
             mine = torch.zeros(1, dtype=torch.long)
@@ -157,23 +176,24 @@ class Learner:
             unfinished = self.world.size > 1 and k < len(chunks) - 1
             with self.parallel.no_sync() if unfinished else contextlib.nullcontext():
                 seeds = [batch.seeds[place] for place in chunk.tolist()]
-                loss, logits, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
+                loss, outputs, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
                 # DistributedDataParallel takes the mean over the processes.
-                (loss * (counts.take_part * self.world.size * len(chunk) / n)).backward()
-            counts.add(loss.detach(), (logits.detach().argmax(dim=1) == y).sum(), len(chunk))
+                (loss * (counts.take_part * self.world.size * len(y) / n)).backward()
+            counts.add(loss.detach(), n_right(outputs.detach(), y), len(y))
         return counts
 
     def _forward(
         self, examples: Sequences, index: Tensor, perturbation: Perturbation | None, seeds: list[int]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss, logits and labels of the examples at `index`."""
+        """Mean loss, outputs and targets of the examples at `index`."""
         x, y = to_tensors(examples, index, self.device, self.dtype)
         if self.config.input_noise > 0:
             x = x + self.config.input_noise * torch.randn_like(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
-            logits = self.parallel(x, **perturbed(self.model, x, perturbation, seeds))
-        logits = logits.to(self.dtype)
-        return nn.functional.cross_entropy(logits, y), logits, y
+            reading = read_out(examples, index)
+            outputs = self.parallel(x, **reading, **perturbed(self.model, x, perturbation, seeds, examples.centre))
+        outputs, y = scored(outputs.to(self.dtype), y, examples, index)
+        return loss_of(outputs, y, weights=self.class_weights), outputs, y
 
     def largest_state(self, examples: Sequences) -> float:
         """The largest |h| of the first examples, over all steps and neurons; nothing of the training changes."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aru_lab.runs.evaluation import Score
+from aru_lab.runs.losses import quality_of
 from aru_lab.runs.schedules import quality
 
 
@@ -21,7 +22,7 @@ class Position:
     n_correct: int = 0
     n_seen: int = 0
     seconds: float = 0.0
-    best_accuracy: float = -1.0
+    best_accuracy: float = -math.inf
     best_loss: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
 
@@ -31,12 +32,16 @@ class Position:
         self.n_correct += n_correct
         self.n_seen += n
 
-    def finish_epoch(self, validation: Score, learning_rate: float) -> tuple[dict[str, Any], bool]:
+    def finish_epoch(
+        self, validation: Score, learning_rate: float, n_sequences: int, spread: float | None = None
+    ) -> tuple[dict[str, Any], bool]:
         """End the present epoch and begin the next.
 
         Args:
             validation: score on the validation examples.
             learning_rate: of the last step.
+            n_sequences: number of training examples.
+            spread: `losses.spread_of` the training targets.
 
         Returns:
             The metrics of the epoch, which are the last entry of `history`, and whether it is the best epoch so far.
@@ -46,11 +51,11 @@ class Position:
             "step": self.step,
             "learning_rate": learning_rate,
             "train_loss": self.loss_sum / self.n_seen,
-            "train_accuracy": self.n_correct / self.n_seen,
+            "train_accuracy": quality_of(self.loss_sum / self.n_seen, self.n_correct, self.n_seen, spread),
             "validation_loss": validation.loss,
             "validation_accuracy": validation.accuracy,
             "seconds": self.seconds,
-            "sequences_per_second": self.n_seen / self.seconds,
+            "sequences_per_second": n_sequences / self.seconds,
         }
         is_best = quality(entry) > (self.best_accuracy, -self.best_loss)
         if is_best:

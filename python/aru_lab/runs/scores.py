@@ -1,6 +1,7 @@
 """Scores of a run that are computed once: RUN/scores.jsonl, one line each.
 
-A line holds for the weights, the test examples and the perturbation that it names; a killed evaluation loses one score.
+A line holds for the weights, the data, the test examples and the perturbation that it names. A killed evaluation loses
+one score.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ from aru_lab.networks.perturbations import Perturbation, describe, parse
 from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
 from aru_lab.runs.folder import RunFolder, append_result
 from aru_lab.runs.runtime import run_on
-from aru_lab.runs.state import DAMAGED, without_best
+from aru_lab.runs.state import DAMAGED, check_data, data_of, without_best
 
 CLEAN = "clean"
 FILE = "scores.jsonl"
 _LINE: Form = {
     "weights": str,
     "task": str,
+    "data": (str, type(None)),
     "test_subset": (int, type(None)),
     "perturbation": str,
     "loss": float,
@@ -52,13 +54,16 @@ def known_scores(
         RunError, ConfigError, DataError: with a sentence that says what to do.
     """
     folder = RunFolder(Path(run))
-    config, _ = folder.read_config()
+    config, environment = folder.read_config()
+    if task is None:
+        check_data(config, environment)
     path = folder.path / FILE
     if not os.path.lexists(folder.best_file):
         raise RunError(without_best(folder))
     with reading(folder.best_file, RunError, DAMAGED):
         weights = sha256_of(folder.best_file)[:16]
-    context = {"weights": weights, "task": task or config.task, "test_subset": test_subset}
+    data = data_of(config, task)
+    context = {"weights": weights, "task": task or config.task, "data": data, "test_subset": test_subset}
     names = [CLEAN if perturbation is None else describe(perturbation) for perturbation in perturbations]
     known = {
         line["perturbation"]: Score(line["loss"], line["accuracy"], line["n"])
@@ -86,18 +91,20 @@ def kept_scores(run: Path) -> list[dict[str, Any]]:
     Raises:
         RunError: the folder holds no run, or the file is damaged.
     """
-    config, _ = RunFolder(Path(run)).read_config()
-    lines = [line for line in _read(Path(run) / FILE) if line["task"] == config.task]
+    config, environment = RunFolder(Path(run)).read_config()
+    data = environment.get("sources", {}).get("task")
+    lines = [line for line in _read(Path(run) / FILE) if (line["task"], line["data"]) == (config.task, data)]
     return [line for line in lines if line["weights"] == lines[-1]["weights"]]
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    return read_lines(path, _check, RunError)
+    # Earlier versions did not write "data". Of a file, those scores fit no data and are computed again.
+    return [{"data": None} | line for line in read_lines(path, _check, RunError)]
 
 
 def _check(line: dict[str, Any]) -> None:
-    check_form(line, _LINE)
-    if line["n"] < 1 or not 0 <= line["accuracy"] <= 1:
+    check_form({"data": None} | line, _LINE)
+    if line["n"] < 1 or not line["accuracy"] <= 1:
         raise ValueError(f"it has the accuracy {line['accuracy']} of {line['n']} sequences")
     if line["perturbation"] != CLEAN:
         try:

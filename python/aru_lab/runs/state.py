@@ -64,6 +64,23 @@ def sources_of(config: TrainConfig) -> dict[str, str]:
     return found
 
 
+def data_of(config: TrainConfig, task: str | None = None) -> str | None:
+    """SHA-256 of the file with the data of a configuration, or of another task by name; None for data sets.
+
+    Raises:
+        DataError: the file can't be read.
+    """
+    name = task or config.task
+    return find_task(name).checksum if is_data_file(name) else None
+
+
+def measure_of(environment: dict[str, Any]) -> str:
+    """What the accuracy in a run's metrics is: "accuracy", or "R²" where its targets are numbers."""
+    data = environment.get("data")
+    target = data.get("target") if isinstance(data, dict) else None
+    return "R²" if isinstance(target, dict) and target.get("names", ()) is None else "accuracy"
+
+
 def check_data(config: TrainConfig, environment: dict[str, Any]) -> None:
     """Refuse a data file that has changed since the run began.
 

@@ -24,18 +24,20 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from aru_lab.data.summary import targets_of
 from aru_lab.errors import Interrupted, RunError
 from aru_lab.files import reason
 from aru_lab.networks.classifier import count_parameters
 from aru_lab.runs.augmentation import Augmentation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
-from aru_lab.runs.display import NO_NUMBERS, epoch_line, training_bar
+from aru_lab.runs.display import NO_NUMBERS, epoch_line, show_data, training_bar
 from aru_lab.runs.distributed import World, joined
 from aru_lab.runs.evaluation import Score, or_to_the_data, score, take_initial_weights, task_of
 from aru_lab.runs.finite import NotFinite, Watch, advise, check_number, check_weights
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.learner import Batch, Learner
+from aru_lab.runs.losses import loss_of_zero, quality_of, spread_of
 from aru_lab.runs.position import Position
 from aru_lab.runs.provenance import environment
 from aru_lab.runs.records import Records, random_state, set_random_state
@@ -84,6 +86,8 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
             trainer.take_initial_weights()
             started_on = environment(trainer.learner.device)
             started_on |= {"processes": world.size, "sources": sources_of(config)}
+            if trainer.task.description is not None:
+                started_on["data"] = trainer.task.description
             trainer.records.environment = started_on
         with world.together():
             if world.is_first:
@@ -91,7 +95,9 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
                 stack.enter_context(folder.locked())
                 folder.create(trainer.config, started_on)
         say(trainer.console, "Run folder: ", plain(folder.path, "bold"))
-        for remark in trainer.remarks:
+        if (transform := trainer.task.transform) is not None:
+            show_data(trainer.console, trainer.data, trainer.target, transform.targets)
+        for remark in trainer.task.remarks:
             say(trainer.console, remark)
         return trainer.run()
 
@@ -156,11 +162,12 @@ class _Trainer:
         self.world = world or World()
         self.console = console if self.world.is_first else Console(quiet=True)
         self.on_epoch = on_epoch
-        task = task_of(config)
+        task = self.task = task_of(config)
         self.augmentation = Augmentation(config)
         self.learner = Learner(config, task, self.world)
         self.data = task.load(config.data_dir, config.subset, config.validation_subset)
-        self.remarks = task.remarks
+        self.target = task.target
+        self.learner.weigh_classes(self.data.train, task.target)
         self.augmentation.check(self.learner.model.n_steps(self.data.train.x.shape[1]))
         # A backend that can't serve is refused here, before the run folder is made.
         with run_on(config.backend, self.learner.model, config.matmul_precision):
@@ -169,7 +176,7 @@ class _Trainer:
             torch.manual_seed((config.seed + self.world.rank * 1_000_003) % 2**63)
         self.records = Records(config, folder, self.world)
         self.position = Position()
-        self.watch = Watch(task.n_classes)
+        self.watch = Watch(task.target.n_outputs, loss_of_zero(targets_of(self.data.train)))
         self.under_way: deque[Counts] = deque()
         self.lag = 1 if self.learner.device.type == "cuda" else 0
         self.n_batches = math.ceil(len(self.data.train) / config.batch_size)
@@ -245,8 +252,8 @@ class _Trainer:
                     completed=position.step,
                     description=f"epoch {position.epoch + 1}/{config.epochs}",
                     loss=f"{position.loss_sum / position.n_seen:.4f}",
-                    accuracy=f"{position.n_correct / position.n_seen:.1%}",
-                    speed=f"{position.n_seen / position.seconds:,.0f}",
+                    accuracy=f" ({position.n_correct / position.n_seen:.1%})" if self.target.is_classes else "",
+                    speed=f"{position.batch * config.batch_size / position.seconds:,.0f}",
                 )
             self.obey_stop()
             # The first process's clock decides for all.
@@ -294,9 +301,10 @@ class _Trainer:
         self.world.share_buffers(model)
         mine = validation.take(slice(self.world.rank, None, self.world.size))
         part = score(model, mine, batch_size) if len(mine) else Score(0.0, 0.0, 0)
-        loss, n_correct, n = self.world.sum(part.loss * part.n, round(part.accuracy * part.n), part.n)
+        right = round(part.accuracy * part.n) if self.target.is_classes else 0
+        loss, n_correct, n = self.world.sum(part.loss * part.n, right, part.n)
         self.obey_stop()
-        return Score(loss / n, n_correct / n, int(n))
+        return Score(loss / n, quality_of(loss / n, n_correct, int(n), spread_of(targets_of(validation))), int(n))
 
     def finish_epoch(self, progress: Progress) -> None:
         """Validate, then save the epoch: best.pt, last.pt, the line in metrics.jsonl, in this order."""
@@ -307,13 +315,14 @@ class _Trainer:
         rate = learner.learning_rate
         if config.schedule == "plateau":
             learner.plateau.step(validation.loss)
-        entry, is_best = self.position.finish_epoch(validation, rate)
+        spread = spread_of(targets_of(self.data.train))
+        entry, is_best = self.position.finish_epoch(validation, rate, len(self.data.train), spread)
         # A kill between these leaves last.pt of before, and the epoch is finished again in the same way.
         if is_best:
             self.records.save_best(learner.model.state_dict(), entry)
         self.save()
         self.records.append(entry)
-        say(progress.console, epoch_line(entry, config.epochs))
+        say(progress.console, epoch_line(entry, config.epochs, self.target.is_classes))
         if self.on_epoch is not None:
             self.on_epoch(entry)
 

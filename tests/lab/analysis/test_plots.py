@@ -224,3 +224,17 @@ def test_command(
     assert "aru: number: got '9'" in capsys.readouterr().err
     assert main(["figure", "3"]) == 2
     assert "runs: got no runs" in capsys.readouterr().err
+
+
+def test_runs_that_a_figure_does_not_show_are_named(runs: list[Path], tmp_path: Path) -> None:
+    table, told = tmp_path / "sweep.csv", []
+    table.write_text("run,model\n")
+    (arun, *_) = [run for run in runs if run.name.startswith("arun")]
+    (relu, *_) = [run for run in runs if run.name.startswith("relu")]
+    draw("4", [table, arun, relu], tmp_path / "figures", told.append)
+    assert told == [
+        f"{table} is a file and not the folder of a run; it is passed over.",
+        f"Figure 4 shows arun, and not {relu}, a run of relu.",
+    ]
+    with pytest.raises(ConfigError, match="runs: got no runs, expected at least one run of arun for figure 4"):
+        draw("4", [table], tmp_path / "figures")

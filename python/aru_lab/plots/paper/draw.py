@@ -12,6 +12,7 @@ from typing import Any
 
 from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
+from aru_lab.files import is_file
 from aru_lab.plots.paper import FIGURES
 from aru_lab.plots.paper.activations import activations
 from aru_lab.plots.paper.analysed import Analysed
@@ -38,13 +39,16 @@ DRAWINGS: dict[str, tuple[Callable[[list[Analysed]], Any], tuple[str, ...]]] = {
 }
 
 
-def draw(number: str, runs: Sequence[Path], output: Path) -> list[Path]:
+def draw(
+    number: str, runs: Sequence[Path], output: Path, remark: Callable[[str], None] = lambda sentence: None
+) -> list[Path]:
     """Draw a figure and save it as PNG and PDF.
 
     Args:
         number: a name in FIGURES.
-        runs: folders of analysed runs; figure 1 needs none.
+        runs: folders of analysed runs; figure 1 needs none. Files, such as the table of a sweep, are passed over.
         output: folder of the files.
+        remark: called with a sentence on each path that the figure does not show.
 
     Returns:
         The two files.
@@ -55,8 +59,14 @@ def draw(number: str, runs: Sequence[Path], output: Path) -> list[Path]:
     """
     check_choice("number", number, FIGURES)
     drawing, models = DRAWINGS[number]
-    found = [_open(path) for path in map(Path, runs)]
+    files = [path for path in map(Path, runs) if is_file(path)]
+    found = [_open(path) for path in map(Path, runs) if path not in files]
     shown = [run for run in found if run.model in models]
+    for path in files:
+        remark(f"{path} is a file and not the folder of a run; it is passed over.")
+    for run in found:
+        if models and run.model not in models:
+            remark(f"Figure {number} shows {', '.join(models)}, and not {run.files.run}, a run of {run.model}.")
     if models and not shown:
         came = ", ".join(sorted({run.model for run in found})) or "no runs"
         raise ConfigError(f"runs: got {came}, expected at least one run of {', '.join(models)} for figure {number}.")

@@ -224,6 +224,7 @@ def _segments(input: PackedSequence) -> tuple[Segment, ...]:
     rows, sizes = input.data.shape[0], input.batch_sizes
     if not isinstance(sizes, Tensor):
         raise TypeError(f"batch_sizes must be a torch.Tensor, got {type(sizes).__name__}.")
+    check.memory("batch_sizes", sizes)
     for name, actual, expected in (
         ("dtype", sizes.dtype, torch.int64),
         ("device", sizes.device.type, "cpu"),
@@ -267,6 +268,7 @@ def _check_order(input: PackedSequence, B: int) -> None:
             raise ValueError(f"{name} is on {indices.device}, expected {device}, the device of input.data.")
         if tuple(indices.shape) != (B,):
             raise ValueError(f"{name} has shape {tuple(indices.shape)}, expected (B,) = ({B},).")
+        check.memory(name, indices)
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         return  # values cannot be read
     order = torch.arange(B, device=device)

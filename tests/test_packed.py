@@ -28,8 +28,22 @@ def sizes(*values: int) -> Tensor:
     return torch.tensor(values, dtype=INT)
 
 
+def freed(*values: int) -> Tensor:
+    indices = sizes(*values)
+    indices.untyped_storage().resize_(0)
+    return indices
+
+
 # (exchanged fields, error, sentence)
 WRONG = [
+    ({"batch_sizes": freed(3, 2, 1, 1)}, ValueError, "batch_sizes has shape (4,), but its storage has only 0 bytes."),
+    ({"batch_sizes": sizes(3, 2, 1, 1).to_sparse()}, TypeError, "batch_sizes has layout torch.sparse_coo, ..."),
+    (
+        {"sorted_indices": freed(0, 1, 2)},
+        ValueError,
+        "sorted_indices has shape (3,), but its storage has only 0 bytes.",
+    ),
+    ({"unsorted_indices": freed(0, 1, 2)}, ValueError, "unsorted_indices has shape (3,), but its storage has only ..."),
     ({"batch_sizes": [3, 2, 1, 1]}, TypeError, "batch_sizes must be a torch.Tensor, got list."),
     ({"batch_sizes": sizes(3, 2, 1, 1).int()}, ValueError, "batch_sizes has dtype torch.int32, expected torch.int64."),
     ({"batch_sizes": sizes(3, 2, 1, 1).float()}, ValueError, "batch_sizes has dtype torch.float32, expected ..."),

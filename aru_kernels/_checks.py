@@ -19,12 +19,20 @@ PLAIN = (Tensor, torch.nn.Parameter)
 
 
 def tensor(name: str, value: object) -> Tensor:
-    """`value`, if it is a floating-point tensor; raises TypeError otherwise."""
+    """`value`, if it is a dense floating-point tensor; raises TypeError otherwise."""
     if not isinstance(value, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}.")
     if not value.is_floating_point():
         raise TypeError(f"{name} has dtype {value.dtype}, expected a floating-point dtype.")
+    if value.is_nested:
+        raise TypeError(f"{name} is a nested tensor, expected a padded tensor or, in a layer, a PackedSequence.")
+    if value.layout != torch.strided:
+        raise _layout_error(name, value)
     return value
+
+
+def _layout_error(name: str, value: Tensor) -> TypeError:
+    return TypeError(f"{name} has layout {value.layout}, expected torch.strided.")
 
 
 def shape(name: str, value: Tensor, letters: str, sizes: tuple[int, ...]) -> None:
@@ -174,7 +182,7 @@ def in_memory(name: str, value: Tensor) -> None:
     try:
         size = value.untyped_storage().nbytes()
     except NotImplementedError:
-        raise TypeError(f"{name} has layout {value.layout}, expected torch.strided.") from None
+        raise _layout_error(name, value) from None
     if value.nbytes <= size and value.is_contiguous() and value.storage_offset() == 0:
         return
     last = sum((size - 1) * stride for size, stride in zip(value.shape, value.stride(), strict=True))
@@ -206,8 +214,10 @@ def like(name: str, value: Tensor, first: Tensor, what: str) -> None:
 def same_kind(arguments: Any) -> None:
     """Raises an error unless all fields of a NamedTuple have the dtype and device of the first, and memory."""
     first = arguments[0]
-    dtype, device, known = first.dtype, first.device, memory_is_known()
+    dtype, device, known = getattr(first, "dtype", None), getattr(first, "device", None), memory_is_known()
     for name, value in zip(arguments._fields, arguments, strict=True):
+        if value is None:  # the dispatcher takes it for a tensor
+            raise TypeError(f"{name} must be a torch.Tensor, got NoneType.")
         if value.dtype != dtype or value.device != device:
             like(name, value, first, arguments._fields[0])
         if known and type(value) in PLAIN:

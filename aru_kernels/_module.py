@@ -70,6 +70,10 @@ class Module(nn.Module):
     """A module with checked parameters that torch.fx takes for a leaf."""
 
     def _register(self, shapes: Shapes, suffix: str, device: Any, dtype: torch.dtype | None) -> None:
+        if dtype is not None and not isinstance(dtype, torch.dtype):
+            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r} of type {type(dtype).__name__}.")
+        if dtype is not None and not dtype.is_floating_point:
+            raise TypeError(f"dtype is {dtype}, expected a floating-point dtype.")
         for name, shape in shapes.items():
             parameter = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
             self.register_parameter(name + suffix, parameter)
@@ -100,6 +104,8 @@ class Module(nn.Module):
                 _check_weight(name, weight, shape, like, first.replace(suffix, "_l0") if suffix else first)
             if plain and in_memory:
                 # what check.in_memory passes first, without a call
+                if weight.layout != torch.strided:
+                    check.in_memory(name, weight)
                 size = weight.untyped_storage().nbytes()
                 if weight.nbytes > size or weight.storage_offset() != 0 or not weight.is_contiguous():
                     check.in_memory(name, weight)

@@ -6,6 +6,7 @@ import inspect
 import re
 
 import pytest
+import torch
 from torch import nn
 
 from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell
@@ -147,6 +148,19 @@ CASES = [
         ValueError,
         "proj_size is -1, expected 0: ...",
     ),
+    (
+        "dtype",
+        lambda: ARUN(I, H, dtype="float32"),
+        TypeError,
+        "dtype must be a torch.dtype, got 'float32' of type str.",
+    ),
+    (
+        "dtype",
+        lambda: GammaRNNCell(I, H, dtype=torch.int64),
+        TypeError,
+        "dtype is torch.int64, expected a floating-...",
+    ),
+    ("dtype", lambda: Gamma(3, dtype=torch.complex64), TypeError, "dtype is torch.complex64, expected a floating-..."),
     ("proj_size", lambda: ARUN(I, H, proj_size="2"), TypeError, "proj_size must be an integer, got '2' of type str."),
 ]
 

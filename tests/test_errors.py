@@ -72,6 +72,13 @@ CASES = [
         TypeError,
         "input has dtype torch.float64, expected torch.float32, the dtype of ...",
     ),
+    ("input", lambda: arun(X.to_sparse()), TypeError, "input has layout torch.sparse_coo, expected torch.strided."),
+    (
+        "input",
+        lambda: arun(torch.nested.nested_tensor([X[0], X[1]], layout=torch.jagged)),
+        TypeError,
+        "input is a nested tensor, expected a padded tensor or, in a layer, a PackedSequence.",
+    ),
     ("input", lambda: arun(X.to(META)), ValueError, "input is on meta, expected cpu, the device of the parameters."),
     (
         "input",

@@ -152,14 +152,17 @@ def _letters(dims: tuple[str | int, ...]) -> str:
     return f"({', '.join(map(str, dims))}{',' * (len(dims) == 1)})"
 
 
-def _gradients_fit(upstream: Any, expected: tuple[Shape, ...], like: Tensor) -> None:
-    """Raises an error for the first gradient of an output whose shape, dtype or device does not fit."""
+def gradients_fit(upstream: Any, expected: tuple[Shape, ...], like: Tensor, of: str = "the saved tensors") -> None:
+    """Raises an error for the first gradient of an output whose shape, dtype or device does not fit.
+
+    of: what has the dtype and the device of `like`.
+    """
     for name, value, sizes in zip(upstream._fields, upstream, expected, strict=True):
         if value is not None:
             name = f"d_{name}"
             if value.shape != sizes:
                 check.shape(name, value, "the shape of its output", sizes)
-            check.like(name, value, like, "the saved tensors")
+            check.like(name, value, like, of)
             check.memory(name, value)
 
 
@@ -207,7 +210,8 @@ class Gamma(Operation):
     def check_saved(self, module: ModuleType, upstream: GammaOutputs, saved: GammaSaved, options: GammaOptions) -> None:
         self.check(self.inputs_of(saved))
         check.gain_floor(options.n_floor)
-        _gradients_fit(upstream, (saved.x.shape,), saved.x)
+        check.tensor("d_y", upstream.y)
+        gradients_fit(upstream, (saved.x.shape,), saved.x)
 
     def decide(
         self, module: ModuleType, inputs: GammaInputs, dtype: torch.dtype, settings: GammaOptions, needed: bool
@@ -343,7 +347,7 @@ class ControllerStep(Operation):
             check.shape(name, value, "(..., H)", tuple(a.shape))
         B, H = math.prod(a.shape[:-1]), a.shape[-1]
         _check_kept(saved.kept, module.kept_elements_of_step(B, H, g.shape[-1], a.dtype, options.precision))
-        _gradients_fit(upstream, (a.shape, g.shape, a.shape, a.shape), a)
+        gradients_fit(upstream, (a.shape, g.shape, a.shape, a.shape), a)
 
     def decide(
         self, module: ModuleType, inputs: StepInputs, dtype: torch.dtype, settings: StepSettings, needed: bool
@@ -420,7 +424,7 @@ class AruSequence(Operation):
                 check.shape(name, value, "(T, B, H)", (T, B, H))
         _check_kept(saved.kept, module.kept_elements(T, B, H, G, h.dtype, options.precision, options.segment))
         full = (T, B, H)
-        _gradients_fit(upstream, (full, (B, H), (B, H, G), full, full, full), h)
+        gradients_fit(upstream, (full, (B, H), (B, H, G), full, full, full), h)
 
     def decide(
         self, module: ModuleType, inputs: AruInputs, dtype: torch.dtype, settings: SequenceSettings, needed: bool
@@ -506,7 +510,7 @@ class GammaRnnSequence(Operation):
         self.check(inputs)
         self.check_options(inputs, options)
         full = tuple(saved.h.shape)
-        _gradients_fit(upstream, (full, full[1:], full), saved.h)
+        gradients_fit(upstream, (full, full[1:], full), saved.h)
 
     def decide(
         self, module: ModuleType, inputs: GammaRnnInputs, dtype: torch.dtype, settings: SequenceSettings, needed: bool

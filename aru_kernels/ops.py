@@ -28,7 +28,7 @@ from torch import Tensor
 from aru_kernels import _checks as check
 from aru_kernels import _recall, backends
 from aru_kernels.backends import BACKENDS, Backend
-from aru_kernels.operations import OPERATIONS, Operation
+from aru_kernels.operations import OPERATIONS, Operation, gradients_fit
 
 _NAMESPACE = "aru_kernels"
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
@@ -118,7 +118,7 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     @with_memory
     def run_backward(upstream: Any, saved: Any, options: Any) -> tuple[Tensor, ...]:
         # saved tensors may come from elsewhere: torch.autograd.graph.saved_tensors_hooks
-        check.same_kind(saved)
+        backend.check(operation.name, saved)
         operation.check_saved(module, upstream, saved, options)
         if saved[0].numel() == 0:
             return tuple(torch.zeros_like(x) for x in operation.inputs_of(saved))
@@ -132,9 +132,7 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         return _returned(operation, run_kernel(inputs, options))
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
-        upstream, saved, options = _take(arguments, Outputs, Saved, Options)
-        backend.check(operation.name, saved)
-        return tuple(run_backward(upstream, saved, options))
+        return tuple(run_backward(*_take(arguments, Outputs, Saved, Options)))
 
     def fake(*arguments: Any) -> Any:
         inputs, options = _take(arguments, Inputs, Options)
@@ -178,8 +176,12 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         save(ctx, taken, options, (output,) if operation.single else output)
 
     def gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        upstream = grads[: len(Outputs._fields)]
-        return *backward_operator(*upstream, *ctx.saved_tensors, *ctx.options), *no_gradients
+        return differentiate(grads, ctx.saved_tensors, ctx.options)
+
+    def differentiate(
+        grads: tuple[Tensor | None, ...], saved: tuple[Tensor, ...], options: Any
+    ) -> tuple[Tensor | None, ...]:
+        return *backward_operator(*grads[: len(Outputs._fields)], *saved, *options), *no_gradients
 
     torch.library.register_autograd(operator, gradients, setup_context=setup_context, lib=_LIBRARY)
     _refuse_second_derivative(backward_operator, operation, backend.name)
@@ -193,10 +195,11 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
 
     def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         # where a graph of the backward pass is built, the operator knows what to say if it is used
-        if torch.is_grad_enabled() or _observed() or _without_memory(grads):
-            return gradients(ctx, *grads)
-        upstream, saved = Outputs(*grads[: len(Outputs._fields)]), Saved(*ctx.saved_tensors)
-        return *run_backward(upstream, saved, ctx.options), *no_gradients
+        saved = ctx.saved_tensors  # once: this may run hooks
+        if torch.is_grad_enabled() or recorded(saved) or _without_memory(grads):
+            return differentiate(grads, saved, ctx.options)
+        upstream = Outputs(*grads[: len(Outputs._fields)])
+        return *run_backward(upstream, Saved(*saved), ctx.options), *no_gradients
 
     _OPERATORS[backend.name, operation.name] = operator
     _EAGER[backend.name, operation.name] = run_kernel, _function(name, eager_forward, eager_backward)
@@ -240,6 +243,7 @@ def _register_deciding(operation: Operation) -> None:
 
     def differentiable(*arguments: Any) -> Any:
         inputs, settings = _take(arguments, Inputs, Settings)
+        check.same_kind(inputs)
         _tell_flop_counters()
         if not needs_gradient(inputs) or (torch.compiler.is_compiling() and torch.compiler.is_exporting()):
             with torch._C._AutoDispatchBelowAutograd():
@@ -250,12 +254,15 @@ def _register_deciding(operation: Operation) -> None:
 
     def backward(*arguments: Any) -> tuple[Tensor, ...]:
         upstream, inputs, settings = _take(arguments, Outputs, Inputs, Settings)
-        if all(d is None for d in upstream):
-            return tuple(torch.zeros_like(x) for x in inputs)
+        check.same_kind(inputs)
         with torch.enable_grad():
             leaves = [x.detach().requires_grad_() for x in inputs]
             outputs = outputs_of(Inputs(*leaves), settings, needed=True)
-            used = [(y, d) for y, d in zip(outputs, upstream, strict=True) if d is not None]
+            gradients_fit(upstream, tuple(y.shape for y in outputs), inputs[0], inputs._fields[0])
+            # a trace that is not asked for is empty and has no graph
+            used = [(y, d) for y, d in zip(outputs, upstream, strict=True) if d is not None and y.requires_grad]
+            if not used:
+                return tuple(torch.zeros_like(x) for x in inputs)
             results, grads = zip(*used, strict=True)
             return torch.autograd.grad(results, leaves, grads, materialize_grads=True)
 
@@ -366,18 +373,21 @@ def recorded(inputs: Sequence[Tensor]) -> bool:
         return True
     if torch._C._is_tracing():
         return True
-    # memory holds the negative of some tensors' values, as of z.conj().imag: the dispatcher makes a copy
-    return any([type(x) not in check.PLAIN or x.is_neg() for x in inputs])  # noqa: C419 (a generator takes twice the time)
+    # memory holds the negative of some tensors' values, as of z.conj().imag, and some zeros have no memory: the
+    # dispatcher makes a copy
+    plain = check.PLAIN
+    return any([type(x) not in plain or x.is_neg() or x._is_zerotensor() for x in inputs])  # noqa: C419 (a generator is slower)
 
 
 def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
     """Whether a gradient's values are not in memory of its own.
 
-    Negated, or one of a batch, as in torch.autograd.grad(is_grads_batched=True), which the dispatcher takes apart.
+    Negated, zeros without memory, or one of a batch, as in torch.autograd.grad(is_grads_batched=True), which the
+    dispatcher takes apart.
     """
     functorch = torch._C._functorch
     return any(
-        x.is_neg() or functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
+        x.is_neg() or x._is_zerotensor() or functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
         for x in grads
         if x is not None
     )

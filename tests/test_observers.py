@@ -159,12 +159,22 @@ def test_hooks_that_return_another_tensor(name, wrong):
                 y.sum().backward()
 
 
+@pytest.mark.parametrize("name", functions())
+def test_hooks_that_return_all_tensors_of_another_dtype(name):
+    function, leaves = functions()[name]
+    with saved_tensors_hooks(torch.Tensor.half, lambda x: x):
+        y = function(*leaves)
+    with pytest.raises(TypeError, match=r"has dtype torch\.float16, expected"):
+        y.sum().backward()
+
+
 @each_module
 def test_hooks_that_return_an_equal_tensor(name):
     make, shape, _ = MODULES[name]
     module, x, gradients = make(), torch.randn(shape), []
     copies = saved_tensors_hooks(torch.clone, torch.clone)
-    for hooks in (contextlib.nullcontext(), save_on_cpu(), copies):
+    negated = saved_tensors_hooks(torch.neg, torch._neg_view)  # memory holds the negative of their values
+    for hooks in (contextlib.nullcontext(), save_on_cpu(), copies, negated):
         module.zero_grad()
         with hooks:
             y = run(module, x)

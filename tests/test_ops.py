@@ -131,6 +131,53 @@ def test_tensors_whose_memory_holds_the_negative(backend, op):
     assert all(torch.equal(x, y) for x, y in zip(*results, strict=True) if x is not None)
 
 
+@KERNELS
+def test_zeros_without_memory(backend, op):
+    """Forward-mode differentiation makes such tensors, which a kernel cannot read: as an argument and as a gradient."""
+    dtype = max(backends.BACKENDS[backend].dtypes, key=lambda dtype: dtype.itemsize)
+    plain = [a.detach() if isinstance(a, Tensor) else a for a in samples(op, DEVICES[backend], dtype)[0]]
+
+    def zeros_like(x: Tensor) -> Tensor:
+        return torch._efficientzerotensor(tuple(x.shape), dtype=x.dtype, device=x.device)
+
+    for index, value in enumerate(plain):
+        if not isinstance(value, Tensor):
+            continue
+        results = []
+        for zeros in (torch.zeros_like(value), zeros_like(value)):
+            arguments = [a.clone().requires_grad_() if isinstance(a, Tensor) else a for a in plain]
+            leaves = [a for i, a in enumerate(arguments) if isinstance(a, Tensor) and i != index]
+            arguments[index] = zeros
+            output = ops.call(backend, op, *arguments)
+            output = output if isinstance(output, Tensor) else output[0]
+            results.append((output, *torch.autograd.grad(output.sum(), leaves, allow_unused=True)))
+        assert all(torch.equal(x, y) for x, y in zip(*results, strict=True) if x is not None)
+    first = plain[0].clone().requires_grad_()
+    output = ops.call(backend, op, first, *plain[1:])
+    output = output if isinstance(output, Tensor) else output[0]
+    (gradient,) = torch.autograd.grad(output, first, zeros_like(output))
+    assert torch.equal(gradient, torch.zeros_like(first))
+
+
+def test_wrong_arguments_of_the_operators_that_decide_when_they_run():
+    forward, backward = torch.ops.aru_kernels.aru_sequence, torch.ops.aru_kernels.aru_sequence_backward
+    inputs = problems.adaptive(3, 2, 5, 4)
+    settings = 1e-3, False
+    with pytest.raises(TypeError, match=r"^weight_hh must be a torch\.Tensor, got NoneType\.$"):
+        forward(*inputs[:3], None, *inputs[4:], *settings)
+    h, h_last, g, *trace = forward(*inputs, *settings)
+    with pytest.raises(TypeError, match=r"^weight_hh must be a torch\.Tensor, got NoneType\.$"):
+        backward(h, h_last, g, *trace, *inputs[:3], None, *inputs[4:], *settings)
+    with pytest.raises(ValueError, match=r"^d_h has shape \(2, 2, 5\), expected the shape of its output"):
+        backward(h[:2], h_last, g, *trace, *inputs, *settings)
+    with pytest.raises(TypeError, match=r"^d_g has dtype torch\.float64, expected torch\.float32, the dtype of xp\.$"):
+        backward(h, h_last, g.double(), *trace, *inputs, *settings)
+    # the gradients of an empty trace do not count
+    for of_trace in (trace, [None] * 3):
+        zeros = backward(None, None, None, *of_trace, *inputs, *settings)
+        assert all(torch.equal(d, torch.zeros_like(x)) for d, x in zip(zeros, inputs, strict=True))
+
+
 # vmap's fallback calls the kernel for one gradient after the other and says so
 @pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")
 @KERNELS

@@ -111,7 +111,9 @@ def mutations(x: Tensor) -> Iterator[tuple[str, Callable[[], Any], bool | None]]
     if x.numel():
         yield "without memory", lambda: without_memory(x), False
         yield "with half its memory", lambda: with_half_its_memory(x), False
+        yield "zeros without memory", lambda: torch._efficientzerotensor(tuple(x.shape), dtype=x.dtype), True
     yield "a list", lambda: x.tolist(), False
+    yield "negated in memory", lambda: torch._neg_view(-x), True
     yield "strided", lambda: strided(x), True
     if x.ndim > 1:
         yield "transposed in memory", lambda: x.mT.contiguous().mT, True

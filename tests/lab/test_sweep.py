@@ -100,6 +100,12 @@ def test_nearest_size_at_which_all_models_match_is_taken(tmp_path: Path) -> None
     assert plan(base, ("arun",), (0,), (), tmp_path, remark=pytest.fail)[0].hidden_size == 64
 
 
+def test_unknown_model_is_named_without_advice_on_sizes() -> None:
+    sentence = f"models: got 'transformer', expected one of {', '.join(MODELS)}."
+    with pytest.raises(ConfigError, match=f"^{re.escape(sentence)}$"):
+        plan(BASE, ("gru", "transformer"), (0,), (), Path())
+
+
 def test_lists_are_no_values_to_vary() -> None:
     with pytest.raises(ConfigError, match="for perturb there is --perturb"):
         plan(BASE, ("gru",), (0,), ("perturb=a,b",), Path(), match_parameters=False)

@@ -14,6 +14,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError, LabError, RunError
 from aru_lab.experiments.processes import Report, run_jobs
 from aru_lab.experiments.tables import write_csv
@@ -76,6 +77,8 @@ def plan(
         ConfigError: an unknown field or value, none or the same twice, or sizes that can't be matched.
     """
     axes = [_axis(text) for text in vary]
+    for model in models:
+        check_choice("models", model, MODELS)
     _check_distinct("models", models)
     _check_distinct("seeds", seeds)
     if axes:

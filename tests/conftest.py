@@ -73,12 +73,12 @@ def _environment(**changed: str) -> dict[str, str]:
 
 @pytest.fixture
 def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """run_python(*arguments, timeout=120, **environment): a new interpreter that sees this repository's packages.
+    """run_python(*arguments, timeout=280, **environment): a new interpreter that sees this repository's packages.
 
     It runs in the folder of the tests, so `-m support.fault_checks` finds that module.
     """
 
-    def run(*arguments: str, timeout: float = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: float = 280, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, *arguments]
         settings = {"capture_output": True, "text": True, "timeout": timeout, "cwd": ROOT / "tests"}
         return subprocess.run(command, env=_environment(**environment), **settings)
@@ -95,13 +95,13 @@ def _server() -> Iterator[Server]:
 
 @pytest.fixture
 def run_forked(_server: Server, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """run_forked(*arguments, timeout=120, **environment): as `run_python`, but torch is imported already.
+    """run_forked(*arguments, timeout=280, **environment): as `run_python`, but torch is imported already.
 
     It saves the seconds of that import.  Arguments begin with -c or -m.  The program runs with one thread, and a
     variable of the environment that torch reads when it is imported has no effect.
     """
 
-    def run(*arguments: str, timeout: int = 120, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, timeout: int = 280, **environment: str) -> subprocess.CompletedProcess[str]:
         return _server.run(arguments, environment, timeout, tmp_path)
 
     return run

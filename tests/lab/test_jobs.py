@@ -7,6 +7,7 @@ import re
 import signal
 import threading
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,18 @@ def die_beside(item: Path, report: Report) -> str:
 
 
 def test_work_that_a_dying_process_interrupts_is_taken_up_again(tmp_path: Path) -> None:
+    assert run_jobs(die_beside, [tmp_path / "waits", tmp_path / "dies"], 2, "one death", QUIET) == ["", "again"]
+
+
+def test_the_death_of_a_process_that_starts_late_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The pool's own thread looks at its processes while this one is still being started."""
+    start = ProcessPoolExecutor._adjust_process_count
+
+    def start_late(pool: ProcessPoolExecutor) -> None:
+        time.sleep(0.3)
+        start(pool)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_adjust_process_count", start_late)
     assert run_jobs(die_beside, [tmp_path / "waits", tmp_path / "dies"], 2, "one death", QUIET) == ["", "again"]
 
 

@@ -32,6 +32,7 @@ Report = Callable[[float], None]
 
 GRACE_SECONDS = 2.0  # Ctrl-C in a terminal reaches every process, and a second signal would end it without a checkpoint
 PATIENCE_SECONDS = 30.0
+WATCH_SECONDS = 2.0
 
 
 def run_jobs(
@@ -149,6 +150,9 @@ def _in_pool(
             for k, item in items.items():
                 futures[k] = pool.submit(_work, function, item, k)
                 futures[k].add_done_callback(lambda done, k=k: done.cancelled() or done.exception() or note(k, 1.0))
+            # The pool may not watch the process that it started last until it is woken, which every submission does.
+            while wait(futures.values(), WATCH_SECONDS).not_done:
+                pool.submit(os.getpid)
         wait(futures.values())
     except KeyboardInterrupt:
         stop.set()

@@ -44,6 +44,7 @@ from aru_kernels._arguments import (
 )
 from aru_kernels._install import cure
 from aru_kernels._memory import state_budget
+from aru_kernels._strides import expanded_strides
 from aru_kernels._version import __version__
 
 Results = TypeVar("Results")
@@ -129,15 +130,15 @@ def gamma_fwd(y: Tensor, inputs: GammaInputs, options: GammaOptions) -> None:
     shape = y.shape
     if y.ndim > MAX_DIMS:
         y, inputs = y.view(-1), GammaInputs(*(p.expand(shape).reshape(-1) for p in inputs))
-    x, n, s = (p.expand(y.shape) for p in inputs)
+    x, n, s = inputs
     _C.gamma_fwd(
         _NAMES[x.dtype],
         tuple(y.shape),
         options.n_floor,
         torch.get_num_threads(),
-        x=_strided(x),
-        n=_strided(n),
-        s=_strided(s),
+        x=_strided(x, y.shape),
+        n=_strided(n, y.shape),
+        s=_strided(s, y.shape),
         y=y.data_ptr(),
     )
 
@@ -150,25 +151,26 @@ def gamma_bwd(dx: Tensor, upstream: GammaOutputs, saved: GammaSaved, options: Ga
         d_n, d_s = gamma_bwd(dx.view(-1), GammaOutputs(upstream.y.reshape(-1)), flat, options)
         return d_n.view(shape).sum_to_size(saved.n.shape), d_s.view(shape).sum_to_size(saved.s.shape)
     d_n, d_s = (dx.new_empty(p.shape) for p in (saved.n, saved.s))
-    x, n, s = (p.expand(shape) for p in saved)
+    x, n, s = saved
     _C.gamma_bwd(
         _NAMES[x.dtype],
         tuple(shape),
         options.n_floor,
         torch.get_num_threads(),
-        dy=_strided(upstream.y),
-        x=_strided(x),
-        n=_strided(n),
-        s=_strided(s),
+        dy=_strided(upstream.y, shape),
+        x=_strided(x, shape),
+        n=_strided(n, shape),
+        s=_strided(s, shape),
         dx=dx.data_ptr(),
-        dn=(*_strided(d_n.expand(shape)), d_n.numel()),
-        ds=(*_strided(d_s.expand(shape)), d_s.numel()),
+        dn=(*_strided(d_n, shape), d_n.numel()),
+        ds=(*_strided(d_s, shape), d_s.numel()),
     )
     return d_n, d_s
 
 
-def _strided(x: Tensor) -> tuple[int, tuple[int, ...]]:
-    return x.data_ptr(), x.stride()
+def _strided(x: Tensor, shape: torch.Size) -> tuple[int, tuple[int, ...]]:
+    """Address and strides of x, expanded to `shape`."""
+    return x.data_ptr(), expanded_strides(x.shape, x.stride(), shape)
 
 
 # Bytes of controller state of a tile that leave room for its other data in a second-level cache of 512 KiB.

@@ -20,6 +20,7 @@ import triton
 from torch import Tensor
 
 from aru_kernels._arguments import GammaInputs, GammaOptions, GammaOutputs, GammaSaved
+from aru_kernels._strides import expanded_strides
 from aru_kernels.triton.kernels.gamma import gamma_bwd_kernel, gamma_fwd_kernel, gamma_sums_kernel
 from aru_kernels.triton.launch import OPTIONS, accumulator, launching_on
 
@@ -112,13 +113,6 @@ def _layout(t: Tensor) -> _Layout:
     return t.shape, t.stride()
 
 
-def _expanded(layout: _Layout, shape: torch.Size) -> tuple[int, ...]:
-    """The strides of a tensor of this layout, expanded to `shape`."""
-    own, strides = layout
-    new = len(shape) - len(own)
-    return (0,) * new + tuple(0 if size == 1 else stride for size, stride in zip(own, strides, strict=True))
-
-
 def _contiguous(shape: torch.Size) -> _Layout:
     strides = [1] * len(shape)
     for d in reversed(range(len(shape) - 1)):
@@ -139,7 +133,7 @@ class _Forward(NamedTuple):
 def _plan_forward(x: _Layout, n: _Layout, s: _Layout, block: int) -> _Forward | None:
     """None where operands have to be copied."""
     shape = x[0]
-    walk = _walk(shape, [_expanded(t, shape) for t in (x, n, s, _contiguous(shape))])
+    walk = _walk(shape, [expanded_strides(*t, shape) for t in (x, n, s, _contiguous(shape))])
     if walk is None:
         return None
     BLOCK_R = max(1, block // walk.BLOCK_C)
@@ -183,7 +177,7 @@ def _plan_backward(dy: _Layout, x: _Layout, n: _Layout, s: _Layout, block: int, 
     shape = x[0]
     # gradients are contiguous, whatever their operands' strides are
     layouts = (dy, x, n, s, *(_contiguous(t[0]) for t in (x, n, s)))
-    walk = _walk(shape, [_expanded(t, shape) for t in layouts])
+    walk = _walk(shape, [expanded_strides(*t, shape) for t in layouts])
     if walk is None:
         return None
     BLOCK_R = max(1, block // walk.BLOCK_C)

@@ -133,7 +133,7 @@ class Learner:
 
     @property
     def learning_rate(self) -> float:
-        """The optimiser's present learning rate, of which its groups take multiples."""
+        """The base learning rate of the optimizer; the rate of each group is a multiple of it."""
         return self.optimizer.param_groups[0]["lr"] / self.factors[0]
 
     def step(self, examples: Sequences, batch: Batch, learning_rate: float | None) -> Counts:

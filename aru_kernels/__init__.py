@@ -1,4 +1,4 @@
-"""Adaptive recurrent units: neurons whose gain and saturation a shared controller sets anew at every time step."""
+"""Adaptive recurrent units: a shared controller sets the gain and saturation of every neuron at every time step."""
 
 from aru_kernels import convert, functional, init
 from aru_kernels._version import __version__

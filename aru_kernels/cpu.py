@@ -181,8 +181,8 @@ def tile_size(B: int, H: int, G: int) -> int:
     """Sequences that a thread takes through all steps together.
 
     At least eight tiles where the batch allows it, so that threads have work; but four sequences or more, so that the
-    recurrent product runs from registers; and no more than the cache holds.  From the sizes alone, so that the order of
-    every sum is the same for any number of threads.
+    recurrent product runs from registers; and no more than the cache holds.  It depends only on the sizes, so
+    that the order of every sum is the same for any number of threads.
     """
     most = max(4, TILE_BYTES // (4 * H * max(G, 8)))
     if isinstance(B, int):

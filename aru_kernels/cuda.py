@@ -1,8 +1,8 @@
 """The backend `cuda`: Python face of the persistent kernels in csrc/cuda (extension `aru_kernels._cuda`).
 
-One launch takes a sequence through all its steps.  The module has the sequences alone; γ and the single step are
-other backends'.  Products by the wanted precision: "medium" bfloat16, "high" TF32, "highest" numbers split in three
-bfloat16 parts, which is float32 to the last bit or so; sums are float32.  docs/cuda.md has the whole of it.
+One launch takes a sequence through all its steps.  It serves only sequences; other backends compute γ and the
+single step.  Products follow the precision: "medium" bfloat16, "high" TF32, "highest" numbers split in three
+bfloat16 parts, which is float32 to the last bit or so; sums are float32.  See docs/cuda.md.
 """
 
 from __future__ import annotations

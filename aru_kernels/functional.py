@@ -62,7 +62,7 @@ def controller_step(
     weight_gc: Tensor,
     bias_c: Tensor,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One step of the controller: g' = tanh(w_ag a + W_gg g + b_g), (n, s) = W_gc g' + b_c, for every neuron alone.
+    """One step of the controller: g' = tanh(w_ag a + W_gg g + b_g), (n, s) = W_gc g' + b_c, for each neuron.
 
     Args:
         a: (..., H), pre-activation.

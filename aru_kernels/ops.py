@@ -10,7 +10,7 @@ Two kinds of operator exist for each operation, for instance `aru_sequence`:
   arguments; `aru_kernels::cpu_aru_sequence_backward` is its backward pass. Programs of torch.compile contain these:
   their decisions are guarded.
 
-This module alone knows the order of the operators' arguments; everything else uses the names of
+Only this module knows the order of the operators' arguments; everything else uses the names of
 `aru_kernels._arguments`.
 """
 

@@ -102,7 +102,7 @@ def _intensity(record: Record) -> float:
 
 
 def scaling(records: dict[str, list[Record]], exponents: dict[str, float], path: Path) -> None:
-    """A panel for each size: time against it, and what the useful work alone would predict."""
+    """A panel for each size: the time, and what the useful work predicts."""
     figure = _figure(9, 2.8)
     panels = figure.subplots(1, len(records), squeeze=False)[0]
     for panel, (size, rows) in zip(panels, records.items(), strict=True):

@@ -74,7 +74,7 @@ SUMMARY_MODES = ("forward", "forward+backward", "forward+backward, checkpoints")
 
 
 def summary(records: list[Record]) -> list[str]:
-    """The sequence in one table, a row a shape: what a reader wants to know first."""
+    """The sequence in one table, with a row for each shape."""
     lines = [
         "| B, T, H, G | forward | forward + backward | with checkpoints |",
         "|---|---|---|---|",

@@ -19,8 +19,8 @@ Sampler = Callable[[int, torch.Generator], tuple[Tensor, Tensor]]
 class Task:
     """Sequences x of shape (T, B, I) and their targets.
 
-    kind: "class", with targets (B,) for the last step; "steps", with targets (T, B), of which those above 0 are
-    decisions; "forecast", with real targets (B, 1) for the last step.
+    kind: "class", with targets (B,) for the last step; "steps", with targets (T, B), where a target above 0 is a
+    decision; "forecast", with real targets (B, 1) for the last step.
     """
 
     name: str

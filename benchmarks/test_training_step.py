@@ -16,13 +16,13 @@ from .cases import Variant, fused_backends, on, pass_over
 def trainer(model: str, H: int, G: int, x: Tensor, y: Tensor) -> tuple:
     torch.manual_seed(0)
     network = build_classifier(model, H, G, device=x.device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
 
     def step() -> list[Tensor]:
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss = torch.nn.functional.cross_entropy(network(x), y)
         loss.backward()
-        optimiser.step()
+        optimizer.step()
         return [loss.detach()]
 
     return network, step

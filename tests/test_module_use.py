@@ -100,14 +100,14 @@ def train(layer: nn.Module, steps: int = 5) -> list[float]:
     read_out = nn.Linear(20, 1)
     nn.init.constant_(read_out.weight, 0.05)
     nn.init.zeros_(read_out.bias)
-    optimiser = torch.optim.Adam([*layer.parameters(), *read_out.parameters()], lr=1e-2)
+    optimizer = torch.optim.Adam([*layer.parameters(), *read_out.parameters()], lr=1e-2)
     losses = []
     for _ in range(steps + 1):
         loss = nn.functional.binary_cross_entropy_with_logits(read_out(layer(x)[0][-1])[:, 0], target)
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         loss.backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in layer.parameters())
-        optimiser.step()
+        optimizer.step()
         losses.append(loss.item())
     return losses
 

@@ -177,11 +177,11 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--checks-only", action="store_true", help="do not time")
     parser.add_argument("--jobs", type=int, default=4, help="checks at a time; 4 by default")
     parser.add_argument("--limit", type=float, default=900.0, help="seconds that a check may take; 900 by default")
-    parser.add_argument("--one-check", help="run this check alone, in this process, and print its outcome as JSON")
-    parser.add_argument("--checks", type=re.compile, default="", metavar="REGEX", help="run these checks alone")
-    parser.add_argument("--cases", type=re.compile, default="", metavar="REGEX", help="time these cases alone")
+    parser.add_argument("--one-check", help="run only this check, in this process, and print its outcome as JSON")
+    parser.add_argument("--checks", type=re.compile, default="", metavar="REGEX", help="run only these checks")
+    parser.add_argument("--cases", type=re.compile, default="", metavar="REGEX", help="time only these cases")
     parser.add_argument(
-        "--variants", type=re.compile, default="", metavar="REGEX", help="beside ours, time these alone"
+        "--variants", type=re.compile, default="", metavar="REGEX", help="besides ours, time only these"
     )
     parser.add_argument("--commit", default=os.environ.get("ARU_COMMIT"), help="of this tree, where git does not tell")
     parser.add_argument("--seconds", type=float, default=3.0, help="to spend on a case; 3 by default")

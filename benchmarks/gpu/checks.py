@@ -316,7 +316,7 @@ def autocast_works(place: Place) -> None:
 
 
 def training_equals_the_reference(place: Place) -> None:
-    """The losses of ten optimiser steps."""
+    """The losses of ten optimizer steps."""
     losses = {}
     for backend in (place.backend, "reference"):
         torch.manual_seed(0)

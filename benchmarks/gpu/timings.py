@@ -33,7 +33,7 @@ Work = Callable[[], object]
 QUANTILES = (0.2, 0.5, 0.8)
 # Clocks, some 2 ms: the host enqueues a call of every variant of a short case in less.
 HEAD_START = 4_000_000
-# Seconds of a call above which a variant takes part in three rounds alone.
+# Seconds of a call above which a variant takes part in three rounds only.
 SLOW = 0.3
 
 
@@ -42,7 +42,7 @@ class Timing:
     """Seconds of one variant, and bytes at its peak; or why there are none.
 
     host_seconds: the median time after which a call came back, on a GPU; rounds: calls that were timed.
-    fraction_of_copy, fraction_of_product, fraction_of_special: of the rates in `Limits`, by the useful work alone.
+    fraction_of_copy, fraction_of_product, fraction_of_special: of the rates in `Limits`, counting only the useful work.
     """
 
     quantiles: list[float] = field(default_factory=list)
@@ -241,7 +241,7 @@ def special_rate(place: Place) -> float | None:
 
 
 def backward_of(function: Callable[..., Tensor], leaves: list[Tensor], dy: Tensor) -> Work:
-    """The backward pass alone, over a graph that is built once."""
+    """Only the backward pass, over a graph that is built once."""
     y = function(*leaves)
     return lambda: torch.autograd.grad(y, leaves, dy, retain_graph=True)
 

@@ -2,7 +2,7 @@
 
 Arguments: a JSON list of [folder, moment, count, configuration]. The child dies when the moment comes for the count-th
 time. Folders that hold a run already are resumed. Forking saves importing torch anew for every child, and what torch's
-optimisers and the laboratory import late (torch._dynamo, sklearn.datasets) is imported here for the same reason.
+optimizers and the laboratory import late (torch._dynamo, sklearn.datasets) is imported here for the same reason.
 """
 
 from __future__ import annotations

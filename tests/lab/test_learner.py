@@ -84,7 +84,7 @@ def test_perturbation_that_does_not_fit_leaves_no_folder(tmp_path: Path) -> None
     assert not (tmp_path / "run").exists()
 
 
-def test_rmsprop_is_an_optimiser_of_its_own(tmp_path: Path) -> None:
+def test_rmsprop_is_an_optimizer_of_its_own(tmp_path: Path) -> None:
     adam, rmsprop = (
         load_checkpoint(run(tmp_path / name, optimizer=name).run / "last.pt") for name in ("adam", "rmsprop")
     )

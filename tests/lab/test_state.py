@@ -404,7 +404,7 @@ def test_inputs_too_large_for_the_network_are_not_blamed_on_the_learning_rate(da
         training.train(dataclasses.replace(FILE, task="x.npz", output=tmp_path / "run"), QUIET)
 
 
-def test_overflow_in_the_optimiser_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_overflow_in_the_optimizer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = [
         "--learning-rate",
         "3e38",

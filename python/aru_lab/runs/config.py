@@ -83,7 +83,7 @@ def _rates_help() -> str:
     tasks = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in by_rate.items())
     lengths = ", ".join(f"{rate:g} up to T = {most}" for most, rate in LEARNING_RATES[:-1])
     return (
-        "The optimiser's learning rate at its highest. None takes a default. By fan-in, arun and the gamma networks "
+        "The optimizer's learning rate at its highest. None takes a default. By fan-in, arun and the gamma networks "
         f"take one by the number of steps T, which --pixels-per-step divides: {lengths}, {LEARNING_RATES[-1][1]:g} for "
         f"longer sequences, {ONE_LEARNING_RATE:g} behind an encoder. With one pixel a step that is {tasks}. The other "
         f"networks, and all networks with --learning-rate-scaling none, take {ONE_LEARNING_RATE:g}."
@@ -126,7 +126,7 @@ class TrainConfig:
     """Stop after so many epochs without a better validation accuracy; None trains all epochs."""
 
     batch_size: int = 50
-    """B, sequences a step of the optimiser, over all processes together."""
+    """B, sequences a step of the optimizer, over all processes together."""
 
     accumulate: int = 1
     """Parts into which a process splits its share of a batch; their gradients are summed, for less memory."""
@@ -186,9 +186,9 @@ class TrainConfig:
     downloaded."""
 
     split: str | None = None
-    """Of a file: shares of training, validation and test examples, such as 0.7,0.1,0.2, in each of which every class
-    has the same share. None divides in these shares without regard to the classes, unless the file gives parts or
-    groups."""
+    """Of a file: shares of training, validation and test examples, such as 0.7,0.1,0.2. Every part has the same
+    proportions of the classes. None divides in these shares without regard to the classes, unless the file gives parts
+    or groups."""
 
     target: Annotated[str, _one_of(KINDS)] = "auto"
     """Of a file: what y is. auto takes floats as numbers (a regression) and everything else as classes."""

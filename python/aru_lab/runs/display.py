@@ -131,7 +131,7 @@ def epoch_line(entry: dict[str, Any], n_epochs: int, classes: bool = True) -> st
 
 @contextmanager
 def training_bar(console: Console) -> Iterator[Progress]:
-    """The bar of one run, in steps of the optimiser."""
+    """The bar of one run, in steps of the optimizer."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=12),

@@ -28,7 +28,7 @@ class NotFinite(ArithmeticError):
     Args:
         what: name of the number.
         value: the number.
-        step: step of the optimiser, from 1.
+        step: step of the optimizer, from 1.
     """
 
     def __init__(self, what: str, value: float, step: int) -> None:

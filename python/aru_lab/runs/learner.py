@@ -1,4 +1,4 @@
-"""A network with its optimiser, and one step of training."""
+"""A network with its optimizer, and one step of training."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Batch:
 
 
 class Learner:
-    """A freshly initialised network and its optimiser. All processes of a world hold the same.
+    """A freshly initialised network and its optimizer. All processes of a world hold the same.
 
     Args:
         config: configuration of the run, with a number as learning rate.
@@ -58,7 +58,7 @@ class Learner:
         world: processes of the run.
 
     Attributes:
-        factors: rate of each of the optimiser's groups as a multiple of the learning rate.
+        factors: rate of each of the optimizer's groups as a multiple of the learning rate.
 
     Raises:
         ConfigError: the device can't be used, or parts are frozen that the network does not have.
@@ -101,7 +101,7 @@ class Learner:
         self.class_weights = torch.from_numpy(weights).to(self.device, self.dtype)
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Parameter groups of the optimiser for a learning rate of 1."""
+        """Parameter groups of the optimizer for a learning rate of 1."""
         if self.config.learning_rate_scaling == "fan-in":
             return parameter_groups(self.model, 1.0)
         return [{"params": [parameter for parameter in self.model.parameters() if parameter.requires_grad], "lr": 1.0}]
@@ -137,7 +137,7 @@ class Learner:
         return self.optimizer.param_groups[0]["lr"] / self.factors[0]
 
     def step(self, examples: Sequences, batch: Batch, learning_rate: float | None) -> Counts:
-        """Take one step of the optimiser.
+        """Take one step of the optimizer.
 
         Args:
             examples: training examples.
@@ -207,7 +207,7 @@ class Learner:
         return output.abs().max().item()
 
     def state(self) -> dict[str, Any]:
-        """The part of a checkpoint that belongs to the network and its optimiser."""
+        """The part of a checkpoint that belongs to the network and its optimizer."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

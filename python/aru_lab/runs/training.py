@@ -1,6 +1,6 @@
 """Training that can be killed at any moment and resumed to the bit-identical result.
 
-last.pt holds everything that the next step depends on: weights, optimiser, scheduler, random state, position and the
+last.pt holds everything that the next step depends on: weights, optimizer, scheduler, random state, position and the
 sums of the present epoch. The order of the examples and the perturbation of a batch are functions of the seed and the
 position. When a run is resumed, metrics.jsonl is rewritten from last.pt, so a surplus or unfinished line does not
 survive.
@@ -265,7 +265,7 @@ class _Trainer:
         position.seconds = time.monotonic() - started
 
     def step(self, index: Tensor) -> Counts:
-        """Take one step of the optimiser with the examples at `index`."""
+        """Take one step of the optimizer with the examples at `index`."""
         config, step = self.config, self.position.step
         rate = None if config.schedule == "plateau" else scheduled_rate(config, step, config.epochs * self.n_batches)
         return self.learner.step(self.data.train, self.batch(index), rate)

@@ -205,7 +205,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("sweep --vary size=1,2", r"vary: got 'size=1,2', expected FIELD=VALUE,VALUE,... with a field of task, hidden"),
         ("sweep --vary seed=1,2", r"vary: got 'seed=1,2', expected another field; for seed there is --seeds"),
         ("sweep --vary epochs=0,2", r"epochs: got 0, expected a whole number of at least 1"),
-        ("sweep --models rnn", r"model: got 'rnn', expected one of arun"),
+        ("sweep --models rnn", r"models: got 'rnn', expected one of arun"),
         ("sweep --jobs 0", r"jobs: got 0, expected a whole number of at least 1"),
         ("sweep --seeds", r"seeds: got none, expected at least one\."),
         ("sweep --seeds 0 1 0", r"seeds: got 0 1 0, expected each once\."),

@@ -26,6 +26,7 @@ from types import ModuleType
 import pytest
 
 from aru_kernels import __version__, cuda
+from aru_kernels.backends import BACKENDS
 from support.helpers import ROOT
 
 CXX = os.environ.get("CXX", "g++")
@@ -225,6 +226,7 @@ class Emulation:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(cuda, "_C", self.module)
             patch.setattr(cuda, "_stream", lambda x: 0)
+            patch.setitem(vars(BACKENDS["cuda"]), "devices", frozenset({"cpu"}))  # a frozen dataclass
             self.device(*DEVICES["H100"])
             self.schedule("in order")
             yield

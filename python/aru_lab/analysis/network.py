@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from aru_kernels import ARUN, GammaRNN, reference
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import CONTROLLER
+
+SHARED = ("weight_ih_l0", "weight_hh_l0", "bias_l0")  # what ARUN and GammaRNN have alike
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,30 @@ def isolated(network: nn.Module) -> nn.Module:
     with torch.no_grad():
         copied.weight_hh_l0.copy_(copied.weight_hh_l0.diagonal().clone().diag())
     return copied
+
+
+def uncoupled(network: nn.Module) -> nn.Module:
+    """A copy of an ARUN or GammaRNN without W_hh and b: the pre-activation is the input's and the drive's."""
+    check_network(network)
+    copied = copy.deepcopy(network)
+    with torch.no_grad():
+        copied.weight_hh_l0.zero_()
+        copied.bias_l0.zero_()
+    return copied
+
+
+def held(network: nn.Module, n: Any, s: Any) -> GammaRNN:
+    """The static network with the weights of an ARUN and its n and s held: numbers, or (H,), one a neuron."""
+    check_network(network)
+    options = {"batch_first": network.batch_first, "n_floor": network.n_floor}
+    weight = network.weight_hh_l0
+    static = GammaRNN(network.input_size, network.hidden_size, device=weight.device, dtype=weight.dtype, **options)
+    values = {"gain_l0": n, "saturation_l0": s} | {name: getattr(network, name) for name in SHARED}
+    with torch.no_grad():
+        for name, value in values.items():
+            into = getattr(static, name)
+            into.copy_(torch.as_tensor(value).to(into).expand_as(into))
+    return static
 
 
 def gamma_derivatives(a: Tensor, n: Tensor, s: Tensor, n_floor: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:

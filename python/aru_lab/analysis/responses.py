@@ -1,7 +1,8 @@
 """Neurons driven by a current: steps over a noisy background, or noise, in the network and isolated from it.
 
 Everything runs on the fused kernels through the `drive=` and `return_trace=` of ARUN and GammaRNN. Protocol: Geadah et
-al. 2024 (steps: 300 time steps, the middle third driven; noise: 200 steps before, 200 driven, 200 after).
+al. 2024 (steps: 300 time steps, the middle third driven; noise: 200 steps of low noise, 200 of noise, 200 of low
+noise).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Result, Run
 
 CONNECTIVITY = ("network", "isolated")
+LOW_NOISE = 0.01  # deviation of the noise before and after that of gain scaling
 
 
 @dataclass(frozen=True)
@@ -117,20 +119,23 @@ def noise_responses(
     before: int = 200,
     length: int = 200,
     after: int = 200,
+    low: float = LOW_NOISE,
     isolate: bool = False,
     seed: int = 0,
 ) -> Responses:
-    """Responses to noise of mean 0 into every neuron: the paper's 200/200/200-step protocol of gain scaling.
+    """Responses to noise of mean 0 into every neuron: low noise, noise, low noise, the protocol of gain scaling.
 
-        ξ_t,i ~ N(0, σ²), independent over neurons and steps, for before <= t < before + length; else 0
+        ξ_t,i ~ N(0, σ²), independent over neurons and steps, for before <= t < before + length; else N(0, low²)
 
-    The same standard normal numbers are scaled by every σ. The network's own input is 0; states start at 0.
+    The same standard normal numbers are scaled by every σ. A σ of 0 lets the low noise go on. The network's own input
+    is 0; states start at 0.
 
     Args:
         network: ARUN or GammaRNN of one layer.
         deviations: (A,), σ >= 0, in units of the pre-activation; the result calls them amplitudes.
         repeats: R.
         before, length, after: steps before, under and after the noise.
+        low: deviation before and after.
         isolate, seed: as in `step_responses`.
 
     Raises:
@@ -142,11 +147,14 @@ def noise_responses(
         raise ConfigError(f"deviations: got {sigma.min():g}, expected standard deviations of at least 0.")
     onset, end = checks.whole("before", before, 0), before + checks.whole("length", length)
     n_steps = end + checks.whole("after", after, 0)
+    low = checks.number("low", low, 0)
 
     def drive(repeat: int) -> np.ndarray:
         rng = np.random.default_rng([checks.whole("seed", seed, 0), repeat])
-        driven = np.zeros((n_steps, len(sigma), network.hidden_size))
-        driven[onset:end] = sigma[:, None] * rng.standard_normal((length, 1, network.hidden_size))
+        driven = np.repeat(rng.standard_normal((n_steps, 1, network.hidden_size)), len(sigma), axis=1)
+        driven[:onset] *= low
+        driven[end:] *= low
+        driven[onset:end] *= np.where(sigma > 0, sigma, low)[:, None]
         return driven
 
     records = drive_network(isolated(network) if isolate else network, drive, checks.whole("repeats", repeats))

@@ -17,11 +17,13 @@ import torch.nn.functional as F
 from aru_lab.analysis import lyapunov
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, trajectories
+from aru_lab.analysis.fits import CURVES, fit
 from aru_lab.analysis.fractional import fractional_order
 from aru_lab.analysis.gain_scaling import steady_state
 from aru_lab.analysis.gradients import gradient_norms
 from aru_lab.analysis.heterogeneity import compare, neuron_shapes
 from aru_lab.analysis.lyapunov import network_exponents
+from aru_lab.analysis.network import held
 from aru_lab.analysis.responses import noise_responses, step_responses
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
@@ -86,7 +88,15 @@ def test_gain_scaling_and_controller_are_those_of_the_library(analysed: dict[str
     np.testing.assert_array_equal(saved["n"], state.n)
     np.testing.assert_array_equal(saved["window"], [310, 400])
     assert [float(row["s"]) for row in table(run.path, "gain-scaling")] == pytest.approx(state.s.mean(1), rel=1e-8)
-    assert [row["curve"] for row in table(run.path, "gain-scaling-fits")] == ["power", "exponential"]
+    assert [row["curve"] for row in table(run.path, "gain-scaling-fits")] == [*CURVES, *CURVES]
+    quiet_n = noise_responses(run.network, XI, 2).n[:, :, 110:200].astype(np.float64).mean((0, 1, 2))
+    np.testing.assert_allclose(saved["rest"][0], quiet_n, rtol=1e-12)
+    fixed = steady_state(noise_responses(held(run.network, *saved["rest"]), XI, 2))
+    np.testing.assert_allclose(saved["deviation_h_held"], fixed.deviation_h, rtol=1e-12)
+    np.testing.assert_allclose(saved["effective_gain"][4], state.deviation_h[4] / 4, rtol=1e-12)
+    # Of these amplitudes three are at least 1, and a fit needs four.
+    np.testing.assert_array_equal(saved["fit_amplitudes"], [1, 2, 4])
+    assert np.isnan(saved["fit_parameters"]).all()
 
     saved = run.files.load("controller")
     np.testing.assert_array_equal(saved["inputs"], [-4, -2, -1, -0.5, 0, 0.5, 1, 2, 4])
@@ -95,6 +105,22 @@ def test_gain_scaling_and_controller_are_those_of_the_library(analysed: dict[str
     curve = one_dimensional(paths.steady_state.reshape(-1, 3))
     assert (saved["curve_explained"], saved["line_explained"]) == (curve.explained, curve.line)
     assert [float(row["n_onset"]) for row in table(run.path, "controller")] == pytest.approx(paths.onset_shape[:, 0])
+
+
+def test_gain_scaling_fits_the_amplitudes_of_at_least_one(arun: Path) -> None:
+    xi = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 24.0)
+    settings = dataclasses.replace(SETTINGS, amplitudes=xi)
+    assert analyse(arun, ["gain-scaling"], settings, console=quiet()) == ["gain-scaling"]
+    saved = AnalysisFolder(arun).load("gain-scaling")
+    assert saved["fit_curves"].tolist() == list(CURVES)
+    for i, name in enumerate("ns"):
+        found = fit("line", xi[2:], saved[name][2:].mean(1))
+        np.testing.assert_allclose(saved["fit_parameters"][i, 2], [found.parameters, found.low, found.high])
+    np.testing.assert_array_equal(saved["parameters"], saved["fit_parameters"][[0, 1], [0, 1]])
+    np.testing.assert_array_equal(saved["r_squared"], saved["fit_r_squared"][[0, 1], [0, 1]])
+    isolated = dataclasses.replace(settings, noise_into="isolated")
+    assert analyse(arun, ["gain-scaling"], isolated, console=quiet()) == ["gain-scaling"]
+    assert (AnalysisFolder(arun).load("gain-scaling")["n"] != saved["n"]).any()
 
 
 def test_stability_is_that_of_the_library(analysed: dict[str, Path]) -> None:

@@ -104,10 +104,11 @@ def test_noise_protocol() -> None:
     a = responses.a.astype(float)
     assert a.shape == (3, 2, 600, 300)
     assert (responses.onset, responses.end) == (200, 400)
-    assert not a[:, :, :200].any()
-    assert not a[:, :, 400:].any()
-    assert not a[0].any()
+    low = np.delete(a[0], slice(200, 400), axis=1)
+    np.testing.assert_array_equal(np.delete(a[2], slice(200, 400), axis=1), low)
+    assert low.std() == pytest.approx(0.01, rel=0.01)
     noise = a[1, :, 200:400]
+    np.testing.assert_allclose(a[0, :, 200:400], 0.01 * noise, rtol=1e-6)  # a deviation of 0: the low noise goes on
     np.testing.assert_allclose(a[2, :, 200:400], 3 * noise, rtol=1e-6)
     assert noise.mean() == pytest.approx(0, abs=0.01)
     assert noise.std() == pytest.approx(1, abs=0.01)
@@ -154,6 +155,7 @@ def test_runs_on_the_kernels(model: str) -> None:
         (lambda: step_responses(silent(), [1.0], background_weight=[1.0, 2.0]), r"background_weight: got shape \(2,\)"),
         (lambda: noise_responses(silent(), [-1.0]), "deviations: got -1, expected standard deviations of at least 0"),
         (lambda: noise_responses(silent(), [1.0], length=0), "length: got 0"),
+        (lambda: noise_responses(silent(), [1.0], low=-0.1), "low: got -0.1, expected a finite number of at least 0"),
     ],
     ids=lambda value: "-".join(re.findall("[a-z]+", value)[:4]) if isinstance(value, str) else "",
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.analysis.gain_scaling import CURVES
+from aru_lab.analysis.fits import CURVES
 from aru_lab.plots.paper.analysed import Analysed, by_model, common
 from aru_lab.plots.style import (
     BLACK,

@@ -76,7 +76,7 @@ def arm(moment: str, count: int) -> None:
 def main() -> None:
     """Fork, train, die; fail unless every child died of SIGKILL."""
     torch.set_num_threads(1)
-    learner.PLATEAU_PATIENCE = 0
+    learner.PLATEAUS = {"plateau": (0.5, 0)}
     for folder, moment, count, values in json.loads(sys.argv[1]):
         child = os.fork()
         if child == 0:

@@ -13,7 +13,8 @@ import pytest
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import TrainConfig, _rates_help
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.rates import rates_help
 
 
 @pytest.mark.parametrize(
@@ -97,9 +98,9 @@ def test_configuration_of_an_earlier_version_has_one_learning_rate() -> None:
     ("settings", "rate"),
     [
         ({}, 1e-2),
-        ({"task": "psmnist"}, 2e-3),
+        ({"task": "psmnist"}, 1e-3),
         ({"task": "psmnist", "pixels_per_step": 7}, 1e-2),
-        ({"task": "psmnist", "model": "gamma-homogeneous"}, 2e-3),
+        ({"task": "psmnist", "model": "gamma-homogeneous"}, 1e-3),
         ({"task": "scifar10"}, 1e-3),
         ({"task": "scifar10", "pixels_per_step": 4}, 1e-2),
         ({"task": "scifar10-conv"}, 2e-3),
@@ -114,7 +115,7 @@ def test_default_learning_rate_is_by_task_length_and_network(settings: dict[str,
     assert config.with_learning_rate() == TrainConfig(**(settings | {"learning_rate": rate}))
 
 
-@pytest.mark.parametrize(("n_steps", "rate"), [(256, 1e-2), (257, 2e-3), (784, 2e-3), (785, 1e-3)])
+@pytest.mark.parametrize(("n_steps", "rate"), [(256, 1e-2), (257, 2e-3), (512, 2e-3), (513, 1e-3)])
 def test_default_learning_rate_of_a_file_is_by_its_length(tmp_path: Path, n_steps: int, rate: float) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, x=np.zeros((10, n_steps, 1), np.float32), y=np.arange(10) % 2)
@@ -122,11 +123,11 @@ def test_default_learning_rate_of_a_file_is_by_its_length(tmp_path: Path, n_step
 
 
 def test_help_lists_the_default_learning_rate_of_every_task() -> None:
-    text = _rates_help()
+    text = rates_help()
     (listed,) = re.findall(r"With one pixel a step that is (.*?)\. The other", text)
     found = {name: float(part.split()[0]) for part in listed.split("; ") for name in part.split(" for ")[1].split(", ")}
     assert found == {task: TrainConfig(task).with_learning_rate().learning_rate for task in TASKS}
-    assert "0.01 up to T = 256, 0.002 up to T = 784, 0.001 for longer sequences" in text
+    assert "0.01 up to T = 256, 0.002 up to T = 512, 0.001 for longer sequences" in text
 
 
 def test_a_default_learning_rate_is_the_same_experiment_as_its_number() -> None:

@@ -152,13 +152,13 @@ def test_plateau_keeps_the_factors_of_the_groups() -> None:
     trainer = trainer_of(model="arun", schedule="plateau", learning_rate=1e-3)
     groups, start = trainer.learner.optimizer.param_groups, trainer.learner.factors
     assert len(start) > 2
-    for _ in range(30 * (learners.PLATEAU_PATIENCE + 1)):
+    for _ in range(30 * (learners.PLATEAUS["plateau"][1] + 1)):
         trainer.learner.plateau.step(1.0)
     rate = trainer.learner.learning_rate
     assert rate < 1e-11
     assert [group["lr"] for group in groups] == [pytest.approx(rate * factor, rel=1e-12) for factor in start]
     one = trainer_of(model="arun", schedule="plateau", learning_rate=1e-3, learning_rate_scaling="none").learner
-    for _ in range(30 * (learners.PLATEAU_PATIENCE + 1)):
+    for _ in range(30 * (learners.PLATEAUS["plateau"][1] + 1)):
         one.plateau.step(1.0)
     assert 1e-8 < one.learning_rate < 4e-8  # torch's own end, with which earlier runs were made
 

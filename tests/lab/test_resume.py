@@ -129,7 +129,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
     torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(learner, "PLATEAU_PATIENCE", 0)
+        patch.setattr(learner, "PLATEAUS", {"plateau": (0.5, 0)})
         training.train(dataclasses.replace(CONFIG, output=folder), quiet())
     return folder
 
@@ -138,7 +138,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_resumed_run_ends_like_the_uninterrupted(
     folders: Path, uninterrupted: Path, folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(learner, "PLATEAU_PATIENCE", 0)
+    monkeypatch.setattr(learner, "PLATEAUS", {"plateau": (0.5, 0)})
     run = folders / folder
     if not RunFolder(run).holds_run():
         # Killed before config.json was there: no run began, and the folder is free for one.
@@ -194,7 +194,7 @@ def test_signal_stops_with_a_checkpoint_and_says_how_to_go_on(
     number: signal.Signals,
     during: str,
 ) -> None:
-    monkeypatch.setattr(learner, "PLATEAU_PATIENCE", 0)
+    monkeypatch.setattr(learner, "PLATEAUS", {"plateau": (0.5, 0)})
     handler = signal.getsignal(number)
     owner: Any = training._Trainer if during == "step" else training
     original, calls = getattr(owner, during), 0

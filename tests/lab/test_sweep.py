@@ -61,7 +61,7 @@ def test_plan_is_every_combination_in_a_folder_of_its_own(tmp_path: Path) -> Non
 def test_plan_has_the_default_learning_rate_of_each_network_and_length(tmp_path: Path) -> None:
     base = dataclasses.replace(BASE, task="psmnist")
     configs = plan(base, ("arun", "gru"), (0,), ("pixels_per_step=1,7",), tmp_path, match_parameters=False)
-    assert [config.learning_rate for config in configs] == [2e-3, 2e-3, 1e-2, 2e-3]
+    assert [config.learning_rate for config in configs] == [1e-3, 2e-3, 1e-2, 2e-3]
     configs = plan(base, ("arun",), (0,), ("learning_rate_scaling=fan-in,none",), tmp_path, match_parameters=False)
     assert [config.learning_rate_scaling for config in configs] == ["fan-in", "none"]
 

@@ -92,7 +92,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Images:
     """A data set of 40 test images of 4x4 pixels."""
     images = Images(np.random.RandomState(0).randint(0, 256, (40, 4, 4)).astype(np.uint8), np.arange(40) % 10)
     none = images.take(slice(0))
-    monkeypatch.setitem(DATASETS, "made", lambda data_dir: Dataset(none, none, images, white=255))
+    monkeypatch.setitem(DATASETS, "made", lambda data_dir, split_seed: Dataset(none, none, images, white=255))
     return images
 
 

@@ -71,17 +71,18 @@ def fixed_permutation(n: int, seed: int) -> np.ndarray:
     return np.random.RandomState(seed).permutation(n).astype(np.int64)
 
 
-def load_digits(data_dir: Path | None = None) -> Dataset:
+def load_digits(data_dir: Path | None = None, split_seed: int = SPLIT_SEED) -> Dataset:
     """The 1,797 8x8 digits that scikit-learn carries, split within each class into 70% train, 10% validation, 20% test.
 
     Args:
         data_dir: not used; the data is embedded in scikit-learn.
+        split_seed: seed of the random split.
     """
     from sklearn.datasets import load_digits as embedded
 
     digits = embedded()
     images = Images(digits.images.astype(np.uint8), digits.target.astype(np.int64))
-    images = images.take(fixed_permutation(len(images), SPLIT_SEED))
+    images = images.take(fixed_permutation(len(images), split_seed))
     parts: tuple[list[np.ndarray], ...] = ([], [], [])
     for label in range(10):
         members = np.flatnonzero(images.labels == label)
@@ -93,13 +94,14 @@ def load_digits(data_dir: Path | None = None) -> Dataset:
     return Dataset(train, validation, test, white=16)
 
 
-def load_mnist(data_dir: Path | None = None) -> Dataset:
+def load_mnist(data_dir: Path | None = None, split_seed: int = SPLIT_SEED) -> Dataset:
     """MNIST, split into 50,000 train, 10,000 validation (of the original 60,000) and the 10,000 test images.
 
     Args:
         data_dir: a folder that holds the four IDX files, packed or not, itself or in MNIST/raw, mnist/MNIST/raw or
             mnist. None takes the environment variable ARU_DATA_DIR; where that is not set either, the files are
             downloaded from MNIST_MIRROR to the user's cache, once.
+        split_seed: seed of the random split.
 
     Raises:
         DataError: a file is missing, is not the canonical one, or can't be downloaded.
@@ -110,28 +112,29 @@ def load_mnist(data_dir: Path | None = None) -> Dataset:
     arrays = {name: _read_checked(locate(name), md5) for name, (md5, _) in MNIST_FILES.items()}
     pool = Images(arrays["train-images-idx3-ubyte"], arrays["train-labels-idx1-ubyte"].astype(np.int64))
     test = Images(arrays["t10k-images-idx3-ubyte"], arrays["t10k-labels-idx1-ubyte"].astype(np.int64))
-    order = fixed_permutation(len(pool), SPLIT_SEED)
+    order = fixed_permutation(len(pool), split_seed)
     n_train = len(pool) * 5 // 6
     return Dataset(pool.take(order[:n_train]), pool.take(order[n_train:]), test, white=255)
 
 
-def load_cifar10(data_dir: Path | None = None) -> Dataset:
+def load_cifar10(data_dir: Path | None = None, split_seed: int = SPLIT_SEED) -> Dataset:
     """CIFAR-10 in colour: 45,000 train and 5,000 validation images (of the original 50,000) and the 10,000 test images.
 
     Args:
         data_dir: see `cifar.read_cifar10`.
+        split_seed: seed of the random split.
 
     Raises:
         DataError: files are missing, damaged, of unknown content, or can't be downloaded.
     """
     pixels, labels, test_pixels, test_labels = read_cifar10(data_dir)
     pool = Images(pixels, labels)
-    order = fixed_permutation(len(pool), SPLIT_SEED)
+    order = fixed_permutation(len(pool), split_seed)
     n_train = len(pool) * 9 // 10
     return Dataset(pool.take(order[:n_train]), pool.take(order[n_train:]), Images(test_pixels, test_labels), white=255)
 
 
-DATASETS: dict[str, Callable[[Path | None], Dataset]] = {
+DATASETS: dict[str, Callable[[Path | None, int], Dataset]] = {
     "digits": load_digits,
     "mnist": load_mnist,
     "cifar10": load_cifar10,

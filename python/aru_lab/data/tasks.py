@@ -20,7 +20,6 @@ from aru_lab.data.targets import Target
 from aru_lab.data.transform import Transform
 from aru_lab.errors import ConfigError
 
-PERMUTATION_SEED = 0
 VALIDATION_SHARE = 10  # one in so many
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as torchvision and Pillow turn colour into grey
 
@@ -89,7 +88,8 @@ class ImageTask:
     pixels_per_step. With "conv", x holds the pixels of the colour image (T = pixels, I = 3) and the recurrent network
     reads the 256 features of the encoder in 64 steps (`encoders.ConvEncoder`).
 
-    `permuted` puts the pixels of every image in the same random order, that of `permutation(n_pixels)`.
+    `permuted` puts the pixels of every image in the same random order, that of `permutation(n_pixels,
+    permutation_seed)`. The division into parts is drawn from the same seed.
     `held_out` takes only the test images, in a fixed random order: one half for training (a tenth of it for
     validation), the other half for testing; networks trained on the other tasks have seen none of them.
     `rotation` turns the images counter-clockwise by so many degrees, about the middle, edges filled with black.
@@ -103,6 +103,7 @@ class ImageTask:
     rotation: float = 0.0
     encoder: str = "linear"
     pixels_per_step: int = 1
+    permutation_seed: int = 0
 
     @property
     def target(self) -> Target:
@@ -143,10 +144,11 @@ class ImageTask:
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
     ) -> TaskData:
         """Read the data; see `Task.load`."""
-        images = DATASETS[self.dataset](data_dir)
+        split_seed = SPLIT_SEED + self.permutation_seed
+        images = DATASETS[self.dataset](data_dir, split_seed)
         parts = (images.train, images.validation, images.test)
         if self.held_out:
-            test = images.test.take(fixed_permutation(len(images.test), SPLIT_SEED))
+            test = images.test.take(fixed_permutation(len(images.test), split_seed))
             half = len(test) // 2
             fit = half - half // VALIDATION_SHARE
             parts = (test.take(slice(fit)), test.take(slice(fit, half)), test.take(slice(half, None)))
@@ -169,7 +171,7 @@ class ImageTask:
             x = x @ GREY
         x = x.reshape(len(images), -1)
         if self.permuted:
-            x = x[:, permutation(self.n_pixels)]
+            x = x[:, permutation(self.n_pixels, self.permutation_seed)]
         return Sequences(x.reshape(len(images), -1, self.pixels_per_step), images.labels)
 
 
@@ -236,9 +238,9 @@ class FileTask:
         )
 
 
-def permutation(n_steps: int) -> np.ndarray:
+def permutation(n_steps: int, seed: int = 0) -> np.ndarray:
     """The order in which the permuted tasks read the pixels, int64 of shape (T,): step t shows pixel permutation[t]."""
-    return fixed_permutation(n_steps, PERMUTATION_SEED)
+    return fixed_permutation(n_steps, seed)
 
 
 TASKS: dict[str, ImageTask] = {
@@ -263,13 +265,16 @@ def is_data_file(task: str) -> bool:
     return task.endswith((".npz", ".mat"))
 
 
-def find_task(name: str, pixels_per_step: int = 1, preparation: Preparation = DEFAULT) -> Task:
+def find_task(
+    name: str, pixels_per_step: int = 1, preparation: Preparation = DEFAULT, permutation_seed: int = 0
+) -> Task:
     """The task called `name`, with so many pixels a step.
 
     Args:
         name: one of TASKS, or the path of a file of sequences.
         pixels_per_step: of images.
         preparation: how a file of sequences is read.
+        permutation_seed: of images: seed of the order of the pixels and of the division into parts.
 
     Raises:
         ConfigError: there is none, or its pixels can't be grouped like that.
@@ -287,7 +292,7 @@ def find_task(name: str, pixels_per_step: int = 1, preparation: Preparation = DE
             f"pixels_per_step: got {pixels_per_step}, expected "
             + ("1 with a convolutional encoder." if task.encoder == "conv" else f"a divisor of {task.n_pixels}.")
         )
-    return dataclasses.replace(task, pixels_per_step=pixels_per_step)
+    return dataclasses.replace(task, pixels_per_step=pixels_per_step, permutation_seed=permutation_seed)
 
 
 def _first(examples: Examples, n: int | None, argument: str) -> Examples:

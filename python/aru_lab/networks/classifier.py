@@ -17,6 +17,7 @@ from aru_kernels.init import henaff_orthogonal_
 from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
 from aru_lab.networks.encoders import ConvEncoder
+from aru_lab.networks.initial import NORMAL, SHARED, values_of
 from aru_lab.networks.names import MODELS, PARTS
 
 # Parameters that determine n and s: n and s themselves in the gamma networks, the controller in the ARUN.
@@ -223,6 +224,58 @@ def build_classifier(
     recurrent = BUILDERS[model](input_size, hidden_size, controller_size, device=device, dtype=dtype)
     front = ConvEncoder(device=device, dtype=dtype) if encoder == "conv" else None
     return SequenceClassifier(recurrent, n_classes, front, device=device, dtype=dtype)
+
+
+@torch.no_grad()
+def set_gamma(classifier: SequenceClassifier, gain: str, saturation: str) -> None:
+    """Give n and s of a gamma network their initial values; other networks stay as they are.
+
+    Args:
+        classifier: freshly initialised, so that its n are those of `initial.NORMAL`.
+        gain, saturation: see `initial.check_initial`.
+
+    Raises:
+        ConfigError: the number of values is neither 1 nor that of the network's gains.
+    """
+    recurrent = classifier.recurrent
+    if not isinstance(recurrent, GammaRNN):
+        return
+    for name, text, into in zip(
+        ("initial_gain", "initial_saturation"), (gain, saturation), map(recurrent.get_parameter, STATIC), strict=True
+    ):
+        if text == SHARED:
+            into.fill_(torch.empty((), dtype=into.dtype, device=into.device).uniform_(5, 7))
+        elif text != NORMAL:
+            values = values_of(text)
+            if len(values) not in (1, len(into)):
+                raise ConfigError(
+                    f"{name}: got {len(values)} values, expected 1 or {len(into)}, as many as the network has."
+                )
+            into.copy_(torch.tensor(values, dtype=into.dtype, device=into.device).expand_as(into))
+
+
+@torch.no_grad()
+def draw_biases(classifier: SequenceClassifier) -> None:
+    """Draw the biases of an RNN+ReLU or a gamma network as the two linear layers of the authors' code draw theirs."""
+    recurrent = classifier.recurrent
+    bounds = (recurrent.input_size**-0.5, recurrent.hidden_size**-0.5)
+    if isinstance(recurrent, GammaRNN):
+        draws = [torch.empty_like(recurrent.bias_l0).uniform_(-bound, bound) for bound in bounds]
+        recurrent.bias_l0.copy_(sum(draws))
+    elif type(recurrent) is nn.RNN:
+        for bias, bound in zip((recurrent.bias_ih_l0, recurrent.bias_hh_l0), bounds, strict=True):
+            bias.uniform_(-bound, bound)
+
+
+@torch.no_grad()
+def draw_lstm_weights(classifier: SequenceClassifier) -> None:
+    """Draw the matrix (H, I+H) of each gate of an LSTM from Xavier's normal distribution; others stay as they are."""
+    recurrent = classifier.recurrent
+    if isinstance(recurrent, nn.LSTM):
+        size = recurrent.hidden_size
+        deviation = (2 / (recurrent.input_size + 2 * size)) ** 0.5
+        for weight in (recurrent.weight_ih_l0, recurrent.weight_hh_l0):
+            weight.normal_(0, deviation)
 
 
 def parts(classifier: SequenceClassifier) -> dict[str, list[nn.Parameter]]:

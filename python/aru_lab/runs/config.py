@@ -11,25 +11,22 @@ from typing import Annotated, Any
 import tyro
 
 from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
+from aru_lab.data.images import SPLIT_SEED
 from aru_lab.data.preparation import Preparation
 from aru_lab.data.targets import KINDS
-from aru_lab.data.tasks import TASKS, Task, find_task, is_data_file
+from aru_lab.data.tasks import TASKS, find_task, is_data_file
 from aru_lab.data.transform import MISSING
 from aru_lab.errors import ConfigError
-from aru_lab.networks.names import ADAPTABLE, MODELS, PARTS
+from aru_lab.networks.initial import BIASES, LSTM_WEIGHTS, check_initial
+from aru_lab.networks.names import MODELS, PARTS
+from aru_lab.runs.rates import SCALINGS, default_learning_rate, rates_help
 
 CLASS_WEIGHTS = ("balanced",)
-SCHEDULES = ("constant", "cosine", "plateau")
+SCHEDULES = ("constant", "cosine", "plateau", "plateau-paper", "plateau-last-batch")
 OPTIMIZERS = ("adam", "rmsprop")
 DTYPES = ("float32", "float64")
 MATMUL_PRECISIONS = ("highest", "high", "medium")
-SCALINGS = ("fan-in", "none")
-
-# (T, learning rate): the default by fan-in for sequences of at most T steps. The slope of γ acts on h at every step, so
-# what an update adds to the growth of h rises with the rate times T.
-LEARNING_RATES = ((256, 1e-2), (784, 2e-3), (MOST, 1e-3))
-# The default for one rate, and for an encoder in front, whose weights learn at the full rate.
-ONE_LEARNING_RATE = 2e-3
+CHECKPOINTS = ("best", "last")
 
 # Fields that do not define the experiment: where files are and how results are computed.
 INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
@@ -54,40 +51,7 @@ ALWAYS_SAVED = (
 )
 
 MOST_THREADS = 1024
-
-
-def default_learning_rate(task: Task, model: str, scaling: str) -> float:
-    """The default learning rate.
-
-    Args:
-        task: the task, which knows its number of steps T.
-        model: name of the network.
-        scaling: one of SCALINGS.
-
-    Examples:
-        >>> [default_learning_rate(find_task(name), "arun", "fan-in") for name in ("psdigits", "psmnist", "scifar10")]
-        [0.01, 0.002, 0.001]
-        >>> default_learning_rate(find_task("psdigits"), "lstm", "fan-in")
-        0.002
-    """
-    if scaling == "none" or model not in ADAPTABLE or task.encoder != "linear":
-        return ONE_LEARNING_RATE
-    return next(rate for most, rate in LEARNING_RATES if task.n_steps <= most or most == MOST)
-
-
-def _rates_help() -> str:
-    """The help of `learning_rate`, with the default of every task."""
-    by_rate: dict[float, list[str]] = {}
-    for name, task in TASKS.items():
-        by_rate.setdefault(default_learning_rate(task, "arun", "fan-in"), []).append(name)
-    tasks = "; ".join(f"{rate:g} for {', '.join(names)}" for rate, names in by_rate.items())
-    lengths = ", ".join(f"{rate:g} up to T = {most}" for most, rate in LEARNING_RATES[:-1])
-    return (
-        "The optimizer's learning rate at its highest. None takes a default. By fan-in, arun and the gamma networks "
-        f"take one by the number of steps T, which --pixels-per-step divides: {lengths}, {LEARNING_RATES[-1][1]:g} for "
-        f"longer sequences, {ONE_LEARNING_RATE:g} behind an encoder. With one pixel a step that is {tasks}. The other "
-        f"networks, and all networks with --learning-rate-scaling none, take {ONE_LEARNING_RATE:g}."
-    )
+MOST_PERMUTATIONS = 2**31 - 1  # numpy's RandomState takes seeds of 32 bits
 
 
 def _one_of(names: tuple[str, ...] | list[str]) -> Any:
@@ -134,7 +98,7 @@ class TrainConfig:
     optimizer: Annotated[str, _one_of(OPTIMIZERS)] = "adam"
     """Adam or RMSprop, with torch's defaults beside the learning rate."""
 
-    learning_rate: Annotated[float | None, tyro.conf.arg(help=_rates_help())] = None
+    learning_rate: Annotated[float | None, tyro.conf.arg(help=rates_help())] = None
 
     learning_rate_scaling: Annotated[str, _one_of(SCALINGS)] = "fan-in"
     """fan-in: in the adaptive and gamma networks a matrix with F > 4 columns learns at 4/F of the learning rate, and
@@ -143,7 +107,9 @@ class TrainConfig:
 
     schedule: Annotated[str, _one_of(SCHEDULES)] = "cosine"
     """Course of the learning rate: constant; cosine (5% of the steps rising, then a half cosine to 0); plateau
-    (halved when the validation loss has not fallen for 5 epochs)."""
+    (halved when the validation loss has not fallen for 5 epochs); plateau-paper (torch's ReduceLROnPlateau with its
+    defaults: a tenth when the validation loss has not fallen for 10 epochs); plateau-last-batch (the same for the loss
+    of the last validation batch, as in the authors' code)."""
 
     clip: float | None = 1.0
     """Largest norm of the gradient of all parameters together; None does not clip."""
@@ -162,18 +128,45 @@ class TrainConfig:
     """Parts that keep their initial values: activation (n and s of the gamma networks, the controller of the ARUN),
     recurrent (the other weights of the recurrent network), readout, encoder."""
 
+    initial_gain: Annotated[str, tyro.conf.arg(metavar="{normal,shared}|N[,N...]")] = "normal"
+    """Initial n of the gamma networks. normal: drawn from N(5, 2²), by each neuron in gamma-heterogeneous; shared: all
+    neurons start at one draw of 5 + 2 U(0, 1), as in the authors' code; a number: all start there; H numbers with
+    commas between: one for each neuron."""
+
+    initial_saturation: Annotated[str, tyro.conf.arg(metavar="S[,S...]")] = "0"
+    """Initial s of the gamma networks: a number for all neurons, or H numbers with commas between. --freeze activation
+    keeps n and s as they start."""
+
+    biases: Annotated[str, _one_of(BIASES)] = "zero"
+    """Initial biases of relu and the gamma networks. torch: the sum of what the two linear layers of the authors' code
+    draw, U(-1/√I, 1/√I) and U(-1/√H, 1/√H); the biases of arun are 0 and those of lstm and gru torch's in any case."""
+
+    lstm_weights: Annotated[str, _one_of(LSTM_WEIGHTS)] = "torch"
+    """Initial weights of lstm: torch's, or xavier: Xavier's normal distribution on the (H, I+H) matrix of each gate, as
+    in the authors' code."""
+
     initial_from: Path | None = None
-    """Run whose best weights are the initial ones."""
+    """Run whose weights are the initial ones."""
 
     controller_from: Path | None = None
-    """Run of an ARUN whose best controller is the initial one."""
+    """Run of an ARUN whose controller is the initial one."""
+
+    initial_checkpoint: Annotated[str, _one_of(CHECKPOINTS)] = "best"
+    """Weights that --initial-from and --controller-from take: best (of the epoch with the best validation accuracy) or
+    last."""
 
     mixed_precision: bool = False
     """Train under torch.autocast in bfloat16 (which has the range of float32, so that losses need no scaling)."""
 
     seed: int = 0
-    """Seed of the weights, the order of the examples and the noise; the data split and the pixel permutation are
-    fixed."""
+    """Seed of the weights, the order of the examples and the noise."""
+
+    permutation_seed: int | None = 0
+    """Of images: seed of the order of the pixels (in permuted tasks) and of the division into training and validation
+    images. None takes the run's seed, so that each seed has an order of its own, as in the paper."""
+
+    shuffle: bool = True
+    """Read the training examples in a new order in every epoch; otherwise always in the order of the division."""
 
     subset: int | None = None
     """Number of training examples; None takes all."""
@@ -264,10 +257,21 @@ class TrainConfig:
             object.__setattr__(self, name, _as_names(name, getattr(self, name)))
         for part in self.freeze:
             check_choice("freeze", part, PARTS)
-        for name in ("mixed_precision", "tensorboard"):
+        check_choice("initial_checkpoint", self.initial_checkpoint, CHECKPOINTS)
+        for name in ("initial_gain", "initial_saturation"):  # --vary gives numbers
+            object.__setattr__(self, name, check_initial(name, getattr(self, name)))
+        check_choice("biases", self.biases, BIASES)
+        check_choice("lstm_weights", self.lstm_weights, LSTM_WEIGHTS)
+        for name in ("mixed_precision", "tensorboard", "shuffle"):
             if not isinstance(getattr(self, name), bool):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         check_whole("seed", self.seed, 0, 2**63 - 1)
+        check_whole("permutation_seed", self.permutation_seed, 0, MOST_PERMUTATIONS - SPLIT_SEED, optional=True)
+        if is_data_file(self.task) and self.permutation_seed != 0:
+            raise ConfigError(
+                f"permutation_seed: got {self.permutation_seed} with the file {self.task}, expected 0: --split says "
+                "how a file is divided."
+            )
         check_positive("learning_rate", self.learning_rate, optional=True)
         check_positive("input_noise", self.input_noise, or_zero=True)
         check_positive("clip", self.clip, optional=True)
@@ -291,6 +295,12 @@ class TrainConfig:
     def preparation(self) -> Preparation:
         """How a file of sequences is read."""
         return Preparation(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Preparation)})
+
+    @property
+    def permutation(self) -> int:
+        """The seed of the order of the pixels: `permutation_seed`, or the run's where that is None."""
+        seed = self.seed if self.permutation_seed is None else self.permutation_seed
+        return seed % (MOST_PERMUTATIONS - SPLIT_SEED)
 
     @property
     def run_folder(self) -> Path:

@@ -19,7 +19,14 @@ from aru_lab.data.tasks import Task, find_task, is_data_file
 from aru_lab.data.transform import Scale, Transform
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import reading, reason
-from aru_lab.networks.classifier import CONTROLLER, SequenceClassifier, build_classifier
+from aru_lab.networks.classifier import (
+    CONTROLLER,
+    SequenceClassifier,
+    build_classifier,
+    draw_biases,
+    draw_lstm_weights,
+    set_gamma,
+)
 from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import RunFolder
@@ -212,7 +219,7 @@ def or_to_the_data(config: TrainConfig) -> str:
 
 def task_of(config: TrainConfig, name: str | None = None) -> Task:
     """The task of a configuration, or another by name, with the pixels grouped as the configuration says."""
-    return find_task(name or config.task, config.pixels_per_step, config.preparation)
+    return find_task(name or config.task, config.pixels_per_step, config.preparation, config.permutation)
 
 
 def target_of(run: Path) -> Target:
@@ -233,7 +240,7 @@ def build_network(
     config: TrainConfig, input_size: int, n_outputs: int, encoder: str, device: torch.device
 ) -> SequenceClassifier:
     """A freshly initialised classifier for a configuration and these sizes."""
-    return build_classifier(
+    classifier = build_classifier(
         config.model,
         config.hidden_size,
         config.controller_size,
@@ -243,6 +250,12 @@ def build_network(
         device=device,
         dtype=resolve_dtype(config.dtype),
     )
+    if config.biases == "torch":
+        draw_biases(classifier)
+    if config.lstm_weights == "xavier":
+        draw_lstm_weights(classifier)
+    set_gamma(classifier, config.initial_gain, config.initial_saturation)
+    return classifier
 
 
 def take_initial_weights(model: SequenceClassifier, config: TrainConfig, device: torch.device) -> None:
@@ -255,7 +268,7 @@ def take_initial_weights(model: SequenceClassifier, config: TrainConfig, device:
         source = getattr(config, argument)
         if source is None:
             continue
-        other, other_config = load_classifier(source, device=str(device))
+        other, other_config = load_classifier(source, config.initial_checkpoint, device=str(device))
         weights = other.state_dict() if names is None else other.recurrent.state_dict()
         into = model if names is None else model.recurrent
         try:

@@ -51,6 +51,14 @@ METRICS: Form = {
     "seconds": float,
     "sequences_per_second": float,
 }
+# What earlier versions did not write, and what only networks with a gain n and a saturation s have.
+MORE_METRICS: Form = {
+    "gradient_norm": float,
+    "gain_mean": float,
+    "gain_sd": float,
+    "saturation_mean": float,
+    "saturation_sd": float,
+}
 _SEAL = b"sha256:"
 AGAIN = (
     "make room, mend the permissions or choose another folder, and give the same command again: what is finished is "
@@ -218,7 +226,7 @@ def read_configs(runs: Iterable[Path]) -> tuple[dict[Path, TrainConfig], dict[Pa
 
 def check_metrics(entry: dict[str, Any]) -> None:
     """Raise ValueError unless `entry` is the metrics of one epoch."""
-    check_form(entry, METRICS)
+    check_form(entry, METRICS | {name: kind for name, kind in MORE_METRICS.items() if name in entry})
     if infinite := [name for name, value in entry.items() if not math.isfinite(value)]:
         raise ValueError(f"{infinite[0]!r} is {entry[infinite[0]]}")
 

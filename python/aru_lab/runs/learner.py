@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from aru_kernels import parameter_groups
+from aru_kernels import ARUN, GammaRNN, parameter_groups
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task
 from aru_lab.errors import ConfigError
-from aru_lab.networks.classifier import freeze
+from aru_lab.networks.classifier import STATIC, freeze
 from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
@@ -26,10 +26,9 @@ from aru_lab.runs.evaluation import build_for, perturbed, read_out, scored, to_t
 from aru_lab.runs.finite import NotFinite
 from aru_lab.runs.losses import balanced_weights, loss_of, n_right
 from aru_lab.runs.runtime import resolve_device, resolve_dtype
+from aru_lab.runs.schedules import PLATEAUS
 from aru_lab.runs.state import put_weights
 
-PLATEAU_PATIENCE = 5
-PLATEAU_FACTOR = 0.5
 PLATEAU_EPS = 1e-8
 STATE_SEQUENCES = 32
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
@@ -79,8 +78,9 @@ class Learner:
         self._set_rate(config.learning_rate)
         # With eps above 0 the lowest rates would stop falling before the others.
         eps = PLATEAU_EPS if config.learning_rate_scaling == "none" else 0.0
+        factor, patience = PLATEAUS.get(config.schedule, PLATEAUS["plateau"])
         self.plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(
-            self.optimizer, factor=PLATEAU_FACTOR, patience=PLATEAU_PATIENCE, eps=eps
+            self.optimizer, factor=factor, patience=patience, eps=eps
         )
         self.parallel: Any = self.model
         self.class_weights: Tensor | None = None
@@ -197,14 +197,38 @@ class Learner:
 
     def largest_state(self, examples: Sequences) -> float:
         """The largest |h| of the first examples, over all steps and neurons; nothing of the training changes."""
+        return self._run_recurrent(examples)[0].abs().max().item()
+
+    def gamma_metrics(self, examples: Sequences) -> dict[str, float]:
+        """Mean and deviation over the neurons of the gain n and the saturation s; empty for networks without them.
+
+        Of an ARUN, n and s of a neuron are their means over the steps of the first examples. Nothing of the training
+        changes.
+        """
+        recurrent = self.model.recurrent
+        if isinstance(recurrent, GammaRNN):
+            values = [recurrent.get_parameter(name).detach() for name in STATIC]
+        elif isinstance(recurrent, ARUN):
+            trace = self._run_recurrent(examples, return_trace=True)[-1]
+            values = [trace.n.mean(dim=(0, 1)), trace.s.mean(dim=(0, 1))]
+        else:
+            return {}
+        metrics = {}
+        for name, value in zip(("gain", "saturation"), values, strict=True):
+            metrics[f"{name}_mean"] = value.double().mean().item()
+            metrics[f"{name}_sd"] = value.double().std(correction=0).item()
+        return metrics
+
+    def _run_recurrent(self, examples: Sequences, **options: Any) -> tuple[Any, ...]:
+        """What the recurrent part gives for the first examples, without gradients and in evaluation mode."""
         x, _ = to_tensors(examples, slice(STATE_SEQUENCES), self.device, self.dtype)
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
             x = x if self.model.encoder is None else self.model.encoder(x)
-            output = self.model.recurrent(x.transpose(0, 1))[0]
+            found = self.model.recurrent(x.transpose(0, 1), **options)
         self.model.train(was_training)
-        return output.abs().max().item()
+        return found
 
     def state(self) -> dict[str, Any]:
         """The part of a checkpoint that belongs to the network and its optimizer."""

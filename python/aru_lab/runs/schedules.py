@@ -13,11 +13,18 @@ from aru_lab.runs.config import TrainConfig
 WARMUP_FRACTION = 0.05
 
 
-def epoch_order(n: int, seed: int, epoch: int) -> Tensor:
-    """The order of the n training examples in an epoch, a permutation of 0 ... n-1.
+# Schedules that follow the validation loss: the factor of the learning rate, and the patience in epochs. The last two
+# have the defaults of torch's ReduceLROnPlateau.
+PLATEAUS = {"plateau": (0.5, 5), "plateau-paper": (0.1, 10), "plateau-last-batch": (0.1, 10)}
+
+
+def epoch_order(n: int, seed: int, epoch: int, shuffle: bool = True) -> Tensor:
+    """The order of the n training examples in an epoch, a permutation of 0 ... n-1; without `shuffle` as they lie.
 
     It depends only on the seed and the epoch, so a run can be resumed anywhere.
     """
+    if not shuffle:
+        return torch.arange(n)
     generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch + 1) % 2**63)
     return torch.randperm(n, generator=generator)
 

@@ -44,6 +44,7 @@ _POSITION: Form = {
     "best_loss": float,
     "history": list,
 }
+_NORMS: Form = {"norm_sum": float, "n_norms": int}  # earlier versions did not count them
 # Of the environment, what decides the bits of a run.
 _DECISIVE = ("threads", "processes", "sources")
 
@@ -58,7 +59,8 @@ def sources_of(config: TrainConfig) -> dict[str, str]:
     for name in SOURCES:
         run = getattr(config, name)
         if run is not None:
-            file = RunFolder(run).best_file
+            folder = RunFolder(run)
+            file = folder.best_file if config.initial_checkpoint == "best" else folder.last_file
             with reading(file, RunError, f"{name} names a run that has finished an epoch."):
                 found[name] = sha256_of(file)
     return found
@@ -127,7 +129,7 @@ def load_last(folder: RunFolder) -> dict[str, Any]:
     with reading(folder.last_file, RunError, DAMAGED):
         check_form(_without_run(content), _LAST)
         position = content["position"]
-        check_form(position, _POSITION)
+        check_form(position, _POSITION | {name: kind for name, kind in _NORMS.items() if name in position})
         if min(value for name, value in position.items() if name not in ("history", "best_accuracy")) < 0:
             raise ValueError("its position is negative")
         if len(position["history"]) != position["epoch"]:

@@ -42,7 +42,7 @@ from aru_lab.runs.position import Position
 from aru_lab.runs.provenance import environment
 from aru_lab.runs.records import Records, random_state, set_random_state
 from aru_lab.runs.runtime import resolve_device, run_on, set_threads
-from aru_lab.runs.schedules import epoch_order, is_finished, scheduled_rate
+from aru_lab.runs.schedules import PLATEAUS, epoch_order, is_finished, scheduled_rate
 from aru_lab.runs.signals import StopRequest
 from aru_lab.runs.state import check_continues, check_data, check_resumable, load_last, sources_of
 from aru_lab.terminal import plain, say
@@ -236,7 +236,7 @@ class _Trainer:
     def train_epoch(self, progress: Progress, bar: Any) -> None:
         """Take the remaining steps of the present epoch."""
         config, position = self.config, self.position
-        order = epoch_order(len(self.data.train), config.seed, position.epoch)
+        order = epoch_order(len(self.data.train), config.seed, position.epoch, config.shuffle)
         started = time.monotonic() - position.seconds
         self.learner.model.train()
         while position.batch < self.n_batches:
@@ -267,7 +267,7 @@ class _Trainer:
     def step(self, index: Tensor) -> Counts:
         """Take one step of the optimizer with the examples at `index`."""
         config, step = self.config, self.position.step
-        rate = None if config.schedule == "plateau" else scheduled_rate(config, step, config.epochs * self.n_batches)
+        rate = None if config.schedule in PLATEAUS else scheduled_rate(config, step, config.epochs * self.n_batches)
         return self.learner.step(self.data.train, self.batch(index), rate)
 
     def batch(self, index: Tensor) -> Batch:
@@ -282,7 +282,7 @@ class _Trainer:
             loss, n_correct, norm = counts.result(self.world)
             check_number("loss", loss, counts.step)
             check_number("norm of the gradient", norm, counts.step)
-            self.position.add(loss, n_correct, counts.n)
+            self.position.add(loss, n_correct, counts.n, norm)
             mean = self.watch.add(loss)
             if mean is not None and self.world.is_first:
                 self.warn(mean, counts.step)
@@ -306,6 +306,13 @@ class _Trainer:
         self.obey_stop()
         return Score(loss / n, quality_of(loss / n, n_correct, int(n), spread_of(targets_of(validation))), int(n))
 
+    def plateau_loss(self, validation: Score) -> float:
+        """The loss that the learning rate follows: of all validation examples, or of their last batch."""
+        if self.config.schedule != "plateau-last-batch":
+            return validation.loss
+        examples, size = self.data.validation, self.config.batch_size
+        return score(self.learner.model, examples.take(slice((len(examples) - 1) // size * size, None)), size).loss
+
     def finish_epoch(self, progress: Progress) -> None:
         """Validate, then save the epoch: best.pt, last.pt, the line in metrics.jsonl, in this order."""
         config, learner = self.config, self.learner
@@ -313,10 +320,11 @@ class _Trainer:
         check_number("validation loss", validation.loss, self.position.step + 1)
         check_weights(learner.model, self.position.step + 1)
         rate = learner.learning_rate
-        if config.schedule == "plateau":
-            learner.plateau.step(validation.loss)
+        if config.schedule in PLATEAUS:
+            learner.plateau.step(self.plateau_loss(validation))
         spread = spread_of(targets_of(self.data.train))
-        entry, is_best = self.position.finish_epoch(validation, rate, len(self.data.train), spread)
+        gamma = learner.gamma_metrics(self.data.validation)
+        entry, is_best = self.position.finish_epoch(validation, rate, len(self.data.train), spread, gamma)
         # A kill between these leaves last.pt of before, and the epoch is finished again in the same way.
         if is_best:
             self.records.save_best(learner.model.state_dict(), entry)

@@ -18,6 +18,7 @@ from torch import nn
 from aru_lab.analysis import checks
 from aru_lab.analysis.network import check_network, isolated
 from aru_lab.analysis.parts import Part, Report
+from aru_lab.analysis.protocols import BACKGROUND, BACKGROUND_OF_AN_ENCODER, STEP_PROTOCOLS
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Result, Run
@@ -54,12 +55,13 @@ def step_responses(
     amplitudes: Any,
     repeats: int = 10,
     n_steps: int = 300,
-    onset: int = 100,
+    onset: int = 102,
     length: int = 100,
     background: float = 0.8,
     background_spread: float = 0.1,
     noise: float = 0.1,
     background_weight: Any = 1.0,
+    noise_once: bool = False,
     isolate: bool = False,
     seed: int = 0,
 ) -> Responses:
@@ -80,6 +82,7 @@ def step_responses(
             vary.
         background_weight: w, a number or (H,). The authors feed the background through each neuron's own input weight:
             `network.weight_ih_l0[:, 0]`.
+        noise_once: whether a repeat draws ε once for all steps instead of anew for each.
         isolate: whether to leave of W_hh only its diagonal, so that neurons don't see each other.
         seed: of the background.
 
@@ -103,7 +106,8 @@ def step_responses(
     def drive(repeat: int) -> np.ndarray:
         rng = np.random.default_rng([checks.whole("seed", seed, 0), repeat])
         level = mean + spread * rng.standard_normal(size)
-        current = weight * (level + deviation * rng.standard_normal((n_steps, size)))
+        epsilon = deviation * rng.standard_normal((1 if noise_once else n_steps, size))
+        current = np.broadcast_to(weight * (level + epsilon), (n_steps, size))
         driven = np.repeat(current[:, None], len(xi), axis=1)
         driven[onset:end] += xi[:, None]
         return driven
@@ -189,21 +193,29 @@ def _numpy(value: Any) -> Any:
 
 def analyse_responses(run: Run, settings: Settings, report: Report) -> Result:
     """Step responses in the network and isolated: means over repeats."""
-    weight = run.network.weight_ih_l0
+    protocol = STEP_PROTOCOLS[settings.fractional]
+    repeats = protocol.repeats or settings.repeats
+    encoded = run.model.encoder is not None
     arrays: dict[str, np.ndarray] = {"amplitudes": np.array(settings.amplitudes)}
     for done, name in enumerate(CONNECTIVITY):
         found = step_responses(
             run.network,
             settings.amplitudes,
-            settings.repeats,
-            background_weight=weight[:, 0] if weight.shape[1] == 1 else 1.0,
+            repeats,
+            protocol.n_steps,
+            protocol.onset,
+            protocol.length,
+            *(BACKGROUND_OF_AN_ENCODER if encoded else BACKGROUND),
+            protocol.noise,
+            1.0 if encoded else run.network.weight_ih_l0.sum(1),
+            protocol.noise_once,
             isolate=name == "isolated",
             seed=settings.seed,
         )
         arrays |= {f"{kind}_{name}": getattr(found, kind).mean(1) for kind in ("h", "a", "n", "s")}
         arrays |= {"drives": found.drives, "onset": np.array(found.onset), "end": np.array(found.end)}
         report(done + 1, len(CONNECTIVITY))
-    return Result(arrays, summary=f"{len(settings.amplitudes)} steps, {settings.repeats} repeats")
+    return Result(arrays, summary=f"{len(settings.amplitudes)} steps, {repeats} repeats")
 
 
-PART = Part(analyse_responses, ("amplitudes", "repeats", "seed"))
+PART = Part(analyse_responses, ("amplitudes", "repeats", "fractional", "seed"))

@@ -8,22 +8,24 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
-from aru_lab.analysis import lyapunov
+from aru_lab.analysis import lyapunov, responses
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, trajectories
 from aru_lab.analysis.fits import CURVES, fit
-from aru_lab.analysis.fractional import fractional_order
+from aru_lab.analysis.fractional import derivative, fractional_order, sharpness
 from aru_lab.analysis.gain_scaling import steady_state
 from aru_lab.analysis.gradients import gradient_norms
 from aru_lab.analysis.heterogeneity import compare, neuron_shapes
 from aru_lab.analysis.lyapunov import network_exponents
 from aru_lab.analysis.network import held
+from aru_lab.analysis.protocols import STEP_PROTOCOLS
 from aru_lab.analysis.responses import noise_responses, step_responses
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import jacobian_norms, mean_stretch, noise_decays, spectrum
@@ -68,17 +70,63 @@ def test_responses_and_orders_are_those_of_the_library(analysed: dict[str, Path]
     run = Run(analysed["arun"])
     weight = run.network.weight_ih_l0[:, 0]
     saved, orders = run.files.load("responses"), run.files.load("fractional")
+    options = {"baseline": 25, "window": (80, 220)}
     for c, (name, isolate) in enumerate((("network", False), ("isolated", True))):
         found = step_responses(run.network, XI, 2, background_weight=weight, isolate=isolate)
-        np.testing.assert_array_equal(saved[f"h_{name}"], found.h.mean(1))
-        np.testing.assert_array_equal(saved[f"n_{name}"], found.n.mean(1))
-        expected = fractional_order(found.h.mean(1)[4].T.astype(float), found.drives[4])
-        np.testing.assert_allclose(orders["order"][c, 3], expected.order, atol=1e-9)
-        mean = fractional_order(found.h.mean(1)[4].astype(float).mean(1), found.drives[4])
-        assert orders["order_of_mean"][c, 3] == pytest.approx(mean.order, abs=1e-9)
+        for suffix, kind in (("", "h"), ("_n", "n"), ("_s", "s")):
+            values = getattr(found, kind).mean(1)
+            np.testing.assert_array_equal(saved[f"{kind}_{name}"], values)
+            response = values[4].astype(float)
+            expected = fractional_order(response.T, found.drives[4], **options)
+            np.testing.assert_allclose(orders[f"order{suffix}"][c, 3], expected.order, atol=1e-9)
+            sharp = sharpness(response.T, found.drives[4], expected, **options)
+            np.testing.assert_allclose(orders[f"sharpness{suffix}"][c, 3], sharp)
+            mean = fractional_order(response.mean(1), found.drives[4], **options)
+            assert orders[f"order_of_mean{suffix}"][c, 3] == pytest.approx(mean.order, abs=1e-9)
+            restored = derivative(response.mean(1), mean.order)
+            np.testing.assert_allclose(orders[f"restored{suffix}"][c, 3], restored - restored[25], atol=1e-9)
+            error = np.mean((restored - restored[25] - found.drives[4])[80:220] ** 2)
+            assert orders[f"error_of_mean{suffix}"][c, 3] == pytest.approx(error, rel=1e-6)
+            correlation = np.corrcoef(restored[80:220], found.drives[4][80:220])[0, 1]
+            assert orders[f"restored_r_squared{suffix}"][c, 3] == pytest.approx(correlation**2, rel=1e-6)
+            determination = 1 - error / found.drives[4][80:220].var()
+            assert orders[f"restored_determination{suffix}"][c, 3] == pytest.approx(determination, rel=1e-6)
+    np.testing.assert_allclose(orders["fraction_above_0"], (orders["order"] > 0).mean(2))
     row = table(run.path, "fractional")[-1]
     assert (row["connectivity"], float(row["amplitude"])) == ("isolated", 4.0)
     assert float(row["mean_order"]) == pytest.approx(orders["order"][1, 3].mean(), rel=1e-8, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["figure-4", "figures-10-12"])
+def test_protocols_of_the_authors_code(arun: Path, name: str) -> None:
+    protocol = STEP_PROTOCOLS[name]
+    settings = dataclasses.replace(SETTINGS, fractional=name)
+    assert analyse(arun, ["fractional"], settings, console=quiet()) == ["responses", "fractional"]
+    run = Run(arun)
+    saved, orders = run.files.load("responses"), run.files.load("fractional")
+    assert (saved["h_network"].shape[1], int(saved["onset"])) == (protocol.n_steps, protocol.onset)
+    np.testing.assert_array_equal(orders["orders"], protocol.orders_of_mean)
+    assert np.isin(orders["order"], protocol.orders_of_neurons).all()
+    assert np.isin(orders["order_of_mean"], protocol.orders_of_mean).all()
+
+
+@pytest.mark.parametrize("encoder", [False, True])
+def test_background_enters_through_the_input_weights(encoder: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+
+    def recorded(network: object, amplitudes: object, *arguments: object, **options: object) -> object:
+        drawn["background"], drawn["weight"] = arguments[4:6], arguments[7]
+        return step_responses(network, amplitudes, *arguments, **options)
+
+    monkeypatch.setattr(responses, "step_responses", recorded)
+    model = build_classifier("arun", 5, 3, 3, encoder="conv") if encoder else build_classifier("arun", 5, 3, 4)
+    run = SimpleNamespace(model=model, network=model.recurrent)
+    responses.analyse_responses(run, SETTINGS, lambda done, total: None)
+    if encoder:
+        assert (drawn["background"], drawn["weight"]) == ((0.05, 0.4), 1.0)
+    else:
+        assert drawn["background"] == (0.8, 0.1)
+        torch.testing.assert_close(drawn["weight"], model.recurrent.weight_ih_l0.sum(1))
 
 
 def test_gain_scaling_and_controller_are_those_of_the_library(analysed: dict[str, Path]) -> None:
@@ -125,13 +173,13 @@ def test_gain_scaling_fits_the_amplitudes_of_at_least_one(arun: Path) -> None:
 
 def test_stability_is_that_of_the_library(analysed: dict[str, Path]) -> None:
     run = Run(analysed["arun"])
-    saved, responses = run.files.load("stability"), run.files.load("responses")
+    saved, stored = run.files.load("stability"), run.files.load("responses")
     weight, bias = run.network.weight_hh_l0, run.network.bias_l0.detach()
     norms = jacobian_norms(weight, [1, 10.5, 20], [0, 0.5, 1], bias, samples=4)
     np.testing.assert_allclose(saved["norm"], norms.norm, rtol=1e-12)
     assert saved["sigma"] == mean_stretch(run.network)
-    np.testing.assert_allclose(saved["steady_shape"][:, 0], responses["n_network"][:, 150:200].mean((1, 2)), rtol=1e-6)
-    np.testing.assert_allclose(saved["onset_shape"][:, 1], responses["s_network"][:, 100].mean(1), rtol=1e-6)
+    np.testing.assert_allclose(saved["steady_shape"][:, 0], stored["n_network"][:, 152:202].mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(saved["onset_shape"][:, 1], stored["s_network"][:, 102].mean(1), rtol=1e-6)
     for i, row in enumerate(table(run.path, "stability")):
         assert bool(int(row["stable"])) == noise_decays(XI[i], *saved["steady_shape"][i], float(saved["sigma"]))
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from torch import Tensor
 
-from aru_lab.analysis.fractional import derivative, fractional_order, integral, step_bounds, transfer
+from aru_lab.analysis.fractional import derivative, fractional_order, integral, sharpness, step_bounds, transfer
+from aru_lab.analysis.protocols import STEP_PROTOCOLS
 from aru_lab.errors import ConfigError
 
 STEP = np.where((np.arange(300) >= 101) & (np.arange(300) < 201), 5.0, 0.0)
@@ -92,6 +93,59 @@ def test_error_curve_is_the_mean_squared_error() -> None:
         expected = np.mean((filtered - filtered[25] - STEP)[80:220] ** 2)
         assert error == pytest.approx(expected, rel=1e-12)
     assert found.error <= found.errors.min()
+
+
+def test_offset_raises_the_target_and_the_grid_alone_can_be_searched() -> None:
+    planted = derivative(STEP, -0.4)
+    found = fractional_order(planted, STEP, np.linspace(-1, 1, 21), baseline=25, offset=0.8, refine=False)
+    filtered = derivative(planted, 0.4)[81:221]
+    assert found.order in found.orders
+    assert found.order == pytest.approx(found.orders[found.errors.argmin()])
+    at_planted = found.errors[np.abs(found.orders - 0.4).argmin()]
+    rebased = filtered - derivative(planted, 0.4)[25]
+    assert at_planted == pytest.approx(np.mean((rebased - STEP[81:221] - 0.8) ** 2), rel=1e-9)
+
+
+def test_sharpness_is_the_error_over_that_beside_the_minimum() -> None:
+    rng = np.random.RandomState(4)
+    responses = derivative(np.stack([STEP, STEP]), [-0.4, 0.3]) + 0.2 * rng.randn(2, 300)
+    options = {"baseline": 25, "window": (80, 220)}
+    found = fractional_order(responses, STEP, **options)
+    ratio = sharpness(responses, STEP, found, **options)
+    for k, order in enumerate(found.order):
+        triple = fractional_order(responses[k], STEP, [order - 0.2, order, order + 0.2], **options).errors
+        assert ratio[k] == pytest.approx(triple[1] / min(triple[0], triple[2]), rel=1e-9)
+    assert (ratio < 0.5).all()
+
+
+def test_minimum_at_an_edge_or_of_a_flat_response_is_not_sharp() -> None:
+    beyond = derivative(STEP, -0.9)
+    edge = fractional_order(beyond, STEP, orders=np.linspace(-0.5, 0.5, 11))
+    assert sharpness(beyond, STEP, edge) > 1  # 0.2 beyond the edge the error is less
+    flat = np.full(300, 5.0)
+    assert sharpness(flat, STEP, fractional_order(flat, STEP)) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("name", STEP_PROTOCOLS)
+def test_planted_orders_under_every_protocol(name: str) -> None:
+    protocol = STEP_PROTOCOLS[name]
+    planted = np.array([0.15, 0.4, 0.75])
+    drive = np.zeros(protocol.n_steps)
+    drive[protocol.onset : protocol.onset + protocol.length] = 20.0
+    responses = derivative(np.stack([drive] * 3), -planted)
+    found = fractional_order(
+        responses,
+        protocol.high(20.0),
+        protocol.orders_of_mean,
+        protocol.baseline,
+        protocol.window,
+        offset=protocol.offset_of_mean,
+        refine=protocol.refine,
+    )
+    # The authors' targets are a step too early, or 0.8 too high.
+    np.testing.assert_allclose(found.order, planted, atol=1e-5 if name == "standard" else 0.06)
+    assert np.ptp(protocol.high(20.0)) == 20
+    assert (0.0 in protocol.orders_of_neurons) == (name == "standard")
 
 
 def test_defaults_of_baseline_and_window() -> None:

@@ -73,6 +73,13 @@ def test_background_has_its_mean_and_deviations() -> None:
     assert a[:, 80:].mean() == pytest.approx(quiet.mean(), abs=0.02)
 
 
+def test_noise_of_a_repeat_can_be_drawn_once() -> None:
+    a = step_responses(silent(200), [0.0, 3.0], 2, 20, 10, 5, 0.8, 0.0, 0.4, noise_once=True).a.astype(float)
+    np.testing.assert_array_equal(a[0], a[0, :, :1].repeat(20, 1))
+    assert a[0, :, 0].std() == pytest.approx(0.4, rel=0.15)
+    assert (a[0, 0] != a[0, 1]).all()
+
+
 @every_model
 def test_isolated_neuron_is_a_network_of_one(model: str) -> None:
     network = MODELS[model]()
@@ -147,7 +154,7 @@ def test_runs_on_the_kernels(model: str) -> None:
             "network: got 2 layers, expected one layer",
         ),
         (lambda: step_responses(silent(), [1.0], length=0), "length: got 0, expected a whole number of at least 1"),
-        (lambda: step_responses(silent(), [1.0], n_steps=150), "length: got a step from 100 to 200"),
+        (lambda: step_responses(silent(), [1.0], n_steps=150), "length: got a step from 102 to 202"),
         (lambda: step_responses(silent(), 1.0), r"amplitudes: got an array of shape \(\)"),
         (lambda: step_responses(silent(), [np.inf]), "amplitudes: got 1 values that are not finite"),
         (lambda: step_responses(silent(), [1.0], repeats=0), "repeats: got 0"),

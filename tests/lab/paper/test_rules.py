@@ -166,15 +166,6 @@ def test_condition_of_a_fit() -> None:
         assert not rules.fit_is_good(**good | change), change
 
 
-def test_aicc_prefers_the_form_that_made_the_points() -> None:
-    """A parameter that explains nothing costs; too few points for the parameters have no AICc."""
-    x = np.arange(8.0)
-    y = 2 * x + 0.01 * np.random.default_rng(0).standard_normal(8)
-    line, parabola, constant = (np.sum((np.polyval(np.polyfit(x, y, k), x) - y) ** 2) for k in (1, 2, 0))
-    assert rules.aicc(line, 8, 2) < min(rules.aicc(parabola, 8, 3), rules.aicc(constant, 8, 1))
-    assert rules.aicc(1.0, 4, 2) == math.inf
-
-
 def test_two_tasks() -> None:
     apart = rules.between_tasks("", around(0.3, 0.1)[:5], around(0.0, 0.1)[:5])
     expected = stats.ttest_ind(around(0.3, 0.1)[:5], around(0.0, 0.1)[:5])
@@ -299,6 +290,10 @@ def test_holm() -> None:
     assert rules.holm([]) == []
 
 
-def test_direction_keeps_the_numbers_and_says_so() -> None:
-    found = rules.as_direction(rules.paired_t("", around(0.5, 0.2)))
-    assert (found.verdict, found.note) == (HOLDS, "direction only: the factor needs paper size")
+def test_a_factor_is_a_direction_at_a_reduced_size() -> None:
+    ratios = around(0.5, 0.2)
+    whole, reduced = (rules.factor("", ratios, 1, reduced) for reduced in (False, True))
+    assert (whole.verdict, whole.rule, whole.note) == (FAILS, "OM(1)", "")
+    note = "direction only: the factor of 10^1 needs paper size"
+    assert (reduced.verdict, reduced.rule, reduced.note) == (HOLDS, "PT", note)
+    assert rules.factor("", around(0.05, 0.05), 1, True).verdict == FAILS

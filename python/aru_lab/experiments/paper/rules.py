@@ -218,27 +218,6 @@ def fit_is_good(r_squared: float, exponent: tuple[float, float], aicc: float, ot
     return bool(r_squared >= GOOD_FIT and (low > 0 or high < 0) and low <= high and apart)
 
 
-def aicc(residual: float, n: int, parameters: int) -> float:
-    """Akaike's criterion for small samples, of a least-squares fit.
-
-    Args:
-        residual: the sum of squared residuals.
-        n: number of points.
-        parameters: number of fitted parameters; the variance of the residuals counts as one more.
-
-    Returns:
-        AICc, infinite where n is too small for it.
-
-    Examples:
-        >>> round(aicc(8.0, 8, 2), 6)
-        12.0
-    """
-    k = parameters + 1
-    if n - k - 1 <= 0:
-        return math.inf
-    return n * math.log(max(residual, 1e-300) / n) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
-
-
 def between_tasks(name: str, first: Sequence[float], second: Sequence[float]) -> Outcome:
     """WT, a two-sample t-test, two-sided, with equal variances as in the paper; the note has Welch's p.
 
@@ -303,9 +282,21 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def as_direction(outcome: Outcome) -> Outcome:
-    """The same outcome as a statement on the direction only, for a factor that needs the paper's size."""
-    note = "direction only: the factor needs paper size"
+def factor(name: str, log_ratios: Sequence[float], orders: float, reduced: bool) -> Outcome:
+    """OM(k) at the paper's size; at a reduced size PT of the log10 ratios, which judges their direction only."""
+    if not reduced:
+        return orders_of_magnitude(name, log_ratios, orders)
+    note = f"direction only: the factor of 10^{orders:g} needs paper size"
+    return noted(paired_t(name, log_ratios, LOG10), note)
+
+
+def renamed(outcome: Outcome, name: str) -> Outcome:
+    """The outcome under another name."""
+    return dataclasses.replace(outcome, name=name)
+
+
+def noted(outcome: Outcome, note: str) -> Outcome:
+    """The outcome with a further note."""
     return dataclasses.replace(outcome, note="; ".join(filter(None, (outcome.note, note))))
 
 

@@ -1,0 +1,158 @@
+"""What was measured on the networks, by group of networks, variant and seed, as the claims read it.
+
+A group is a set of networks that were trained alike (GROUPS). A variant is the model, or the start (n, s) in the groups
+of the initialisation grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aru_lab.errors import LabError, RunError
+from aru_lab.experiments.paper.protocol import Point
+from aru_lab.plots.style import MODELS
+from aru_lab.runs.analyses import AnalysisFolder
+from aru_lab.runs.evaluation import Score
+
+BySeed = dict[int, float]
+
+GROUPS = {
+    "psmnist": "psMNIST",
+    "scifar10": "sCIFAR10, linear encoder",
+    "scifar10-conv": "sCIFAR10, convolutional encoder",
+    "shared-start": "psMNIST, all neurons started at one (n, s)",
+    "transplant": "psMNIST, frozen controller of another seed",
+    "swapped": "psMNIST, trained network with the controller of another seed",
+    "rmsprop": "psMNIST, RMSprop",
+    "grid-frozen": "initialisation grid, n and s frozen",
+    "grid-trained": "initialisation grid, n and s trained",
+}
+
+
+class Lacking(LabError):
+    """A claim can't be tested, because something was not measured; the sentence says what the claim needs."""
+
+
+@dataclass
+class Evidence:
+    """The measurements of one reproduction.
+
+    Args:
+        reduced: whether the networks are smaller than the paper's.
+        conclusive: whether claims on trained networks may be judged.
+        folders: run folders, by (group, variant) and seed.
+        scores: by (group, variant, sweep), then by seed, then by point of the sweep.
+        values: other numbers, by (group, variant, name) and seed: sizes of a retraining, validation accuracies.
+        once: results that belong to no trained network, by name.
+        sizes: by group, what the networks are: T, H and so on.
+        waiting: by group whose networks are not all trained yet, how many are.
+    """
+
+    reduced: bool = True
+    conclusive: bool = True
+    folders: dict[tuple[str, str], dict[int, Path]] = field(default_factory=dict)
+    scores: dict[tuple[str, str, str], dict[int, dict[Point, Score]]] = field(default_factory=dict)
+    values: dict[tuple[str, str, str], BySeed] = field(default_factory=dict)
+    once: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    sizes: dict[str, str] = field(default_factory=dict)
+    waiting: dict[str, str] = field(default_factory=dict)
+
+    def points(self, group: str, variant: str, sweep: str) -> dict[int, dict[Point, Score]]:
+        """The scores of a sweep, by seed and point.
+
+        Raises:
+            Lacking: no network was scored.
+        """
+        found = self.scores.get((group, variant, sweep))
+        if not found:
+            raise Lacking(f"needs scores ({sweep}) of {named(variant)}, {GROUPS[group]}")
+        return found
+
+    def accuracy(self, group: str, variant: str, sweep: str = "clean") -> BySeed:
+        """Mean test accuracy over the points of a sweep, as a fraction."""
+        return self.mean_over(group, variant, sweep, lambda score: score.accuracy)
+
+    def loss(self, group: str, variant: str, sweep: str) -> BySeed:
+        """Mean test loss over the points of a sweep, in nats."""
+        return self.mean_over(group, variant, sweep, lambda score: score.loss)
+
+    def mean_over(self, group: str, variant: str, sweep: str, value: Callable[[Score], float]) -> BySeed:
+        """The mean of `value` over the points of a sweep."""
+        by_seed = self.points(group, variant, sweep)
+        return {seed: float(np.mean([value(score) for score in of.values()])) for seed, of in by_seed.items()}
+
+    def fall(self, group: str, variant: str, sweep: str) -> BySeed:
+        """Clean accuracy minus the mean accuracy over the points of a sweep, none of which is clean."""
+        return minus(self.accuracy(group, variant), self.accuracy(group, variant, sweep))
+
+    def value(self, group: str, variant: str, name: str) -> BySeed:
+        """A number of each network.
+
+        Raises:
+            Lacking: it was not measured.
+        """
+        found = self.values.get((group, variant, name))
+        if not found:
+            raise Lacking(f"needs the {name} of {named(variant)}, {GROUPS[group]}")
+        return found
+
+    def arrays(self, part: str, group: str, variant: str) -> dict[int, Mapping[str, np.ndarray]]:
+        """The arrays of an analysis, by seed; networks on which it was not possible are left out.
+
+        Raises:
+            Lacking: no network was analysed.
+        """
+        found: dict[int, Mapping[str, np.ndarray]] = {}
+        for seed, folder in self.folders.get((group, variant), {}).items():
+            try:
+                found[seed] = AnalysisFolder(folder).load(part)
+            except RunError:
+                continue
+        if not found:
+            raise Lacking(f"needs the analysis {part} of {named(variant)}, {GROUPS[group]}")
+        return found
+
+    def result(self, name: str) -> Mapping[str, Any]:
+        """A result that belongs to no trained network.
+
+        Raises:
+            Lacking: it was not computed.
+        """
+        if name not in self.once:
+            raise Lacking(f"needs the computation {name}")
+        return self.once[name]
+
+
+def named(variant: str) -> str:
+    """The name of a variant in sentences."""
+    return MODELS[variant][0] if variant in MODELS else variant
+
+
+def minus(first: BySeed, second: BySeed) -> BySeed:
+    """first - second of the seeds that both have.
+
+    Examples:
+        >>> minus({0: 3.0, 1: 5.0}, {1: 1.0, 2: 7.0})
+        {1: 4.0}
+    """
+    return {seed: first[seed] - second[seed] for seed in sorted(first.keys() & second.keys())}
+
+
+def listed(by_seed: BySeed) -> list[float]:
+    """The values in the order of the seeds."""
+    return [by_seed[seed] for seed in sorted(by_seed)]
+
+
+def best_of(candidates: Mapping[str, BySeed]) -> str:
+    """The variant with the highest mean."""
+    return max(candidates, key=lambda name: float(np.mean(listed(candidates[name]))))
+
+
+def available(read: Callable[[str], BySeed], variants: Iterable[str]) -> dict[str, BySeed]:
+    """read(variant) of every variant; raises Lacking where one lacks it."""
+    return {variant: read(variant) for variant in variants}

@@ -1,0 +1,95 @@
+"""From claims and evidence to findings: the verdict on every claim, and the p-values after Holm over the table."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aru_lab.experiments.paper import rules
+from aru_lab.experiments.paper.claim import Claim
+from aru_lab.experiments.paper.evidence import Evidence, Lacking
+from aru_lab.experiments.paper.rules import Outcome
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one claim, the outcomes of its tests, and a remark on what limits them.
+
+    `p` is that of the claim that all its tests hold; `p_holm` is corrected for all claims of the table.
+    """
+
+    claim: Claim
+    verdict: str
+    outcomes: tuple[Outcome, ...] = ()
+    remark: str = ""
+    p: float | None = None
+    p_holm: float | None = None
+
+    @property
+    def n(self) -> int:
+        """The smallest number of seeds or cases of its tests."""
+        return min((outcome.n for outcome in self.outcomes), default=0)
+
+    @property
+    def deciding(self) -> Outcome | None:
+        """The test that decides the verdict: of those with the least favourable verdict, the one with the largest p."""
+        order = (rules.FAILS, rules.UNTESTED, rules.UNDECIDED, rules.HOLDS)
+
+        def rank(outcome: Outcome) -> tuple[int, float]:
+            return order.index(outcome.verdict), -(-1.0 if outcome.p is None else outcome.p)
+
+        return min(self.outcomes, key=rank, default=None)
+
+    @property
+    def needed(self) -> float | None:
+        """Of an undecided claim, the number of seeds with which its undecided tests are decided; None if unknown."""
+        needed = [outcome.needed for outcome in self.outcomes if outcome.needed is not None]
+        return max(needed) if needed and self.verdict == rules.UNDECIDED else None
+
+
+def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Finding]:
+    """A finding for every claim, in their order."""
+    found = [_judged(claim, evidence) for claim in claims]
+    corrected = rules.holm([finding.p for finding in found])
+    return [dataclasses.replace(finding, p_holm=p) for finding, p in zip(found, corrected, strict=True)]
+
+
+def _judged(claim: Claim, evidence: Evidence) -> Finding:
+    try:
+        outcomes = tuple(claim.judge(evidence))
+    except Lacking as error:
+        return Finding(claim, rules.UNTESTED, remark=str(error))
+    p = rules.joint_p(outcomes)
+    verdict = rules.together(outcomes)
+    if claim.exact:
+        return Finding(claim, verdict, outcomes, "", p)
+    if not evidence.conclusive:
+        return _unjudged(claim, outcomes, "this scale judges no claim on trained networks")
+    if waiting := [evidence.waiting[group] for group in claim.groups if group in evidence.waiting]:
+        return _unjudged(claim, outcomes, f"no verdict before all seeds are trained: {'; '.join(waiting)}")
+    if not evidence.reduced:
+        return Finding(claim, verdict, outcomes, "", p)
+    size = "; ".join(evidence.sizes[group] for group in claim.groups if group in evidence.sizes)
+    if claim.paper_only:
+        return Finding(claim, rules.PAPER_SIZE, outcomes, f"at the reduced size ({size}): {verdict}", p)
+    return Finding(claim, verdict, outcomes, f"reduced size: {size}", p)
+
+
+def _unjudged(claim: Claim, outcomes: Sequence[Outcome], remark: str) -> Finding:
+    """The numbers without verdicts and p-values."""
+    bare = [dataclasses.replace(outcome, verdict=rules.UNTESTED, p=None, needed=None) for outcome in outcomes]
+    return Finding(claim, rules.UNTESTED, tuple(bare), remark)
+
+
+def seeds_needed(needed: float | None) -> str:
+    """How a table shows the number of seeds that an undecided claim takes.
+
+    Examples:
+        >>> [seeds_needed(n) for n in (None, 23, math.inf)]
+        ['', '23', 'over 10,000']
+    """
+    if needed is None:
+        return ""
+    return f"over {rules.LARGEST_N:,}" if math.isinf(needed) else f"{needed:,.0f}"

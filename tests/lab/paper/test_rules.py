@@ -296,4 +296,4 @@ def test_a_factor_is_a_direction_at_a_reduced_size() -> None:
     assert (whole.verdict, whole.rule, whole.note) == (FAILS, "OM(1)", "")
     note = "direction only: the factor of 10^1 needs paper size"
     assert (reduced.verdict, reduced.rule, reduced.note) == (HOLDS, "PT", note)
-    assert rules.factor("", around(0.05, 0.05), 1, True).verdict == FAILS
+    assert rules.factor("", around(0.01, 0.05), 1, True).verdict == FAILS

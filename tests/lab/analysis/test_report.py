@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import dataclasses
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
@@ -21,32 +20,12 @@ from aru_lab.experiments.scales import SCALES
 from aru_lab.experiments.verdicts import FAILS, HOLDS, UNTESTED
 from aru_lab.plots import style
 from aru_lab.runs import scores
+from support.pages import Page
 
 from .conftest import SETTINGS
 
 QUIET = Console(quiet=True)
 FIGURES = ("1", "2", "6")  # the others are drawn by the tests of the figures
-
-
-class Page(HTMLParser):
-    """What a page shows: its text, the sources of its pictures, and whatever it would fetch."""
-
-    def __init__(self, content: str) -> None:
-        super().__init__()
-        self.text, self.pictures, self.fetched, self.open = "", [], [], []
-        self.feed(content)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.pictures += [value for name, value in attributes if (tag, name) == ("img", "src")]
-        self.fetched += [value for name, value in attributes if name in ("src", "href") and value[:5] != "data:"]
-        if tag not in ("meta", "img"):
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 @pytest.fixture

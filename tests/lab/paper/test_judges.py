@@ -235,3 +235,53 @@ def test_claims_are_chosen_by_name() -> None:
     assert [claim.name for claim in registry.chosen(("c17", "C2"))] == ["C2", "C17"]
     with pytest.raises(ConfigError, match=r"claims: got 'C99', expected names from C1 to C53"):
         registry.chosen(("C1", "C99"))
+
+
+def orders(network: float, isolated: float, deviation: float = 0.3, rise: float = 0.1) -> dict[str, np.ndarray]:
+    """The arrays of `fractional` with these mean orders; α of isolated neurons rises to a plateau."""
+    xi = np.array([0.5, 1.0, 2.5, 5.0, 15.0, 20.0, 30.0])
+    course = rise * (1 - np.exp(-xi / 5))
+    mean = np.array([network + course, isolated + course])
+    above = np.clip(0.5 + mean, 0, 1)
+    return {
+        "amplitudes": xi,
+        "restored_r_squared": np.full((2, 7), 0.95),
+        "sharpness_of_mean": np.full((2, 7), 0.2),
+        "deviation": np.full((2, 7), deviation),
+        "mean_order": mean,
+        "order_of_mean": mean,
+        "fraction_above_0": above,
+        "fraction_below_0": 1 - above,
+    }
+
+
+def seeds_of(monkeypatch: pytest.MonkeyPatch, evidence: Evidence, by_group: dict[str, dict[str, np.ndarray]]) -> None:
+    """Ten seeds of these arrays, each a little different."""
+
+    def arrays(part: str, group: str, model: str) -> dict[int, dict[str, np.ndarray]]:
+        kinds = by_group[group]
+
+        def one(seed: int) -> dict[str, np.ndarray]:
+            moved = 1 + 0.02 * math.sin(5 * seed)
+            return {name: x if name == "amplitudes" or x.dtype.kind == "U" else x * moved for name, x in kinds.items()}
+
+        return {seed: one(seed) for seed in SEEDS}
+
+    monkeypatch.setattr(evidence, "arrays", arrays)
+
+
+def test_fractional_orders(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"C{k}" for k in (26, 27, 28, 29, 30, 31, 32, 33)]
+    evidence = Evidence(reduced=False)
+    seeds_of(monkeypatch, evidence, {"psmnist": orders(0.3, -0.3), "scifar10-conv": orders(0.3, 0.2)})
+    assert {name: verdict(evidence, name) for name in names} == dict.fromkeys(names, HOLDS)
+    assert [outcome.name for outcome in judged(evidence, "C32")["C32"].outcomes][:2] == ["α at ξ = 1", "α at ξ = 2.5"]
+    # The opposite: neurons alike, that differentiate in the network and integrate without it; α falls.
+    opposite = orders(-0.3, 0.3, 0.05, -0.1)
+    opposite |= {"restored_r_squared": np.full((2, 7), 0.5), "sharpness_of_mean": np.full((2, 7), 0.9)}
+    seeds_of(monkeypatch, evidence, {"psmnist": opposite, "scifar10-conv": opposite})
+    found = {name: verdict(evidence, name) for name in names if name != "C32"}
+    assert found == dict.fromkeys(found, FAILS)
+    evidence = Evidence()
+    seeds_of(monkeypatch, evidence, {"psmnist": orders(0.3, 0.3) | {"amplitudes": np.array([1.0, 2.0])}})
+    assert judged(evidence, "C29")["C29"].remark == "needs the amplitude 20, got 1, 2"

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from aru_lab.errors import RunError
 from aru_lab.experiments.paper import rules
 from aru_lab.experiments.paper.claim import Claim
 from aru_lab.experiments.paper.evidence import Evidence, Lacking
@@ -59,7 +60,7 @@ def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Finding]:
 def _judged(claim: Claim, evidence: Evidence) -> Finding:
     try:
         outcomes = tuple(claim.judge(evidence))
-    except Lacking as error:
+    except (Lacking, RunError) as error:  # RunError: an analysis of an earlier version lacks an array
         return Finding(claim, rules.UNTESTED, remark=str(error))
     p = rules.joint_p(outcomes)
     verdict = rules.together(outcomes)

@@ -1,0 +1,273 @@
+"""The report of a reproduction: one table (CSV and Markdown), one page (HTML with its pictures), and a first page.
+
+paper.csv    a line for every test of every claim
+paper.md     a row for every claim
+paper.html   the same with all tests and the figures
+README.md    what holds, what does not, what is open, in three minutes
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+from aru_lab.experiments.paper.findings import Finding, seeds_needed
+from aru_lab.experiments.paper.rules import FAILS, HOLDS, PAPER_SIZE, UNDECIDED, UNTESTED, VERDICTS, Outcome
+from aru_lab.experiments.tables import as_markdown, made_by, markdown_table, write_csv
+from aru_lab.runs.folder import write_result
+
+TITLE = "The paper's claims, tested again"
+PAPER = "Geadah, Horoi, Kerg, Wolf, Lajoie, bioRxiv 2022.04.29.489963 v3"
+MAIN_FIGURES = ("2", "3", "5")  # the pictures of the first page
+HEADINGS = ("claim", "where", "the paper", "measured", "test", "N", "mean [95%]", "d_z", "p", "p (Holm)", "verdict")
+MEANINGS = {
+    HOLDS: "What holds",
+    FAILS: "What does not hold",
+    UNDECIDED: "What is undecided",
+    PAPER_SIZE: "What needs the paper's size",
+    UNTESTED: "What was not tested",
+}
+KEY = (
+    "The seed is the unit of every test. PT: paired t-test over seeds, one-sided as claimed; EQ(m): equivalence within "
+    "±m percent points; OM(k): at least k orders of magnitude; SH(q): share above q; CO: rank correlation over a grid; "
+    "FIT: R² at least 0.9, an exponent other than 0, and a better AICc than a line and the other form, in 80% of the "
+    "seeds; EX: in all cases, or in 80% of the seeds; WT: two-sample t-test. A claim with several tests holds if all "
+    "hold. Of these the row shows the one that decides. Accuracies are fractions: 0.01 is one percent point. The mean "
+    "is that of the claimed difference; d_z is mean/deviation. Holm's correction is over the table. A claim is "
+    "undecided where N seeds show neither that it holds nor that it does not."
+)
+_CLASS = {HOLDS: "holds", FAILS: "fails"}
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #111; }
+img { display: block; width: 100%; max-width: 44rem; margin: 1rem auto; background: #fff; }
+table { border-collapse: collapse; width: 100%; font-size: 0.85rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.5rem; border-bottom: 1px solid #ccc; }
+td.verdict { font-weight: 600; }
+.holds { color: #0072B2; } .fails { color: #D55E00; } .open { color: #555; }
+.small, figcaption { font-size: 0.9rem; color: #333; }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure of the report: its number, title and caption, and its file or the reason why it is missing."""
+
+    number: str
+    title: str
+    caption: str
+    file: Path | None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What a report says: the scale and its description, the findings, pictures, remarks and the command."""
+
+    scale: str
+    description: str
+    findings: Sequence[Finding]
+    pictures: Sequence[Picture]
+    remarks: Sequence[str]
+    command: str
+
+
+def write(report: Reproduction, folder: Path) -> dict[str, Path]:
+    """Write all files of the report into a folder; their paths by name."""
+    paths = {name: folder / name for name in ("paper.csv", "paper.md", "paper.html", "README.md")}
+    write_csv([line for finding in report.findings for line in lines(finding)], paths["paper.csv"])
+    write_result(as_table(report), paths["paper.md"])
+    write_result(as_page(report), paths["paper.html"])
+    write_result(as_first_page(report), paths["README.md"])
+    return paths
+
+
+def lines(finding: Finding) -> list[dict[str, object]]:
+    """The lines of the CSV: one for each test, one where there is none."""
+    claim = finding.claim
+    of_claim = {"claim": claim.name, "where": claim.where, "says": claim.says, "quantity": claim.quantity}
+    of_claim |= {"rule": claim.rule, "scale": claim.scale, "verdict": finding.verdict, "remark": finding.remark}
+    of_claim |= {"p": _exact(finding.p), "p_holm": _exact(finding.p_holm), "needed": seeds_needed(finding.needed)}
+    tests = [
+        {
+            "test": outcome.name,
+            "test_rule": outcome.rule,
+            "test_verdict": outcome.verdict,
+            "n": outcome.n,
+            "mean": _exact(outcome.mean),
+            "low": _exact(outcome.low),
+            "high": _exact(outcome.high),
+            "d_z": _exact(outcome.d_z),
+            "test_p": _exact(outcome.p),
+            "test_needed": seeds_needed(outcome.needed),
+            "note": outcome.note,
+        }
+        for outcome in finding.outcomes
+    ]
+    return [of_claim | test for test in tests or [{}]]
+
+
+def as_table(report: Reproduction) -> str:
+    """The Markdown table of all claims."""
+    text = [f"# {TITLE}", "", f"{PAPER}. Scale `{report.scale}`: {report.description}", "", counted(report), ""]
+    text += markdown_table(HEADINGS, [map(as_markdown, _cells(finding)) for finding in report.findings])
+    text += ["", KEY, "", *(f"* {as_markdown(remark)}" for remark in report.remarks), "", made_by(report.command), ""]
+    return "\n".join(text)
+
+
+def counted(report: Reproduction) -> str:
+    """How many claims have which verdict, in a sentence."""
+    counts = {verdict: sum(finding.verdict == verdict for finding in report.findings) for verdict in VERDICTS}
+    return f"{len(report.findings)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + "."
+
+
+def _cells(finding: Finding) -> tuple[str, ...]:
+    claim, shown = finding.claim, finding.deciding
+    several = f" ({len(finding.outcomes)} tests)" if len(finding.outcomes) > 1 else ""
+    verdict = finding.verdict
+    if needed := seeds_needed(finding.needed):
+        verdict += f"; N = {needed} would decide"
+    if finding.remark:
+        verdict += f" ({finding.remark})"
+    measured = claim.quantity
+    if shown is not None and len(finding.outcomes) > 1:
+        measured += f"; shown: {shown.name}"
+    return (
+        claim.name,
+        claim.where,
+        claim.says,
+        measured,
+        claim.rule + several,
+        str(finding.n) if shown else "-",
+        mean_and_interval(shown),
+        number(shown.d_z) if shown else "-",
+        p_value(finding.p),
+        p_value(finding.p_holm),
+        verdict,
+    )
+
+
+def mean_and_interval(outcome: Outcome | None) -> str:
+    """Mean and 95% interval of a test, or its note where it has none."""
+    if outcome is None:
+        return "-"
+    if math.isnan(outcome.low):
+        return outcome.note or number(outcome.mean)
+    return f"{number(outcome.mean)} [{number(outcome.low)}, {number(outcome.high)}]"
+
+
+def number(value: float) -> str:
+    """Three digits; a dash for what is not known."""
+    return "-" if math.isnan(value) else f"{value:.3g}"
+
+
+def p_value(p: float | None) -> str:
+    """A p-value with two digits; a dash where there is none."""
+    return "-" if p is None else f"{p:.2g}" if p >= 1e-4 else "<0.0001"
+
+
+def _exact(value: float | None) -> object:
+    return "" if value is None or math.isnan(value) else f"{value:.6g}"
+
+
+def as_first_page(report: Reproduction) -> str:
+    """The first page: what holds, what does not, what is open, and the pictures that matter."""
+    text = [
+        "# Does the paper hold? The result in three minutes",
+        "",
+        f"{PAPER} made {len(report.findings)} claims that we could put to a test. {counted(report)}",
+        f"Scale `{report.scale}`: {report.description}",
+        "",
+        "[All claims with their numbers](paper.md), [as CSV](paper.csv).",
+        "",
+    ]
+    for verdict, heading in MEANINGS.items():
+        of_verdict = [finding for finding in report.findings if finding.verdict == verdict]
+        if of_verdict:
+            told = _together(of_verdict) if verdict == UNTESTED else map(_plainly, of_verdict)
+            text += [f"## {heading} ({len(of_verdict)})", "", *told, ""]
+    drawn = {picture.number: picture for picture in report.pictures if picture.file is not None}
+    shown = [drawn[name] for name in MAIN_FIGURES if name in drawn]
+    if shown:
+        text += ["## The pictures that matter", ""]
+        for picture in shown:
+            text += [f"![Figure {picture.number}]({picture.file.name})", ""]
+            text += [f"{_heading(picture)}. {as_markdown(picture.caption)}", ""]
+    if report.remarks:
+        text += ["## Remarks", "", *(f"* {as_markdown(remark)}" for remark in report.remarks), ""]
+    return "\n".join([*text, made_by(report.command), ""])
+
+
+def _plainly(finding: Finding) -> str:
+    """One claim that has a verdict, as a line of the first page."""
+    claim, shown = finding.claim, finding.deciding
+    parts = [] if shown is None or math.isnan(shown.low) else [f"{shown.name}: {mean_and_interval(shown)}"]
+    parts += [f"N = {finding.n}"] if shown is not None else []
+    parts += [f"p {'' if p.startswith('<') else '= '}{p}" for p in [p_value(finding.p)] if p != "-"]
+    parts += [f"N = {needed} would decide" for needed in [seeds_needed(finding.needed)] if needed]
+    return f"* **{claim.name}** {as_markdown(claim.says)} ({as_markdown('; '.join(parts))})"
+
+
+def _together(findings: Sequence[Finding]) -> list[str]:
+    """Claims without a verdict: a line for each reason."""
+    by_reason: dict[str, list[str]] = {}
+    for finding in findings:
+        reason = finding.remark if finding.verdict == UNTESTED else ""
+        by_reason.setdefault(reason or "too few seeds", []).append(finding.claim.name)
+    return [f"* {', '.join(names)}: {as_markdown(reason)}" for reason, names in by_reason.items()]
+
+
+def as_page(report: Reproduction) -> str:
+    """The HTML page, with every picture inside."""
+    title = f"{TITLE}, scale {report.scale}"
+    parts = [
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(TITLE)}</h1>",
+        f"<p>{escape(PAPER)}. Scale <code>{escape(report.scale)}</code>: {escape(report.description)}</p>",
+        f"<p><b>{escape(counted(report))}</b></p>",
+        f'<p class="small">{escape(KEY)}</p>',
+        _html_row(HEADINGS, "th", "<table>"),
+    ]
+    for finding in report.findings:
+        *cells, verdict = _cells(finding)
+        row = "".join(f"<td>{escape(cell)}</td>" for cell in cells)
+        kind = _CLASS.get(finding.verdict, "open")
+        parts.append(f'<tr id="{finding.claim.name}">{row}<td class="verdict {kind}">{escape(verdict)}</td></tr>')
+        if len(finding.outcomes) > 1:
+            parts.append(f'<tr><td></td><td colspan="{len(HEADINGS) - 1}">{_tests(finding.outcomes)}</td></tr>')
+    parts.append("</table>")
+    for picture in report.pictures:
+        parts.append(f'<h2 id="figure-{escape(picture.number)}">{escape(_heading(picture))}</h2>')
+        if picture.file is None:
+            parts.append(f"<p>Not drawn: {escape(picture.reason)}</p>")
+            continue
+        content = base64.b64encode(picture.file.read_bytes()).decode()
+        caption = escape(picture.caption)
+        parts.append(f'<figure><img alt="{caption}" src="data:image/png;base64,{content}">')
+        parts.append(f"<figcaption>{caption}</figcaption></figure>")
+    if report.remarks:
+        parts.append(f"<h2>Remarks</h2><ul>{''.join(f'<li>{escape(remark)}</li>' for remark in report.remarks)}</ul>")
+    parts.append(f'<p class="small">{escape(made_by(report.command))}</p></body></html>\n')
+    return "\n".join(parts)
+
+
+def _heading(picture: Picture) -> str:
+    name = "Appendix" if picture.number == "appendix" else f"Figure {picture.number}"
+    return f"{name}. {picture.title}"
+
+
+def _tests(outcomes: Sequence[Outcome]) -> str:
+    rows = [_html_row(("test", "rule", "N", "mean [95%]", "d_z", "p", "note", "verdict"), "th")]
+    for outcome in outcomes:
+        cells = (outcome.name, outcome.rule, str(outcome.n), mean_and_interval(outcome), number(outcome.d_z))
+        rows.append(_html_row((*cells, p_value(outcome.p), outcome.note, outcome.verdict), "td"))
+    return f"<details><summary>{len(outcomes)} tests</summary><table>{''.join(rows)}</table></details>"
+
+
+def _html_row(cells: Sequence[str], tag: str, before: str = "") -> str:
+    return f"{before}<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"

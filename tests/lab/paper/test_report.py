@@ -1,0 +1,115 @@
+"""The report of a reproduction: its table, its page and its first page say what the findings say."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+
+import pytest
+
+from aru_lab.experiments.paper import findings, registry, report, rules
+from aru_lab.experiments.paper.findings import Finding, seeds_needed
+from aru_lab.experiments.paper.report import Picture, Reproduction
+from aru_lab.experiments.paper.rules import FAILS, HOLDS, PAPER_SIZE, UNDECIDED, UNTESTED, Outcome
+from support.pages import Page
+
+from .planted import FALLS, planted
+
+
+@pytest.fixture
+def found() -> list[Finding]:
+    evidence = planted(falls=FALLS | {"arun": 0.45})
+    evidence.sizes |= {"scifar10": "T = 256", "scifar10-conv": "T = 64"}
+    return findings.judge(registry.CLAIMS, evidence)
+
+
+@pytest.fixture
+def reproduction(found: list[Finding], tmp_path: Path) -> Reproduction:
+    picture = tmp_path / "figure-2.png"
+    picture.write_bytes(b"\x89PNG")
+    pictures = [
+        Picture("2", "Robustness", "Accuracy <b>", picture),
+        Picture("3", "Gain", "n and s", None, "no <run>"),
+    ]
+    return Reproduction("small", "T = 112 & H = 64", found, pictures, ["left & out"], "aru reproduce paper")
+
+
+def test_csv_has_a_line_for_every_test(reproduction: Reproduction, tmp_path: Path) -> None:
+    paths = report.write(reproduction, tmp_path)
+    with paths["paper.csv"].open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["claim"] for row in rows} == {claim.name for claim in registry.CLAIMS}
+    for finding in reproduction.findings:
+        of_claim = [row for row in rows if row["claim"] == finding.claim.name]
+        assert [row["test"] for row in of_claim] == ([outcome.name for outcome in finding.outcomes] or [""])
+        assert {row["verdict"] for row in of_claim} == {finding.verdict}
+    first = next(row for row in rows if row["claim"] == "C1")
+    outcome = next(finding for finding in reproduction.findings if finding.claim.name == "C1").outcomes[0]
+    assert float(first["mean"]) == pytest.approx(outcome.mean, rel=1e-5)
+    assert float(first["test_p"]) == pytest.approx(outcome.p, rel=1e-5)
+
+
+def test_table_has_a_row_for_every_claim(reproduction: Reproduction) -> None:
+    rows = [line for line in report.as_table(reproduction).splitlines() if line.startswith("| C")]
+    assert [row.split(" | ")[0] for row in rows] == [f"| {claim.name}" for claim in registry.CLAIMS]
+    for row, finding in zip(rows, reproduction.findings, strict=True):
+        assert row.replace("\\|", "").count("|") == len(report.HEADINGS) + 1
+        assert finding.verdict in row
+
+
+def test_page_is_whole_and_shows_everything(reproduction: Reproduction) -> None:
+    page = Page(report.as_page(reproduction))
+    assert (page.open, page.fetched) == ([], [])
+    assert len(page.pictures) == 1
+    for text in ("T = 112 & H = 64", "Not drawn: no <run>", "Accuracy <b>", "left & out", report.counted(reproduction)):
+        assert text in page.text
+    for finding in reproduction.findings:
+        assert finding.claim.says in page.text
+        for outcome in finding.outcomes if len(finding.outcomes) > 1 else ():
+            assert outcome.name in page.text
+
+
+def test_first_page_sorts_the_claims_by_verdict(reproduction: Reproduction) -> None:
+    text = report.as_first_page(reproduction)
+    headings = [line for line in text.splitlines() if line.startswith("## ")]
+    counted = {
+        verdict: sum(finding.verdict == verdict for finding in reproduction.findings) for verdict in rules.VERDICTS
+    }
+    expected = [f"## {report.MEANINGS[verdict]} ({n})" for verdict, n in counted.items() if n]
+    assert headings == [*expected, "## The pictures that matter", "## Remarks"]
+    assert "![Figure 2](figure-2.png)" in text
+    part = text.split(f"## {report.MEANINGS[FAILS]}")[1].split("## ")[0]
+    assert "**C9** step drive, psMNIST: ARUN is highly robust" in part
+
+
+def test_first_page_says_what_an_open_claim_takes() -> None:
+    (claim,) = registry.chosen(["C3"])
+    undecided = Finding(
+        claim, UNDECIDED, (Outcome("a - b", "EQ(0.01)", UNDECIDED, 10, 0.005, -0.01, 0.02, 0.2, 0.3, 62),), p=0.3
+    )
+    reproduction = Reproduction("small", "", [undecided], [], [], "x")
+    assert r"(a - b: 0.005 \[-0.01, 0.02\]; N = 10; p = 0.3; N = 62 would decide)" in report.as_first_page(reproduction)
+    assert "undecided; N = 62 would decide" in report.as_table(reproduction)
+    lacking = [Finding(claim, UNTESTED, remark=f"needs {what}") for what in ("x", "x", "y")]
+    text = report.as_first_page(Reproduction("small", "", lacking, [], [], "x"))
+    assert "* C3, C3: needs x" in text.splitlines()
+
+
+def test_numbers_in_tables() -> None:
+    assert [report.p_value(p) for p in (None, 0.0123, 1e-7)] == ["-", "0.012", "<0.0001"]
+    assert [report.number(x) for x in (math.nan, 0.12345, -math.inf)] == ["-", "0.123", "-inf"]
+    assert seeds_needed(math.inf) == "over 10,000"
+
+
+def test_the_test_that_decides_is_shown() -> None:
+    (claim,) = registry.chosen(["C3"])
+
+    def outcome(name: str, verdict: str, p: float | None) -> Outcome:
+        return Outcome(name, "PT", verdict, 10, p=p)
+
+    tests = [outcome("a", HOLDS, 0.01), outcome("b", UNDECIDED, 0.3), outcome("c", UNDECIDED, 0.6)]
+    assert Finding(claim, UNDECIDED, tuple(tests)).deciding.name == "c"
+    assert Finding(claim, FAILS, (*tests, outcome("d", FAILS, 0.2))).deciding.name == "d"
+    assert Finding(claim, HOLDS, (tests[0], outcome("e", HOLDS, None))).deciding.name == "a"
+    assert Finding(claim, PAPER_SIZE).deciding is None

@@ -12,6 +12,7 @@ import itertools
 import math
 import os
 import platform
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -120,8 +121,14 @@ def _launch(
     kernel: Callable[..., None], scalar: str, sizes: tuple[int, ...], n_floor: float, **tensors: Tensor | None
 ) -> None:
     """Calls a sequence kernel with tensors by the names of its struct's fields; absent ones become null pointers."""
-    alive = {name: x.contiguous() for name, x in tensors.items() if x is not None}
-    addresses = {name: x.data_ptr() for name, x in alive.items()}
+    copies, addresses = [], {}
+    for name, x in tensors.items():
+        if x is None:
+            continue
+        if not x.is_contiguous():
+            x = x.contiguous()
+            copies.append(x)  # alive until the kernel has run
+        addresses[name] = x.data_ptr()
     kernel(scalar, sizes, n_floor, torch.get_num_threads(), **addresses)
 
 
@@ -150,7 +157,7 @@ def gamma_bwd(dx: Tensor, upstream: GammaOutputs, saved: GammaSaved, options: Ga
         flat = GammaSaved(*(p.expand(shape).reshape(-1) for p in saved))
         d_n, d_s = gamma_bwd(dx.view(-1), GammaOutputs(upstream.y.reshape(-1)), flat, options)
         return d_n.view(shape).sum_to_size(saved.n.shape), d_s.view(shape).sum_to_size(saved.s.shape)
-    d_n, d_s = (dx.new_empty(p.shape) for p in (saved.n, saved.s))
+    d_n, d_s = _empty_like(saved.n), _empty_like(saved.s)
     x, n, s = saved
     _C.gamma_bwd(
         _NAMES[x.dtype],
@@ -237,8 +244,13 @@ def _from_pool(like: Tensor, shape: tuple[int, ...]) -> Tensor:
     """An uninitialised tensor in memory that is given back for reuse: fresh pages can cost more than a kernel."""
     elements = math.prod(shape)
     if elements * like.itemsize < POOLED:
-        return like.new_empty(shape)
+        return like.new_empty(*shape)  # parsing a torch.Size would take longer than the allocation
     return torch.frombuffer(_C.StateBuffer(elements * like.itemsize), dtype=like.dtype, count=elements).view(shape)
+
+
+def _empty_like(x: Tensor) -> Tensor:
+    """An uninitialised, contiguous tensor of the same shape; `new_empty` would take twice as long."""
+    return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
@@ -247,8 +259,8 @@ def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
     (T, B, H), G = xp.shape, inputs.g0.shape[-1]
     with_a, with_gains = options.trace or segment > 0, options.trace or segment == 1
     states = AruStates(
-        h=xp.new_empty(xp.shape),
-        g=xp.new_empty(inputs.g0.shape),
+        h=_empty_like(xp),
+        g=_empty_like(inputs.g0),
         a=_from_pool(xp, xp.shape if with_a else (0,)),
         n=_from_pool(xp, xp.shape if with_gains else (0,)),
         s=_from_pool(xp, xp.shape if with_gains else (0,)),
@@ -275,7 +287,7 @@ def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions)
     a, weights = saved.a, controller_of(saved)
     (T, B, H), G = a.shape, saved.g0.shape[-1]
     d_xp = _from_pool(a, a.shape)
-    gradients = AruInputs(d_xp, *(a.new_empty(x.shape) for x in (saved.h0, saved.g0, saved.weight_hh, *weights)))
+    gradients = AruInputs(d_xp, *map(_empty_like, (saved.h0, saved.g0, saved.weight_hh, *weights)))
     _launch(
         _C.aru_bwd,
         _scalar(a.dtype, options.precision),
@@ -305,8 +317,8 @@ def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
     a = inputs.a
     B, H, G = math.prod(a.shape[:-1]), a.shape[-1], inputs.g.shape[-1]
     kept = kept_elements_of_step(B, H, G, a.dtype, options.precision) if options.keep else 0
-    h, n, s = (a.new_empty(a.shape) for _ in range(3))
-    states = StepStates(h, a.new_empty(inputs.g.shape), n, s, _from_pool(a, (kept,)))
+    h, g, n, s = map(_empty_like, (a, inputs.g, a, a))
+    states = StepStates(h, g, n, s, _from_pool(a, (kept,)))
     _launch(
         _C.aru_fwd,
         _scalar(a.dtype, options.precision),
@@ -316,7 +328,7 @@ def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
         g0=inputs.g,
         **controller_of(inputs)._asdict(),
         h=h,
-        g_last=states.g,
+        g_last=g,
         n=n,
         s=s,
         kept=states.kept,
@@ -328,7 +340,7 @@ def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOp
     """The gradients of the inputs."""
     a, weights = saved.a, controller_of(saved)
     B, H, G = math.prod(a.shape[:-1]), a.shape[-1], saved.g.shape[-1]
-    gradients = StepInputs(*(a.new_empty(x.shape) for x in (a, saved.g, *weights)))
+    gradients = StepInputs(*map(_empty_like, (a, saved.g, *weights)))
     by_name = _gradients_by_name(gradients)
     _launch(
         _C.aru_bwd,
@@ -355,7 +367,7 @@ def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> 
     """h, and a where a gradient or the trace needs it (else empty)."""
     xp = inputs.xp
     T, B, H = xp.shape
-    states = GammaRnnStates(h=xp.new_empty(xp.shape), a=xp.new_empty(xp.shape if options.keep else (0,)))
+    states = GammaRnnStates(h=_empty_like(xp), a=_empty_like(xp) if options.keep else xp.new_empty(0))
     _launch(
         _C.gamma_rnn_fwd,
         _NAMES[xp.dtype],
@@ -376,7 +388,7 @@ def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, opti
     """The gradients of the inputs."""
     a = saved.a
     T, B, H = a.shape
-    d_xp, d_h0, d_weight_hh = (a.new_empty(x.shape) for x in (a, saved.h0, saved.weight_hh))
+    d_xp, d_h0, d_weight_hh = map(_empty_like, (a, saved.h0, saved.weight_hh))
     d_n, d_s = a.new_empty(H), a.new_empty(H)
     _launch(
         _C.gamma_rnn_bwd,
@@ -401,8 +413,12 @@ def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, opti
     return GammaRnnInputs(d_xp, d_h0, d_weight_hh, d_n.sum_to_size(saved.n.shape), d_s.sum_to_size(saved.s.shape))
 
 
+# Interned, so that the extension finds a field by its name's address.
+_GRADIENTS = {kind: tuple(sys.intern(f"d_{name}") for name in kind._fields) for kind in (AruInputs, StepInputs)}
+
+
 def _gradients_by_name(gradients: AruInputs | StepInputs) -> dict[str, Tensor]:
-    return {f"d_{name}": value for name, value in gradients._asdict().items()}
+    return dict(zip(_GRADIENTS[type(gradients)], gradients, strict=True))
 
 
 def with_idle_memory(kernel: Callable[..., Results]) -> Callable[..., Results]:

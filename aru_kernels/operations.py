@@ -78,8 +78,12 @@ class Operation:
         """Raises ValueError with a sentence unless the options are in their ranges."""
         check.gain_floor(options.n_floor)
 
-    def check_saved(self, module: ModuleType, upstream: Any, saved: Any, options: Any) -> None:
+    def check_saved(self, module: ModuleType, saved: Any, options: Any) -> None:
         """The same for what the backward pass reads, by the backend that will run it."""
+        raise NotImplementedError
+
+    def check_upstream(self, upstream: Any, saved: Any) -> None:
+        """The same for the gradients of the outputs, where the saved tensors are right."""
         raise NotImplementedError
 
     def decide(self, module: ModuleType, inputs: Any, dtype: torch.dtype, settings: Any, needed: bool) -> Any:
@@ -210,9 +214,11 @@ class Gamma(Operation):
                     "of x."
                 )
 
-    def check_saved(self, module: ModuleType, upstream: GammaOutputs, saved: GammaSaved, options: GammaOptions) -> None:
+    def check_saved(self, module: ModuleType, saved: GammaSaved, options: GammaOptions) -> None:
         self.check(self.inputs_of(saved))
         check.gain_floor(options.n_floor)
+
+    def check_upstream(self, upstream: GammaOutputs, saved: GammaSaved) -> None:
         check.tensor("d_y", upstream.y)
         gradients_fit(upstream, (saved.x.shape,), saved.x)
 
@@ -341,7 +347,7 @@ class ControllerStep(Operation):
         check.gain_floor(options.n_floor)
         _check_precision(options.precision)
 
-    def check_saved(self, module: ModuleType, upstream: StepOutputs, saved: StepSaved, options: StepOptions) -> None:
+    def check_saved(self, module: ModuleType, saved: StepSaved, options: StepOptions) -> None:
         a, g = saved.a, saved.g
         inputs = self.inputs_of(saved)
         self.check(inputs)
@@ -350,6 +356,9 @@ class ControllerStep(Operation):
             check.shape(name, value, "(..., H)", tuple(a.shape))
         B, H = math.prod(a.shape[:-1]), a.shape[-1]
         _check_kept(saved.kept, module.kept_elements_of_step(B, H, g.shape[-1], a.dtype, options.precision))
+
+    def check_upstream(self, upstream: StepOutputs, saved: StepSaved) -> None:
+        a, g = saved.a, saved.g
         gradients_fit(upstream, (a.shape, g.shape, a.shape, a.shape), a)
 
     def decide(
@@ -414,7 +423,7 @@ class AruSequence(Operation):
         _check_precision(options.precision)
         _check_segment(options.segment, inputs.xp.shape[0], 0)
 
-    def check_saved(self, module: ModuleType, upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> None:
+    def check_saved(self, module: ModuleType, saved: AruSaved, options: AruOptions) -> None:
         h = saved.h
         _check_steps(saved)
         self.check(self.inputs_of(saved))
@@ -426,8 +435,10 @@ class AruSequence(Operation):
             if options.segment == 1 or module.KEEPS_GAINS or tuple(value.shape) != (0,):
                 check.shape(name, value, "(T, B, H)", (T, B, H))
         _check_kept(saved.kept, module.kept_elements(T, B, H, G, h.dtype, options.precision, options.segment))
-        full = (T, B, H)
-        gradients_fit(upstream, (full, (B, H), (B, H, G), full, full, full), h)
+
+    def check_upstream(self, upstream: AruOutputs, saved: AruSaved) -> None:
+        full = saved.h.shape
+        gradients_fit(upstream, (full, full[1:], saved.g0.shape, full, full, full), saved.h)
 
     def decide(
         self, module: ModuleType, inputs: AruInputs, dtype: torch.dtype, settings: SequenceSettings, needed: bool
@@ -505,14 +516,14 @@ class GammaRnnSequence(Operation):
         check.gain_floor(options.n_floor)
         _check_precision(options.precision)
 
-    def check_saved(
-        self, module: ModuleType, upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions
-    ) -> None:
+    def check_saved(self, module: ModuleType, saved: GammaRnnSaved, options: GammaRnnOptions) -> None:
         _check_steps(saved)
         inputs = self.inputs_of(saved)
         self.check(inputs)
         self.check_options(inputs, options)
-        full = tuple(saved.h.shape)
+
+    def check_upstream(self, upstream: GammaRnnOutputs, saved: GammaRnnSaved) -> None:
+        full = saved.h.shape
         gradients_fit(upstream, (full, full[1:], full), saved.h)
 
     def decide(

@@ -116,10 +116,12 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         return operation.forward(forward_kernel, inputs, options)
 
     @with_memory
-    def run_backward(upstream: Any, saved: Any, options: Any) -> tuple[Tensor, ...]:
-        # saved tensors may come from elsewhere: torch.autograd.graph.saved_tensors_hooks
-        backend.check(operation.name, saved)
-        operation.check_saved(module, upstream, saved, options)
+    def run_backward(upstream: Any, saved: Any, options: Any, known: bool = False) -> tuple[Tensor, ...]:
+        """known: whether the saved tensors are those of the forward pass, which need no check."""
+        if not known:
+            backend.check(operation.name, saved)
+            operation.check_saved(module, saved, options)
+        operation.check_upstream(upstream, saved)
         if saved[0].numel() == 0:
             return tuple(torch.zeros_like(x) for x in operation.inputs_of(saved))
         return operation.backward(backward_kernel, upstream, saved, options)
@@ -163,13 +165,15 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
             _LIBRARY.impl(overload, kernel, device.upper())
         torch.library.register_fake(overload, without_data, lib=_LIBRARY)
 
-    def save(ctx: Any, inputs: Any, options: Any, results: tuple[Tensor, ...]) -> None:
+    def save(ctx: Any, inputs: Any, options: Any, results: tuple[Tensor, ...]) -> Any:
         ctx.options = options
         if operation.kept:
             ctx.mark_non_differentiable(*results[len(Outputs._fields) :])
         if not operation.single:
             ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*operation.save(inputs, results))
+        saved = operation.save(inputs, results)
+        ctx.save_for_backward(*saved)
+        return saved
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         taken, options = _take(inputs, Inputs, Options)
@@ -190,7 +194,7 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     def eager_forward(ctx: Any, *arguments: Any) -> Any:
         inputs, options = _take(arguments, Inputs, Options)
         results = run_kernel(inputs, options)
-        save(ctx, inputs, options, results)
+        ctx.places = _places(save(ctx, inputs, options, results))
         return _returned(operation, results)
 
     def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -199,7 +203,8 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         if torch.is_grad_enabled() or recorded(saved) or _without_memory(grads):
             return differentiate(grads, saved, ctx.options)
         upstream = Outputs(*grads[: len(Outputs._fields)])
-        return *run_backward(upstream, Saved(*saved), ctx.options), *no_gradients
+        known = _in_place(saved, ctx.places)
+        return *run_backward(upstream, Saved(*saved), ctx.options, known), *no_gradients
 
     _OPERATORS[backend.name, operation.name] = operator
     _EAGER[backend.name, operation.name] = run_kernel, _function(name, eager_forward, eager_backward)
@@ -391,6 +396,22 @@ def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
         for x in grads
         if x is not None
     )
+
+
+def _places(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.Size, torch.dtype]]:
+    """Where tensors have their values, and in what form."""
+    return [(x.data_ptr(), x.untyped_storage().nbytes(), x.shape, x.dtype) for x in tensors]
+
+
+def _in_place(saved: Sequence[Tensor], places: list[tuple[int, int, torch.Size, torch.dtype]]) -> bool:
+    """Whether saved tensors are where they were, so that they are still legal.
+
+    They may come from elsewhere: torch.autograd.graph.saved_tensors_hooks.
+    """
+    try:
+        return _places(saved) == places
+    except RuntimeError:  # sparse tensors, for example, have no such memory
+        return False
 
 
 def record(operation: Operation, inputs: Any, settings: Any) -> tuple[Tensor, ...]:

@@ -84,7 +84,7 @@ def test_last_checkpoint_can_be_evaluated(run: Path) -> None:
 def test_refusals(run: Path, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="holds no run"):
         evaluate(tmp_path, [])
-    with pytest.raises(ConfigError, match="checkpoint: got 'first', expected best or last"):
+    with pytest.raises(ConfigError, match="checkpoint: got 'first', expected one of best, last"):
         evaluate(run, [], which="first")
     with pytest.raises(ConfigError, match="device: got 'nothing'"):
         evaluate(run, [], device="nothing")

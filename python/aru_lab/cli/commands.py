@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aru_lab.cli.analysis import Analyse, Figure
 from aru_lab.cli.experiments import Reproduce, Robustness, Sweep, Transfer
+from aru_lab.cli.networks import Networks
 from aru_lab.cli.runs import Curves, Demo, Evaluate, Predict, Train
 
 COMMANDS = {
@@ -15,6 +16,7 @@ COMMANDS = {
     "robustness": Robustness,
     "transfer": Transfer,
     "reproduce": Reproduce,
+    "networks": Networks,
     "analyse": Analyse,
     "figure": Figure,
     "demo": Demo,

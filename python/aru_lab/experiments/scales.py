@@ -6,7 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from aru_lab.analysis.settings import Settings
+from aru_lab.experiments.kept import ALL, NOTHING, RECURRENT
 from aru_lab.experiments.transfer import Retraining
+from aru_lab.networks.initial import SHARED
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.sensitivity import Strengths
@@ -37,6 +39,22 @@ class Scale:
         pixels = 1 if task == "scifar10-conv" else self.training.pixels_per_step
         return dataclasses.replace(self.training, task=task, pixels_per_step=pixels)
 
+
+# What all networks of the paper's protocol have in common; the sizes are those of `small`.
+PROTOCOL = TrainConfig(
+    hidden_size=64,
+    controller_size=16,
+    batch_size=50,
+    learning_rate=1e-3,
+    learning_rate_scaling="none",
+    schedule="plateau-paper",
+    clip=None,
+    permutation_seed=None,
+    lstm_weights="xavier",
+)
+_PAPER_SIZE = dataclasses.replace(
+    PROTOCOL, hidden_size=400, controller_size=50, epochs=100, batch_size=100, learning_rate=1e-4
+)
 
 SCALES: dict[str, Scale] = {
     "tiny": Scale(
@@ -89,17 +107,126 @@ SCALES: dict[str, Scale] = {
     ),
     "paper": Scale(
         description="The paper's size: H = 400, G = 50, one pixel a step, 100 epochs of Adam at 1e-4, batch 100.",
-        training=TrainConfig(
-            hidden_size=400,
-            controller_size=50,
-            epochs=100,
-            batch_size=100,
-            learning_rate=1e-4,
-            learning_rate_scaling="none",
-            schedule="plateau",
-        ),
+        training=_PAPER_SIZE,
         tasks=("psmnist", "scifar10", "scifar10-conv"),
-        seeds=(0, 1, 2),
+        seeds=(0, 1, 2, 3, 4),
         retraining=Retraining(epochs=100),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class NetworkSet:
+    """Networks of one task that are trained alike but for model, seed and starting point.
+
+    Args:
+        name: of the set; its networks are kept in a folder of this name.
+        training: configuration of the ARUN; the others have as many parameters within 2%.
+        seeds: each trains every model.
+        models: of names.MODELS.
+        learning_rates: candidates, of which each model takes the best on the validation examples of the first seed;
+            with none, all take that of `training`.
+        rates_of: name of an earlier set whose choice of learning rates holds here, too.
+        match: models whose hidden size is solved; the others have that of `training`. None: all but the ARUN.
+        starts: initial n and s; each pair trains a network of its own. None: those of `training`.
+        controllers_of: name of an earlier set; each network takes the frozen controller of the ARUN of the next seed.
+        kept: which weights are kept, a key of kept.PARTS.
+    """
+
+    name: str
+    training: TrainConfig
+    seeds: tuple[int, ...]
+    models: tuple[str, ...] = MODELS
+    learning_rates: tuple[float, ...] = ()
+    rates_of: str | None = None
+    match: tuple[str, ...] | None = None
+    starts: tuple[tuple[str, str], ...] | None = None
+    controllers_of: str | None = None
+    kept: str = ALL
+
+
+_RATES = (2e-3, 1e-3, 5e-4)
+_SMALL = dataclasses.replace(PROTOCOL, task="psmnist", pixels_per_step=7, epochs=20)
+_LONG = dataclasses.replace(_SMALL, pixels_per_step=1)
+_CIFAR = dataclasses.replace(PROTOCOL, task="scifar10", pixels_per_step=4, epochs=10, subset=10_000)
+_CONV = dataclasses.replace(PROTOCOL, task="scifar10-conv", epochs=5, subset=5_000)
+# n of 5.3 in the paper, and its s; one pair a network of the grid.
+_GRID_GAINS = (1.0, *(1.25 * k for k in range(1, 17)))
+_GRID = dataclasses.replace(
+    PROTOCOL, task="psmnist", pixels_per_step=28, hidden_size=32, epochs=5, subset=10_000, learning_rate=2e-3
+)
+_STARTS = tuple((f"{n:g}", f"{s:g}") for n in _GRID_GAINS for s in (0.0, 0.25, 0.5, 0.75, 1.0))
+_RNNS = ("arun", "gamma-heterogeneous", "relu")
+_FEW = tuple(range(5))
+_MANY = tuple(range(10))
+
+# The networks of each size, in the order in which they are trained.
+NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
+    "tiny": (
+        NetworkSet(
+            "psdigits",
+            dataclasses.replace(PROTOCOL, pixels_per_step=4, epochs=2, subset=300, learning_rate=2e-3, threads=1),
+            seeds=(0, 1),
+        ),
+    ),
+    "small": (
+        NetworkSet("psmnist", _SMALL, seeds=_MANY, learning_rates=_RATES),
+        NetworkSet(
+            "homogeneous-start",
+            dataclasses.replace(_SMALL, initial_gain=SHARED),
+            seeds=_MANY,
+            models=("gamma-heterogeneous",),
+            rates_of="psmnist",
+        ),
+        NetworkSet(
+            "transplant",
+            dataclasses.replace(_SMALL, freeze=("activation",), initial_checkpoint="last"),
+            seeds=_MANY,
+            models=("arun",),
+            rates_of="psmnist",
+            controllers_of="psmnist",
+        ),
+        NetworkSet(
+            "rmsprop",
+            dataclasses.replace(_SMALL, optimizer="rmsprop"),
+            seeds=_MANY,
+            models=_RNNS,
+            rates_of="psmnist",
+        ),
+    ),
+    "grid": tuple(
+        NetworkSet(
+            name,
+            dataclasses.replace(_GRID, freeze=freeze),
+            seeds=_FEW,
+            models=("gamma-homogeneous",),
+            match=(),
+            starts=_STARTS,
+            kept=NOTHING,
+        )
+        for name, freeze in (("frozen", ("activation",)), ("trained", ()))
+    ),
+    "cifar": (
+        NetworkSet("scifar10", _CIFAR, seeds=_FEW, learning_rates=_RATES),
+        NetworkSet("scifar10-conv", _CONV, seeds=_FEW, learning_rates=_RATES, kept=NOTHING),
+        NetworkSet(
+            "scifar10-conv-long",
+            dataclasses.replace(_CONV, epochs=20),
+            seeds=_FEW,
+            models=("arun",),
+            rates_of="scifar10-conv",
+            kept=RECURRENT,
+        ),
+    ),
+    "long": (NetworkSet("psmnist", _LONG, seeds=_FEW, models=_RNNS, learning_rates=(1e-3, 5e-4, 2e-4)),),
+    "paper": tuple(
+        NetworkSet(
+            task,
+            dataclasses.replace(_PAPER_SIZE, task=task),
+            seeds=_FEW,
+            match=("lstm", "gru"),
+            kept=RECURRENT if task == "scifar10-conv" else ALL,
+        )
+        for task in ("psmnist", "scifar10", "scifar10-conv")
     ),
 }

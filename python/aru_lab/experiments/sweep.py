@@ -166,8 +166,13 @@ def _value(text: str) -> Any:
     return text
 
 
-def complete(config: TrainConfig, report: Report = lambda fraction: None) -> Finished:
+def complete(config: TrainConfig, report: Report = lambda fraction: None, which: str = "best") -> Finished:
     """Train the run of a configuration, or the rest of it, and score it; a finished run is only read.
+
+    Args:
+        config: of the run.
+        report: called with the fraction that is done.
+        which: the checkpoint that is scored, "best" or "last".
 
     Raises:
         RunError: the run folder holds another experiment.
@@ -194,7 +199,7 @@ def complete(config: TrainConfig, report: Report = lambda fraction: None) -> Fin
         train(config, quiet, on_epoch)
     elif not is_finished(config, read_history(folder)):
         resume(folder.path, quiet, on_epoch)
-    (clean,) = known_scores(folder.path, [None])
+    (clean,) = known_scores(folder.path, [None], which=which)
     return Finished(config, read_history(folder), n_parameters(config), clean)
 
 

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aru_lab.arguments import MOST, check_whole
+from aru_lab.arguments import MOST, check_choice, check_whole
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import Baseline, baseline, targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task, find_task, is_data_file
 from aru_lab.data.transform import Scale, Transform
-from aru_lab.errors import ConfigError, RunError
+from aru_lab.errors import RunError
 from aru_lab.files import reading, reason
 from aru_lab.networks.classifier import (
     CONTROLLER,
@@ -28,7 +28,7 @@ from aru_lab.networks.classifier import (
     set_gamma,
 )
 from aru_lab.networks.perturbations import Perturbation
-from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.losses import loss_of, n_right, quality_of, spread_of
 from aru_lab.runs.runtime import resolve_device, resolve_dtype, run_on
@@ -189,8 +189,7 @@ def _checkpoint(
     folder: RunFolder, config: TrainConfig, environment: dict[str, Any], which: str, device: str | None
 ) -> tuple[Path, dict[str, Any], torch.device]:
     """The path and the content of a checkpoint that belongs to its run, and the device for its network."""
-    if which not in ("best", "last"):
-        raise ConfigError(f"checkpoint: got {which!r}, expected best or last.")
+    check_choice("checkpoint", which, CHECKPOINTS)
     place = resolve_device(device or config.device)
     file = folder.best_file if which == "best" else folder.last_file
     content = load_best(folder) if which == "best" else load_last(folder)

@@ -11,14 +11,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from aru_lab.arguments import check_choice
 from aru_lab.data.sequences import Sequences
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import Form, check_form, read_lines, reading, sha256_of
 from aru_lab.networks.perturbations import Perturbation, describe, parse
+from aru_lab.runs.config import CHECKPOINTS
 from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
 from aru_lab.runs.folder import RunFolder, append_result
 from aru_lab.runs.runtime import run_on
-from aru_lab.runs.state import DAMAGED, check_data, data_of, without_best
+from aru_lab.runs.state import DAMAGED, check_data, data_of, without_best, without_last
 
 CLEAN = "clean"
 FILE = "scores.jsonl"
@@ -40,8 +42,9 @@ def known_scores(
     test_subset: int | None = None,
     task: str | None = None,
     report: Callable[[float], None] = lambda fraction: None,
+    which: str = "best",
 ) -> list[Score]:
-    """The scores of a run's best weights on its test examples, one for each perturbation; None is the clean input.
+    """The scores of a run on its test examples, one for each perturbation; None is the clean input.
 
     Args:
         run: the run folder.
@@ -49,6 +52,7 @@ def known_scores(
         test_subset: take the first so many test examples; None takes all.
         task: read the test examples of this task; None takes the run's.
         report: called with the fraction that is done.
+        which: "best" for the weights of the epoch with the best validation accuracy, "last" for the latest ones.
 
     Raises:
         RunError, ConfigError, DataError: with a sentence that says what to do.
@@ -58,10 +62,12 @@ def known_scores(
     if task is None:
         check_data(config, environment)
     path = folder.path / FILE
-    if not os.path.lexists(folder.best_file):
-        raise RunError(without_best(folder))
-    with reading(folder.best_file, RunError, DAMAGED):
-        weights = sha256_of(folder.best_file)[:16]
+    check_choice("checkpoint", which, CHECKPOINTS)
+    file = folder.best_file if which == "best" else folder.last_file
+    if not os.path.lexists(file):
+        raise RunError(without_best(folder) if which == "best" else without_last(folder))
+    with reading(file, RunError, DAMAGED):
+        weights = sha256_of(file)[:16]
     data = data_of(config, task)
     context = {"weights": weights, "task": task or config.task, "data": data, "test_subset": test_subset}
     names = [CLEAN if perturbation is None else describe(perturbation) for perturbation in perturbations]
@@ -72,7 +78,7 @@ def known_scores(
     }
     missing = {name: perturbation for name, perturbation in zip(names, perturbations, strict=True) if name not in known}
     if missing:
-        model, config = load_classifier(run)
+        model, config = load_classifier(run, which)
         sequences = task_of(config, task).load(config.data_dir).test
         sequences = sequences if test_subset is None else _first(sequences, test_subset)
         with run_on(config.backend, model, config.matmul_precision):

@@ -37,7 +37,7 @@ def _layout_error(name: str, value: Tensor) -> TypeError:
 
 def shape(name: str, value: Tensor, letters: str, sizes: tuple[int, ...]) -> None:
     """Raises ValueError unless `value` has these sizes; `letters` names them, as in "(B, H)"."""
-    if tuple(value.shape) != tuple(sizes):
+    if value.shape != sizes:
         raise ValueError(f"{name} has shape {tuple(value.shape)}, expected {letters} = {tuple(sizes)}.")
 
 
@@ -193,9 +193,12 @@ def in_memory(name: str, value: Tensor) -> None:
 def broadcasts_to(value: Tensor, shape: tuple[int, ...]) -> bool:
     """Whether `value` can be expanded to this shape."""
     own = value.shape
-    if len(own) == len(shape) and own == shape:  # sizes are only compared with those of the same dimension
+    rank = len(own)
+    if rank == len(shape) and own == shape:  # sizes are only compared with those of the same dimension
         return True
-    return len(own) <= len(shape) and all(o in (1, d) for o, d in zip(own[::-1], shape[::-1], strict=False))
+    if rank == 1 and len(shape) > 0:  # one value for each neuron
+        return own[0] in (1, shape[-1])
+    return rank <= len(shape) and all(o in (1, d) for o, d in zip(own[::-1], shape[::-1], strict=False))
 
 
 def device_type(value: Tensor) -> str:

@@ -203,7 +203,10 @@ def reference_is_wanted(op: str) -> bool:
 
     Raises RuntimeError if another backend was asked for by name where kernels have no rule.
     """
-    name = requested_backend()
+    return _reference_is_wanted(op, requested_backend())
+
+
+def _reference_is_wanted(op: str, name: str) -> bool:
     if not torch.compiler.is_compiling() and _transformed():
         if name not in ("auto", "reference"):
             raise RuntimeError(
@@ -216,9 +219,9 @@ def reference_is_wanted(op: str) -> bool:
 
 def select(op: str, device: torch.device, dtype: torch.dtype, H: int = 0, G: int = 0) -> str:
     """The backend that runs `op` on tensors of this device and compute dtype, with H neurons and G controller units."""
-    if reference_is_wanted(op):
-        return "reference"
     name = requested_backend()
+    if _reference_is_wanted(op, name):
+        return "reference"
     if name == "auto":
         compiling = torch.compiler.is_compiling()
         for backend in BACKENDS.values():

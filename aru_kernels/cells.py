@@ -84,10 +84,11 @@ class _Cell(Module):
             weights.insert(2, None)
         check.tensor("input", input)
         check.rank("input", input, "(B, I), or (I,) without a batch", 1, 2)
-        batch = tuple(input.shape[:-1])
-        check.shape("input", input, "(..., I)", (*batch, self.input_size))
+        *batch, features = input.shape
+        if features != self.input_size:
+            check.shape("input", input, "(..., I)", (*batch, self.input_size))
         check_argument("input", input, weights[0])
-        return weights, batch
+        return weights, tuple(batch)
 
     def _preactivation(self, input: Tensor, h: Tensor, weights: list[Tensor], drive: Any) -> Tensor:
         weight_ih, weight_hh, bias = weights

@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from aru_lab.data.preparation import Preparation
+from aru_lab.data.sequences import Sequences
 from aru_lab.data.tasks import find_task
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import build_classifier
+from aru_lab.networks.names import MODELS
 from aru_lab.networks.perturbations import (
     PERTURBATIONS,
     NoisyDrive,
@@ -21,8 +23,12 @@ from aru_lab.networks.perturbations import (
     StepDrive,
     VariableContrast,
     describe,
+    is_defined,
     parse,
+    seeds_of,
 )
+from aru_lab.runs.augmentation import Augmentation
+from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import perturbed, score
 
 
@@ -122,7 +128,7 @@ def test_what_is_written_is_read_and_written_again(text: str, perturbation: Any)
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("wind", r"got 'wind', expected one of step:amplitude=\.\.\.,\[onset=\.\.\.\],\[length=\.\.\.\], noisy:"),
+        ("wind", r"got 'wind', expected one of step:amplitude=\.\.\.,\[onset=\.\.\.\],\[length=\.\.\.\],\[strict=\.\.\.\], noisy:"),
         ("step", "got 'step' without amplitude, expected step:amplitude="),
         ("step:force=1", "got 'force=1' in 'step:force=1', expected step:amplitude="),
         ("step:amplitude=1,amplitude=2", "each parameter once"),
@@ -183,3 +189,90 @@ def test_contrast_of_positive_inputs_is_about_zero(tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", x=x, y=np.arange(60) % 2)
     test = find_task(str(tmp_path / "data.npz"), preparation=Preparation(missing="mask-channel")).load().test
     np.testing.assert_array_equal(test.centre, [0, 0, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(("n_steps", "onset", "end"), [(784, 200, 400), (112, 29, 58), (1024, 261, 522)])
+def test_presets_have_the_values_of_the_paper(n_steps: int, onset: int, end: int) -> None:
+    step, noise, sine = parse("paper-step"), parse("paper-noise"), parse("sine")
+    expected = torch.zeros(n_steps)
+    expected[onset:end] = 1
+    assert torch.equal(step.drive(n_steps), expected)
+    drive = noise.drive(n_steps, 50, seeds=range(20))
+    assert not drive[:onset].any()
+    assert not drive[end:].any()
+    assert drive[onset:end].mean().item() == pytest.approx(5, abs=0.05)
+    assert drive[onset:end].std().item() == pytest.approx(math.sqrt(2), abs=0.03)
+    assert torch.equal(sine.contrast(n_steps), VariableContrast(0.5, 1.0, 0.0).contrast(n_steps))
+
+
+def test_presets_take_every_parameter() -> None:
+    assert parse("paper-step:amplitude=30,onset=3,length=2").drive(10)[3:5].tolist() == [30, 30]
+    assert parse("paper-noise:deviation=0,mean=2,length=1,onset=0").drive(4, 1, [1]).flatten().tolist() == [2, 0, 0, 0]
+    assert parse("sine:amplitude=0.1,phase=1,frequency=2") == PERTURBATIONS["sine"](0.1, 2.0, 1.0)
+
+
+def test_a_strict_drive_leaves_its_first_step_out() -> None:
+    """199 steps, 201 to 399, in the authors' code."""
+    drive = parse("paper-step:strict=true").drive(784)
+    assert drive.nonzero().flatten().tolist() == list(range(201, 400))
+    noise = parse("paper-noise:strict=true").drive(784, 1, [0])
+    assert noise.flatten().nonzero().flatten().tolist() == list(range(201, 400))
+    assert not parse("step:amplitude=1,onset=3,length=0,strict=true").drive(3).any()
+
+
+def test_a_shared_draw_is_that_of_all_sequences_of_a_batch() -> None:
+    assert seeds_of(NoisyDrive(1.0, shared=True), 7, 3) == [7, 7, 7]
+    assert seeds_of(NoisyDrive(1.0), 7, 3) == seeds_of(None, 7, 3) == [7, 8, 9]
+    noise = NoisyDrive(1.0, shared=True).drive(8, 4, seeds_of(NoisyDrive(1.0, shared=True), 7, 3))
+    assert torch.equal(noise[:, 0], noise[:, 2])
+    assert noise.any()
+    contrast = RandomContrast(shared=True)
+    factor = contrast.contrast(8, seeds_of(contrast, 7, 3))
+    assert torch.equal(factor[:, 0], factor[:, 1])
+
+
+def test_shared_noise_is_shared_in_scores_and_in_training() -> None:
+    x, y = np.repeat(np.random.RandomState(0).rand(1, 8, 2).astype(np.float32), 6, axis=0), np.zeros(6, np.int64)
+    model = build_classifier("relu", 4, input_size=2)
+    for shared, distinct in ((True, 1), (False, 6)):
+        kept: list[np.ndarray] = []
+        score(model, Sequences(x, y), perturbation=NoisyDrive(3.0, mean=5.0, shared=shared), kept=kept)
+        assert len(np.unique(np.concatenate(kept).round(4), axis=0)) == distinct
+    config = TrainConfig(perturb=("random-contrast:shared=true",), perturb_share=1.0)
+    assert len(set(Augmentation(config).draw(3, 5)[1])) == 1
+
+
+def test_flags_are_written_only_where_they_are_set() -> None:
+    """Scores are kept under these texts, also by earlier versions."""
+    assert describe(StepDrive(0.5)) == "step:amplitude=0.5"
+    assert describe(NoisyDrive(1.0)) == "noisy:deviation=1,mean=0"
+    assert describe(RandomContrast()) == "random-contrast:amplitude=0.2,highest_frequency=2"
+    assert describe(parse("noisy:deviation=1,shared=true")) == "noisy:deviation=1,mean=0,shared=true"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("step:amplitude=1,strict=1", "perturb: got 'strict=1' in .*, expected true or false"),
+        ("step:amplitude=1,shared=true", "perturb: got 'shared=true' in .*, expected step:amplitude"),
+    ],
+)
+def test_flags_that_are_refused(text: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse(text)
+
+
+@pytest.mark.parametrize("kind", [StepDrive, NoisyDrive])
+def test_flags_are_booleans(kind: Any) -> None:
+    with pytest.raises(ConfigError, match="strict: got 1, expected True or False"):
+        kind(1.0, strict=1)
+
+
+def test_drives_are_not_defined_for_networks_of_several_gates() -> None:
+    for model in MODELS:
+        gated = model in ("lstm", "gru")
+        for text in ("step:amplitude=1", "noisy:deviation=1", "paper-step", "paper-noise"):
+            assert is_defined(model, parse(text)) is not gated
+        for text in ("sine", "contrast:amplitude=1", "random-contrast"):
+            assert is_defined(model, parse(text))
+        assert is_defined(model, None)

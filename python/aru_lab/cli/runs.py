@@ -79,10 +79,13 @@ class Evaluate:
     """The folder of the run."""
 
     perturb: tuple[str, ...] = STANDARD
-    """Perturbations, one row of the table for each: step:amplitude=...,onset=...,length=...;
-    noisy:deviation=...,mean=...,onset=...,length=...; contrast:amplitude=...,frequency=...,phase=...;
-    random-contrast:amplitude=...,highest_frequency=... Only the first parameter is required; drives then begin at step
-    T // 4 and last T // 2 steps."""
+    """Perturbations, one row of the table for each: step:amplitude=...,onset=...,length=...,strict=true;
+    noisy:deviation=...,mean=...,onset=...,length=...,strict=true,shared=true;
+    contrast:amplitude=...,frequency=...,phase=...; random-contrast:amplitude=...,highest_frequency=...,shared=true.
+    Only the first parameter is required; drives then begin at step T // 4 and last T // 2 steps. paper-step,
+    paper-noise and sine have the same parameters with the paper's values as defaults (ξ = 1; mean 5, deviation √2; A =
+    0.5; drives from step 200 for 200 steps of 784, in proportion to T). strict: the drive leaves its first step out;
+    shared: one draw for a batch; both as in the authors' code."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """best: the epoch with the best validation accuracy; last: the latest checkpoint."""

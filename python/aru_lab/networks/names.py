@@ -6,4 +6,6 @@ from __future__ import annotations
 MODELS = ("arun", "gamma-homogeneous", "gamma-heterogeneous", "relu", "lstm", "gru")
 # Those with a gain and a saturation, n and s.
 ADAPTABLE = ("arun", "gamma-homogeneous", "gamma-heterogeneous")
+# Those whose neurons have one pre-activation, to which a drive is added; the paper defines drives for no others.
+DRIVABLE = (*ADAPTABLE, "relu")
 PARTS = ("activation", "recurrent", "readout", "encoder")

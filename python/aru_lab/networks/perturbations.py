@@ -20,6 +20,9 @@ from torch import Tensor
 
 from aru_lab.arguments import check_finite, check_whole
 from aru_lab.errors import ConfigError
+from aru_lab.networks.names import DRIVABLE
+
+PAPER_STEPS = 784  # T of the paper's tests
 
 
 class Perturbation(Protocol):
@@ -44,13 +47,31 @@ class Perturbation(Protocol):
         ...
 
 
+def rescale(steps: int, n_steps: int) -> int:
+    """A step or a number of steps of the paper's 784 in a sequence of `n_steps`.
+
+    Examples:
+        >>> rescale(200, 784), rescale(200, 112)
+        (200, 29)
+    """
+    return round(steps * n_steps / PAPER_STEPS)
+
+
 @dataclass(frozen=True)
 class _Drive:
-    """Base class of drives: they last `length` τ steps from step `onset`; None takes T // 2 and T // 4."""
+    """Base class of drives: they last `length` τ steps from step `onset`; None takes T // 2 and T // 4.
+
+    A `strict` drive leaves its first step out, as in the authors' code.
+    """
 
     def _check(self) -> None:
         for name in ("onset", "length"):
             check_whole(name, getattr(self, name), 0, optional=True)
+        _check_flag(self, "strict")
+
+    def _defaults(self, n_steps: int) -> tuple[int, int]:
+        """Onset and length where they are None."""
+        return n_steps // 4, n_steps // 2
 
     def bounds(self, n_steps: int) -> tuple[int, int]:
         """First driven step and the step after the last one, in a sequence of `n_steps`.
@@ -58,14 +79,15 @@ class _Drive:
         Raises:
             ConfigError: the drive does not end within the sequence.
         """
-        onset = n_steps // 4 if self.onset is None else self.onset
-        length = n_steps // 2 if self.length is None else self.length
+        onset, length = self._defaults(n_steps)
+        onset = onset if self.onset is None else self.onset
+        length = length if self.length is None else self.length
         if onset + length > n_steps:
             raise ConfigError(
                 f"length: got a drive from step {onset} of length {length}, expected it to end within the sequence of "
                 f"{n_steps} steps."
             )
-        return onset, onset + length
+        return onset + (self.strict and length > 0), onset + length
 
     def contrast(self, n_steps: int, seeds: Sequence[int] = ()) -> Tensor | None:
         """None: the inputs stay as they are."""
@@ -80,11 +102,13 @@ class StepDrive(_Drive):
         amplitude: ξ, in units of the pre-activation; either sign.
         onset: first driven step, counted from 0; None takes T // 4.
         length: τ, number of driven steps; None takes T // 2.
+        strict: leave the first step out, as in the authors' code.
     """
 
     amplitude: float
     onset: int | None = None
     length: int | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         _check_finite(self, "amplitude")
@@ -107,14 +131,19 @@ class NoisyDrive(_Drive):
         mean: μ_ξ.
         onset: first driven step, counted from 0; None takes T // 4.
         length: τ, number of driven steps; None takes T // 2.
+        strict: leave the first step out, as in the authors' code.
+        shared: draw once for all sequences of a batch, as in the authors' code.
     """
 
     deviation: float
     mean: float = 0.0
     onset: int | None = None
     length: int | None = None
+    strict: bool = False
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        _check_flag(self, "shared")
         _check_finite(self, "mean", "deviation")
         if self.deviation < 0:
             raise ConfigError(f"deviation: got {self.deviation!r}, expected a number of at least 0.")
@@ -166,12 +195,15 @@ class RandomContrast:
     Args:
         amplitude: A.
         highest_frequency: in periods a sequence.
+        shared: draw once for all sequences of a batch, as in the authors' code.
     """
 
     amplitude: float = 0.2
     highest_frequency: float = 2.0
+    shared: bool = False
 
     def __post_init__(self) -> None:
+        _check_flag(self, "shared")
         _check_finite(self, "amplitude", "highest_frequency")
 
     def drive(self, n_steps: int, n_neurons: int = 1, seeds: Sequence[int] = ()) -> Tensor | None:
@@ -185,12 +217,67 @@ class RandomContrast:
         return torch.stack(waves, dim=1) if waves else torch.ones(n_steps, 0)
 
 
+class _PaperDrive(_Drive):
+    """Base class of the paper's drives: by default from step 200 for 200 steps of 784, in proportion to T."""
+
+    def _defaults(self, n_steps: int) -> tuple[int, int]:
+        return rescale(200, n_steps), rescale(200, n_steps)
+
+
+@dataclass(frozen=True)
+class PaperStep(_PaperDrive, StepDrive):
+    """The paper's step drive: ξ = 1 from step 200 for 200 steps of 784; arguments as in `StepDrive`."""
+
+    amplitude: float = 1.0
+
+
+@dataclass(frozen=True)
+class PaperNoise(_PaperDrive, NoisyDrive):
+    """The paper's noisy drive: mean 5, deviation √2, at the steps of `PaperStep`; arguments as in `NoisyDrive`."""
+
+    deviation: float = math.sqrt(2)
+    mean: float = 5.0
+
+
+@dataclass(frozen=True)
+class Sine(VariableContrast):
+    """The paper's variable contrast: A = 0.5, f = 1, φ = 0; arguments as in `VariableContrast`."""
+
+    amplitude: float = 0.5
+
+
 PERTURBATIONS: dict[str, type[Perturbation]] = {
     "step": StepDrive,
     "noisy": NoisyDrive,
     "contrast": VariableContrast,
     "random-contrast": RandomContrast,
+    "paper-step": PaperStep,
+    "paper-noise": PaperNoise,
+    "sine": Sine,
 }
+_FLAGS = {"true": True, "false": False}
+
+
+def is_defined(model: str, perturbation: Perturbation | None) -> bool:
+    """Whether the paper defines a network's response: LSTM and GRU have no one pre-activation that a drive is added to.
+
+    `SequenceClassifier` drives their candidate; tables of the paper's results leave that out.
+
+    Args:
+        model: one of names.MODELS.
+        perturbation: what the network is under; None is the clean input.
+
+    Examples:
+        >>> is_defined("lstm", Sine()), is_defined("lstm", PaperStep()), is_defined("relu", PaperStep())
+        (True, False, True)
+    """
+    return model in DRIVABLE or not isinstance(perturbation, _Drive)
+
+
+def seeds_of(perturbation: Perturbation | None, first: int, n: int) -> list[int]:
+    """The seeds of a batch of n sequences: `first` and those that follow, or all `first` where a draw is shared."""
+    shared = getattr(perturbation, "shared", False)
+    return [first if shared else first + k for k in range(n)]
 
 
 def parse(text: str) -> Perturbation:
@@ -203,11 +290,16 @@ def parse(text: str) -> Perturbation:
     if name not in PERTURBATIONS:
         raise ConfigError(f"perturb: got {text!r}, expected one of {', '.join(map(usage, PERTURBATIONS))}.")
     fields = {field.name: field for field in dataclasses.fields(PERTURBATIONS[name])}
-    values: dict[str, float | int] = {}
+    values: dict[str, float | int | bool] = {}
     for item in filter(None, rest.split(",")):
         key, _, value = item.partition("=")
         if key not in fields or key in values:
             raise ConfigError(f"perturb: got {item!r} in {text!r}, expected {usage(name)}, each parameter once.")
+        if fields[key].type == "bool":
+            if value not in _FLAGS:
+                raise ConfigError(f"perturb: got {item!r} in {text!r}, expected true or false after the sign =.")
+            values[key] = _FLAGS[value]
+            continue
         try:
             values[key] = int(value) if "int" in str(fields[key].type) else float(value)
         except ValueError as error:
@@ -231,10 +323,17 @@ def usage(name: str) -> str:
 
 
 def describe(perturbation: Perturbation) -> str:
-    """The perturbation as `parse` reads it; parameters that are None are left out."""
+    """The perturbation as `parse` reads it; parameters that are None or False are left out."""
     name = next(name for name, kind in PERTURBATIONS.items() if kind is type(perturbation))
-    values = {key: value for key, value in vars(perturbation).items() if value is not None}
-    return f"{name}:" + ",".join(f"{key}={value:.12g}" for key, value in values.items())
+    values = {key: value for key, value in vars(perturbation).items() if value is not None and value is not False}
+    return f"{name}:" + ",".join(
+        f"{key}=true" if value is True else f"{key}={value:.12g}" for key, value in values.items()
+    )
+
+
+def _check_flag(perturbation: object, name: str) -> None:
+    if not isinstance(getattr(perturbation, name), bool):
+        raise ConfigError(f"{name}: got {getattr(perturbation, name)!r}, expected True or False.")
 
 
 def _check_finite(perturbation: object, *names: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from aru_lab.networks.perturbations import Perturbation, parse
+from aru_lab.networks.perturbations import Perturbation, parse, seeds_of
 from aru_lab.runs.config import TrainConfig
 
 
@@ -35,4 +35,4 @@ class Augmentation:
         share, which = torch.rand(2, generator=generator).tolist()
         first = int(torch.randint(2**62, (), generator=generator))
         chosen = self.perturbations[int(which * len(self.perturbations))] if share < self._share else None
-        return chosen, list(range(first, first + n))
+        return chosen, seeds_of(chosen, first, n)

@@ -27,7 +27,7 @@ from aru_lab.networks.classifier import (
     draw_lstm_weights,
     set_gamma,
 )
-from aru_lab.networks.perturbations import Perturbation
+from aru_lab.networks.perturbations import Perturbation, seeds_of
 from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.losses import loss_of, n_right, quality_of, spread_of
@@ -63,7 +63,8 @@ def score(
     Args:
         model: the classifier.
         sequences: what it reads.
-        batch_size: sequences at once; the score does not depend on it beyond rounding.
+        batch_size: sequences at once; the score does not depend on it beyond rounding, unless a perturbation is shared
+            by a batch.
         perturbation: what is done to the network; its random numbers are the same at every call.
         between_batches: called after every batch; it may raise to stop.
         kept: a list to which the outputs of every batch are appended.
@@ -75,7 +76,7 @@ def score(
     with torch.no_grad():
         for start in range(0, len(sequences), batch_size):
             x, y = to_tensors(sequences, slice(start, start + batch_size), parameter.device, parameter.dtype)
-            seeds = range(TEST_SEED + start, TEST_SEED + start + len(y))
+            seeds = seeds_of(perturbation, TEST_SEED + start, len(y))
             index = slice(start, start + batch_size)
             outputs = model(
                 x, **read_out(sequences, index), **perturbed(model, x, perturbation, seeds, sequences.centre)

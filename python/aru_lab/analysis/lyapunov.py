@@ -19,19 +19,13 @@ from torch import Tensor, nn
 from aru_kernels import reference
 from aru_lab.analysis import checks
 from aru_lab.analysis.checks import AnalysisError
-from aru_lab.analysis.network import Layer, gamma_derivatives, gamma_slope, layer_of
-from aru_lab.analysis.parts import Part, Report
-from aru_lab.analysis.responses import drive_network
-from aru_lab.analysis.settings import Settings
+from aru_lab.analysis.network import Layer, gamma_derivatives, gamma_slope, layer_of, recurrent_weight
 from aru_lab.errors import ConfigError
-from aru_lab.runs.analyses import Result, Run, Table
 
 EPSILON = torch.finfo(torch.float64).eps
 
 # state (B, D), vectors (B, D, k), step -> next state (B, D), J(state) vectors (B, D, k)
 TangentMap = Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]]
-
-STARTS = 4  # initial conditions of the Lyapunov exponents at every drive
 
 
 @dataclass(frozen=True)
@@ -57,6 +51,7 @@ def lyapunov_exponents(
     blocks: int = 10,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    strict: bool = True,
 ) -> Exponents:
     """The k largest Lyapunov exponents of a map, or all.
 
@@ -70,6 +65,8 @@ def lyapunov_exponents(
         blocks: N >= 2, blocks for the error bar. Too short a block underestimates the error of a correlated series.
         seed: of the random orthonormal Q at the beginning.
         progress: called with the steps done and all steps, transient included.
+        strict: whether a failure is an error. Otherwise exponents are minus infinity from the first singular direction
+            on, and NaN where the state left the finite numbers; the other initial conditions go on.
 
     Raises:
         ConfigError: an argument out of its range.
@@ -87,18 +84,29 @@ def lyapunov_exponents(
     if checks.whole("steps", steps) < blocks:
         raise ConfigError(f"steps: got {steps}, expected at least {blocks}, one for each block of the error bar.")
     generator = torch.Generator().manual_seed(checks.whole("seed", seed, 0))
-    q = torch.randn(len(state), size, k, dtype=torch.float64, generator=generator)
-    q, _ = torch.linalg.qr(q)
+    # One for all initial conditions, so that their exponents do not depend on the others in the batch.
+    q, _ = torch.linalg.qr(torch.randn(size, k, dtype=torch.float64, generator=generator))
+    q = q.expand(len(state), size, k)
     sums = torch.zeros(blocks, len(state), k, dtype=torch.float64)
     counts = torch.zeros(blocks)
+    failed = torch.zeros(len(state), k, dtype=torch.float64)  # what is added to the exponents at the end
     with torch.no_grad():
         for step in range(transient + steps):
-            state, z = tangent(state, q, step)
-            q, stretch = _positive_qr(z)
+            following, z = tangent(state, q, step)
+            finite = following.isfinite().all(1) & z.flatten(1).isfinite().all(1)
+            turned, stretch = _positive_qr(torch.where(finite[:, None, None], z, q))
             # Below this the QR of Z is rounding error: the Jacobian is singular to working precision.
             regular = stretch > EPSILON * z.flatten(1).norm(dim=1, keepdim=True)
-            if not (state.isfinite().all() and regular.all()):
-                raise _failure(state, z, regular, step)
+            if not (finite.all() and regular.all()):
+                if strict:
+                    raise _failure(following, z, regular, step)
+                failed += torch.where(regular.cumprod(1).bool(), 0.0, -math.inf)
+                failed[~finite] = math.nan
+                # What failed counts no more: a state that ran away stays where it was, and 0 has no direction.
+                following = torch.where(finite[:, None], following, state)
+                turned = torch.where(regular[:, :1, None] & finite[:, None, None], turned, q)
+                stretch = torch.where(regular & finite[:, None], stretch, 1.0)
+            state, q = following, turned
             if step >= transient:
                 block = (step - transient) * blocks // steps
                 sums[block] += stretch.log()
@@ -107,7 +115,7 @@ def lyapunov_exponents(
                 progress(step + 1, transient + steps)
     means = sums / counts[:, None, None]
     return Exponents(
-        (sums.sum(0) / steps).numpy(),
+        (sums.sum(0) / steps + failed).numpy(),
         (means.std(0) / math.sqrt(blocks)).numpy(),
         means.numpy(),
         state.numpy(),
@@ -116,6 +124,9 @@ def lyapunov_exponents(
 
 def _positive_qr(z: Tensor) -> tuple[Tensor, Tensor]:
     """Q and diag(R) > 0 of Z = Q R; LAPACK leaves the signs of diag(R) open."""
+    if z.shape[-1] == 1:  # Q of one vector is its direction
+        length = z.norm(dim=1, keepdim=True)
+        return z / torch.where(length > 0, length, 1.0), length[:, 0]
     q, r = torch.linalg.qr(z)
     diagonal = r.diagonal(dim1=-2, dim2=-1)
     return q * torch.where(diagonal < 0, -1.0, 1.0)[:, None, :], diagonal.abs()
@@ -173,6 +184,16 @@ def static_tangent(layer: Layer, n: Tensor, s: Tensor, current: Tensor) -> Tange
     return tangent
 
 
+def relu_tangent(weight_hh: Tensor, current: Tensor) -> TangentMap:
+    """The tangent map of h -> max(W_hh h + I_t, 0): J = diag(a > 0) W_hh. `current` as in `static_tangent`."""
+
+    def tangent(h: Tensor, vectors: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        a = h @ weight_hh.T + current[min(step, len(current) - 1)]
+        return a.relu(), (a > 0)[..., None] * (weight_hh @ vectors)
+
+    return tangent
+
+
 def joint_step(layer: Layer, state: Tensor, current: Tensor) -> Tensor:
     """One step of an ARUN's joint state: (B, H + H·G) = (h, g flattened) -> the next; current (H,) or (B, H)."""
     return _joint_step(layer, state, current)[0]
@@ -219,32 +240,38 @@ def network_exponents(
     held: tuple[Any, Any] | None = None,
     initial: Any = None,
     n_initial: int = 4,
+    bias: bool = True,
     **options: Any,
 ) -> Exponents:
     """Lyapunov exponents of a network's state map: how fast small differences of its state grow, in nats a step.
 
-    GammaRNN: of h. ARUN with `held` = (n, s): of h with n and s held there, the paper's choice. ARUN without: of the
-    joint state (h, g), of dimension H (1 + G).
+    GammaRNN and torch.nn.RNN: of h. ARUN with `held` = (n, s): of h with n and s held there, the paper's choice. ARUN
+    without: of the joint state (h, g), of dimension H (1 + G).
 
     Args:
-        network: ARUN or GammaRNN of one layer. Its input is 0; b acts.
+        network: ARUN, GammaRNN or torch.nn.RNN with ReLU, of one layer. Its input is 0.
         k: number of exponents, the largest; None takes all.
         drive: input current ξ beside b: a number, (T',), (T', H), or (T', B, H) with drives of their own for each
             initial condition; after T' steps the last one stays on.
         held: n and s, each a number, (H,) or (B, H).
         initial: (B, H) or (B, H + H·G), initial states; None draws `n_initial`: h ~ U(0, 1), g ~ U(-1, 1).
         n_initial: B.
-        options: steps, transient, blocks, seed, progress of `lyapunov_exponents`.
+        bias: whether b acts; the paper's map has none.
+        options: steps, transient, blocks, seed, progress, strict of `lyapunov_exponents`.
 
     Raises:
         ConfigError: an argument does not fit the network.
         AnalysisError: as in `lyapunov_exponents`.
     """
-    layer = layer_of(network)
-    H, G = layer.hidden_size, layer.controller_size
+    relu = type(network) is nn.RNN
+    weight = recurrent_weight(network)
+    layer = None if relu else layer_of(network)
+    H, G = len(weight), 0 if relu else layer.controller_size
     joint = G > 0 and held is None
+    if relu and network.nonlinearity != "relu":
+        raise ConfigError(f"network: got an RNN with {network.nonlinearity}, expected one with relu.")
     if held is not None and G == 0:
-        raise ConfigError("held: got n and s, expected None: a GammaRNN has its own; `held` is for an ARUN.")
+        raise ConfigError("held: got n and s, expected None: only an ARUN's are held.")
     size = H * (1 + G) if joint else H
     if initial is None:
         rng = np.random.default_rng([options.get("seed", 0), 1])
@@ -254,7 +281,11 @@ def network_exponents(
     start = checks.array("initial", np.atleast_2d(initial), ndim=2)
     if start.shape[1] != size:
         raise ConfigError(f"initial: got states of dimension {start.shape[1]}, expected {size}.")
-    current = _current(layer, drive, len(start))
+    current = _drive(drive, len(start), H)
+    if bias:
+        current = current + (layer.bias if layer else (network.bias_ih_l0 + network.bias_hh_l0).detach().to(current))
+    if relu:
+        return lyapunov_exponents(relu_tangent(weight, current), start, k, **options)
     if joint:
         return lyapunov_exponents(joint_tangent(layer, current), start, k, **options)
     if held is None:
@@ -264,16 +295,15 @@ def network_exponents(
     return lyapunov_exponents(static_tangent(layer, n, s, current), start, k, **options)
 
 
-def _current(layer: Layer, drive: Any, batch: int) -> Tensor:
+def _drive(drive: Any, batch: int, H: int) -> Tensor:
     xi = checks.array("drive", np.atleast_1d(np.asarray(drive, dtype=np.float64)))
     xi = xi[:, None] if xi.ndim == 1 else xi
-    H = layer.hidden_size
     if xi.ndim > 3 or xi.shape[-1] not in (1, H) or (xi.ndim == 3 and xi.shape[1] not in (1, batch)):
         raise ConfigError(
             f"drive: got shape {xi.shape}, expected a number, (T',), (T', {H}) or (T', {batch}, {H}): a drive for each "
             "initial condition."
         )
-    return layer.bias + torch.from_numpy(xi)
+    return torch.from_numpy(xi).expand(*xi.shape[:-1], H)
 
 
 def _held(name: str, value: Any, batch: int, size: int) -> Tensor:
@@ -281,82 +311,3 @@ def _held(name: str, value: Any, batch: int, size: int) -> Tensor:
     if x.shape not in ((1,), (size,), (batch, size)):
         raise ConfigError(f"held {name}: got shape {x.shape}, expected a number, ({size},) or ({batch}, {size}).")
     return torch.from_numpy(x).expand(batch, size)
-
-
-def analyse_exponents(run: Run, settings: Settings, report: Report) -> Result:
-    """Largest Lyapunov exponents against a constant drive: see KINDS in docs/analysis.md."""
-    network, drives = run.network, settings.amplitudes
-    size = network.hidden_size
-    kinds = ("adaptive", "fixed", "joint") if run.adaptive else ("static",)
-    k = min(settings.exponents, size)
-    values, errors = np.full((2, len(kinds), len(drives), k), np.nan)
-    spread = np.full((len(kinds), len(drives)), np.nan)
-    remarks = []
-    shapes = _steady_shapes(run, settings) if run.adaptive else None
-    starts = np.random.default_rng([settings.seed, 1]).uniform(size=(STARTS, size))
-    if "joint" in kinds:
-        units = run.network.controller_size
-        g = np.random.default_rng([settings.seed, 2]).uniform(-1, 1, (STARTS, size * units))
-    n_steps = settings.steps + max(1, settings.steps // 5)
-
-    def follow(i: int, chosen: list[int]) -> None:
-        """The exponents of one kind at the drives of these indices, all in one batch."""
-        kind = kinds[i]
-        held = None
-        if kind in ("adaptive", "fixed"):
-            held = shapes[:, chosen if kind == "adaptive" else [0] * len(chosen)].repeat(STARTS, axis=1)
-        initial = np.concatenate([starts, g], axis=1) if kind == "joint" else starts
-        found = network_exponents(
-            network,
-            k,
-            np.array([drives[j] for j in chosen]).repeat(STARTS)[None, :, None],
-            held,
-            np.tile(initial, (len(chosen), 1)),
-            steps=settings.steps,
-            transient=n_steps - settings.steps,
-            seed=settings.seed,
-            progress=lambda done, _: report(i * n_steps + done, len(kinds) * n_steps),
-        )
-        by_drive = found.exponents.reshape(len(chosen), STARTS, k)
-        values[i, chosen] = by_drive.mean(1)
-        errors[i, chosen] = found.error.reshape(by_drive.shape).mean(1) / np.sqrt(STARTS)
-        spread[i, chosen] = by_drive[:, :, 0].std(1)
-
-    for i, kind in enumerate(kinds):
-        try:
-            follow(i, list(range(len(drives))))
-        except AnalysisError:  # of some drive: the others stand
-            for j, xi in enumerate(drives):
-                try:
-                    follow(i, [j])
-                except AnalysisError as error:
-                    remarks.append(f"{kind} at ξ = {xi:g}: {error}")
-    rows = [
-        (kind, xi, index + 1, values[i, j, index], errors[i, j, index])
-        for i, kind in enumerate(kinds)
-        for j, xi in enumerate(drives)
-        for index in range(k)
-    ]
-    largest = ", ".join(f"{kind} {values[i, 0, 0]:.4f}" for i, kind in enumerate(kinds))
-    return Result(
-        {
-            "kinds": np.array(kinds),
-            "amplitudes": np.array(drives),
-            "exponents": values,
-            "error": errors,
-            "spread": spread,
-        },
-        {"lyapunov": Table(("kind", "amplitude", "index", "exponent", "error"), rows)},
-        "; ".join([f"largest exponent without drive: {largest}", *remarks[:1]]),
-    )
-
-
-def _steady_shapes(run: Run, settings: Settings) -> np.ndarray:
-    """The n and s of every neuron, settled under each constant drive from the zero state: (2, A, H)."""
-    steps = 300
-    current = np.array(settings.amplitudes)[None, :, None].repeat(steps, 0).repeat(run.network.hidden_size, 2)
-    _, _, n, s = drive_network(run.network, lambda _: current, repeats=1)
-    return np.stack([x[:, 0, steps // 2 :].astype(np.float64).mean(1) for x in (n, s)])
-
-
-PART = Part(analyse_exponents, ("amplitudes", "steps", "exponents", "seed"))

@@ -95,6 +95,8 @@ def recurrent_weight(network: nn.Module) -> Tensor:
     """
     if type(network) is not nn.RNN:
         check_network(network)
+    elif network.num_layers != 1 or network.bidirectional:
+        raise ConfigError("network: got more than one layer or direction, expected one.")
     return network.weight_hh_l0.detach().to("cpu", torch.float64, copy=True)
 
 

@@ -1,4 +1,4 @@
-"""Linear stability of the networks: the Jacobian's norm over (n, s), Proposition 1, and the spectrum of W_hh.
+"""Linear stability: the Jacobian's norm over (n, s), Proposition 1, and the spectrum of W_hh.
 
 Source: Geadah et al. 2024, Proposition 1 and the analyses of regularization. γ's derivatives come from
 `aru_kernels.reference` by automatic differentiation. Lyapunov exponents: `aru_lab.analysis.lyapunov`.
@@ -20,6 +20,8 @@ from aru_lab.analysis.parts import Part, Report
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Result, Run, Table
+
+MARGIN = 0.013  # ε of the authors' figure: their boundary is γ' + ε = 1
 
 
 @dataclass(frozen=True)
@@ -54,64 +56,76 @@ def jacobian_norms(
 ) -> JacobianNorms:
     """Mean of ||diag(γ'(a; n, s)) W_hh||_2 over h ~ U(low, high), a = W_hh h + b, at every point of a grid.
 
+    With an orthogonal W_hh the norm is the largest |γ'(a_i)|, and is computed as such.
+
     Args:
-        weight_hh: (H, H).
+        weight_hh: (H, H), or (D, H, H), D matrices over which the mean is taken as well.
         gains, saturations: (N,) and (S,), rising; at least two points each. The same n and s for all neurons.
         bias: b, a number or (H,).
-        samples: states h, the same ones for every point of the grid.
+        samples: states h for each matrix, the same ones for every point of the grid.
         low, high: ends of h's uniform distribution.
         seed: of the states.
         progress: called with the points done and all points.
 
     Raises:
-        ConfigError: an argument out of its range, or a grid of one point.
+        ConfigError: an argument out of its range, a grid of one point, or a single state.
     """
-    weight = torch.from_numpy(square("weight_hh", weight_hh))
+    weight = torch.from_numpy(square("weight_hh", weight_hh, several=True))
+    weight = weight.reshape(-1, *weight.shape[-2:])
+    size = weight.shape[-1]
     n, s = (_grid(name, value) for name, value in (("gains", gains), ("saturations", saturations)))
     if checks.number("high", high) <= checks.number("low", low):
         raise ConfigError(f"high: got {high:g}, expected a number above low, {low:g}.")
     b = torch.from_numpy(checks.array("bias", np.atleast_1d(np.asarray(bias, dtype=np.float64)), ndim=1))
-    if len(b) not in (1, len(weight)):
-        raise ConfigError(f"bias: got {len(b)} values, expected one or {len(weight)}.")
+    if len(b) not in (1, size):
+        raise ConfigError(f"bias: got {len(b)} values, expected one or {size}.")
     rng = np.random.default_rng(checks.whole("seed", seed, 0))
-    h = torch.from_numpy(rng.uniform(low, high, (checks.whole("samples", samples, 2), len(weight))))
-    norms = np.empty((len(n), len(s), samples))
+    checks.whole("samples", samples, 2 if len(weight) == 1 else 1)
+    h = torch.from_numpy(rng.uniform(low, high, (len(weight), samples, size)))
+    a = h @ weight.mT + b
+    identity = torch.eye(size, dtype=weight.dtype)
+    orthogonal = all(torch.allclose(one @ one.T, identity, rtol=0, atol=1e-10) for one in weight)
+    norms = np.empty((len(n), len(s), len(weight) * samples))
     for i, gain in enumerate(n):
         for j, saturation in enumerate(s):
-            jacobians = state_jacobian(h, weight, torch.tensor(gain), torch.tensor(saturation), b)
-            norms[i, j] = torch.linalg.matrix_norm(jacobians, ord=2).numpy()
+            slope = gamma_slope(a, torch.tensor(gain), torch.tensor(saturation))
+            if orthogonal:
+                found = slope.abs().amax(-1)
+            else:
+                found = torch.linalg.matrix_norm(slope[..., None] * weight[:, None], ord=2)
+            norms[i, j] = found.flatten().numpy()
             if progress is not None:
                 progress(i * len(s) + j + 1, len(n) * len(s))
-    return JacobianNorms(n, s, norms.mean(2), norms.std(2, ddof=1) / np.sqrt(samples))
+    return JacobianNorms(n, s, norms.mean(2), norms.std(2, ddof=1) / np.sqrt(norms.shape[2]))
 
 
-def noise_decays(mean: Any, n: Any, s: Any, sigma: float = 1.0) -> np.ndarray:
+def noise_decays(mean: Any, n: Any, s: Any, sigma: float = 1.0, margin: float = 0.0) -> np.ndarray:
     """Proposition 1: whether the variance of small noise on every neuron decays in a step, γ'(μ; n, s)² σ² < 1.
 
     Args:
         mean: μ, mean pre-activation; n, s: gain and saturation; each broadcasts with the others.
-        sigma: the factor by which W_hh stretches the noise; 1 for an orthogonal W_hh. For any other `mean_stretch` is
-            its average over directions, for which the statement holds on average, and `spectral_norm` its largest, for
-            which it is sufficient.
+        sigma: σ, deviation of the noise; W_hh is orthogonal.
+        margin: ε, by which |γ'| σ must stay below 1; the authors' figure has `MARGIN`.
 
     Returns:
         Boolean, of the broadcast shape; the variance along any direction of the state decays where all neurons' are
         true.
     """
-    slope = _slope(mean, n, s)
-    return (slope * checks.number("sigma", sigma, 0, open_end=True)) ** 2 < 1
+    return np.abs(slope_at(mean, n, s)) < _limit(sigma, margin)
 
 
-def stability_boundary(mean: float, gains: Any, sigma: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+def stability_boundary(
+    mean: float, gains: Any, sigma: float = 1.0, margin: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
     """The edge of Proposition 1's stable region in the (n, s) plane, at a mean pre-activation μ.
 
     γ is affine in s, and so is γ'(μ) = p(n) + s q(n), with p and q its values at s = 0 and s = 1 less s = 0. The region
-    at a given n is therefore the interval of s between (-1/σ - p)/q and (1/σ - p)/q.
+    at a given n is therefore the interval of s between (-l - p)/q and (l - p)/q, with l = (1 - ε)/σ.
 
     Args:
         mean: μ, for example the drive ξ.
         gains: (N,), n.
-        sigma: as in `noise_decays`.
+        sigma, margin: as in `noise_decays`.
 
     Returns:
         The lowest and the highest stable s for each gain, (N,) each; where γ' does not depend on s (q = 0), -inf and
@@ -119,9 +133,9 @@ def stability_boundary(mean: float, gains: Any, sigma: float = 1.0) -> tuple[np.
     """
     n = checks.array("gains", gains, ndim=1)
     mean = checks.number("mean", mean)
-    limit = 1 / checks.number("sigma", sigma, 0, open_end=True)
-    p = _slope(mean, n, 0.0)
-    q = _slope(mean, n, 1.0) - p
+    limit = _limit(sigma, margin)
+    p = slope_at(mean, n, 0.0)
+    q = slope_at(mean, n, 1.0) - p
     with np.errstate(divide="ignore", invalid="ignore"):
         ends = np.sort(np.stack([(-limit - p) / q, (limit - p) / q]), axis=0)
     flat = np.abs(q) < 1e-12
@@ -135,6 +149,7 @@ def predicted_path(
     sigma: float = 1.0,
     gains: tuple[float, float] = (0.1, 20.0),
     points: int = 4001,
+    margin: float = 0.0,
 ) -> np.ndarray:
     """The (n, s) that Proposition 1 predicts for each drive: the stable point nearest to (n, s) without drive.
 
@@ -145,7 +160,7 @@ def predicted_path(
     Args:
         drives: (A,), ξ.
         start: (n, s) without the drive.
-        sigma: as in `noise_decays`.
+        sigma, margin: as in `noise_decays`.
         gains: range of n that is searched, both ends of one sign.
         points: of the search in n.
 
@@ -162,7 +177,7 @@ def predicted_path(
     n = np.union1d(np.linspace(*gains, checks.whole("points", points, 2)), n0)
     path = []
     for mean in xi:
-        low, high = stability_boundary(mean, n, sigma)
+        low, high = stability_boundary(mean, n, sigma, margin)
         s = np.clip(s0, low, high)
         distance = np.hypot(n - n0, s - s0)
         if np.isnan(distance).all():
@@ -187,30 +202,16 @@ def spectrum(network_or_weight: Any) -> np.ndarray:
     return values[np.argsort(-np.abs(values), kind="stable")].astype(np.complex128)
 
 
-def spectral_norm(network_or_weight: Any) -> float:
-    """Largest singular value of W_hh; arguments and errors as in `spectrum`."""
-    return float(np.linalg.norm(_weight(network_or_weight), 2))
-
-
-def mean_stretch(network_or_weight: Any) -> float:
-    """Root of the mean squared singular value of W_hh, ||W_hh||_F / √H: its average stretch of isotropic noise.
-
-    1 for an orthogonal W_hh, σ for σ times one, where it equals `spectral_norm`; below that for any other. Arguments
-    and errors as in `spectrum`.
-    """
-    weight = _weight(network_or_weight)
-    return float(np.linalg.norm(weight) / np.sqrt(len(weight)))
-
-
-def square(name: str, value: Any) -> np.ndarray:
-    """`value` as a square float64 matrix.
+def square(name: str, value: Any, several: bool = False) -> np.ndarray:
+    """`value` as a square float64 matrix, or as several ones (D, H, H) if `several` permits.
 
     Raises:
         ConfigError: it is not.
     """
-    matrix = checks.array(name, value, ndim=2)
-    if matrix.shape[0] != matrix.shape[1]:
-        raise ConfigError(f"{name}: got a matrix of shape {matrix.shape}, expected a square one.")
+    stacked = several and np.ndim(value) == 3
+    matrix = checks.array(name, value, ndim=3 if stacked else 2)
+    if matrix.shape[-2] != matrix.shape[-1]:
+        raise ConfigError(f"{name}: got a matrix of shape {matrix.shape[-2:]}, expected a square one.")
     return matrix
 
 
@@ -220,9 +221,17 @@ def _weight(network_or_weight: Any) -> np.ndarray:
     return square("weight_hh", network_or_weight)
 
 
-def _slope(mean: Any, n: Any, s: Any) -> np.ndarray:
+def slope_at(mean: Any, n: Any, s: Any) -> np.ndarray:
+    """γ'(μ; n, s), float64 of the broadcast shape."""
     arguments = [torch.as_tensor(np.asarray(x, dtype=np.float64)) for x in (mean, n, s)]
     return gamma_slope(*arguments).numpy()
+
+
+def _limit(sigma: float, margin: float) -> float:
+    """What |γ'| must stay below."""
+    if checks.number("margin", margin, 0) >= 1:
+        raise ConfigError(f"margin: got {margin!r}, expected a number of at least 0 and below 1.")
+    return (1 - margin) / checks.number("sigma", sigma, 0, open_end=True)
 
 
 def _grid(name: str, value: Any) -> np.ndarray:
@@ -234,56 +243,6 @@ def _grid(name: str, value: Any) -> np.ndarray:
     return grid
 
 
-def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
-    """Norm of the Jacobian over (n, s), boundary and path of Proposition 1, and n and s under steps."""
-    saved = run.files.load("responses")
-    weight, bias = run.network.weight_hh_l0, run.network.bias_l0
-    onset, end = int(saved["onset"]), int(saved["end"])
-    settled = slice(end - (end - onset) // 2, end)
-    before, during, first = (
-        np.stack([saved[f"{name}_network"][:, steps].mean((1, 2)) for name in "ns"], axis=1)
-        for steps in (slice(onset // 2, onset), settled, slice(onset, onset + 1))
-    )
-    grid_n, grid_s = np.linspace(1, 20, settings.grid), np.linspace(0, 1, settings.grid)
-    norms = jacobian_norms(
-        weight, grid_n, grid_s, bias.detach().cpu(), settings.repeats * 2, seed=settings.seed, progress=report
-    )
-    sigma, largest = mean_stretch(run.network), spectral_norm(run.network)
-    drives = saved["amplitudes"]
-    # Around what the network visits, so that the boundary and the path can be drawn together.
-    visited = np.concatenate([before, during, first])
-    low, high = visited[:, 0].min(), visited[:, 0].max()
-    gains = np.linspace(max(0.05, low - 1 - (high - low)), max(high, 1) + 1 + (high - low), 200)
-    edges = np.array([stability_boundary(xi, gains, sigma) for xi in drives])
-    start = before[0]
-    path = predicted_path(drives, (start[0], start[1]), sigma) if start[0] > 0.1 else np.full((len(drives), 2), np.nan)
-    stable = [noise_decays(xi, *during[i], sigma) for i, xi in enumerate(drives)]
-    rows = [(xi, *first[i], *during[i], *path[i], int(stable[i])) for i, xi in enumerate(drives)]
-    header = ("amplitude", "n_onset", "s_onset", "n_steady", "s_steady", "n_predicted", "s_predicted", "stable")
-    return Result(
-        {
-            "gains": norms.gains,
-            "saturations": norms.saturations,
-            "norm": norms.norm,
-            "norm_error": norms.error,
-            "sigma": np.array(sigma),
-            "spectral_norm": np.array(largest),
-            "amplitudes": drives,
-            "boundary_gains": gains,
-            "boundary": edges,
-            "path": path,
-            "onset_shape": first,
-            "steady_shape": during,
-            "rest_shape": start,
-            "course": np.stack([saved[f"{name}_network"].mean(2) for name in "ns"], axis=-1),
-            "onset": np.array(onset),
-            "end": np.array(end),
-        },
-        {"stability": Table(header, rows)},
-        f"W_hh stretches noise by {sigma:.3f} on average, by {largest:.3f} at most",
-    )
-
-
 def analyse_spectrum(run: Run, settings: Settings, report: Report) -> Result:
     """Eigenvalues of W_hh before and after training."""
     before, after = (spectrum(model.recurrent) for model in (run.initial_model, run.model))
@@ -292,11 +251,15 @@ def analyse_spectrum(run: Run, settings: Settings, report: Report) -> Result:
         (when, value.real, value.imag) for when, values in (("before", before), ("after", after)) for value in values
     ]
     return Result(
-        {"before": before, "after": after},
+        {
+            "before": before,
+            "after": after,
+            "radius_before": np.array(abs(before[0])),
+            "radius_after": np.array(abs(after[0])),
+        },
         {"spectrum": Table(("training", "real", "imaginary"), rows)},
         f"spectral radius {abs(before[0]):.3f} before training, {abs(after[0]):.3f} after",
     )
 
 
-PART = Part(analyse_stability, ("amplitudes", "repeats", "seed", "grid"), needs=("responses",))
-SPECTRUM = Part(analyse_spectrum, (), suits="single")
+PART = Part(analyse_spectrum, (), suits="single")

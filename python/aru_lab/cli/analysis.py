@@ -24,8 +24,8 @@ class Analyse:
     settings: tyro.conf.OmitArgPrefixes[Settings]
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WHAT ...]")] = ()
-    """responses, fractional, gain-scaling, controller, stability, lyapunov, spectrum, gradients, heterogeneity; none
-    means all that the network permits. Finished parts are skipped."""
+    """responses, fractional, gain-scaling, controller, adaptation, stability, lyapunov, spectrum, gradients,
+    heterogeneity; none means all that the network permits. Finished parts are skipped."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """best: the epoch with the best validation accuracy; last: the latest checkpoint."""

@@ -10,14 +10,16 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
 from aru_lab.analysis import (
+    adaptation,
     controller,
+    exponents,
     fractional,
     gain_scaling,
     gradients,
     heterogeneity,
-    lyapunov,
     responses,
     stability,
+    steady_states,
 )
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.parts import Part
@@ -32,9 +34,10 @@ PARTS: dict[str, Part] = {
     "fractional": fractional.PART,
     "gain-scaling": gain_scaling.PART,
     "controller": controller.PART,
-    "stability": stability.PART,
-    "lyapunov": lyapunov.PART,
-    "spectrum": stability.SPECTRUM,
+    "adaptation": adaptation.PART,
+    "stability": steady_states.PART,
+    "lyapunov": exponents.PART,
+    "spectrum": stability.PART,
     "gradients": gradients.PART,
     "heterogeneity": heterogeneity.PART,
 }

@@ -16,9 +16,19 @@ from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.sensitivity import Strengths
 from aru_lab.runs.training import train
 
-SETTINGS = Settings((0.0, 0.5, 1.0, 2.0, 4.0), repeats=2, sequences=8, steps=20, exponents=2, grid=3)
+SETTINGS = Settings(
+    (0.0, 0.5, 1.0, 2.0, 4.0),
+    repeats=2,
+    sequences=8,
+    examples=12,
+    starts=3,
+    steps=20,
+    transient=4,
+    exponents=2,
+    grid=3,
+)
 STRENGTHS = Strengths((-4.0, 0.0, 4.0), (0.0, 0.5), (0.0, 1.0), (0.0, 0.5), (0.0, 1.0), test_subset=50)
-SIZES = "--repeats 2 --sequences 8 --steps 20 --exponents 2 --grid 3"
+SIZES = "--repeats 2 --sequences 8 --examples 12 --starts 3 --steps 20 --transient 4 --exponents 2 --grid 3"
 OPTIONS = ["--amplitudes", "0", "0.5", "1", "2", "4", *SIZES.split()]
 
 

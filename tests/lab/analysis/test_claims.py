@@ -150,9 +150,8 @@ def test_curve_and_proposition_must_hold_in_every_seed(tmp_path: Path) -> None:
     for explained, verdict in (([0.99, 0.95], HOLDS), ([0.99, 0.5], FAILS), ([0.99], UNTESTED)):
         seeds = [{"curve_explained": x, "line_explained": 0.1} for x in explained]
         assert findings("5", planted(tmp_path, "arun", "controller", seeds))[0].verdict == verdict
-    for sigma, verdict in ((0.9, HOLDS), (3.0, FAILS)):
-        shapes = np.array([[5.0, 0.0]] * 5)
-        seeds = [{"amplitudes": XI, "sigma": s, "steady_shape": shapes} for s in (0.9, sigma)]
+    for last, verdict in ((True, HOLDS), (False, FAILS)):
+        seeds = [{"stable": [True] * 4 + [end]} for end in (True, last)]
         assert judged("6", "Proposition 1", planted(tmp_path, "arun", "stability", seeds))[0].verdict == verdict
 
 

@@ -20,6 +20,7 @@ from aru_lab.analysis.lyapunov import (
     joint_tangent,
     lyapunov_exponents,
     network_exponents,
+    relu_tangent,
     static_tangent,
 )
 from aru_lab.analysis.network import layer_of
@@ -121,6 +122,8 @@ def test_initial_conditions_are_independent() -> None:
     both = lyapunov_exponents(tangent, starts, None, steps=40, transient=5)
     one = lyapunov_exponents(tangent, starts[0], None, steps=40, transient=5)
     np.testing.assert_allclose(both.exponents[0], one.exponents[0], rtol=1e-9)
+    other = lyapunov_exponents(tangent, starts[::-1], None, steps=40, transient=5)
+    np.testing.assert_allclose(both.exponents, other.exponents[::-1], rtol=1e-9)
     np.testing.assert_allclose(both.final_state[0], one.final_state[0], rtol=1e-6)
 
 
@@ -254,16 +257,74 @@ def test_runaway_is_told_from_a_singular_jacobian() -> None:
         lyapunov_exponents(from_jacobian(henon, henon_jacobian), [5.0, 5.0])
 
 
+def test_failures_of_some_initial_conditions_leave_the_others() -> None:
+    tangent = from_jacobian(henon, henon_jacobian)
+    starts = [[5.0, 5.0], [0.1, 0.1]]
+    found = lyapunov_exponents(tangent, starts, 1, steps=400, transient=50, strict=False)
+    assert np.isnan(found.exponents[0]).all()
+    expected = lyapunov_exponents(tangent, starts[1:], 1, steps=400, transient=50)
+    assert found.exponents[1, 0] == pytest.approx(expected.exponents[0, 0], abs=0.02)
+
+
+def test_singular_directions_are_minus_infinity_on_request() -> None:
+    matrix = torch.diag(torch.tensor([2.0, 0.5, 0.0], dtype=torch.float64))
+    found = lyapunov_exponents(linear(matrix), np.ones((2, 3)), None, steps=60, transient=40, strict=False)
+    np.testing.assert_allclose(found.exponents, [[math.log(2), math.log(0.5), -math.inf]] * 2, atol=1e-9)
+    only = lyapunov_exponents(linear(0 * matrix), [1.0, 1.0, 1.0], 1, steps=10, strict=False)
+    assert only.exponents.tolist() == [[-math.inf]]
+
+
+def relu_network(weight: np.ndarray) -> torch.nn.RNN:
+    network = torch.nn.RNN(1, len(weight), nonlinearity="relu", dtype=torch.float64)
+    with torch.no_grad():
+        network.weight_hh_l0.copy_(torch.from_numpy(weight))
+    return network
+
+
+def test_relu_network_with_positive_weights_is_linear() -> None:
+    weight = np.random.RandomState(0).rand(4, 4)
+    network = relu_network(weight)
+    found = network_exponents(network, 1, steps=300, transient=100, bias=False)
+    assert found.exponents[:, 0] == pytest.approx(math.log(np.abs(np.linalg.eigvals(weight)).max()), abs=1e-10)
+    silent = network_exponents(relu_network(-weight), 1, steps=20, bias=False, strict=False)
+    assert (silent.exponents == -math.inf).all()
+
+
+def test_relu_tangent_is_the_jacobian_of_the_map() -> None:
+    weight, current = random_matrix(4, 4), random_matrix(2, 4)
+    h, vectors = random_matrix(5, 4), random_matrix(5, 4, 2)
+    following, pushed = relu_tangent(weight, current)(h, vectors, 1)
+    torch.testing.assert_close(following, (h @ weight.T + current[1]).relu())
+    jacobian = torch.stack(
+        [torch.autograd.functional.jacobian(lambda x: (weight @ x + current[1]).relu(), row) for row in h]
+    )
+    torch.testing.assert_close(pushed, jacobian @ vectors)
+
+
+def test_bias_and_drive_act_as_asked() -> None:
+    network = static_network()
+    options = {"steps": 40, "transient": 10}
+    plain = network_exponents(network, 2, bias=False, **options).exponents
+    assert np.abs(plain - network_exponents(network, 2, **options).exponents).max() > 1e-3
+    instead = network.bias_l0.detach().numpy()[None]
+    np.testing.assert_allclose(
+        network_exponents(network, 2, drive=instead, bias=False, **options).exponents,
+        network_exponents(network, 2, **options).exponents,
+        rtol=1e-12,
+    )
+
+
 @pytest.mark.parametrize(
     ("network", "arguments", "sentence"),
     [
-        (static_network, {"held": (1.0, 0.0)}, "held: got n and s, expected None: a GammaRNN has its own"),
+        (static_network, {"held": (1.0, 0.0)}, "held: got n and s, expected None: only an ARUN's are held"),
         (adaptive_network, {"held": ([1.0, 2.0], 0.0)}, r"held n: got shape \(2,\), expected a number, \(3,\)"),
         (static_network, {"drive": np.zeros((5, 3))}, r"drive: got shape \(5, 3\), expected a number, \(T',\)"),
         (adaptive_network, {"initial": np.zeros((2, 3))}, "initial: got states of dimension 3, expected 15"),
+        (lambda: torch.nn.RNN(1, 3), {}, "network: got an RNN with tanh, expected one with relu"),
         (lambda: torch.nn.LSTM(1, 3), {}, "network: got an LSTM, expected an ARUN or a GammaRNN"),
     ],
-    ids=["held", "held-shape", "drive", "initial", "kind"],
+    ids=["held", "held-shape", "drive", "initial", "tanh", "kind"],
 )
 def test_arguments_that_do_not_fit_the_network(network: Callable, arguments: dict, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):

@@ -153,7 +153,7 @@ def test_exponents_in_the_figure(runs: list[Path], styled: None) -> None:
     static = AnalysisFolder(runs[4]).load("lyapunov")
     np.testing.assert_allclose(lines(exponents, "RNN+γ het.")[0].get_ydata(), static["exponents"][0, :, 0])
     adaptive = [AnalysisFolder(runs[i]).load("lyapunov")["exponents"] for i in (1, 3)]
-    for i, label in enumerate(("ARUN, n and s as driven", "ARUN, n and s at rest", "ARUN, joint state")):
+    for i, label in enumerate(("ARUN, n and s as driven", "ARUN, n and s at rest")):
         np.testing.assert_allclose(lines(exponents, label)[0].get_ydata(), np.mean([x[i, :, 0] for x in adaptive], 0))
 
 

@@ -25,6 +25,14 @@ hypothesis.settings.load_profile("aru")
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--every-fault",
+        action="store_true",
+        help="plant every fault in the CUDA kernels, for a change of csrc/cuda; otherwise one in four",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Slow tests come first: one that starts last would keep a worker busy while the others wait."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -119,3 +119,14 @@ def test_held_out_tasks_split_the_test_images_alone() -> None:
     found = np.concatenate([part.x for part in (upright.train, upright.validation, upright.test)])
     whole = TASKS["psdigits"].load().test.x
     np.testing.assert_array_equal(np.unique(found, axis=0), np.unique(whole, axis=0))
+
+
+def test_balanced_halves_have_as_many_images_of_each_class() -> None:
+    parts = TASKS["balanced-rotated-psdigits"].load()
+    counts = [np.bincount(np.concatenate([parts.train.y, parts.validation.y]), minlength=10), np.bincount(parts.test.y)]
+    assert abs(counts[0] - counts[1]).max() <= 1
+    whole = TASKS["psdigits"].load().test.y
+    np.testing.assert_array_equal(counts[0] + counts[1], np.bincount(whole))
+    upright = TASKS["balanced-upright-psdigits"].load()
+    np.testing.assert_array_equal(upright.test.y, parts.test.y)
+    assert not np.array_equal(upright.test.x, parts.test.x)

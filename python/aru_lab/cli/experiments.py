@@ -157,12 +157,29 @@ class Transfer:
     controller_learning_rate: float = 1e-3
     """Learning rate of the ARUN's controller, of all its parameters."""
 
+    schedule: str = "cosine"
+    """Course of the learning rate, as in `aru train`; the paper's is plateau-paper."""
+
+    batch_size: int | None = None
+    """Sequences a step of the optimizer; None takes the run's."""
+
+    balanced: bool = False
+    """Divide the test images so that both halves have as many images of each class, as in the paper."""
+
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
+    """Weights that are retrained, and those of the retrained ones that count. best: of the epoch with the best
+    validation accuracy, among them epoch 0, before the retraining; last: of the last epoch, as in the paper."""
+
+    data: Path | None = None
+    """File of sequences (docs/data.md) to retrain on, in place of the rotated images."""
+
     jobs: int = 1
     """Processes."""
 
     def run(self) -> None:
         """Retrain and print the accuracies."""
         check_whole("jobs", self.jobs, 1)
+        check_whole("batch_size", self.batch_size, 1, optional=True)
         check_runs(self.runs)
         from rich.console import Console
         from rich.table import Table
@@ -170,23 +187,32 @@ class Transfer:
         from aru_lab.errors import LabError, failed_together
         from aru_lab.experiments.processes import run_jobs
         from aru_lab.experiments.transfer import Retraining, transfer_item
-        from aru_lab.terminal import plain
+        from aru_lab.runs.evaluation import target_of
+        from aru_lab.terminal import plain, say
 
-        retraining = Retraining(self.epochs, self.learning_rate, self.controller_learning_rate)
-        table = Table(title="Accuracy on the held-out half of the test images (paper: 94, 42, 56%)")
-        for heading in ("run", "upright", "rotated by 45°", "n and s retrained"):
-            table.add_column(heading, justify="left" if heading == "run" else "right", overflow="fold")
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Retraining)}
+        retraining = Retraining(**values)
+        upright, changed = "upright", "rotated by 45°"
+        title = "Accuracy on the held-out half of the test images (paper: 94, 42, 56%)"
+        if self.data is not None:
+            upright, changed, title = "own data", self.data.name, "Score on the test examples"
+        table = Table(title=plain(title))
+        for heading in ("run", upright, changed, "n and s retrained", "epoch"):
+            table.add_column(plain(heading), justify="left" if heading == "run" else "right", overflow="fold")
         items = [(run, retraining) for run in self.runs]
-        failures = []
+        failures, console = [], Console()
         for run, result in zip(self.runs, run_jobs(transfer_item, items, self.jobs, "retraining n and s"), strict=True):
             if isinstance(result, LabError):
                 failures.append(result)
-                table.add_row(plain(run), "failed", "-", "-")
+                table.add_row(plain(run), "failed", "-", "-", "-")
             else:
                 scores = (result.before, result.rotated, result.retrained)
-                table.add_row(plain(run), *(f"{score.accuracy:.2%}" for score in scores))
+                shown = "{:.2%}" if target_of(run).is_classes else "R² {:.4f}"
+                table.add_row(plain(run), *(shown.format(one.accuracy) for one in scores), str(result.epoch))
+                epochs = ", ".join(shown.format(one.accuracy) for one in result.validation)
+                say(console, f"{run}: on validation examples, from epoch 0: {epochs}")
         if len(failures) < len(self.runs):
-            Console().print(table)
+            console.print(table)
         if failure := failed_together(failures, len(self.runs)):
             raise failure
 

@@ -15,6 +15,7 @@ import numpy as np
 from aru_lab.data.images import DATASETS, SPLIT_SEED, Images, fixed_permutation
 from aru_lab.data.preparation import DEFAULT, Preparation, Prepared, prepare
 from aru_lab.data.sequences import Sequences, TaskData, checksum
+from aru_lab.data.splits import stratified_split
 from aru_lab.data.summary import describe, remarks
 from aru_lab.data.targets import Target
 from aru_lab.data.transform import Transform
@@ -86,12 +87,14 @@ class ImageTask:
 
     With the encoder "linear", a step is `pixels_per_step` grey pixels: T = pixels / pixels_per_step, I =
     pixels_per_step. With "conv", x holds the pixels of the colour image (T = pixels, I = 3) and the recurrent network
-    reads the 256 features of the encoder in 64 steps (`encoders.ConvEncoder`).
+    reads the 256 features of the encoder in 64 steps (`encoders.ConvEncoder`). `grey` gives all three colours the grey
+    value.
 
     `permuted` puts the pixels of every image in the same random order, that of `permutation(n_pixels,
     permutation_seed)`. The division into parts is drawn from the same seed.
     `held_out` takes only the test images, in a fixed random order: one half for training (a tenth of it for
-    validation), the other half for testing; networks trained on the other tasks have seen none of them.
+    validation), the other half for testing; networks trained on the other tasks have seen none of them. `balanced`:
+    each class has as many images, to one, in both halves.
     `rotation` turns the images counter-clockwise by so many degrees, about the middle, edges filled with black.
     """
 
@@ -100,8 +103,10 @@ class ImageTask:
     n_pixels: int
     permuted: bool = False
     held_out: bool = False
+    balanced: bool = False
     rotation: float = 0.0
     encoder: str = "linear"
+    grey: bool = False
     pixels_per_step: int = 1
     permutation_seed: int = 0
 
@@ -148,15 +153,20 @@ class ImageTask:
         images = DATASETS[self.dataset](data_dir, split_seed)
         parts = (images.train, images.validation, images.test)
         if self.held_out:
-            test = images.test.take(fixed_permutation(len(images.test), split_seed))
-            half = len(test) // 2
-            fit = half - half // VALIDATION_SHARE
-            parts = (test.take(slice(fit)), test.take(slice(fit, half)), test.take(slice(half, None)))
+            halves = self._halves(images.test.labels, split_seed)
+            fit = len(halves[0]) - len(halves[0]) // VALIDATION_SHARE
+            parts = tuple(images.test.take(index) for index in (halves[0][:fit], halves[0][fit:], halves[1]))
         return TaskData(
             train=self._sequences(_first(parts[0], subset, "subset"), images.white),
             validation=self._sequences(_first(parts[1], validation_subset, "validation_subset"), images.white),
             test=self._sequences(parts[2], images.white),
         )
+
+    def _halves(self, labels: np.ndarray, seed: int) -> list[np.ndarray]:
+        """The places of the test images of each half, in random order."""
+        if self.balanced:
+            return stratified_split(labels, [0.5, 0.5], seed)
+        return np.split(fixed_permutation(len(labels), seed), [len(labels) // 2])
 
     def _sequences(self, images: Images, white: int) -> Sequences:
         pixels = images.pixels
@@ -166,6 +176,8 @@ class ImageTask:
             pixels = rotate(pixels, self.rotation, axes=(2, 1), reshape=False, order=1)
         x = pixels.astype(np.float32) / white
         if self.encoder == "conv":
+            if self.grey:
+                x = np.repeat((x @ GREY)[..., None], 3, axis=-1)
             return Sequences(x.reshape(len(images), self.n_pixels, 3), images.labels)
         if x.ndim == 4:
             x = x @ GREY
@@ -243,6 +255,15 @@ def permutation(n_steps: int, seed: int = 0) -> np.ndarray:
     return fixed_permutation(n_steps, seed)
 
 
+def _balanced(name: str, dataset: str, n_pixels: int) -> tuple[ImageTask, ImageTask]:
+    """A permuted task on balanced halves of the test images, upright and rotated."""
+    options = {"permuted": True, "held_out": True, "balanced": True}
+    return (
+        ImageTask(f"balanced-upright-{name}", dataset, n_pixels, **options),
+        ImageTask(f"balanced-rotated-{name}", dataset, n_pixels, **options, rotation=45.0),
+    )
+
+
 TASKS: dict[str, ImageTask] = {
     task.name: task
     for task in (
@@ -250,12 +271,15 @@ TASKS: dict[str, ImageTask] = {
         ImageTask("psdigits", "digits", 64, permuted=True),
         ImageTask("upright-psdigits", "digits", 64, permuted=True, held_out=True),
         ImageTask("rotated-psdigits", "digits", 64, permuted=True, held_out=True, rotation=45.0),
+        *_balanced("psdigits", "digits", 64),
         ImageTask("smnist", "mnist", 784),
         ImageTask("psmnist", "mnist", 784, permuted=True),
         ImageTask("upright-psmnist", "mnist", 784, permuted=True, held_out=True),
         ImageTask("rotated-psmnist", "mnist", 784, permuted=True, held_out=True, rotation=45.0),
+        *_balanced("psmnist", "mnist", 784),
         ImageTask("scifar10", "cifar10", 1024),
         ImageTask("scifar10-conv", "cifar10", 1024, encoder="conv"),
+        ImageTask("scifar10-conv-grey", "cifar10", 1024, encoder="conv", grey=True),
     )
 }
 

@@ -6,8 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 
 from aru_lab.analysis.settings import Settings
+from aru_lab.data.tasks import TASKS
 from aru_lab.experiments.kept import ALL, NOTHING, RECURRENT
-from aru_lab.experiments.transfer import Retraining
+from aru_lab.experiments.transfer import PAPER_RETRAINING, Retraining
 from aru_lab.networks.initial import SHARED
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import TrainConfig
@@ -36,7 +37,7 @@ class Scale:
 
     def base(self, task: str) -> TrainConfig:
         """The configuration of the ARUN on a task; pixels are grouped only in tasks without an encoder."""
-        pixels = 1 if task == "scifar10-conv" else self.training.pixels_per_step
+        pixels = 1 if TASKS[task].encoder == "conv" else self.training.pixels_per_step
         return dataclasses.replace(self.training, task=task, pixels_per_step=pixels)
 
 
@@ -110,7 +111,7 @@ SCALES: dict[str, Scale] = {
         training=_PAPER_SIZE,
         tasks=("psmnist", "scifar10", "scifar10-conv"),
         seeds=(0, 1, 2, 3, 4),
-        retraining=Retraining(epochs=100),
+        retraining=PAPER_RETRAINING,
     ),
 }
 

@@ -219,7 +219,10 @@ def or_to_the_data(config: TrainConfig) -> str:
 
 def task_of(config: TrainConfig, name: str | None = None) -> Task:
     """The task of a configuration, or another by name, with the pixels grouped as the configuration says."""
-    return find_task(name or config.task, config.pixels_per_step, config.preparation, config.permutation)
+    name = name or config.task
+    # the steps of another file are given, whatever was done to the images of the run
+    pixels = 1 if is_data_file(name) and name != config.task else config.pixels_per_step
+    return find_task(name, pixels, config.preparation, config.permutation)
 
 
 def target_of(run: Path) -> Target:

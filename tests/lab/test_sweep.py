@@ -25,6 +25,7 @@ from aru_lab.experiments.sweep import n_parameters, plan, run_sweep
 from aru_lab.networks.names import MODELS
 from aru_lab.runs import training
 from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import evaluate
 from aru_lab.runs.folder import RunFolder, load_checkpoint
 
 from .conftest import with_sources
@@ -190,6 +191,28 @@ def wait_for_the_end(folder: RunFolder) -> None:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_checkpoint(folder / "last.pt")["model"]
+
+
+def test_the_last_weights_are_tested_where_they_are_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"{OPTIONS} --subset 100 --epochs 4 --learning-rate 0.3 --models relu --seeds 0 --output".split()
+    tested = {}
+    for which in ("best", "last"):
+        assert main(["sweep", *options, str(tmp_path), "--checkpoint", which]) == 0
+        capsys.readouterr()
+        with (tmp_path / "sweep.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        clean, _ = evaluate(tmp_path / "relu-seed0", [], which)
+        assert float(row["test_loss"]) == clean.loss
+        epoch = int(row["best_epoch"]) if which == "best" else 4
+        metrics = RunFolder(tmp_path / "relu-seed0").read_metrics()
+        assert float(row["validation_accuracy"]) == metrics[epoch - 1]["validation_accuracy"]
+        tested[which] = (row["best_epoch"], clean.loss)
+    assert tested["best"][0] == tested["last"][0] != "4"
+    assert tested["best"][1] != tested["last"][1]
+    assert main(["sweep", *options, str(tmp_path), "--checkpoint", "first"]) == 2
+    assert "checkpoint: got 'first', expected one of best, last" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs POSIX processes")

@@ -12,10 +12,10 @@ from typing import Annotated
 
 import tyro
 
-from aru_lab.arguments import check_whole
+from aru_lab.arguments import check_choice, check_whole
 from aru_lab.cli.options import Runs, check_runs
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,13 @@ class Sweep:
     jobs: int = 1
     """Processes; each uses its share of the cores unless --threads is given."""
 
+    checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
+    """Weights that are tested. best: of the epoch with the best validation accuracy; last: of the last epoch."""
+
     def run(self) -> None:
         """Train, print a table, and write sweep.csv."""
         check_whole("jobs", self.jobs, 1)
+        check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
         from rich.console import Console
         from rich.table import Table
 
@@ -64,7 +68,7 @@ class Sweep:
         for remark in dict.fromkeys(remark for task in tasks for remark in task.remarks):
             say(console, remark)
         print_sizes(configs, console)
-        results = run_sweep(configs, self.jobs)
+        results = run_sweep(configs, self.jobs, which=self.checkpoint)
         write_summary(configs, results, root / "sweep.csv")
         say(console, f"Table: {root / 'sweep.csv'}")
         table = Table()
@@ -76,9 +80,12 @@ class Sweep:
                 failed.append(result)
                 table.add_row(plain(config.run_folder.name), "failed", "-", "-")
             else:
-                best = max(entry["validation_accuracy"] for entry in result.history)
                 shown = "{:.2%}" if task_of(config).target.is_classes else "R² {:.4f}"
-                numbers = (str(len(result.history)), shown.format(best), shown.format(result.clean.accuracy))
+                numbers = (
+                    str(len(result.history)),
+                    shown.format(result.tested["validation_accuracy"]),
+                    shown.format(result.clean.accuracy),
+                )
                 table.add_row(plain(config.run_folder.name), *numbers)
         console.print(table)
         if failure := failed_together(failed, len(configs)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ from aru_lab.experiments.processes import Report, run_jobs
 from aru_lab.experiments.tables import write_csv
 from aru_lab.networks.classifier import build_classifier, count_parameters, match_hidden_size
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, task_of
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.schedules import best_epoch, is_finished
@@ -39,12 +40,21 @@ OWN_OPTIONS = {
 
 @dataclass(frozen=True)
 class Finished:
-    """A finished run: its configuration, metrics (one dictionary an epoch), trained parameters and clean test score."""
+    """A finished run: its configuration, metrics (one dictionary an epoch), trained parameters and clean test score.
+
+    `which` names the checkpoint that was tested, "best" or "last".
+    """
 
     config: TrainConfig
     history: list[dict[str, Any]]
     n_parameters: int
     clean: Score
+    which: str = "best"
+
+    @property
+    def tested(self) -> dict[str, Any]:
+        """The metrics of the epoch whose weights were tested."""
+        return self.history[-1 if self.which == "last" else best_epoch(self.history)]
 
     @property
     def folder(self) -> Path:
@@ -200,7 +210,7 @@ def complete(config: TrainConfig, report: Report = lambda fraction: None, which:
     elif not is_finished(config, read_history(folder)):
         resume(folder.path, quiet, on_epoch)
     (clean,) = known_scores(folder.path, [None], which=which)
-    return Finished(config, read_history(folder), n_parameters(config), clean)
+    return Finished(config, read_history(folder), n_parameters(config), clean, which)
 
 
 def n_parameters(config: TrainConfig) -> int:
@@ -209,16 +219,22 @@ def n_parameters(config: TrainConfig) -> int:
 
 
 def run_sweep(
-    configs: Sequence[TrainConfig], jobs: int = 1, console: Console | None = None, label: str = "training"
+    configs: Sequence[TrainConfig],
+    jobs: int = 1,
+    console: Console | None = None,
+    label: str = "training",
+    which: str = "best",
 ) -> list[Finished | LabError]:
     """Complete all runs, `jobs` at a time; a run that failed gives its error and does not keep the others.
 
-    With several jobs and no number of threads in a configuration, each job takes its share of the cores.
+    With several jobs and no number of threads in a configuration, each job takes its share of the cores. `which` names
+    the checkpoint that is scored, as in `complete`.
     """
+    check_choice("checkpoint", which, CHECKPOINTS)
     if jobs > 1:
         share = max(1, (os.cpu_count() or 1) // jobs)
         configs = [dataclasses.replace(config, threads=config.threads or share) for config in configs]
-    return run_jobs(complete, configs, jobs, label, console)
+    return run_jobs(functools.partial(complete, which=which), configs, jobs, label, console)
 
 
 def print_sizes(configs: Sequence[TrainConfig], console: Console) -> None:
@@ -246,12 +262,11 @@ def write_summary(
         if isinstance(result, LabError):
             row["failure"] = str(result)
         else:
-            best = result.history[best_epoch(result.history)]
             row |= {
                 "parameters": result.n_parameters,
                 "epochs": len(result.history),
-                "best_epoch": best["epoch"],
-                "validation_accuracy": best["validation_accuracy"],
+                "best_epoch": best_epoch(result.history) + 1,
+                "validation_accuracy": result.tested["validation_accuracy"],
                 "test_accuracy": result.clean.accuracy,
                 "test_loss": result.clean.loss,
             }

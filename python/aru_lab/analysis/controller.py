@@ -1,6 +1,6 @@
 """The isolated controller: where a constant input current leads its state g, the gain n and the saturation s.
 
-Source: Geadah et al. 2024, analysis of the controller: trajectories under constant input after 200 steps without, their
+Source: Geadah et al. 2024, analysis of the controller: trajectories under constant input after 201 steps without, their
 first two principal components, and (n, s) at the onset of the input and at steady state.
 """
 
@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.decomposition import PCA
-from torch import nn
+from torch import Tensor, nn
 
 from aru_kernels import reference
 from aru_lab.analysis import checks
@@ -21,6 +21,9 @@ from aru_lab.analysis.parts import Part, Report
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Result, Run, Table
+
+INPUTS = np.exp(np.linspace(-2, 2, 10))  # the constants of the authors' code
+FEWEST = 5  # points that a cubic can be judged on, each predicted from the others
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,7 @@ class Trajectories:
 class Components:
     """Principal components of trajectories.
 
-    scores (A, R, T', K) of the steps from the onset on; axes (K, G); mean (G,); explained (K,): fractions of the
-    variance.
+    scores (A, T, K) of the means over repeats; axes (K, G); mean (G,); explained (K,): fractions of the variance.
     """
 
     scores: np.ndarray
@@ -95,11 +97,12 @@ class Curve:
 
 def trajectories(
     network: nn.Module,
-    inputs: Any,
-    n_steps: int = 200,
-    before: int = 200,
+    inputs: Any = INPUTS,
+    n_steps: int = 199,
+    before: int = 201,
     repeats: int = 10,
     spread: float = 1.0,
+    carried: bool = False,
     seed: int = 0,
 ) -> Trajectories:
     """The controller of an ARUN, cut out of the network, under constant input currents.
@@ -111,8 +114,10 @@ def trajectories(
         inputs: (A,), currents a.
         n_steps: steps with the input, at least 2.
         before: steps without.
-        repeats: R, initial states g ~ N(0, spread²), the same for all inputs.
-        spread: see there.
+        repeats: R.
+        spread: of the initial states, g ~ N(0, spread²), drawn for each input and repeat.
+        carried: whether a repeat draws one state and carries it from the end of each input to the next, as in the
+            authors' code.
         seed: of the initial states.
 
     Raises:
@@ -124,21 +129,31 @@ def trajectories(
     repeats = checks.whole("repeats", repeats)
     units = weights[0].shape[0]
     rng = np.random.default_rng(checks.whole("seed", seed, 0))
-    start = checks.number("spread", spread, 0) * rng.standard_normal((repeats, units))
-    g = torch.from_numpy(start).expand(len(a), repeats, units)
-    current = torch.from_numpy(a)[:, None].expand(len(a), repeats)
-    states, gains, saturations = [], [], []
-    for step in range(before + n_steps):
-        n, s, g = reference.controller_step(current if step >= before else torch.zeros_like(current), g, *weights)
-        states.append(g)
-        gains.append(n)
-        saturations.append(s)
-    g, n, s = (torch.stack(x, dim=2).numpy() for x in (states, gains, saturations))
-    return Trajectories(a, g, n, s, before)
+    drawn = checks.number("spread", spread, 0) * rng.standard_normal((1 if carried else len(a), repeats, units))
+
+    def follow(current: Tensor, g: Tensor) -> list[Tensor]:
+        """g, n and s, (A', R, T, ...), under inputs (A', 1) from g (A', R, G)."""
+        current = current.expand(g.shape[:2])
+        records: list[tuple[Tensor, ...]] = []
+        for step in range(before + n_steps):
+            n, s, g = reference.controller_step(current if step >= before else torch.zeros_like(current), g, *weights)
+            records.append((g, n, s))
+        return [torch.stack(x, dim=2) for x in zip(*records, strict=True)]
+
+    current, g = torch.from_numpy(a)[:, None], torch.from_numpy(drawn)
+    if carried:
+        parts = []
+        for one in current.split(1):
+            parts.append(follow(one, g))
+            g = parts[-1][0][:, :, -1]
+        recorded = [torch.cat(x) for x in zip(*parts, strict=True)]
+    else:
+        recorded = follow(current, g)
+    return Trajectories(a, *(x.numpy() for x in recorded), before)
 
 
 def principal_components(paths: Trajectories, n_components: int = 2) -> Components:
-    """Principal components of g over all inputs, repeats and steps from the onset of the input.
+    """Principal components of g, averaged over repeats, over all inputs and steps.
 
     Args:
         paths: of `trajectories`.
@@ -147,7 +162,7 @@ def principal_components(paths: Trajectories, n_components: int = 2) -> Componen
     Raises:
         ConfigError: more components than the controller has units.
     """
-    states = paths.g[:, :, paths.onset :]
+    states = paths.g.mean(1)
     units = states.shape[-1]
     if checks.whole("n_components", n_components) > units:
         raise ConfigError(f"n_components: got {n_components}, expected at most {units}, the units of the controller.")
@@ -158,20 +173,21 @@ def principal_components(paths: Trajectories, n_components: int = 2) -> Componen
     )
 
 
-def one_dimensional(points: Any, degree: int = 3) -> Curve:
+def one_dimensional(points: Any, degree: int = 3, axis: Any = None) -> Curve:
     """How much of the points' variance a smooth one-dimensional curve explains.
 
-    The curve is a polynomial of the score on the first principal axis, in every direction. Every point is predicted
-    from a fit to the others (leave-one-out), so that a curve that follows noise explains nothing of it:
+    The curve is a polynomial of the score on one axis, in every direction. Every point is predicted from a fit to the
+    others (leave-one-out), so that a curve that follows noise explains nothing of it:
 
         explained = 1 - Σ |p_k - curve without k (t_k)|² / Σ |p_k - mean|²
 
     Args:
         points: (P, D), for example the steady states g (A·R, G) or the (n, s) of all inputs.
         degree: of the polynomial; P must exceed it by 2 at least.
+        axis: (D,), for example the first component of whole trajectories; None takes the points' own first one.
 
     Raises:
-        ConfigError: too few points, or all equal.
+        ConfigError: too few points, or all equal, or an axis of another dimension.
     """
     p = checks.array("points", points, ndim=2)
     degree = checks.whole("degree", degree)
@@ -182,10 +198,13 @@ def one_dimensional(points: Any, degree: int = 3) -> Curve:
     if total <= 1e-24 * max(1.0, np.sum(p**2)):
         raise ConfigError(f"points: got {len(p)} equal points, expected points that differ.")
     pca = PCA(n_components=1, svd_solver="full").fit(p)
-    t = pca.transform(p)[:, 0]
-    design = np.polynomial.chebyshev.chebvander(t / np.abs(t).max(), degree)
+    along = pca.components_[0] if axis is None else checks.array("axis", axis, ndim=1)
+    if along.shape != p.shape[1:]:
+        raise ConfigError(f"axis: got {len(along)} values, expected {p.shape[1]}, the dimension of the points.")
+    t = centred @ along
+    design = np.polynomial.chebyshev.chebvander(t / (np.abs(t).max() or 1.0), degree)
     # Leaving point k out of a least-squares fit divides its residual by 1 - leverage (Allen's PRESS). The curve's
-    # parameter is the first score itself, so along that axis the residual is 0 by construction.
+    # parameter is the score itself, so along the axis the residual is 0 by construction.
     basis, _ = np.linalg.qr(design)
     residual = centred - basis @ (basis.T @ centred)
     leverage = np.minimum(np.sum(basis**2, axis=1), 1 - 1e-12)
@@ -196,19 +215,23 @@ def one_dimensional(points: Any, degree: int = 3) -> Curve:
 
 def analyse_controller(run: Run, settings: Settings, report: Report) -> Result:
     """The controller under constant input: components, onset and steady state, nearness to one dimension."""
-    positive = [xi for xi in settings.amplitudes if xi > 0]
-    inputs = np.array([*(-xi for xi in reversed(positive)), 0.0, *positive])
-    paths = trajectories(run.network, inputs, repeats=settings.repeats, seed=settings.seed)
+    inputs = INPUTS if settings.inputs == "exponential" else np.array([xi for xi in settings.amplitudes if xi > 0])
+    paths = trajectories(run.network, inputs, repeats=settings.repeats, carried=settings.carried, seed=settings.seed)
     components = principal_components(paths, min(3, paths.g.shape[-1]))
-    curve = one_dimensional(paths.steady_state.reshape(-1, paths.g.shape[-1]))
+    final = paths.steady_state.mean(1)
+    # Four amplitudes above 0 leave no point to predict from the others.
+    curve = Curve(np.nan, np.nan, final)
+    if len(inputs) >= FEWEST:
+        curve = one_dimensional(final, axis=components.axes[0])
     report(1, 1)
     shapes = np.concatenate([paths.onset_shape, paths.steady_shape], axis=1)
     rows = [(a, *shape, speed) for a, shape, speed in zip(inputs, shapes, paths.speed.max(1), strict=True)]
     return Result(
         {
             "inputs": inputs,
-            "scores": components.scores.mean(1).astype(np.float32),
-            "steady_scores": components.scores[:, :, slice(paths.settled.start - paths.onset, None)].mean((1, 2)),
+            "scores": components.scores[:, paths.onset - 1 :].astype(np.float32),
+            "steady_scores": components.scores[:, paths.settled].mean(1),
+            "final_states": final,
             "explained": components.explained,
             "axes": components.axes,
             "n": paths.n.mean(1),
@@ -221,8 +244,8 @@ def analyse_controller(run: Run, settings: Settings, report: Report) -> Result:
             "line_explained": np.array(curve.line),
         },
         {"controller": Table(("input", "n_onset", "s_onset", "n_steady", "s_steady", "last_speed"), rows)},
-        f"a curve explains {curve.explained:.1%} of the steady states' variance, a line {curve.line:.1%}",
+        f"a curve explains {curve.explained:.1%} of the final states' variance, a line {curve.line:.1%}",
     )
 
 
-PART = Part(analyse_controller, ("amplitudes", "repeats", "seed"), suits="adaptive")
+PART = Part(analyse_controller, ("amplitudes", "repeats", "inputs", "carried", "seed"), suits="adaptive")

@@ -13,14 +13,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
-from aru_lab.data.sequences import Sequences
+from aru_lab.data.sequences import Sequences, TaskData
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import csv_text, is_file, read_arrays, reading, sha256_of
 from aru_lab.networks.classifier import SequenceClassifier
@@ -233,23 +233,32 @@ class Run:
         return isinstance(self.network, (ARUN, GammaRNN))
 
     @cached_property
+    def data(self) -> TaskData:
+        """The examples of the run's task, all that it trained on among them."""
+        return task_of(self.config).load(self.config.data_dir, self.config.subset)
+
+    @property
     def test(self) -> Sequences:
         """The test examples."""
-        return task_of(self.config).load(self.config.data_dir).test
+        return self.data.test
 
-    def sequences(self, n: int, model: SequenceClassifier | None = None) -> tuple[Tensor, Tensor]:
-        """Inputs of a classifier's recurrent network for the first n test examples, or for all if there are fewer.
+    def sequences(
+        self, n: int, model: SequenceClassifier | None = None, of: Literal["train", "test"] = "test"
+    ) -> tuple[Tensor, Tensor]:
+        """Inputs of a classifier's recurrent network for the first n examples, or for all if there are fewer.
 
         Args:
             n: number of examples.
             model: `model` or `initial_model`, whose encoder, if it has one, makes x; None takes the trained one.
+            of: the training or the test examples.
 
         Returns:
             x (T, B, I) and labels (B,).
         """
         model = model or self.model
         parameter = next(model.parameters())
-        x, y = to_tensors(self.test, slice(n), parameter.device, parameter.dtype)
+        examples = self.test if of == "test" else self.data.train
+        x, y = to_tensors(examples, slice(n), parameter.device, parameter.dtype)
         if model.encoder is not None:
             with torch.no_grad():
                 x = model.encoder(x)

@@ -17,11 +17,11 @@ import torch.nn.functional as F
 
 from aru_lab.analysis import responses
 from aru_lab.analysis.checks import AnalysisError
-from aru_lab.analysis.controller import one_dimensional, trajectories
+from aru_lab.analysis.controller import one_dimensional, principal_components, trajectories
 from aru_lab.analysis.fits import CURVES, fit
 from aru_lab.analysis.fractional import derivative, fractional_order, sharpness
 from aru_lab.analysis.gain_scaling import steady_state
-from aru_lab.analysis.gradients import gradient_norms
+from aru_lab.analysis.gradients import GradientNorms, gradient_norms
 from aru_lab.analysis.heterogeneity import compare, neuron_shapes
 from aru_lab.analysis.lyapunov import network_exponents
 from aru_lab.analysis.network import held
@@ -32,7 +32,7 @@ from aru_lab.analysis.responses import noise_responses, step_responses
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import MARGIN, slope_at, spectrum, stability_boundary
 from aru_lab.cli import main
-from aru_lab.data.sequences import Sequences
+from aru_lab.data.sequences import Sequences, TaskData
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.experiments import analyse as analyse_module
 from aru_lab.experiments.analyse import PARTS, analyse
@@ -149,10 +149,12 @@ def test_gain_scaling_and_controller_are_those_of_the_library(analysed: dict[str
     assert np.isnan(saved["fit_parameters"]).all()
 
     saved = run.files.load("controller")
-    np.testing.assert_array_equal(saved["inputs"], [-4, -2, -1, -0.5, 0, 0.5, 1, 2, 4])
-    paths = trajectories(run.network, saved["inputs"], repeats=2)
+    np.testing.assert_allclose(saved["inputs"], np.exp(np.linspace(-2, 2, 10)))
+    paths = trajectories(run.network, repeats=2)
     np.testing.assert_array_equal(saved["steady_shape"], paths.steady_shape)
-    curve = one_dimensional(paths.steady_state.reshape(-1, 3))
+    components = principal_components(paths, 3)
+    np.testing.assert_allclose(saved["scores"], components.scores[:, 200:], rtol=1e-5, atol=1e-6)
+    curve = one_dimensional(paths.g[:, :, -1].mean(1), axis=components.axes[0])
     assert (saved["curve_explained"], saved["line_explained"]) == (curve.explained, curve.line)
     assert [float(row["n_onset"]) for row in table(run.path, "controller")] == pytest.approx(paths.onset_shape[:, 0])
 
@@ -171,6 +173,16 @@ def test_gain_scaling_fits_the_amplitudes_of_at_least_one(arun: Path) -> None:
     isolated = dataclasses.replace(settings, noise_into="isolated")
     assert analyse(arun, ["gain-scaling"], isolated, console=quiet()) == ["gain-scaling"]
     assert (AnalysisFolder(arun).load("gain-scaling")["n"] != saved["n"]).any()
+
+
+def test_controller_under_the_amplitudes(arun: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, inputs="amplitudes", carried=True)
+    assert analyse(arun, ["controller"], settings, console=quiet()) == ["controller"]
+    saved = AnalysisFolder(arun).load("controller")
+    np.testing.assert_array_equal(saved["inputs"], [0.5, 1, 2, 4])
+    assert np.isnan(saved["curve_explained"])  # a cubic needs a fifth point
+    paths = trajectories(Run(arun).network, [0.5, 1, 2, 4], repeats=2, carried=True)
+    np.testing.assert_array_equal(saved["final_states"], paths.steady_state.mean(1))
 
 
 def test_stability_is_that_of_the_library(analysed: dict[str, Path]) -> None:
@@ -258,10 +270,21 @@ def test_weights_before_and_after_training_are_compared(analysed: dict[str, Path
     row = table(run.path, "heterogeneity-changes")[0]
     assert (row["of"], row["from"], row["to"]) == ("n", "before", "after")
     assert float(row["mean_move"]) == pytest.approx(change.moved, rel=1e-8)
-    x, y = run.sequences(8)
-    assert x.shape == (64, 8, 1)
-    norms = gradient_norms(after.recurrent, x, lambda h: F.cross_entropy(after.readout(h[-1]), y))
-    np.testing.assert_allclose(run.files.load("gradients")["accumulated_after"], norms.accumulated, rtol=1e-5)
+    x, y = run.sequences(12, of="train")
+    assert x.shape == (64, 12, 1)
+    torch.testing.assert_close(x[:, :, 0], torch.from_numpy(run.data.train.x[:12, :, 0]).T)
+    assert len(run.data.train) == 60  # of this run
+
+    def norms(part: slice) -> GradientNorms:
+        return gradient_norms(after.recurrent, x[:, part], lambda h: F.cross_entropy(after.readout(h[-1]), y[part]))
+
+    saved = run.files.load("gradients")
+    for name in ("accumulated", "each", "state"):
+        np.testing.assert_allclose(saved[f"{name}_after"], getattr(norms(slice(12)), name), rtol=1e-4)
+    halves = [norms(part).accumulated for part in (slice(6), slice(6, 12))]
+    np.testing.assert_allclose(saved["accumulated_halves_after"], halves, rtol=1e-4)
+    np.testing.assert_array_equal(saved["positions"], np.arange(0, 64, 2))
+    assert saved["loss_after"] == pytest.approx(norms(slice(12)).loss, rel=1e-5)
 
 
 def test_initial_weights_are_those_that_training_started_from(tmp_path: Path) -> None:
@@ -306,7 +329,7 @@ def test_encoder_makes_what_the_recurrent_network_reads(trained: dict[str, Path]
     run = Run(trained["arun"])
     images = Sequences(np.random.default_rng(0).random((4, 64, 3), dtype=np.float32), np.arange(4))
     classifiers = [build_classifier("arun", 5, 3, 256, encoder="conv").eval() for _ in range(2)]
-    run.__dict__ |= {"model": classifiers[0], "test": images}
+    run.__dict__ |= {"model": classifiers[0], "data": TaskData(images, images, images)}
     for model in classifiers:
         x, y = run.sequences(3, model)
         assert x.shape == (4, 3, 256)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aru_kernels import ARUN, GammaRNN
+from aru_kernels import ARUN, GammaRNN, reference
 from aru_lab.analysis.controller import Trajectories, one_dimensional, principal_components, trajectories
 from aru_lab.errors import ConfigError
 
@@ -30,12 +30,12 @@ def test_trajectories_are_those_of_the_network_without_recurrence() -> None:
         for name, parameter in one.named_parameters():
             shared = name.startswith(("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c"))
             parameter.copy_(getattr(network, name) if shared else torch.zeros_like(parameter))
-    g0 = np.random.default_rng(0).standard_normal((2, 6))
+    g0 = np.random.default_rng(0).standard_normal((7, 2, 6))
     for i, a in enumerate(INPUTS):
         for repeat in range(2):
             drive = torch.zeros(13, 1, 1, dtype=torch.float64)
             drive[4:] = a
-            state = torch.zeros(1, 1, 1).double(), torch.from_numpy(g0[repeat]).view(1, 1, 1, 6)
+            state = torch.zeros(1, 1, 1).double(), torch.from_numpy(g0[i, repeat]).view(1, 1, 1, 6)
             _, (_, g), trace = one(torch.zeros(13, 1, 1).double(), state, drive=drive, return_trace=True)
             np.testing.assert_allclose(paths.g[i, repeat, -1], g.detach().flatten(), rtol=1e-11)
             np.testing.assert_allclose(paths.n[i, repeat], trace.n.detach().flatten(), rtol=1e-11)
@@ -57,14 +57,35 @@ def test_contracting_controller_comes_to_rest_at_its_fixed_point() -> None:
     assert trajectories(network, INPUTS, n_steps=2, before=0, repeats=3).speed.min() > 1e-3
 
 
+def test_carried_state_goes_from_the_end_of_an_input_to_the_next() -> None:
+    network = adaptive()
+    paths = trajectories(network, INPUTS[:3], n_steps=5, before=4, repeats=2, carried=True)
+    weights = [getattr(network, f"{name}_l0") for name in ("weight_ag", "weight_gg", "bias_g", "weight_gc", "bias_c")]
+    g = torch.from_numpy(np.random.default_rng(0).standard_normal((1, 2, 6))[0])
+    for i, a in enumerate(INPUTS[:3]):
+        for t in range(9):
+            current = torch.full((2,), a if t >= 4 else 0.0, dtype=torch.float64)
+            n, _, g = reference.controller_step(current, g, *weights)
+            np.testing.assert_allclose(paths.g[i, :, t], g.detach().numpy(), rtol=1e-12)
+            np.testing.assert_allclose(paths.n[i, :, t], n.detach().numpy(), rtol=1e-12)
+
+
+def test_defaults_are_those_of_the_authors_code() -> None:
+    paths = trajectories(adaptive())
+    assert paths.g.shape == (10, 10, 400, 6)
+    assert paths.onset == 201
+    np.testing.assert_allclose(paths.inputs[[0, -1]], [0.1353, 7.389], rtol=1e-3)
+    assert principal_components(paths, 2).scores.shape == (10, 400, 2)
+
+
 def test_principal_components_are_those_of_the_covariance() -> None:
     paths = trajectories(adaptive(), INPUTS, n_steps=20, before=10, repeats=2)
     found = principal_components(paths, 3)
-    states = paths.g[:, :, 10:].reshape(-1, 6)
+    states = paths.g.mean(1).reshape(-1, 6)
     values, vectors = np.linalg.eigh(np.cov(states.T))
     np.testing.assert_allclose(found.explained, values[:-4:-1] / values.sum(), rtol=1e-10)
     np.testing.assert_allclose(np.abs(np.sum(found.axes * vectors.T[:-4:-1], axis=1)), 1, rtol=1e-8)
-    assert found.scores.shape == (7, 2, 20, 3)
+    assert found.scores.shape == (7, 30, 3)
     np.testing.assert_allclose(
         found.scores.reshape(-1, 3) @ found.axes, (states - found.mean) @ found.axes.T @ found.axes
     )
@@ -100,6 +121,16 @@ def test_left_out_points_are_predicted_from_the_others() -> None:
     found = one_dimensional(points)
     assert found.explained == pytest.approx(1 - missed / np.sum(centred**2), abs=1e-9)
     assert np.argmax(np.abs(np.diff(found.points @ axis) < 0)) == 0
+    same = one_dimensional(points, axis=-3 * axis)
+    assert same.explained == pytest.approx(found.explained, abs=1e-9)
+
+
+def test_axis_of_the_curve_can_be_given() -> None:
+    # A parabola is a curve over its own axis, and none over the other one, where two points have each score.
+    t = np.linspace(-1, 1, 21)
+    points = np.stack([t, 1.2 * t**2], axis=1)
+    assert one_dimensional(points, axis=[1.0, 0.0]).explained == pytest.approx(1, abs=1e-9)
+    assert one_dimensional(points, axis=[0.0, 1.0]).explained < 0.6
 
 
 @pytest.mark.parametrize(
@@ -116,8 +147,9 @@ def test_left_out_points_are_predicted_from_the_others() -> None:
         (lambda: principal_components(trajectories(adaptive(), INPUTS), 7), "n_components: got 7, expected at most 6"),
         (lambda: one_dimensional(np.eye(4)), "points: got 4, expected at least 5 for a curve of degree 3"),
         (lambda: one_dimensional(np.ones((9, 2))), "points: got 9 equal points"),
+        (lambda: one_dimensional(np.eye(6), axis=[1.0]), "axis: got 1 values, expected 6"),
     ],
-    ids=["gamma", "gru", "inputs", "steps", "repeats", "components", "few", "equal"],
+    ids=["gamma", "gru", "inputs", "steps", "repeats", "components", "few", "equal", "axis"],
 )
 def test_refusals(call: object, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
-from aru_lab.analysis.gradients import gradient_norms
+from aru_lab.analysis.gradients import gradient_norms, gradient_terms
 from aru_lab.errors import ConfigError
 
 T, B, H = 9, 4, 5
@@ -58,6 +58,21 @@ def test_terms_of_a_linear_chain() -> None:
     h_before = np.array([0, *(1e-6 * 0.5 ** np.arange(5))])
     np.testing.assert_allclose(found.each, found.state * h_before, rtol=1e-9)
     np.testing.assert_allclose(found.accumulated, np.cumsum((found.state * h_before)[::-1])[::-1], rtol=1e-9)
+
+
+def test_terms_of_parts_add_to_those_of_all() -> None:
+    network = NETWORKS["gamma"]()
+    x = torch.randn(T, B, 2, dtype=torch.float64)
+
+    def mean_loss(h: Tensor) -> Tensor:
+        return h[-1].square().sum(1).mean()
+
+    parts = gradient_terms(network, x[:, :1], mean_loss) + gradient_terms(network, x[:, 1:], mean_loss)
+    found, expected = parts.norms(), gradient_norms(network, x, mean_loss)
+    assert parts.n == B
+    assert found.loss == pytest.approx(expected.loss)
+    for name in ("accumulated", "each", "state"):
+        np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-12)
 
 
 def test_parameters_get_no_gradient() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 from rich.console import Console
 from safetensors import safe_open
 
+from aru_lab.cli import main
 from aru_lab.cli.networks import SCALES as CHOICES
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
 from aru_lab.experiments import networks as module
@@ -21,11 +23,12 @@ from aru_lab.experiments.kept import NOTHING, RECURRENT, keep, read_kept
 from aru_lab.experiments.networks import RATES, chosen_rates, configurations, networks
 from aru_lab.experiments.scales import NETWORKS, PROTOCOL, NetworkSet
 from aru_lab.experiments.sweep import n_parameters
+from aru_lab.files import sealed
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.evaluation import evaluate, load_classifier, task_of
 from aru_lab.runs.folder import RunFolder
 
-from .small_run import CONFIG
+from .small_run import CONFIG, run
 
 TRAINING = dataclasses.replace(
     PROTOCOL,
@@ -192,8 +195,6 @@ def test_refusals(tmp_path: Path, scale: str, options: dict[str, Any], sentence:
 
 @pytest.mark.parametrize("kept", [RECURRENT, NOTHING])
 def test_parts_of_the_weights(tmp_path: Path, kept: str) -> None:
-    from .small_run import run
-
     config = dataclasses.replace(CONFIG, output=tmp_path / "run", learning_rate=1e-3)
     run(tmp_path / "run", learning_rate=1e-3)
     score = evaluate(tmp_path / "run", [], "last")[0]
@@ -284,3 +285,46 @@ def test_other_scales(scale: str, models: tuple[str, ...]) -> None:
         assert sizes == {model: expected.get(model, 400) for model in MODELS}
     else:
         assert sizes["arun"] == 64
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"kept": "half"}, "line 1: 'kept' is 'half', expected one of all, recurrent, nothing"),
+        ({"metrics": []}, "line 1: it has no metrics or no test score"),
+        ({"name": "../arun"}, "line 1: 'name' is '../arun', which is no name of a file"),
+        ({"parameters": "many"}, "line 1: 'parameters' is 'many', expected int"),
+        ({"config": {}}, "line 1: config: got no task, model"),
+    ],
+)
+def test_damaged_lines_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:
+    run(tmp_path / "run", learning_rate=1e-3)
+    config = dataclasses.replace(CONFIG, output=tmp_path / "run", learning_rate=1e-3)
+    keep(tmp_path / "out", "one", config, 5, NOTHING, evaluate(tmp_path / "run", [], "last")[0])
+    path = tmp_path / "out" / "networks.jsonl"
+    line = json.loads(path.read_text())
+    del line["checksum"]
+    path.write_text(sealed(line | change))
+    with pytest.raises(RunError, match=re.escape(sentence)):
+        read_kept(tmp_path / "out")
+
+
+def test_a_name_that_is_kept_twice_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "run", learning_rate=1e-3)
+    config = dataclasses.replace(CONFIG, output=tmp_path / "run", learning_rate=1e-3)
+    for _ in range(2):
+        keep(tmp_path / "out", "one", config, 5, NOTHING, evaluate(tmp_path / "run", [], "last")[0])
+    with pytest.raises(RunError, match="it holds one network twice"):
+        read_kept(tmp_path / "out")
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(NETWORKS, "tiny", (dataclasses.replace(FIRST, learning_rates=()),))
+    options = ["--scale", "tiny", "--output", str(tmp_path / "out"), "--runs", str(tmp_path / "runs")]
+    assert main(["networks", *options, "--seconds", "1e-9"]) == 0
+    assert "seconds are over" in capsys.readouterr().out
+    assert main(["networks", *options, "--sets", "first", "--device", "cpu"]) == 0
+    assert "All networks of tiny are kept in" in capsys.readouterr().out
+    assert len(read_kept(tmp_path / "out" / "first")) == 4
+    assert main(["networks", "--scale", "huge"]) == 2
+    assert "scale: got 'huge', expected one of tiny, small" in capsys.readouterr().err

@@ -191,8 +191,9 @@ NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
             "rmsprop",
             dataclasses.replace(_SMALL, optimizer="rmsprop"),
             seeds=_MANY,
-            models=_RNNS,
+            models=("gamma-heterogeneous", "relu"),
             rates_of="psmnist",
+            kept=NOTHING,
         ),
     ),
     "grid": tuple(
@@ -223,7 +224,7 @@ NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
     "paper": tuple(
         NetworkSet(
             task,
-            dataclasses.replace(_PAPER_SIZE, task=task),
+            dataclasses.replace(_PAPER_SIZE, task=task, subset=None if task == "psmnist" else 40_000),
             seeds=_FEW,
             match=("lstm", "gru"),
             kept=RECURRENT if task == "scifar10-conv" else ALL,

@@ -312,6 +312,11 @@ def save_checkpoint(content: dict[str, Any], path: Path) -> None:
     save_atomically(archive + struct.pack("<H", len(seal)) + seal, path)
 
 
+def without_checkpoint(path: Path) -> str:
+    """The message for a run that has not saved the checkpoint `path`."""
+    return f"{path} does not exist; the run has saved no such checkpoint yet."
+
+
 def load_checkpoint(path: Path, absent: str | None = None) -> dict[str, Any]:
     """Read a checkpoint into the CPU's memory; nothing in it is executed.
 
@@ -325,7 +330,7 @@ def load_checkpoint(path: Path, absent: str | None = None) -> dict[str, Any]:
     Raises:
         RunError: the file is missing or damaged, or its weights are not finite.
     """
-    absent = absent or f"{path} does not exist; the run has saved no such checkpoint yet."
+    absent = absent or without_checkpoint(path)
     with reading(path, RunError, "it is damaged: restore it from a copy, or start a new run.", absent):
         content = read_bytes(path)
         _check_archive(content)

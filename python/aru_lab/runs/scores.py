@@ -18,9 +18,9 @@ from aru_lab.files import Form, check_form, read_lines, reading, sha256_of
 from aru_lab.networks.perturbations import Perturbation, describe, parse
 from aru_lab.runs.config import CHECKPOINTS
 from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
-from aru_lab.runs.folder import RunFolder, append_result
+from aru_lab.runs.folder import RunFolder, append_result, without_checkpoint
 from aru_lab.runs.runtime import run_on
-from aru_lab.runs.state import DAMAGED, check_data, data_of, without_best, without_last
+from aru_lab.runs.state import DAMAGED, check_data, data_of, without_best
 
 CLEAN = "clean"
 FILE = "scores.jsonl"
@@ -65,7 +65,7 @@ def known_scores(
     check_choice("checkpoint", which, CHECKPOINTS)
     file = folder.best_file if which == "best" else folder.last_file
     if not os.path.lexists(file):
-        raise RunError(without_best(folder) if which == "best" else without_last(folder))
+        raise RunError(without_best(folder) if which == "best" else without_checkpoint(file))
     with reading(file, RunError, DAMAGED):
         weights = sha256_of(file)[:16]
     data = data_of(config, task)

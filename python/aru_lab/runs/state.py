@@ -169,11 +169,6 @@ def without_best(folder: RunFolder) -> str:
     )
 
 
-def without_last(folder: RunFolder) -> str:
-    """The message for a run without last.pt."""
-    return f"{folder.last_file} does not exist; the run has saved no such checkpoint yet."
-
-
 def _without_run(content: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in content.items() if name != "run"}
 

@@ -1,6 +1,6 @@
 """Adaptive recurrent units: a shared controller sets the gain and saturation of every neuron at every time step."""
 
-from aru_kernels import convert, functional, init
+from aru_kernels import constraints, convert, functional, init, noise
 from aru_kernels._version import __version__
 from aru_kernels.backends import backends_info, use_backend
 from aru_kernels.modules import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell
@@ -17,9 +17,11 @@ __all__ = [
     "Trace",
     "__version__",
     "backends_info",
+    "constraints",
     "convert",
     "functional",
     "init",
+    "noise",
     "parameter_groups",
     "use_backend",
 ]

@@ -10,9 +10,9 @@ from types import ModuleType
 import pytest
 import torch
 
-from aru_kernels import activations, cells, convert, init, modules
+from aru_kernels import activations, cells, constraints, convert, init, modules, noise
 
-MODULES = (activations, cells, convert, init, modules)
+MODULES = (activations, cells, constraints, convert, init, modules, noise)
 PUBLIC = [(module, name) for module in MODULES for name in module.__all__ if hasattr(module, name)]
 
 

@@ -43,14 +43,16 @@ def test_files():
 def test_public_names():
     """The public interface, as README.md lists it."""
     expected = {"ARUN", "ARUNCell", "GammaRNN", "GammaRNNCell", "Gamma", "AdaptiveGamma", "Trace", "__version__"}
-    expected |= {"backends_info", "use_backend", "convert", "functional", "init", "parameter_groups"}
+    expected |= {"backends_info", "use_backend", "constraints", "convert", "functional", "init", "noise"}
+    expected |= {"parameter_groups"}
     assert set(aru_kernels.__all__) == expected
     for name in expected:
         assert hasattr(aru_kernels, name)
 
 
 def public_objects():
-    for module in (aru_kernels, aru_kernels.functional, aru_kernels.convert, aru_kernels.init, aru_kernels.backends):
+    public = ("backends", "constraints", "convert", "functional", "init", "noise")
+    for module in (aru_kernels, *(getattr(aru_kernels, name) for name in public)):
         for name, value in vars(module).items():
             here = getattr(value, "__module__", "").startswith("aru_kernels")
             if not name.startswith("_") and here and (inspect.isclass(value) or inspect.isfunction(value)):
@@ -91,6 +93,8 @@ FORBIDDEN = {
     "ops": {"functional", "modules", "convert"},
     "functional": {"modules", "convert", "_recurrent", "_layout"},
     "init": {"functional", "modules", "convert"},
+    "constraints": {"functional", "modules", "convert", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
+    "noise": {"functional", "modules", "convert", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "_module": {"_layout", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "_layout": {"_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "cells": {"modules", "convert", "_recurrent", "ops", "backends", "cpu"},

@@ -310,3 +310,10 @@ def array_names(file: BinaryIO) -> list[str]:
     """The names of the arrays in an .npz file that is opened for reading."""
     with zipfile.ZipFile(file) as archive:
         return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def archive_of(arrays: dict[str, np.ndarray]) -> bytes:
+    """The arrays as the bytes of a compressed .npz file, which `read_arrays` reads."""
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()

@@ -226,25 +226,36 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Reproduce:
-    """Run or resume everything that a result of the paper needs; write its table and a verdict on each claim."""
+    """Run or resume everything that a result of the paper needs; write its table, or a verdict on each claim."""
 
-    result: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{table1,fig2,transfer,transplant,figures}")]
-    """table1: all models, clean and perturbed; fig2: sensitivity to the strength of the perturbations; transfer:
-    rotated images; transplant: another seed's controller; figures: analyses, figures 1 to 6 and the appendix, with the
-    paper's claims, in one HTML page."""
+    result: Annotated[
+        tyro.conf.Positional[str], tyro.conf.arg(metavar="{paper,table1,fig2,transfer,transplant,figures}")
+    ]
+    """paper: a verdict on each of the paper's 53 claims, in one table and one HTML page with the figures; table1: all
+    models, clean and perturbed; fig2: sensitivity to the strength of the perturbations; transfer: rotated images;
+    transplant: another seed's controller; figures: analyses, figures 1 to 6 and the appendix, in one HTML page."""
 
-    scale: Annotated[str, tyro.conf.arg(metavar="{tiny,small,paper}")] = "small"
-    """tiny: some minutes, a check that everything runs; small: psMNIST on two cores within an hour; paper: the size of
-    the paper, for a GPU."""
+    scale: Annotated[str, tyro.conf.arg(metavar="{tiny,small,long,paper}")] = "small"
+    """tiny: some minutes, a check that everything runs; small: psMNIST in 112 steps on two cores (paper: hours; the
+    other results: within an hour); long: psMNIST in 784 steps, with paper only; paper: the size of the paper, for a
+    GPU."""
+
+    claims: tuple[str, ...] = ()
+    """With paper: the claims to test, such as C17 C21, and no work for the others; none takes all."""
+
+    networks: Path | None = None
+    """With paper: folder of trained networks, as in docs/results/networks; nothing is trained. None trains what is
+    missing."""
 
     runs: Path | None = None
-    """Folder of the runs, which the results of a scale share; None takes runs/reproduce/SCALE."""
+    """Folder of the runs, which the results of a scale share; None takes runs/reproduce/SCALE, or runs/paper/SCALE
+    with paper."""
 
     output: Path | None = None
     """Folder of the tables and figures; None takes RUNS/results."""
 
     jobs: int = 1
-    """Processes."""
+    """Processes. With paper they test and analyse; the networks are trained one by one."""
 
     data_dir: Path | None = None
     """Folder with the images' files; None takes $ARU_DATA_DIR, and without it they are downloaded."""
@@ -257,12 +268,23 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from aru_lab.errors import failed_together
-        from aru_lab.experiments.reproduce import reproduce
+        from aru_lab.errors import ConfigError, failed_together
 
-        _, markdown, failures = reproduce(
-            self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device
-        )
+        if self.result == "paper":
+            from aru_lab.experiments.paper.run import reproduce_paper
+
+            own = {"data_dir": self.data_dir, "device": self.device}
+            made = reproduce_paper(self.scale, self.claims, self.networks, self.runs, self.output, self.jobs, **own)
+            markdown, failures = made.files["README.md"], made.failures
+        else:
+            for name in ("claims", "networks"):
+                if getattr(self, name):
+                    raise ConfigError(f"{name}: got a value with the result {self.result}, expected the result paper.")
+            from aru_lab.experiments.reproduce import reproduce
+
+            _, markdown, failures = reproduce(
+                self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device
+            )
         Console().print(Markdown(markdown.read_text(encoding="utf-8")))
         if failure := failed_together(failures):
             raise failure

@@ -70,6 +70,7 @@ def networks(
     seconds: float | None = None,
     sets: tuple[str, ...] | None = None,
     console: Console | None = None,
+    models: tuple[str, ...] | None = None,
     **own: Any,
 ) -> bool:
     """Train and keep the networks of a scale that are not kept yet.
@@ -81,6 +82,7 @@ def networks(
         seconds: stop after so many seconds, at the end of an epoch; None trains all.
         sets: names of the sets to train; None takes all.
         console: where the progress goes; None prints to standard output.
+        models: names of the models to train; None takes all of each set.
         own: fields of the configuration that do not define the experiment, such as data_dir and device.
 
     Returns:
@@ -94,7 +96,8 @@ def networks(
     check_choice("scale", scale, tuple(NETWORKS))
     check_positive("seconds", seconds, optional=True)
     chosen = _chosen(scale, sets)
-    work = _Work(output, runs or Path("runs/networks") / scale, console or Console(), Deadline(seconds), own)
+    runs = runs or Path("runs/networks") / scale
+    work = _Work(output, runs, console or Console(), Deadline(seconds), own, models)
     try:
         for network_set in chosen:
             work.train(network_set)
@@ -120,6 +123,11 @@ class _Work:
     console: Console
     deadline: Deadline
     own: dict[str, Any]
+    models: tuple[str, ...] | None = None
+
+    def wanted(self, network_set: NetworkSet) -> tuple[str, ...]:
+        """The models of a set that are trained."""
+        return tuple(model for model in network_set.models if self.models is None or model in self.models)
 
     def train(self, network_set: NetworkSet) -> None:
         """Train what is left of a set."""
@@ -129,7 +137,7 @@ class _Work:
         left = [
             (name, config)
             for name, config in configurations(network_set, rates, self.runs, self.own)
-            if name not in kept
+            if name not in kept and config.model in self.wanted(network_set)
         ]
         started = self.deadline.elapsed
         for k, (name, config) in enumerate(left):
@@ -156,7 +164,7 @@ class _Work:
         if network_set.rates_of is not None:
             folder = self.output / network_set.rates_of
             chosen = chosen_rates(folder)
-            if missing := [model for model in network_set.models if model not in chosen]:
+            if missing := [model for model in self.wanted(network_set) if model not in chosen]:
                 raise RunError(
                     f"{folder / RATES} has no learning rate of {', '.join(missing)}; train the set "
                     f"{network_set.rates_of} first."
@@ -165,7 +173,7 @@ class _Work:
         if not network_set.learning_rates:
             return dict.fromkeys(network_set.models, network_set.training.learning_rate)
         folder = self.output / network_set.name
-        for model in network_set.models:
+        for model in self.wanted(network_set):
             if model not in chosen_rates(folder):
                 self.choose_rate(network_set, model, folder)
         return chosen_rates(folder)
@@ -218,7 +226,7 @@ def configurations(
 
     Args:
         network_set: the set.
-        rates: the learning rate of each model.
+        rates: the learning rate of each model; models without one are left out.
         runs: folder of the runs, RUNS/SET/NAME-lrRATE.
         own: fields that do not define the experiment.
     """
@@ -228,7 +236,7 @@ def configurations(
     sizes = {config.model: config.hidden_size for config in plan(base, solved, (0,), (), runs)}
     starts = network_set.starts or ((base.initial_gain, base.initial_saturation),)
     for seed in network_set.seeds:
-        for model in network_set.models:
+        for model in (model for model in network_set.models if model in rates):
             for gain, saturation in starts:
                 name = f"{model}-seed{seed}"
                 if network_set.starts is not None:

@@ -1,4 +1,4 @@
-"""The state of one `aru reproduce`: scale, folders, processes, and the errors of runs."""
+"""The state of one `aru reproduce`: processes, scale, folders, and the errors of runs."""
 
 from __future__ import annotations
 
@@ -19,38 +19,12 @@ from aru_lab.terminal import say, visible
 
 
 @dataclass
-class Session:
-    """One `aru reproduce`: the scale, folders and processes, and the runs that failed."""
+class Jobs:
+    """Processes and console of one command, and the runs that failed."""
 
-    scale: Scale
-    root: Path
-    output: Path
     jobs: int
-    own: dict[str, Any]
     console: Console
-    failures: list[tuple[str, LabError]] = field(default_factory=list)
-
-    def networks(self, task: str, models: Sequence[str]) -> list[Finished]:
-        """The trained networks that the results share: models times seeds.
-
-        Raises:
-            RunError: none could be trained.
-        """
-        base = dataclasses.replace(self.scale.base(task), **self.own)
-        configs = plan(
-            base, models, self.scale.seeds, (), self.root / task, remark=lambda sentence: say(self.console, sentence)
-        )
-        print_sizes(configs, self.console)
-        finished = self.train(configs, f"training on {task}")
-        if not finished:
-            raise RunError(f"{self.root / task}: no network could be trained. {' '.join(self.remarks)}")
-        return finished
-
-    def train(self, configs: Sequence[TrainConfig], label: str) -> list[Finished]:
-        """Complete the runs; runs that fail are added to `failures` and left out."""
-        outcomes = run_sweep(configs, self.jobs, label=label)
-        found = self.successes([config.run_folder.name for config in configs], outcomes)
-        return [run for _, run in found]
+    failures: list[tuple[str, LabError]] = field(default_factory=list, kw_only=True)
 
     def map(
         self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str
@@ -77,3 +51,35 @@ class Session:
             else f"Left out because it failed: {name} ({visible(str(error)).rstrip('.')})."
             for name, error in self.failures
         ]
+
+
+@dataclass
+class Session(Jobs):
+    """One `aru reproduce` of a result: the scale, folders and processes, and the runs that failed."""
+
+    scale: Scale
+    root: Path
+    output: Path
+    own: dict[str, Any]
+
+    def networks(self, task: str, models: Sequence[str]) -> list[Finished]:
+        """The trained networks that the results share: models times seeds.
+
+        Raises:
+            RunError: none could be trained.
+        """
+        base = dataclasses.replace(self.scale.base(task), **self.own)
+        configs = plan(
+            base, models, self.scale.seeds, (), self.root / task, remark=lambda sentence: say(self.console, sentence)
+        )
+        print_sizes(configs, self.console)
+        finished = self.train(configs, f"training on {task}")
+        if not finished:
+            raise RunError(f"{self.root / task}: no network could be trained. {' '.join(self.remarks)}")
+        return finished
+
+    def train(self, configs: Sequence[TrainConfig], label: str) -> list[Finished]:
+        """Complete the runs; runs that fail are added to `failures` and left out."""
+        outcomes = run_sweep(configs, self.jobs, label=label)
+        found = self.successes([config.run_folder.name for config in configs], outcomes)
+        return [run for _, run in found]

@@ -1,4 +1,4 @@
-"""Tables as CSV and Markdown, and the report of a result: measured values, claims of the paper, and verdicts."""
+"""Tables as CSV and Markdown, and the report of a result: measured values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.experiments.verdicts import SPREAD_RULE
 from aru_lab.files import csv_text
 from aru_lab.plots.style import NAMES
 from aru_lab.runs.folder import write_result
@@ -21,18 +20,12 @@ from aru_lab.runs.provenance import commit, version
 
 @dataclass(frozen=True)
 class Row:
-    """One measured accuracy: its values over the seeds, and the paper's claim about it, if there is one.
-
-    `against` are the values that the claim compares them with.
-    """
+    """One measured accuracy: its values over the seeds."""
 
     task: str
     model: str
     quantity: str
     values: tuple[float, ...]
-    claim: str = ""
-    verdict: str = ""
-    against: tuple[float, ...] = ()
 
     @property
     def mean(self) -> float:
@@ -74,7 +67,6 @@ def write_report(report: Report, stem: Path, command: str) -> tuple[Path, Path]:
     ]
     for task in dict.fromkeys(row.task for row in report.rows if row.values):
         text += [f"## {task}", "", *_pivot(report, [row for row in report.rows if row.task == task]), ""]
-    text += ["## The paper's claims", "", *_claims(report.rows), "", SPREAD_RULE, ""]
     text += [f"![{figure.stem}]({figure.name})\n" for figure in report.figures]
     text += [f"* {as_markdown(remark)}" for remark in report.remarks]
     text += ["", made_by(command)]
@@ -94,9 +86,6 @@ def _line(report: Report, row: Row) -> dict[str, object]:
         "mean": row.mean,
         "deviation": row.deviation,
         "values": " ".join(f"{value:.6g}" for value in row.values),
-        "claim": row.claim,
-        "against": " ".join(f"{value:.6g}" for value in row.against),
-        "verdict": row.verdict,
     }
 
 
@@ -109,16 +98,6 @@ def _pivot(report: Report, rows: Sequence[Row]) -> list[str]:
         sizes = ("-", "-") if size is None else (size[0], f"{size[1]:,}")
         lines.append((NAMES[model], *sizes, *(cells.get((model, quantity), "-") for quantity in quantities)))
     return markdown_table(("model", "H", "parameters", *quantities), lines, numbers_from=1)
-
-
-def _claims(rows: Sequence[Row]) -> list[str]:
-    headings = ("task", "network", "quantity", "the paper", "here (%)", "compared with (%)", "verdict")
-    lines = [
-        (row.task, NAMES[row.model], row.quantity, row.claim, row, percent(row.against), f"**{row.verdict}**")
-        for row in rows
-        if row.claim
-    ]
-    return markdown_table(headings, lines)
 
 
 def percent(values: Sequence[float]) -> str:

@@ -6,7 +6,6 @@ PART.npz is written last and carries the key of what it was computed from; it sa
 
 from __future__ import annotations
 
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +21,7 @@ from torch import Tensor, nn
 from aru_kernels import ARUN, GammaRNN
 from aru_lab.data.sequences import Sequences, TaskData
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.files import csv_text, is_file, read_arrays, reading, sha256_of
+from aru_lab.files import archive_of, csv_text, is_file, read_arrays, reading, sha256_of
 from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
@@ -83,10 +82,9 @@ class AnalysisFolder:
             written.append(self.run / FOLDER / f"{name}.csv")
             write_result(csv_text(table.header, map(_plain, table.rows)), written[-1])
         own = {_PART: part, _NAMES: sorted(result.arrays)}
-        buffer = io.BytesIO()
-        np.savez_compressed(buffer, **result.arrays, **{_KEY: np.array(json.dumps(_keyed(key) | own))})
+        content = archive_of(result.arrays | {_KEY: np.array(json.dumps(_keyed(key) | own))})
         written.append(self.file(part))
-        write_result(buffer.getvalue(), written[-1])
+        write_result(content, written[-1])
         return written
 
     def load(self, part: str) -> Arrays:

@@ -1,9 +1,8 @@
-"""`aru reproduce figures`: one page with its pictures and claims, from nothing and again without work."""
+"""`aru reproduce figures`: one page with its pictures, from nothing and again without work."""
 
 from __future__ import annotations
 
 import base64
-import csv
 import dataclasses
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from aru_lab.analysis.checks import AnalysisError
 from aru_lab.errors import Interrupted
 from aru_lab.experiments import analyse as analyse_module
 from aru_lab.experiments import figures, reproduce, sweep, tables
-from aru_lab.experiments.claims import Finding
-from aru_lab.experiments.figures import Section, analyse_item
+from aru_lab.experiments import pictures as pictures_module
+from aru_lab.experiments.figures import analyse_item
+from aru_lab.experiments.pictures import Picture
 from aru_lab.experiments.scales import SCALES
-from aru_lab.experiments.verdicts import FAILS, HOLDS, UNTESTED
 from aru_lab.plots import style
 from aru_lab.runs import scores
 from support.pages import Page
@@ -40,7 +39,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setitem(SCALES, "tiny", dataclasses.replace(scale, **changes))
     monkeypatch.setattr(style, "DPI", 50)
-    monkeypatch.setattr(figures, "FIGURES", FIGURES)
+    monkeypatch.setattr(pictures_module, "FIGURES", FIGURES)
     monkeypatch.setattr(tables, "commit", lambda: "0123abc")  # a commit meanwhile would change the page
 
 
@@ -48,33 +47,28 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_page_from_nothing_and_again_without_work(
     smaller: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sections, markdown, failures = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
-    assert [section.number for section in sections] == list(FIGURES)
+    pictures, markdown, failures = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
+    assert [picture.number for picture in pictures] == list(FIGURES)
     assert failures == []
-    found = [finding for section in sections for finding in section.findings]
-    assert {finding.verdict for finding in found if not finding.exact} == {UNTESTED}  # tiny judges nothing
-    assert all(finding.p is None or 0 <= finding.p <= 1 for finding in found)
-    assert sum(finding.p is not None for finding in found) > 5
     content = (tmp_path / "results" / "figures.html").read_text(encoding="utf-8")
     page = Page(content)
     assert (page.open, page.fetched) == ([], [])
-    pictures = [base64.b64decode(source.partition("base64,")[2]) for source in page.pictures]
-    assert pictures == [(tmp_path / "results" / f"figure-{number}.png").read_bytes() for number in FIGURES]
-    for finding in found:
-        assert finding.claim in page.text
-        assert finding.number in page.text
-    with (tmp_path / "results" / "figures.csv").open(newline="", encoding="utf-8") as file:
-        assert [row["claim"] for row in csv.DictReader(file)] == [finding.claim for finding in found]
-    assert "`aru reproduce figures --scale tiny`" in markdown.read_text(encoding="utf-8")
+    shown = [base64.b64decode(source.partition("base64,")[2]) for source in page.pictures]
+    assert shown == [(tmp_path / "results" / f"figure-{number}.png").read_bytes() for number in FIGURES]
+    text = markdown.read_text(encoding="utf-8")
+    for picture in pictures:
+        assert picture.caption in page.text
+        assert f"![{picture.heading}](figure-{picture.number}.png)" in text
+    assert "`aru reproduce figures --scale tiny`" in text
 
     monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("trained again"))
     monkeypatch.setattr(scores, "score", lambda *_, **__: pytest.fail("scored again"))
     monkeypatch.setattr(analyse_module, "PARTS", _untouchable())
     monkeypatch.setattr(
-        figures, "draw", lambda number, _, folder: [folder / f"figure-{number}.{x}" for x in ("png", "pdf")]
+        pictures_module, "draw", lambda number, _, folder: [folder / f"figure-{number}.{x}" for x in ("png", "pdf")]
     )
     again, *_ = reproduce.reproduce("figures", "tiny", tmp_path, device="cpu", console=QUIET)
-    assert again == sections
+    assert again == pictures
     assert (tmp_path / "results" / "figures.html").read_text(encoding="utf-8") == content
 
 
@@ -87,18 +81,13 @@ def _untouchable() -> dict[str, object]:
 
 
 def test_page_escapes_and_says_what_is_missing(tmp_path: Path) -> None:
-    picture = tmp_path / "figure-1.png"
-    picture.write_bytes(b"\x89PNG")
-    sections = [
-        Section("1", picture, [Finding("a < b & c", "<1>", HOLDS, "t", 3e-7)]),
-        Section("6", None, [Finding("d", "0.5", FAILS, "t", 0.25), Finding("e", "-", UNTESTED)], "no <run>"),
-    ]
-    page = Page(figures._html(sections, [], "tiny", "a <scale>", ["left & out"]))
+    file = tmp_path / "figure-1.png"
+    file.write_bytes(b"\x89PNG")
+    pictures = [Picture("1", file), Picture("6", None, "no <run>")]
+    page = Page(figures._html(pictures, [], "tiny", "a <scale>", ["left & out"]))
     assert page.open == []
-    for text in ("a < b & c", "<1>", "3e-07", "0.25", "Not drawn: no <run>", "a <scale>", "left & out"):
+    for text in ("Not drawn: no <run>", "a <scale>", "left & out"):
         assert text in page.text
-    counts = "1 holds; 1 does not hold; 0 undecided: within the spread of the seeds; 1 not tested at this scale"
-    assert counts in page.text
     assert len(page.pictures) == 1
 
 
@@ -111,7 +100,7 @@ def test_analysis_that_is_not_possible_is_a_remark_and_a_stop_is_a_stop(
 
         monkeypatch.setattr(figures, "analyse", analyse)
 
-    item = (tmp_path, SETTINGS, None, None)
+    item = (tmp_path, (), SETTINGS, "best", None, None)
     raising(AnalysisError("The Jacobian is singular."))
     assert analyse_item(item, lambda fraction: None) == "The Jacobian is singular."
     raising(KeyboardInterrupt())

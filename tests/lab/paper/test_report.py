@@ -10,8 +10,9 @@ import pytest
 
 from aru_lab.experiments.paper import findings, registry, report, rules
 from aru_lab.experiments.paper.findings import Finding, seeds_needed
-from aru_lab.experiments.paper.report import Picture, Reproduction
+from aru_lab.experiments.paper.report import Reproduction
 from aru_lab.experiments.paper.rules import FAILS, HOLDS, PAPER_SIZE, UNDECIDED, UNTESTED, Outcome
+from aru_lab.experiments.pictures import Picture
 from support.pages import Page
 
 from .planted import FALLS, planted
@@ -29,8 +30,8 @@ def reproduction(found: list[Finding], tmp_path: Path) -> Reproduction:
     picture = tmp_path / "figure-2.png"
     picture.write_bytes(b"\x89PNG")
     pictures = [
-        Picture("2", "Robustness", "Accuracy <b>", picture),
-        Picture("3", "Gain", "n and s", None, "no <run>"),
+        Picture("2", picture),
+        Picture("3", None, "no <run>"),
     ]
     return Reproduction("small", "T = 112 & H = 64", found, pictures, ["left & out"], "aru reproduce paper")
 
@@ -62,7 +63,7 @@ def test_page_is_whole_and_shows_everything(reproduction: Reproduction) -> None:
     page = Page(report.as_page(reproduction))
     assert (page.open, page.fetched) == ([], [])
     assert len(page.pictures) == 1
-    for text in ("T = 112 & H = 64", "Not drawn: no <run>", "Accuracy <b>", "left & out", report.counted(reproduction)):
+    for text in ("T = 112 & H = 64", "Not drawn: no <run>", "left & out", report.counted(reproduction)):
         assert text in page.text
     for finding in reproduction.findings:
         assert finding.claim.says in page.text

@@ -11,10 +11,13 @@ from aru_lab.experiments.paper.rules import Outcome
 
 @dataclass(frozen=True)
 class Scores:
-    """Needs test scores of these models of a group on these sweeps; drives are left out where they are not defined."""
+    """Needs test scores of these variants of a group on these sweeps; drives are left out where they are not defined.
+
+    Without sweeps it needs the networks and their logs only.
+    """
 
     group: str
-    models: tuple[str, ...]
+    variants: tuple[str, ...]
     sweeps: tuple[str, ...] = ("clean",)
 
 
@@ -23,19 +26,20 @@ class Analysis:
     """Needs a part of `aru analyse` on these models of a group."""
 
     part: str
-    models: tuple[str, ...]
+    variants: tuple[str, ...]
     group: str = "psmnist"
 
 
 @dataclass(frozen=True)
 class Work:
-    """Needs other work, one of `works.WORKS`: further networks, a retraining, a computation without trained networks.
+    """Needs one of `works.WORKS`, such as a retraining or a computation without trained networks.
 
-    `groups` are the networks that it makes or reads.
+    `group` and `variants` are the networks that it reads.
     """
 
     name: str
-    groups: tuple[str, ...] = ()
+    group: str = ""
+    variants: tuple[str, ...] = ()
 
 
 Need = Scores | Analysis | Work
@@ -75,8 +79,7 @@ class Claim:
     @property
     def groups(self) -> tuple[str, ...]:
         """The groups of networks that it reads, each once."""
-        named = [need.groups if isinstance(need, Work) else (need.group,) for need in self.needs]
-        return tuple(dict.fromkeys(group for groups in named for group in groups))
+        return tuple(dict.fromkeys(need.group for need in self.needs if need.group))
 
     @property
     def paper_only(self) -> bool:

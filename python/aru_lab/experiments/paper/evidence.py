@@ -25,7 +25,7 @@ GROUPS = {
     "psmnist": "psMNIST",
     "scifar10": "sCIFAR10, linear encoder",
     "scifar10-conv": "sCIFAR10, convolutional encoder",
-    "shared-start": "psMNIST, all neurons started at one (n, s)",
+    "homogeneous-start": "psMNIST, all neurons started at one (n, s)",
     "transplant": "psMNIST, frozen controller of another seed",
     "swapped": "psMNIST, trained network with the controller of another seed",
     "rmsprop": "psMNIST, RMSprop",
@@ -44,7 +44,7 @@ class Evidence:
 
     Args:
         reduced: whether the networks are smaller than the paper's.
-        conclusive: whether claims on trained networks may be judged.
+        conclusive: whether claims may be judged.
         folders: run folders, by (group, variant) and seed.
         scores: by (group, variant, sweep), then by seed, then by point of the sweep.
         values: other numbers, by (group, variant, name) and seed: sizes of a retraining, validation accuracies.
@@ -61,6 +61,14 @@ class Evidence:
     once: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: dict[str, str] = field(default_factory=dict)
     waiting: dict[str, str] = field(default_factory=dict)
+
+    def put_scores(self, group: str, variant: str, sweep: str, seed: int, scores: dict[Point, Score]) -> None:
+        """Add the scores of one network on a sweep."""
+        self.scores.setdefault((group, variant, sweep), {})[seed] = scores
+
+    def put_value(self, group: str, variant: str, name: str, seed: int, value: float) -> None:
+        """Add a number of one network."""
+        self.values.setdefault((group, variant, name), {})[seed] = value
 
     def points(self, group: str, variant: str, sweep: str) -> dict[int, dict[Point, Score]]:
         """The scores of a sweep, by seed and point.

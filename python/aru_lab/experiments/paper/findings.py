@@ -64,10 +64,10 @@ def _judged(claim: Claim, evidence: Evidence) -> Finding:
         return Finding(claim, rules.UNTESTED, remark=str(error))
     p = rules.joint_p(outcomes)
     verdict = rules.together(outcomes)
+    if not evidence.conclusive:
+        return _unjudged(claim, outcomes, "this scale judges no claim")
     if claim.exact:
         return Finding(claim, verdict, outcomes, "", p)
-    if not evidence.conclusive:
-        return _unjudged(claim, outcomes, "this scale judges no claim on trained networks")
     if waiting := [evidence.waiting[group] for group in claim.groups if group in evidence.waiting]:
         return _unjudged(claim, outcomes, f"no verdict before all seeds are trained: {'; '.join(waiting)}")
     if not evidence.reduced:

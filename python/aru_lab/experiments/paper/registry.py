@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 from aru_lab.errors import ConfigError
 from aru_lab.experiments.paper.claim import Claim
-from aru_lab.experiments.paper.judges import accuracy, fractional, gain, heterogeneity, robustness
+from aru_lab.experiments.paper.judges import accuracy, fractional, gain, gradients, heterogeneity, robustness, stability
 
-MODULES = (accuracy, robustness, heterogeneity, gain, fractional)
+MODULES = (accuracy, robustness, heterogeneity, gain, fractional, stability, gradients)
 CLAIMS: tuple[Claim, ...] = tuple(
     sorted((claim for module in MODULES for claim in module.COLLECTION.claims), key=lambda claim: claim.number)
 )

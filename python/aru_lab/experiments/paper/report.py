@@ -8,15 +8,16 @@ README.md    what holds, what does not, what is open, in three minutes
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from aru_lab.experiments.pages import figures_of, page
 from aru_lab.experiments.paper.findings import Finding, seeds_needed
 from aru_lab.experiments.paper.rules import FAILS, HOLDS, PAPER_SIZE, UNDECIDED, UNTESTED, VERDICTS, Outcome
+from aru_lab.experiments.pictures import Picture
 from aru_lab.experiments.tables import as_markdown, made_by, markdown_table, write_csv
 from aru_lab.runs.folder import write_result
 
@@ -41,26 +42,6 @@ KEY = (
     "undecided where N seeds show neither that it holds nor that it does not."
 )
 _CLASS = {HOLDS: "holds", FAILS: "fails"}
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 76rem; margin: 2rem auto; padding: 0 1rem; color: #111; }
-img { display: block; width: 100%; max-width: 44rem; margin: 1rem auto; background: #fff; }
-table { border-collapse: collapse; width: 100%; font-size: 0.85rem; }
-th, td { text-align: left; vertical-align: top; padding: 0.3rem 0.5rem; border-bottom: 1px solid #ccc; }
-td.verdict { font-weight: 600; }
-.holds { color: #0072B2; } .fails { color: #D55E00; } .open { color: #555; }
-.small, figcaption { font-size: 0.9rem; color: #333; }
-"""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A figure of the report: its number, title and caption, and its file or the reason why it is missing."""
-
-    number: str
-    title: str
-    caption: str
-    file: Path | None
-    reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -121,7 +102,8 @@ def as_table(report: Reproduction) -> str:
 def counted(report: Reproduction) -> str:
     """How many claims have which verdict, in a sentence."""
     counts = {verdict: sum(finding.verdict == verdict for finding in report.findings) for verdict in VERDICTS}
-    return f"{len(report.findings)} claims: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + "."
+    n = len(report.findings)
+    return f"{n} claim{'s' * (n != 1)}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + "."
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -178,7 +160,8 @@ def as_first_page(report: Reproduction) -> str:
     text = [
         "# Does the paper hold? The result in three minutes",
         "",
-        f"{PAPER} made {len(report.findings)} claims that we could put to a test. {counted(report)}",
+        f"The claims of {PAPER}, each put to the test that decides it. {counted(report)}",
+        "",
         f"Scale `{report.scale}`: {report.description}",
         "",
         "[All claims with their numbers](paper.md), [as CSV](paper.csv).",
@@ -195,7 +178,7 @@ def as_first_page(report: Reproduction) -> str:
         text += ["## The pictures that matter", ""]
         for picture in shown:
             text += [f"![Figure {picture.number}]({picture.file.name})", ""]
-            text += [f"{_heading(picture)}. {as_markdown(picture.caption)}", ""]
+            text += [f"{picture.heading}. {as_markdown(picture.caption)}", ""]
     if report.remarks:
         text += ["## Remarks", "", *(f"* {as_markdown(remark)}" for remark in report.remarks), ""]
     return "\n".join([*text, made_by(report.command), ""])
@@ -222,11 +205,7 @@ def _together(findings: Sequence[Finding]) -> list[str]:
 
 def as_page(report: Reproduction) -> str:
     """The HTML page, with every picture inside."""
-    title = f"{TITLE}, scale {report.scale}"
     parts = [
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">',
-        '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(TITLE)}</h1>",
         f"<p>{escape(PAPER)}. Scale <code>{escape(report.scale)}</code>: {escape(report.description)}</p>",
         f"<p><b>{escape(counted(report))}</b></p>",
@@ -240,25 +219,8 @@ def as_page(report: Reproduction) -> str:
         parts.append(f'<tr id="{finding.claim.name}">{row}<td class="verdict {kind}">{escape(verdict)}</td></tr>')
         if len(finding.outcomes) > 1:
             parts.append(f'<tr><td></td><td colspan="{len(HEADINGS) - 1}">{_tests(finding.outcomes)}</td></tr>')
-    parts.append("</table>")
-    for picture in report.pictures:
-        parts.append(f'<h2 id="figure-{escape(picture.number)}">{escape(_heading(picture))}</h2>')
-        if picture.file is None:
-            parts.append(f"<p>Not drawn: {escape(picture.reason)}</p>")
-            continue
-        content = base64.b64encode(picture.file.read_bytes()).decode()
-        caption = escape(picture.caption)
-        parts.append(f'<figure><img alt="{caption}" src="data:image/png;base64,{content}">')
-        parts.append(f"<figcaption>{caption}</figcaption></figure>")
-    if report.remarks:
-        parts.append(f"<h2>Remarks</h2><ul>{''.join(f'<li>{escape(remark)}</li>' for remark in report.remarks)}</ul>")
-    parts.append(f'<p class="small">{escape(made_by(report.command))}</p></body></html>\n')
-    return "\n".join(parts)
-
-
-def _heading(picture: Picture) -> str:
-    name = "Appendix" if picture.number == "appendix" else f"Figure {picture.number}"
-    return f"{name}. {picture.title}"
+    parts += ["</table>", *figures_of(report.pictures)]
+    return page(f"{TITLE}, scale {report.scale}", parts, report.remarks, report.command)
 
 
 def _tests(outcomes: Sequence[Outcome]) -> str:

@@ -14,7 +14,7 @@ from aru_lab.networks.names import ADAPTABLE, MODELS
 COLLECTION = Collection()
 claim = COLLECTION.claim
 
-RETRAINED = ("arun", "gamma-heterogeneous")  # the networks that are trained with RMSprop too
+RETRAINED = ("gamma-heterogeneous", "relu")  # the networks that are trained with RMSprop too
 TRANSPLANT_TESTS = ("clean", "noisy drive", "step drive", "sine")
 
 
@@ -166,7 +166,7 @@ def _(evidence: Evidence) -> list[Outcome]:
     "EQ",
     "R",
     Scores("psmnist", ("arun",)),
-    Work("transplant", ("transplant",)),
+    Scores("transplant", ("arun",)),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     return [_transplanted(evidence, "transplant", "clean", ACCURACY)]
@@ -181,8 +181,8 @@ def _(evidence: Evidence) -> list[Outcome]:
     "EQ(2) each",
     "R",
     Scores("psmnist", ("arun",), TRANSPLANT_TESTS),
-    Work("transplant", ("transplant",)),
-    Work("swapped", ("swapped",)),
+    Scores("transplant", ("arun",), TRANSPLANT_TESTS),
+    Work("swapped", "psmnist", ("arun",)),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     tests = [("transplant", sweep) for sweep in TRANSPLANT_TESTS[1:]]
@@ -199,11 +199,11 @@ def _transplanted(evidence: Evidence, group: str, sweep: str, margin: float) -> 
     "C52",
     "5.3",
     "RMSprop gives similar results",
-    "clean accuracy, Adam minus RMSprop within ±2 points (ARUN, γ het.)",
+    "clean accuracy, Adam minus RMSprop within ±2 points (γ het., ReLU)",
     "EQ(2) each",
     "R",
     Scores("psmnist", RETRAINED),
-    Work("rmsprop", ("rmsprop",)),
+    Scores("rmsprop", RETRAINED),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     outcomes = []

@@ -9,8 +9,8 @@ import numpy as np
 from scipy import stats
 
 from aru_lab.experiments.paper import rules
-from aru_lab.experiments.paper.claim import Collection, Work
-from aru_lab.experiments.paper.evidence import BySeed, Evidence, Lacking, listed, minus
+from aru_lab.experiments.paper.claim import Analysis, Collection, Scores, Work
+from aru_lab.experiments.paper.evidence import GROUPS, BySeed, Evidence, Lacking, listed, minus
 from aru_lab.experiments.paper.rules import ACCURACY, LOG10, Outcome
 
 COLLECTION = Collection()
@@ -19,6 +19,7 @@ claim = COLLECTION.claim
 HETEROGENEOUS = "gamma-heterogeneous"
 LEAST_SD_OF_N, LEAST_SD_OF_S = 0.05, 0.01  # of n as a share of its start
 SPREADS = ("sd of n", "sd of s", "det of the covariance of n and s")
+VALIDATION = "validation accuracy"  # of the last epoch
 UPRIGHT, ROTATED, RETRAINED = "accuracy upright", "accuracy rotated", "accuracy retrained"
 
 # The paper's grid of starts (n, s)
@@ -50,13 +51,12 @@ STARTS = {start_name((n, s)): (n, s) for n in GAINS for s in SATURATIONS}
     "sd of n over neurons minus 5% of its start, sd of s minus 0.01, after training > 0 (0 before)",
     "PT both",
     "R",
-    Work("shared-start", ("shared-start",)),
+    Analysis("heterogeneity", (HETEROGENEOUS,), "homogeneous-start"),
 )
 def _(evidence: Evidence) -> list[Outcome]:
-    of = ("shared-start", HETEROGENEOUS)
-    start = evidence.value(*of, "mean n before")
-    of_n = {seed: sd - LEAST_SD_OF_N * start[seed] for seed, sd in evidence.value(*of, "sd of n after").items()}
-    of_s = {seed: sd - LEAST_SD_OF_S for seed, sd in evidence.value(*of, "sd of s after").items()}
+    files = evidence.arrays("heterogeneity", "homogeneous-start", HETEROGENEOUS)
+    of_n = {seed: of["n_after"].std() - LEAST_SD_OF_N * of["n_before"].mean() for seed, of in files.items()}
+    of_s = {seed: of["s_after"].std() - LEAST_SD_OF_S for seed, of in files.items()}
     return [rules.paired_t("sd of n - 5%", listed(of_n)), rules.paired_t("sd of s - 0.01", listed(of_s))]
 
 
@@ -67,7 +67,7 @@ def _(evidence: Evidence) -> list[Outcome]:
     "sd of n, sd of s and det of their covariance over neurons, after minus before retraining > 0",
     "PT each",
     "R",
-    Work("rotation", ("psmnist",)),
+    Work("rotation", "psmnist", (HETEROGENEOUS,)),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     def change(name: str) -> BySeed:
@@ -83,7 +83,7 @@ def _(evidence: Evidence) -> list[Outcome]:
     "(retrained - rotated)/(upright - rotated) accuracy on the half of the test images that was not trained on",
     "SH(.25)",
     "R, P",
-    Work("rotation", ("psmnist",)),
+    Work("rotation", "psmnist", (HETEROGENEOUS,)),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     upright, rotated, retrained = (
@@ -119,25 +119,33 @@ def _rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
     return float(stats.spearmanr(a, b).statistic)
 
 
+def _starts(evidence: Evidence, group: str) -> list[str]:
+    """The starts of a group's networks, in the order of the grid; Lacking where there are none."""
+    found = [name for name in STARTS if evidence.scores.get((group, name, "clean"))]
+    if len(found) < 2:
+        raise Lacking(f"needs the networks of the {GROUPS[group]}")
+    return found
+
+
 def _grid(evidence: Evidence, group: str) -> tuple[np.ndarray, np.ndarray]:
     """log10 of the Jacobian norm (starts,) and test accuracy (seeds, starts) of the seeds that have every start."""
     norms = evidence.result("jacobian norms of the starts")
-    accuracy = {name: evidence.accuracy(group, name) for name in STARTS}
+    accuracy = {name: evidence.accuracy(group, name) for name in _starts(evidence, group)}
     seeds = set.intersection(*(set(of) for of in accuracy.values()))
-    if not seeds:
-        raise Lacking("needs a seed that has every start of the grid")
-    of_seeds = [[accuracy[name][seed] for name in STARTS] for seed in sorted(seeds)]
-    return np.log10([norms[name] for name in STARTS]), np.array(of_seeds)
+    of_seeds = [[of[seed] for of in accuracy.values()] for seed in sorted(seeds)]
+    return np.log10([float(norms[name]) for name in accuracy]), np.array(of_seeds).reshape(len(seeds), len(accuracy))
 
 
 @claim(
     "C41",
     "B.2, 6AC",
     "strong correlation of Jacobian norm and performance over (n, s)",
-    "Spearman's ρ of |log10 Jacobian norm| with test accuracy over the 85 frozen starts < 0 (strong: < -0.5)",
+    "Spearman's ρ of |log10 Jacobian norm| with test accuracy over the 85 frozen starts < 0 (strong: < -0.5); a "
+    "network that diverged has the accuracy of chance",
     "CO each",
     "R",
-    Work("grid-frozen", ("grid-frozen",)),
+    Scores("grid-frozen", tuple(STARTS)),
+    Work("jacobian norms of the starts"),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     norms, accuracy = _grid(evidence, "grid-frozen")
@@ -153,11 +161,12 @@ def _(evidence: Evidence) -> list[Outcome]:
     "frozen starts: norm > 1 at every start of the worst quarter; |log10 norm|, rest minus best quarter > 0",
     "EX; PT",
     "R",
-    Work("grid-frozen", ("grid-frozen",)),
+    Scores("grid-frozen", tuple(STARTS)),
+    Work("jacobian norms of the starts"),
 )
 def _(evidence: Evidence) -> list[Outcome]:
     norms, accuracy = _grid(evidence, "grid-frozen")
-    quarter = len(norms) // 4
+    quarter = max(1, len(norms) // 4)
     orders = [np.argsort(of_seed, kind="stable") for of_seed in accuracy]
     exploding = [bool(norms[k] > 0) for order in orders for k in order[:quarter]]
     away = np.abs(norms)
@@ -173,15 +182,15 @@ def _(evidence: Evidence) -> list[Outcome]:
     "is chosen on the validation of one half of the seeds and tested on the other half, for either half",
     "PT each",
     "R",
-    Work("grid-trained", ("grid-trained",)),
-    Work("grid-frozen", ("grid-frozen",)),
+    Scores("grid-trained", tuple(STARTS)),
+    Scores("grid-frozen", tuple(STARTS)),
 )
 def _(evidence: Evidence) -> list[Outcome]:
-    validation = {name: evidence.value("grid-trained", name, "validation accuracy") for name in STARTS}
+    validation = {name: evidence.value("grid-trained", name, VALIDATION) for name in _starts(evidence, "grid-trained")}
     seeds = sorted(set.intersection(*(set(of) for of in validation.values())))
-    halves = (seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :])
-    if not halves[0]:
+    if len(seeds) < 2:
         raise Lacking("needs two seeds that have every start of the grid")
+    halves = (seeds[: len(seeds) // 2], seeds[len(seeds) // 2 :])
     learned: BySeed = {}
     for chosen_on, tested_on in (halves, halves[::-1]):
         best = _best_start(validation, chosen_on)

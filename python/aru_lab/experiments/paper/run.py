@@ -1,0 +1,79 @@
+"""`aru reproduce paper`: what the claims need, their verdicts, and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from aru_lab.arguments import check_choice, check_whole
+from aru_lab.errors import ConfigError, LabError
+from aru_lab.experiments.paper import registry, report
+from aru_lab.experiments.paper.findings import Finding, judge
+from aru_lab.experiments.paper.gather import Gathering
+from aru_lab.experiments.paper.plans import PLANS
+from aru_lab.experiments.pictures import draw_all
+from aru_lab.terminal import say
+
+
+@dataclass(frozen=True)
+class Reproduced:
+    """What `reproduce_paper` has made: the findings, the files by name, and the errors of what was left out."""
+
+    findings: list[Finding]
+    files: dict[str, Path]
+    failures: list[LabError]
+
+
+def reproduce_paper(
+    scale: str,
+    claims: Sequence[str] = (),
+    networks: Path | None = None,
+    root: Path | None = None,
+    output: Path | None = None,
+    jobs: int = 1,
+    console: Console | None = None,
+    **own: Any,
+) -> Reproduced:
+    """Do what the claims need, judge them, and write one table, one page, the figures and the first page.
+
+    A stopped call goes on where it was.
+
+    Args:
+        scale: a key of plans.PLANS.
+        claims: names such as C17; none takes all.
+        networks: folder of kept networks, NETWORKS/SCALE/SET; nothing is trained then. None trains what is missing and
+            keeps it in ROOT/kept.
+        root: folder of all that is made; None takes runs/paper/SCALE.
+        output: folder of the report; None takes ROOT/results.
+        jobs: processes for tests and analyses; networks are trained one by one.
+        console: where to print.
+        own: fields of the configurations that do not define the experiment, such as data_dir and device.
+
+    Raises:
+        ConfigError: an unknown scale or claim, or no folder of networks.
+        LabError: a file can't be read or written, or the work was stopped.
+    """
+    check_choice("scale", scale, tuple(PLANS))
+    check_whole("jobs", jobs, 1)
+    chosen = registry.chosen(claims)
+    if networks is not None and not networks.is_dir():
+        raise ConfigError(f"networks: got {networks}, expected a folder of kept networks, as `aru networks` makes it.")
+    root = root or Path("runs") / "paper" / scale
+    output = output or root / "results"
+    own = {name: value for name, value in own.items() if value is not None}
+    console = console or Console()
+    gathering = Gathering(jobs, console, scale, root, networks or root / "kept", networks is None, own)
+    evidence = gathering.gather(chosen)
+    findings = judge(chosen, evidence)
+    folders = [folder for (group, _), of in evidence.folders.items() if group == "psmnist" for folder in of.values()]
+    pictures = draw_all(gathering, folders, output) if folders else []
+    command = " ".join(["aru reproduce paper --scale", scale, *(["--claims", *claims] if claims else [])])
+    remarks = gathering.remarks
+    made = report.Reproduction(scale, PLANS[scale].description, findings, pictures, remarks, command)
+    files = report.write(made, output)
+    say(console, f"{report.counted(made)} Table: {files['paper.md']}, page: {files['paper.html']}")
+    return Reproduced(findings, files, [error for _, error in gathering.failures])

@@ -1,0 +1,237 @@
+"""`aru reproduce paper`: from nothing to the report, again without work, and from kept networks without training."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from aru_lab.cli import main
+from aru_lab.errors import ConfigError
+from aru_lab.experiments import networks, pictures, scales, sweep, tables
+from aru_lab.experiments.kept import LINES, NOTHING, Kept, read_kept
+from aru_lab.experiments.paper import plans, registry, works
+from aru_lab.experiments.paper.claim import Scores
+from aru_lab.experiments.paper.evidence import GROUPS, Evidence
+from aru_lab.experiments.paper.gather import Gathering, Wanted, values_of_log
+from aru_lab.experiments.paper.judges.gradients import SD_OF_NORMS
+from aru_lab.experiments.paper.judges.heterogeneity import VALIDATION
+from aru_lab.experiments.paper.plans import PLANS
+from aru_lab.experiments.paper.rules import UNTESTED
+from aru_lab.experiments.paper.run import Reproduced, reproduce_paper
+from aru_lab.experiments.scales import NETWORKS
+from aru_lab.files import read_lines
+from aru_lab.networks.names import MODELS
+from aru_lab.runs import scores
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import score
+
+QUIET = Console(quiet=True)
+CLAIMS = ("C8", "C17", "C41", "C44", "C45", "C50", "C51")
+RNNS = {"arun", "gamma-homogeneous", "gamma-heterogeneous", "relu"}
+
+
+@pytest.fixture(autouse=True)
+def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Networks of the scale tiny that take a second, and no figures."""
+
+    def less(network_set: scales.NetworkSet) -> scales.NetworkSet:
+        training = dataclasses.replace(network_set.training, hidden_size=24, controller_size=4, subset=100)
+        return dataclasses.replace(network_set, training=training)
+
+    monkeypatch.setitem(NETWORKS, "tiny", tuple(map(less, NETWORKS["tiny"])))
+    monkeypatch.setattr(pictures, "FIGURES", ())
+    monkeypatch.setattr(tables, "commit", lambda: "0123abc")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of one reproduction, which the tests share."""
+    return tmp_path_factory.mktemp("paper")
+
+
+def run(root: Path, claims: tuple[str, ...] = CLAIMS, kept: Path | None = None) -> Reproduced:
+    return reproduce_paper("tiny", claims, kept, root, None, 1, QUIET, device="cpu")
+
+
+def test_from_nothing_to_the_report(root: Path) -> None:
+    made = run(root)
+    assert made.failures == []
+    assert [finding.claim.name for finding in made.findings] == list(CLAIMS)
+    assert {finding.verdict for finding in made.findings} == {UNTESTED}  # tiny judges nothing
+    for finding in made.findings:
+        assert finding.outcomes, finding.remark  # but everything was measured
+        assert finding.n >= 2
+        if finding.claim.name != "C41":  # two starts of four may be alike
+            assert all(math.isfinite(outcome.mean) for outcome in finding.outcomes if outcome.rule[:2] != "EX")
+    with made.files["paper.csv"].open(newline="", encoding="utf-8") as file:
+        assert {row["claim"] for row in csv.DictReader(file)} == set(CLAIMS)
+    assert "`aru reproduce paper --scale tiny --claims C8" in made.files["paper.md"].read_text(encoding="utf-8")
+
+
+def test_only_what_the_claims_need_is_done(root: Path) -> None:
+    run(root)
+    kept = {folder.name: {kept.config.model for kept in read_kept(folder)} for folder in (root / "kept/tiny").iterdir()}
+    assert kept == {
+        "psdigits": RNNS,
+        "homogeneous-start": {"gamma-heterogeneous"},
+        "transplant": {"arun"},
+        "frozen": {"gamma-homogeneous"},
+    }
+    analyses = {path.relative_to(root / "networks/tiny").parts for path in root.glob("networks/**/analysis/*.npz")}
+    names = [f"gamma-heterogeneous-seed{seed}" for seed in (0, 1)]
+    assert analyses == {("homogeneous-start", name, "analysis", "heterogeneity.npz") for name in names}
+
+
+def test_again_without_work(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(root)
+    page = first.files["paper.html"].read_text(encoding="utf-8")
+    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("trained again"))
+    monkeypatch.setattr(scores, "score", lambda *_, **__: pytest.fail("scored again"))
+    monkeypatch.setattr(works, "score", lambda *_, **__: pytest.fail("exchanged controllers again"))
+    monkeypatch.setattr(works, "ONCE", dict.fromkeys(works.ONCE, lambda _: pytest.fail("computed again")))
+    assert run(root).findings == first.findings
+    assert first.files["paper.html"].read_text(encoding="utf-8") == page
+
+
+def test_kept_networks_need_no_training(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = run(root)
+    monkeypatch.setattr(sweep, "train", lambda *_: pytest.fail("trained"))
+    again = run(tmp_path / "elsewhere", kept=root / "kept")
+    assert again.findings == first.findings
+    # What is not kept is named, and not trained.
+    lacking = run(tmp_path / "elsewhere", ("C52", "C4"), root / "kept")
+    assert [finding.remark for finding in lacking.findings] == [
+        "needs scores (clean) of ARUN, sCIFAR10, linear encoder",
+        "needs scores (clean) of RNN+γ het., psMNIST, RMSprop",
+    ]
+    with pytest.raises(ConfigError, match=r"networks: got .*nowhere, expected a folder of kept networks"):
+        run(tmp_path, CLAIMS, tmp_path / "nowhere")
+
+
+def test_networks_that_are_not_trained_yet_are_counted(root: Path, tmp_path: Path) -> None:
+    run(root)
+    kept = tmp_path / "kept"
+    shutil.copytree(root / "kept", kept)
+    lines = (kept / "tiny/psdigits" / LINES).read_text().splitlines(keepends=True)
+    (kept / "tiny/psdigits" / LINES).write_text("".join(lines[:3]))
+    evidence = Gathering(1, QUIET, "tiny", tmp_path, kept, False, {}).gather(registry.chosen(["C8"]))
+    assert evidence.waiting == {"psmnist": "psMNIST: 3 of 8 networks are there"}
+    assert re.fullmatch(r"T = 16, H = \d+, 1 seed", evidence.sizes["psmnist"])
+
+
+def test_the_needs_of_several_claims_are_put_together() -> None:
+    wanted = Wanted.by(registry.chosen(["C1", "C9", "C15", "C21", "C26", "C40"]))
+    assert list(wanted.variants) == ["psmnist"]
+    assert set(wanted.variants["psmnist"]) == RNNS
+    assert set(wanted.sweeps["psmnist", "arun"]) == {"clean", "step sweep", "step grid"}
+    assert set(wanted.parts["psmnist", "arun"]) == {"gain-scaling", "fractional"}
+    assert list(wanted.works) == ["random networks"]
+
+
+def test_drives_of_lstm_and_gru_are_not_defined() -> None:
+    wanted = Wanted.by(registry.CLAIMS)
+    for model in MODELS:
+        drives = {name for name in wanted.sweeps["scifar10", model] if name.startswith("step")}
+        assert bool(drives) == (model in RNNS)
+    assert set(wanted.sweeps["scifar10", "lstm"]) == {"clean", "contrast sweep", "contrast grid"}
+
+
+def test_every_need_names_something_known() -> None:
+    for claim in registry.CLAIMS:
+        assert claim.needs
+        for need in claim.needs:
+            assert need.group == "" or need.group in GROUPS
+    for plan in PLANS.values():
+        assert set(plan.sources) <= GROUPS.keys() | {"scifar10-conv-long", "sdigits", "psdigits", "frozen", "trained"}
+        for group in plan.sources:
+            assert plan.network_set(group) is not None
+
+
+def kept_network(failure: str | None = None, history: tuple[dict[str, float], ...] = ()) -> Kept:
+    config = TrainConfig(model="gamma-homogeneous", initial_gain="1.25", initial_saturation="0.5", seed=3)
+    return Kept(Path(), "x", config, list(history), None, failure, 10, {}, None, NOTHING)
+
+
+def test_a_start_whose_training_diverges_has_the_accuracy_of_chance(tmp_path: Path) -> None:
+    gathering = Gathering(1, QUIET, "tiny", tmp_path, tmp_path, False, {})
+    evidence = Evidence()
+    gathering.take("grid-frozen", kept_network("The loss became inf."), evidence)
+    assert evidence.accuracy("grid-frozen", "n=1.25,s=0.5") == {3: 0.1}
+    assert evidence.value("grid-frozen", "n=1.25,s=0.5", VALIDATION) == {3: 0.1}
+    assert gathering.failures == []
+    # Elsewhere it is left out and named.
+    gathering.take("psmnist", kept_network("The loss became inf."), evidence)
+    assert gathering.remarks == ["Left out because it failed: psmnist x (The loss became inf)."]
+
+
+def test_log_gives_validation_and_spread_of_gradient_norms() -> None:
+    history = [{"validation_accuracy": 0.5, "gradient_norm": 0.1}, {"validation_accuracy": 0.75, "gradient_norm": 10.0}]
+    assert values_of_log(history) == {VALIDATION: 0.75, SD_OF_NORMS: pytest.approx(math.sqrt(2))}
+    assert values_of_log([{"validation_accuracy": 0.5}]) == {VALIDATION: 0.5}  # of an earlier version
+
+
+def test_exchanged_controller_is_that_of_the_next_seed(root: Path) -> None:
+    """The clean score is that of a network put together by hand."""
+    run(root)
+    folders = [root / "networks/tiny/psdigits" / f"arun-seed{seed}" for seed in (0, 1)]
+    found = works.swap_item((folders[0], folders[1]), lambda fraction: None)
+    models = [works.load_classifier(folder, "last") for folder in folders]
+    (model, config), (donor, _) = models
+    own = dict(donor.recurrent.named_parameters())
+    for name, parameter in model.recurrent.named_parameters():
+        if name in works.CONTROLLER:
+            parameter.data.copy_(own[name].data)
+    assert found["clean"] == score(model, works.task_of(config).load().test)
+    assert len(read_lines(folders[0] / works.SWAPPED, lambda _: None, ConfigError)) == 4
+
+
+def test_computations_of_other_sizes_are_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setitem(works.ONCE, "x", lambda sizes: calls.append(sizes.size) or {"a": np.array(sizes.size)})
+    path = tmp_path / "x.npz"
+    for size in (20, 20, 30):
+        sizes = plans.RandomNetworks(size=size)
+        assert int(works.once_item((path, "x", sizes), lambda fraction: None)["a"]) == size
+    assert calls == [20, 30]
+
+
+def test_random_networks_have_a_norm_and_an_exponent_at_every_point() -> None:
+    sizes = PLANS["tiny"].random
+    found = works.random_networks(sizes)
+    assert found["jacobian_norm"].shape == found["exponent"].shape == (2, 4, 3)
+    starts = works.norms_of_starts(sizes)
+    assert len(starts) == 85
+    assert starts["n=20,s=0"] == pytest.approx(1, abs=0.01)  # ReLU
+
+
+def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["reproduce", "paper", "--scale", "tiny", "--runs", str(tmp_path), "--device", "cpu"]
+    assert main([*arguments, "--claims", "c51"]) == 0
+    out = capsys.readouterr().out
+    assert "4 of 4: further work" in out
+    assert "1 claim: 1 not tested" in out
+    assert main([*arguments, "--claims", "C99"]) == 2
+    assert "claims: got 'C99', expected names from C1 to C53." in capsys.readouterr().err
+    assert main(["reproduce", "table1", "--scale", "tiny", "--claims", "C1"]) == 2
+    assert "claims: got a value with the result table1, expected the result paper." in capsys.readouterr().err
+
+
+def test_rates_and_models_that_are_chosen(tmp_path: Path) -> None:
+    """Of some models, only those are trained, at the size that they have among all."""
+    sets = ("sdigits",)
+    networks.networks("tiny", tmp_path, tmp_path / "runs", sets=sets, console=QUIET, models=("lstm",), device="cpu")
+    (first, second) = read_kept(tmp_path / "sdigits")
+    assert [first.name, second.name] == ["lstm-seed0", "lstm-seed1"]
+    whole = dict(networks.configurations(NETWORKS["tiny"][4], dict.fromkeys(MODELS, 2e-3), tmp_path))
+    assert first.config.hidden_size == whole["lstm-seed0"].hidden_size
+    assert json.loads((tmp_path / "sdigits" / LINES).read_text().splitlines()[0])["name"] == "lstm-seed0"
+    assert isinstance(registry.chosen(["C1"])[0].needs[0], Scores)

@@ -414,6 +414,46 @@ def test_proposition_1() -> None:
     assert verdict(evidence, "C51") == FAILS
 
 
+def gradients(course: np.ndarray, early: float) -> dict[str, np.ndarray]:
+    """The arrays of `gradients` whose accumulated norm has this course over T - p, and these early terms."""
+    accumulated = course[::-1].copy()  # by position
+    each = np.ones(112)
+    each[:22] = early
+    return {
+        "accumulated_after": accumulated,
+        "accumulated_halves_after": np.stack([accumulated, accumulated]),
+        "each_after": each,
+        "positions": np.arange(0, 112, 4),
+    }
+
+
+def test_gradients_through_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    length = np.arange(1, 113) / 112
+    rising, slowly = 10 ** (2 * length), 10**length
+    hump = 10 ** (-4 * (length - 0.5) ** 2)
+    kinds = {
+        "relu": gradients(rising, 0.1),
+        "gamma-heterogeneous": gradients(10 * slowly, 1.0),
+        "arun": gradients(hump, 10.0),
+    }
+
+    def arrays(part: str, group: str, model: str) -> dict[int, dict[str, np.ndarray]]:
+        def moved(seed: int) -> dict[str, np.ndarray]:
+            return {
+                name: x * (1 + 0.01 * math.sin(seed)) if x.dtype.kind == "f" else x for name, x in kinds[model].items()
+            }
+
+        return {seed: moved(seed) for seed in SEEDS}
+
+    names = ("C46", "C47", "C48", "C49")
+    evidence = Evidence(reduced=False)
+    monkeypatch.setattr(evidence, "arrays", arrays)
+    assert [verdict(evidence, name) for name in names] == [HOLDS] * 4
+    assert judged(evidence, "C47")["C47"].outcomes[0].mean == pytest.approx(1, abs=0.05)  # from the hump to the end
+    kinds |= {"relu": gradients(hump, 10.0), "arun": gradients(rising, 0.1)}
+    assert [verdict(evidence, name) for name in names] == [FAILS] * 4
+
+
 def test_gradient_norms_while_training() -> None:
     evidence = Evidence()
     for model, spread in (("arun", 0.1), ("relu", 0.4), ("gamma-homogeneous", 0.3), ("gamma-heterogeneous", 0.3)):
@@ -421,3 +461,10 @@ def test_gradient_norms_while_training() -> None:
     assert verdict(evidence, "C50") == HOLDS
     put(evidence, "psmnist", "arun", **{"sd of log10 gradient norms": 0.35})
     assert verdict(evidence, "C50") == FAILS
+
+
+def test_the_registry_has_every_claim() -> None:
+    assert [claim.name for claim in registry.CLAIMS] == [f"C{k}" for k in range(1, 54)]
+    for claim in registry.CLAIMS:
+        assert claim.scale in ("A", "R", "P", "R, P")
+        assert all((claim.where, claim.says, claim.quantity, claim.rule, claim.needs))

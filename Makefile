@@ -1,6 +1,7 @@
 # make demo   install into .venv and watch an adaptive network learn to read digits
 # make test   install into .venv, lint, run every test, compile the Triton kernels for GPUs that are absent
 # make lint   ruff, clang-format, mypy
+# make docs   install into .venv, execute the notebooks, build the documentation in build/docs; a warning is an error
 # make gpu-check   on a machine with a GPU: check every kernel, then time it (GPU_PYTHON: a Python with torch and Triton)
 PYTHON ?= python3
 VENV ?= .venv
@@ -14,7 +15,7 @@ CXX_NAMES := -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 SOURCES := setup.py pyproject.toml $(shell find csrc $(CXX_NAMES))
 CXX_FILES := $(shell find csrc tests benchmarks $(CXX_NAMES))
 
-.PHONY: demo test lint clean gpu-check
+.PHONY: demo test docs lint clean gpu-check
 
 demo: $(VENV)/lab.installed
 	$(BIN)/aru demo --output demo
@@ -23,6 +24,9 @@ test: $(VENV)/test.installed lint
 	$(BIN)/python -m aru_kernels
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 	$(BIN)/python tests/tools/compile_table.py
+
+docs: $(VENV)/docs.installed
+	$(BIN)/python -m sphinx -W --keep-going -b html -D nb_execution_mode=force docs build/docs
 
 gpu-check:
 	$(GPU_PYTHON) benchmarks/gpu/check.py

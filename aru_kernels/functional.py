@@ -27,7 +27,7 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
         x: any shape.
         n: gain; a number or a tensor that broadcasts with x, such as () or (H,) or x's shape.
         s: saturation; likewise.  Not clamped to [0, 1].
-        n_floor: γ is evaluated at copysign(max(|n|, n_floor), n), so that n = 0 is no singularity; the gradient is
+        n_floor: γ is evaluated at `copysign(max(|n|, n_floor), n)`, so that n = 0 is no singularity; the gradient is
             taken there and passed to n.
 
     Returns:

@@ -29,7 +29,7 @@ class Trace(NamedTuple):
 
 
 def floor_gain(n: Tensor, n_floor: float) -> Tensor:
-    """copysign(max(|n|, n_floor), n), with the gradient passed straight through to n.  copysign(., -0) = +."""
+    """`copysign(max(|n|, n_floor), n)`, with the gradient passed straight to n.  copysign(., -0) = +."""
     floor = torch.full_like(n, n_floor)
     floored = torch.where(n < 0, -floor, floor)
     straight_through = floored + (n - n.detach())
@@ -39,7 +39,7 @@ def floor_gain(n: Tensor, n_floor: float) -> Tensor:
 def gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float = 1e-3) -> Tensor:
     """γ(x; n, s) = (1 - s) softplus(n x) / n + s σ(n x), element by element; x, n and s broadcast.
 
-    Written with e = exp(-|n x|): no exponential overflows, and neither the value nor any derivative cancels.  Both
+    Written with `e = exp(-|n x|)`: no exponential overflows, and neither the value nor any derivative cancels.  Both
     branches of each `where` continue the same analytic function, so derivatives of every order hold at x = 0 too.
     softplus(n x) / n is summed as x + log1p(e) / n because n x may overflow where x does not.
     """

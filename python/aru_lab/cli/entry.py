@@ -17,7 +17,7 @@ from aru_lab.errors import ConfigError, Interrupted, LabError, MachineError, as_
 from aru_lab.terminal import complain, output
 
 # What the extra `lab` installs, by the names under which it is imported.
-EXTRA = ("scipy", "sklearn", "matplotlib", "rich", "tyro", "pooch", "safetensors", "tensorboard", "filelock")
+EXTRA = ("scipy", "sklearn", "matplotlib", "rich", "tyro", "pooch", "safetensors", "filelock")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from aru_lab.data import cifar, images
-from aru_lab.data.tasks import TASKS
+from aru_lab.data.tasks import TASKS, find_task
 from aru_lab.errors import DataError
 
 from .conftest import ROOT
@@ -85,6 +85,21 @@ def test_grey_and_colour_sequences(folder: Path) -> None:
     red, green, blue = (FILES[cifar.TEST_FILE][:, 1 + 1024 * c : 1 + 1024 * (c + 1)] / 255 for c in range(3))
     np.testing.assert_allclose(colour[:, :, 1], green, rtol=1e-6)
     np.testing.assert_allclose(grey[:, :, 0], 0.299 * red + 0.587 * green + 0.114 * blue, rtol=1e-5)
+
+
+def test_grey_images_for_the_encoder_have_the_grey_value_in_all_colours(folder: Path) -> None:
+    grey, encoded = (TASKS[name].load(folder).test.x for name in ("scifar10", "scifar10-conv-grey"))
+    assert encoded.shape == (N, 1024, 3)
+    np.testing.assert_allclose(encoded, np.repeat(grey, 3, axis=2), rtol=1e-6)
+
+
+def test_each_permutation_seed_has_its_own_split(folder: Path) -> None:
+    first, second = (find_task("scifar10", permutation_seed=seed).load(folder) for seed in (0, 1))
+    order = images.fixed_permutation(100, images.SPLIT_SEED + 1)
+    labels = cifar.read_cifar10(folder)[1]
+    np.testing.assert_array_equal(second.validation.y, labels[order[90:]])
+    assert not np.array_equal(first.train.y, second.train.y)
+    np.testing.assert_array_equal(first.test.x, second.test.x)
 
 
 def test_changed_file_is_refused(folder: Path) -> None:

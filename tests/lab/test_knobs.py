@@ -17,12 +17,12 @@ from torch import nn
 from aru_lab.arguments import FLOAT32_MAX
 from aru_lab.data.images import SPLIT_SEED, fixed_permutation
 from aru_lab.data.tasks import find_task, permutation
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, Interrupted
 from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runs import training
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import build_for, evaluate, load_classifier, score, task_of
-from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.folder import RunFolder, load_checkpoint, save_checkpoint
 from aru_lab.runs.schedules import epoch_order
 from aru_lab.runs.state import sources_of
 
@@ -239,3 +239,26 @@ def test_initial_weights_are_those_of_the_checkpoint_that_is_named(tmp_path: Pat
         assert clean.loss == pytest.approx(expected.loss)
     configs = [RunFolder(tmp_path / which).read_config()[0] for which in ("best", "last")]
     assert sources_of(configs[0]) != sources_of(configs[1])
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_within_its_epoch(tmp_path: Path) -> None:
+    """It counts no norms of the gradient: those of the rest of the epoch are taken."""
+    whole = run(tmp_path / "whole")
+    saved = []
+
+    def stop(entry: dict[str, Any]) -> None:
+        saved.append(entry)
+        raise Interrupted("stop")
+
+    with pytest.raises(Interrupted):
+        training.train(dataclasses.replace(CONFIG, output=tmp_path / "run"), Console(quiet=True), stop)
+    folder = RunFolder(tmp_path / "run")
+    content = load_checkpoint(folder.last_file)
+    for name in ("norm_sum", "n_norms"):
+        del content["position"][name]
+    del content["position"]["history"][0]["gradient_norm"]
+    save_checkpoint(content, folder.last_file)
+    history = training.resume(folder.path, Console(quiet=True)).history
+    assert "gradient_norm" not in history[0]
+    assert history[1]["gradient_norm"] == whole.history[1]["gradient_norm"]
+    assert history[1]["train_loss"] == whole.history[1]["train_loss"]

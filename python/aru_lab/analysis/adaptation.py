@@ -11,8 +11,9 @@ import torch
 
 from aru_lab.analysis.fits import CURVES, Comparison, compare, compared
 from aru_lab.analysis.parts import Part, Report
-from aru_lab.analysis.reading import FULL, driven_steps, read_driven
+from aru_lab.analysis.reading import driven_steps, read_driven
 from aru_lab.analysis.settings import Settings
+from aru_lab.networks.perturbations import PAPER_STEPS
 from aru_lab.runs.analyses import Result, Run, Table
 
 SMALLEST = 1.0  # the smallest ξ whose course is fitted
@@ -44,15 +45,16 @@ def analyse_adaptation(run: Run, settings: Settings, report: Report) -> Result:
         for course in courses[:, i]
     ]
     fits = compared(comparisons, (int(fitted.sum()), 2))
-    decay = fits["fit_parameters"][:, :, list(CURVES).index("exponential")]
+    chosen = list(CURVES).index("exponential")
+    decay, r_squared = fits["fit_parameters"][:, :, chosen], fits["fit_r_squared"][:, :, chosen]
     with np.errstate(divide="ignore"):
         tau = 1 / decay[:, :, 0, 1]
     onset_shape, before = (courses[:, :, t].T for t in (onset, onset - 1))
     steady_shape = courses[:, :, window].mean(2).T
     rows = [(xi, *onset_shape[i], *steady_shape[i], deviation[i]) for i, xi in enumerate(amplitudes)]
-    chosen = list(CURVES).index("exponential")
+    of_784 = tau * PAPER_STEPS / len(x)
     fit_rows = [
-        (xi, name, tau[i, k], tau[i, k] * FULL / len(x), *decay[i, k].T.ravel(), fits["fit_r_squared"][i, k, chosen])
+        (xi, name, tau[i, k], of_784[i, k], *decay[i, k].T.ravel(), r_squared[i, k])
         for i, xi in enumerate(amplitudes[fitted])
         for k, name in enumerate("ns")
     ]
@@ -75,7 +77,7 @@ def analyse_adaptation(run: Run, settings: Settings, report: Report) -> Result:
             "fit_times": time,
             **fits,
             "tau": tau,
-            "tau_of_784": tau * FULL / len(x),
+            "tau_of_784": of_784,
         },
         {
             "adaptation": Table(("amplitude", "n_onset", "s_onset", "n_steady", "s_steady", "a_deviation"), rows),

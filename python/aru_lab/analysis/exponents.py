@@ -11,8 +11,9 @@ import torch
 
 from aru_lab.analysis.lyapunov import network_exponents
 from aru_lab.analysis.parts import Part, Report
-from aru_lab.analysis.reading import driven_steps, read_driven, rescale
+from aru_lab.analysis.reading import driven_steps, read_driven
 from aru_lab.analysis.settings import Settings
+from aru_lab.networks.perturbations import rescale
 from aru_lab.runs.analyses import Result, Run, Table
 
 TIMES = (0, 50, 100, 150)  # steps from the onset of the drive at which states are taken, of the 784-step task

@@ -7,6 +7,7 @@ Neuroscience 2008.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -258,9 +259,28 @@ def _range(name: str, value: int | tuple[int, int], n_steps: int) -> tuple[int, 
 
 def analyse_orders(run: Run, settings: Settings, report: Report) -> Result:
     """Fractional order of every neuron's response, and of the mean response, at every amplitude but 0."""
-    saved = run.files.load("responses")
+    return orders_of(run.files.load("responses"), settings, run.adaptive, report)
+
+
+def orders_of(
+    saved: Mapping[str, np.ndarray],
+    settings: Settings,
+    adaptive: bool,
+    report: Report = lambda done, total: None,
+) -> Result:
+    """Fractional orders of the arrays of `responses.protocol_responses`.
+
+    Args:
+        saved: these arrays.
+        settings: the same as there.
+        adaptive: whether n and s have responses of their own, as those of an ARUN have.
+        report: called with the kinds of responses done and all kinds.
+
+    Returns:
+        What the file fractional.npz holds.
+    """
     protocol = STEP_PROTOCOLS[settings.fractional]
-    kinds = ("h", "n", "s") if run.adaptive else ("h",)
+    kinds = ("h", "n", "s") if adaptive else ("h",)
     arrays = {
         "amplitudes": saved["amplitudes"][1:],
         "orders": protocol.orders_of_mean,

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from aru_lab.analysis.network import recurrent_weight
 from aru_lab.analysis.parts import Part, Report
-from aru_lab.analysis.reading import rescale
 from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import SequenceClassifier, driven_rnn
+from aru_lab.networks.perturbations import rescale
 from aru_lab.runs.analyses import Result, Run, Table
 from aru_lab.runs.losses import loss_of
 

@@ -151,6 +151,11 @@ def heterogeneity_result(moments: dict[str, Neurons]) -> Result:
         for a, b in pairwise(values):
             change = compare(values[a], values[b])
             changes.append((name, a, b, change.distance, change.statistic, change.p_value, change.moved))
+    both = [np.stack([neurons.n, neurons.s]) for neurons in moments.values()]
+    arrays |= {
+        "deviation": np.array([values.std(1) for values in both]),
+        "determinant": np.array([np.linalg.det(np.cov(values, bias=True)) for values in both]),
+    }
     quantiles = tuple(f"quantile_{q:g}" for q in QUANTILES)
     spread = " and ".join(
         f"{name} {arrays[f'{name}_before'].std():.3g} to {arrays[f'{name}_after'].std():.3g}" for name in ("n", "s")

@@ -193,13 +193,29 @@ def _numpy(value: Any) -> Any:
 
 def analyse_responses(run: Run, settings: Settings, report: Report) -> Result:
     """Step responses in the network and isolated: means over repeats."""
+    return protocol_responses(run.network, settings, run.model.encoder is not None, report)
+
+
+def protocol_responses(
+    network: nn.Module, settings: Settings, encoded: bool = False, report: Report = lambda done, total: None
+) -> Result:
+    """Step responses of an ARUN or GammaRNN in the network and isolated, under the protocol that `settings` names.
+
+    Args:
+        network: it needs no weights of an encoder or a read-out.
+        settings: amplitudes, repeats, fractional and seed count.
+        encoded: whether a convolutional encoder lies before it: the background then is that of its features.
+        report: called with the parts done and all parts.
+
+    Returns:
+        What the file responses.npz holds.
+    """
     protocol = STEP_PROTOCOLS[settings.fractional]
     repeats = protocol.repeats or settings.repeats
-    encoded = run.model.encoder is not None
     arrays: dict[str, np.ndarray] = {"amplitudes": np.array(settings.amplitudes)}
     for done, name in enumerate(CONNECTIVITY):
         found = step_responses(
-            run.network,
+            network,
             settings.amplitudes,
             repeats,
             protocol.n_steps,
@@ -207,7 +223,7 @@ def analyse_responses(run: Run, settings: Settings, report: Report) -> Result:
             protocol.length,
             *(BACKGROUND_OF_AN_ENCODER if encoded else BACKGROUND),
             protocol.noise,
-            1.0 if encoded else run.network.weight_ih_l0.sum(1),
+            1.0 if encoded else network.weight_ih_l0.sum(1),
             protocol.noise_once,
             isolate=name == "isolated",
             seed=settings.seed,

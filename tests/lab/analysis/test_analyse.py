@@ -19,7 +19,7 @@ from aru_lab.analysis import responses
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.controller import one_dimensional, principal_components, trajectories
 from aru_lab.analysis.fits import CURVES, fit
-from aru_lab.analysis.fractional import derivative, fractional_order, sharpness
+from aru_lab.analysis.fractional import derivative, fractional_order, orders_of, sharpness
 from aru_lab.analysis.gain_scaling import steady_state
 from aru_lab.analysis.gradients import GradientNorms, gradient_norms
 from aru_lab.analysis.heterogeneity import compare, neuron_shapes
@@ -27,7 +27,7 @@ from aru_lab.analysis.lyapunov import network_exponents
 from aru_lab.analysis.network import held
 from aru_lab.analysis.protocols import STEP_PROTOCOLS
 from aru_lab.analysis.random_networks import norm_grid
-from aru_lab.analysis.reading import driven_steps, read_driven, rescale
+from aru_lab.analysis.reading import driven_steps, read_driven
 from aru_lab.analysis.responses import noise_responses, step_responses
 from aru_lab.analysis.settings import Settings
 from aru_lab.analysis.stability import MARGIN, slope_at, spectrum, stability_boundary
@@ -37,6 +37,7 @@ from aru_lab.errors import ConfigError, RunError
 from aru_lab.experiments import analyse as analyse_module
 from aru_lab.experiments.analyse import PARTS, analyse
 from aru_lab.networks.classifier import CONTROLLER, build_classifier
+from aru_lab.networks.perturbations import rescale
 from aru_lab.runs import analyses
 from aru_lab.runs.analyses import AnalysisFolder, Run
 
@@ -123,7 +124,9 @@ def test_background_enters_through_the_input_weights(encoder: bool, monkeypatch:
     monkeypatch.setattr(responses, "step_responses", recorded)
     model = build_classifier("arun", 5, 3, 3, encoder="conv") if encoder else build_classifier("arun", 5, 3, 4)
     run = SimpleNamespace(model=model, network=model.recurrent)
-    responses.analyse_responses(run, SETTINGS, lambda done, total: None)
+    found = responses.analyse_responses(run, SETTINGS, lambda done, total: None)
+    orders = orders_of(found.arrays, SETTINGS, adaptive=True)
+    assert orders.arrays["order_n"].shape == (2, 4, 5)
     if encoder:
         assert (drawn["background"], drawn["weight"]) == ((0.05, 0.4), 1.0)
     else:
@@ -266,6 +269,11 @@ def test_weights_before_and_after_training_are_compared(analysed: dict[str, Path
     shapes = run.files.load("heterogeneity")
     np.testing.assert_array_equal(shapes["n_before"], neuron_shapes(before.recurrent).n)
     np.testing.assert_array_equal(shapes["s_after"], neuron_shapes(after.recurrent).s)
+    n, s = shapes["n_after"], shapes["s_after"]
+    np.testing.assert_allclose(shapes["deviation"][1], [n.std(), s.std()])
+    determinant = n.var() * s.var() - np.mean((n - n.mean()) * (s - s.mean())) ** 2
+    assert shapes["determinant"].shape == (2,)
+    assert shapes["determinant"][1] == pytest.approx(determinant, rel=1e-6)
     change = compare(shapes["n_before"], shapes["n_after"])
     row = table(run.path, "heterogeneity-changes")[0]
     assert (row["of"], row["from"], row["to"]) == ("n", "before", "after")

@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 from aru_kernels import ARUN
-from aru_lab.analysis.reading import driven_steps, read_driven, rescale
+from aru_lab.analysis.reading import driven_steps, read_driven
 from aru_lab.errors import ConfigError
 
 
-def test_steps_are_rescaled() -> None:
-    assert [rescale(t, 112) for t in (0, 50, 100, 150, 200)] == [0, 7, 14, 21, 29]
+def test_driven_steps_are_rescaled() -> None:
     assert driven_steps(784) == (200, 400)
     assert driven_steps(112) == (29, 58)
     with pytest.raises(ConfigError, match="sequences: got 1 steps, expected at least 2"):

@@ -11,6 +11,7 @@ from aru_lab.experiments.processes import Report
 from aru_lab.experiments.session import Jobs
 from aru_lab.plots.paper import FIGURES
 from aru_lab.plots.paper.draw import draw
+from aru_lab.runs.analyses import AnalysisFolder
 
 TITLES = {
     "1": "The activations γ",
@@ -37,6 +38,8 @@ CAPTIONS = {
     "appendix": "(a) Norm of the gradient for W_hh from position t on and (b) of the term at t; (c, d) eigenvalues of "
     "W_hh before and after training; (e, f) n and s over neurons.",
 }
+# The part that a figure reads of every run; runs without it are left out.
+READS = {"3": "fractional", "4": "gain-scaling", "5": "controller", "6": "lyapunov", "appendix": "gradients"}
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,9 @@ def draw_all(jobs: Jobs, folders: Sequence[Path], output: Path) -> list[Picture]
 def draw_item(item: tuple[Path, str, list[Path], Path], report: Report) -> Picture:
     """The picture of one (name, figure, folders, output), as `processes.run_jobs` calls it."""
     _, number, folders, output = item
+    part = READS.get(number)
     try:
-        file, _ = draw(number, folders, output)
+        file, _ = draw(number, [run for run in folders if part is None or AnalysisFolder(run).holds(part)], output)
     except LabError as error:
         return Picture(number, None, str(error))
     return Picture(number, file)

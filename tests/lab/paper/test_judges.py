@@ -114,6 +114,18 @@ def test_p_values_are_corrected_over_the_table() -> None:
     assert alone.p_holm == alone.p
 
 
+def test_a_task_that_is_lacking_does_not_hide_the_other() -> None:
+    evidence = planted()
+    for key in [key for key in evidence.scores if key[0] == "scifar10-conv"]:
+        del evidence.scores[key]
+    found = judged(evidence, "C12")["C12"]
+    assert found.verdict == PAPER_SIZE
+    assert [outcome.name for outcome in found.outcomes if outcome.n] == [
+        f"scifar10: ARUN - {name}" for name in ("RNN+ReLU", "RNN+γ hom.", "RNN+γ het.")
+    ]
+    assert found.outcomes[-1].note.startswith("needs scores (step sweep) of ARUN")
+
+
 def test_transplanted_controllers() -> None:
     evidence = planted()
     for group in ("transplant", "swapped"):
@@ -279,13 +291,13 @@ def seeds_of(monkeypatch: pytest.MonkeyPatch, evidence: Evidence, by_group: dict
 def test_fractional_orders(monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"C{k}" for k in (26, 27, 28, 29, 30, 31, 32, 33)]
     evidence = Evidence(reduced=False)
-    seeds_of(monkeypatch, evidence, {"psmnist": orders(0.3, -0.3), "scifar10-conv": orders(0.3, 0.2)})
+    seeds_of(monkeypatch, evidence, {"psmnist": orders(0.3, -0.3), "scifar10-conv-long": orders(0.3, 0.2)})
     assert {name: verdict(evidence, name) for name in names} == dict.fromkeys(names, HOLDS)
     assert [outcome.name for outcome in judged(evidence, "C32")["C32"].outcomes][:2] == ["α at ξ = 1", "α at ξ = 2.5"]
     # The opposite: neurons alike, that differentiate in the network and integrate without it; α falls.
     opposite = orders(-0.3, 0.3, 0.05, -0.1)
     opposite |= {"restored_r_squared": np.full((2, 7), 0.5), "sharpness_of_mean": np.full((2, 7), 0.9)}
-    seeds_of(monkeypatch, evidence, {"psmnist": opposite, "scifar10-conv": opposite})
+    seeds_of(monkeypatch, evidence, {"psmnist": opposite, "scifar10-conv-long": opposite})
     found = {name: verdict(evidence, name) for name in names if name != "C32"}
     assert found == dict.fromkeys(found, FAILS)
     evidence = Evidence()

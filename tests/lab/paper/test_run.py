@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import hashlib
 import json
 import math
 import re
@@ -12,12 +13,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
+import torch
 from rich.console import Console
 
 from aru_lab.cli import main
 from aru_lab.errors import ConfigError
 from aru_lab.experiments import networks, pictures, scales, sweep, tables
-from aru_lab.experiments.kept import LINES, NOTHING, Kept, read_kept
+from aru_lab.experiments.figures import analyse_item
+from aru_lab.experiments.kept import LINES, NOTHING, RECURRENT, Kept, read_kept
 from aru_lab.experiments.paper import plans, registry, works
 from aru_lab.experiments.paper.claim import Scores
 from aru_lab.experiments.paper.evidence import GROUPS, Evidence
@@ -32,7 +36,8 @@ from aru_lab.files import read_lines
 from aru_lab.networks.names import MODELS
 from aru_lab.runs import scores
 from aru_lab.runs.config import TrainConfig
-from aru_lab.runs.evaluation import score
+from aru_lab.runs.evaluation import Score, build_for, score
+from aru_lab.runs.folder import METRICS
 
 QUIET = Console(quiet=True)
 CLAIMS = ("C8", "C17", "C41", "C44", "C45", "C50", "C51")
@@ -151,7 +156,7 @@ def test_every_need_names_something_known() -> None:
         for need in claim.needs:
             assert need.group == "" or need.group in GROUPS
     for plan in PLANS.values():
-        assert set(plan.sources) <= GROUPS.keys() | {"scifar10-conv-long", "sdigits", "psdigits", "frozen", "trained"}
+        assert set(plan.sources) <= GROUPS.keys() | {"sdigits", "psdigits", "frozen", "trained"}
         for group in plan.sources:
             assert plan.network_set(group) is not None
 
@@ -171,6 +176,32 @@ def test_a_start_whose_training_diverges_has_the_accuracy_of_chance(tmp_path: Pa
     # Elsewhere it is left out and named.
     gathering.take("psmnist", kept_network("The loss became inf."), evidence)
     assert gathering.remarks == ["Left out because it failed: psmnist x (The loss became inf)."]
+
+
+def test_a_network_without_its_encoder_is_analysed_and_not_scored(tmp_path: Path) -> None:
+    sizes = {"hidden_size": 6, "controller_size": 3, "learning_rate": 1e-3, "device": "cpu"}
+    config = TrainConfig("scifar10-conv", "arun", **sizes)
+    torch.manual_seed(1)  # not the run's
+    network = build_for(config, works.task_of(config), torch.device("cpu"))
+    kept_weights = {name: x for name, x in network.state_dict().items() if not name.startswith("encoder")}
+    content = safetensors.torch.save(kept_weights)
+    (tmp_path / "arun-seed0.safetensors").write_bytes(content)
+    entry = dict.fromkeys(METRICS, 1.0) | {"epoch": 1, "step": 1}
+    checksum = hashlib.sha256(content).hexdigest()
+    kept = Kept(tmp_path, "arun-seed0", config, [entry], Score(1.0, 0.5, 10), None, 10, {}, checksum, RECURRENT)
+    gathering = Gathering(1, QUIET, "small", tmp_path / "root", tmp_path, False, {})
+    evidence = Evidence()
+    gathering.take("scifar10-conv-long", kept, evidence)
+    folder = evidence.folders["scifar10-conv-long", "arun"][0]
+    restored = works.load_classifier(folder, "last")[0]
+    weights = network.state_dict()
+    differ = {name for name, x in restored.state_dict().items() if not torch.equal(x, weights[name])}
+    assert differ == {f"encoder.layers.{k}.weight" for k in (2, 5, 9, 12)}  # its convolutions; the rest starts constant
+    assert analyse_item((folder, ("fractional",), PLANS["tiny"].analysis, "last", None, None), lambda _: None) == ""
+    assert evidence.arrays("fractional", "scifar10-conv-long", "arun").keys() == {0}
+    wanted = Wanted(sweeps={("scifar10-conv-long", "arun"): {"step sweep": None}})
+    gathering.score(wanted, evidence)
+    assert ("scifar10-conv-long", "arun", "step sweep") not in evidence.scores
 
 
 def test_log_gives_validation_and_spread_of_gradient_norms() -> None:

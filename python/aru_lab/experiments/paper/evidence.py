@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 
 from aru_lab.errors import LabError, RunError
+from aru_lab.experiments.paper import rules
 from aru_lab.experiments.paper.protocol import Point
+from aru_lab.experiments.paper.rules import Outcome
 from aru_lab.plots.style import MODELS
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.evaluation import Score
@@ -25,6 +27,7 @@ GROUPS = {
     "psmnist": "psMNIST",
     "scifar10": "sCIFAR10, linear encoder",
     "scifar10-conv": "sCIFAR10, convolutional encoder",
+    "scifar10-conv-long": "sCIFAR10, convolutional encoder, more epochs",
     "homogeneous-start": "psMNIST, all neurons started at one (n, s)",
     "transplant": "psMNIST, frozen controller of another seed",
     "swapped": "psMNIST, trained network with the controller of another seed",
@@ -134,6 +137,25 @@ class Evidence:
         if name not in self.once:
             raise Lacking(f"needs the computation {name}")
         return self.once[name]
+
+
+def by_group(groups: Iterable[str], judge: Callable[[str], list[Outcome]]) -> list[Outcome]:
+    """The outcomes of a judge on each group, named after it; a group that lacks something is not tested.
+
+    Raises:
+        Lacking: every group does.
+    """
+    outcomes: list[Outcome] = []
+    lacking: list[Lacking] = []
+    for group in groups:
+        try:
+            outcomes += [rules.renamed(outcome, f"{group}: {outcome.name}") for outcome in judge(group)]
+        except Lacking as error:
+            lacking.append(error)
+            outcomes.append(Outcome(group, "-", rules.UNTESTED, 0, note=str(error)))
+    if len(lacking) == len(outcomes):
+        raise lacking[0]
+    return outcomes
 
 
 def named(variant: str) -> str:

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from aru_lab.errors import LabError
 from aru_lab.experiments.figures import analyse_item
-from aru_lab.experiments.kept import ALL, Kept, read_kept
+from aru_lab.experiments.kept import ALL, RECURRENT, Kept, read_kept
 from aru_lab.experiments.networks import networks
 from aru_lab.experiments.paper.claim import Analysis, Claim, Scores, Work
 from aru_lab.experiments.paper.evidence import GROUPS, Evidence
@@ -31,7 +32,7 @@ from aru_lab.experiments.processes import Report
 from aru_lab.experiments.scales import NETWORKS
 from aru_lab.experiments.session import Jobs
 from aru_lab.runs.config import TrainConfig
-from aru_lab.runs.evaluation import Score, task_of
+from aru_lab.runs.evaluation import Score, build_for, task_of
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.scores import known_scores
 from aru_lab.terminal import say
@@ -86,6 +87,7 @@ class Gathering(Jobs):
     kept: Path
     trains: bool
     own: dict[str, Any]
+    without_encoder: set[Path] = field(default_factory=set, init=False)
 
     @property
     def plan(self) -> Plan:
@@ -161,14 +163,18 @@ class Gathering(Jobs):
     def folder_of(self, group: str, kept: Kept) -> Path | None:
         """A run folder with the last weights of a kept network; None where its weights are not at hand."""
         scale, name = self.plan.sources[group]
+        here = dataclasses.replace(kept, config=dataclasses.replace(kept.config, **self.own))
+        trained = self.root / "training" / scale / name / f"{kept.name}-lr{kept.config.learning_rate:g}"
         if kept.kept == ALL:
-            here = dataclasses.replace(kept, config=dataclasses.replace(kept.config, **self.own))
-            folder = here.restore(self.root / "networks" / scale / name)
-        else:
-            folder = self.root / "training" / scale / name / f"{kept.name}-lr{kept.config.learning_rate:g}"
-            if not RunFolder(folder).holds_run():
-                return None
-        return folder
+            return here.restore(self.root / "networks" / scale / name)
+        if RunFolder(trained).holds_run():
+            return trained
+        if kept.kept == RECURRENT:
+            completed = WithFreshEncoder(**vars(here) | {"kept": ALL})
+            folder = completed.restore(self.root / "networks-without-encoder" / scale / name)
+            self.without_encoder.add(folder)
+            return folder
+        return None
 
     def score(self, wanted: Wanted, evidence: Evidence) -> None:
         """Test every network on its sweeps; the clean score is known."""
@@ -176,7 +182,7 @@ class Gathering(Jobs):
         for (group, variant), sweeps in wanted.sweeps.items():
             for seed, folder in evidence.folders.get((group, variant), {}).items():
                 perturbed = tuple(sweep for sweep in sweeps if sweep != "clean")
-                if perturbed:
+                if perturbed and folder not in self.without_encoder:
                     items.append((folder, perturbed, self.plan.grid_subset, self.threads))
                     keys.append((group, variant, seed))
         for k, found in self.map(score_item, items, "testing"):
@@ -201,6 +207,17 @@ class Gathering(Jobs):
         for name, work in WORKS.items():
             if name in wanted.works:
                 work(self, self.plan, evidence, self.root)
+
+
+class WithFreshEncoder(Kept):
+    """A network without the weights of its encoder, with a fresh encoder: its recurrent network can be analysed."""
+
+    def read_weights(self) -> dict[str, Tensor]:
+        """The kept weights, and those of a fresh encoder."""
+        with torch.random.fork_rng([]):
+            torch.manual_seed(self.config.seed)
+            fresh = build_for(self.config, task_of(self.config), torch.device("cpu"))
+        return fresh.state_dict() | super().read_weights()
 
 
 def variant_of(group: str, config: TrainConfig) -> str:

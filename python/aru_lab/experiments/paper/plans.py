@@ -101,7 +101,7 @@ PLANS: dict[str, Plan] = {
     ),
     "paper": Plan(
         description="The paper's size: T = 784 and 1024, H = 400, 100 epochs, five seeds.",
-        sources=_of("paper"),
+        sources=_of("paper") | {"scifar10-conv-long": ("paper", "scifar10-conv")},
         reduced=False,
         grid_subset=None,
     ),

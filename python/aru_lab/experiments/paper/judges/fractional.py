@@ -11,7 +11,7 @@ import numpy as np
 
 from aru_lab.experiments.paper import rules
 from aru_lab.experiments.paper.claim import Analysis, Collection
-from aru_lab.experiments.paper.evidence import BySeed, Evidence, Lacking, listed, minus
+from aru_lab.experiments.paper.evidence import BySeed, Evidence, Lacking, by_group, listed, minus
 from aru_lab.experiments.paper.rules import CORRELATION, GOOD_FIT, SHARE, Outcome
 
 COLLECTION = Collection()
@@ -25,7 +25,8 @@ LEAST_DEVIATION = 0.1
 LEAST_CLASS = 0.05
 
 FRACTIONAL = Analysis("fractional", ("arun",))
-OF_CONVOLUTIONAL = Analysis("fractional", ("arun",), "scifar10-conv")
+CONVOLUTIONAL = "scifar10-conv-long"
+OF_CONVOLUTIONAL = Analysis("fractional", ("arun",), CONVOLUTIONAL)
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -55,11 +56,6 @@ def _median(arrays: Arrays, name: str) -> float:
     return float(np.median(arrays[name][ISOLATED, arrays["amplitudes"] >= SMALLEST]))
 
 
-def _groups(evidence: Evidence) -> tuple[str, ...]:
-    """At a reduced size psMNIST; at the paper's size both tasks of the figures."""
-    return ("psmnist",) if evidence.reduced else ("psmnist", "scifar10-conv")
-
-
 @claim(
     "C26",
     "2.3, C.1",
@@ -82,14 +78,15 @@ def _(evidence: Evidence) -> list[Outcome]:
     "EX by seed",
     "R, P",
     FRACTIONAL,
+    OF_CONVOLUTIONAL,
 )
 def _(evidence: Evidence) -> list[Outcome]:
-    outcomes = []
-    for group in _groups(evidence):
+    def sharp(group: str) -> list[Outcome]:
         found = listed(_of(evidence, lambda arrays: _median(arrays, "sharpness_of_mean"), group))
-        note = f"mean share {np.mean(found):.2g}" + "; the second task needs paper size" * evidence.reduced
-        outcomes.append(rules.by_seed(f"{group}: sharp", [share < SHARP for share in found], note=note))
-    return outcomes
+        note = f"mean share {np.mean(found):.2g}"
+        return [rules.by_seed("sharp", [share < SHARP for share in found], note=note)]
+
+    return by_group(("psmnist", CONVOLUTIONAL), sharp)
 
 
 @claim(
@@ -166,12 +163,12 @@ def _order(evidence: Evidence, amplitude: float, group: str = "psmnist") -> BySe
 )
 def _(evidence: Evidence) -> list[Outcome]:
     (first, *_), (second, *_) = (
-        evidence.arrays("fractional", group, "arun").values() for group in ("psmnist", "scifar10-conv")
+        evidence.arrays("fractional", group, "arun").values() for group in ("psmnist", CONVOLUTIONAL)
     )
     shared = [xi for xi in first["amplitudes"] if xi >= SMALLEST and np.isclose(second["amplitudes"], xi).any()]
     return [
         rules.between_tasks(
-            f"α at ξ = {xi:g}", *(listed(_order(evidence, xi, group)) for group in ("psmnist", "scifar10-conv"))
+            f"α at ξ = {xi:g}", *(listed(_order(evidence, xi, group)) for group in ("psmnist", CONVOLUTIONAL))
         )
         for xi in shared
     ]

@@ -12,7 +12,7 @@ import numpy as np
 
 from aru_lab.experiments.paper import rules
 from aru_lab.experiments.paper.claim import Collection, Scores
-from aru_lab.experiments.paper.evidence import BySeed, Evidence, listed, minus, named
+from aru_lab.experiments.paper.evidence import BySeed, Evidence, by_group, listed, minus, named
 from aru_lab.experiments.paper.judges.accuracy import better
 from aru_lab.experiments.paper.protocol import RNNS
 from aru_lab.experiments.paper.rules import ACCURACY, LOG10, Outcome
@@ -101,7 +101,10 @@ def _(evidence: Evidence) -> list[Outcome]:
     *(Scores(group, RNNS, ("step sweep",)) for group in CIFAR),
 )
 def _(evidence: Evidence) -> list[Outcome]:
-    return [_on(group, better(evidence, group, "arun", model, "step sweep")) for group in CIFAR for model in OTHER_RNNS]
+    def more_robust(group: str) -> list[Outcome]:
+        return [better(evidence, group, "arun", model, "step sweep") for model in OTHER_RNNS]
+
+    return by_group(CIFAR, more_robust)
 
 
 @claim(
@@ -114,15 +117,9 @@ def _(evidence: Evidence) -> list[Outcome]:
     *(Scores(group, ("arun", *BASELINES), ("clean", "contrast sweep")) for group in CIFAR),
 )
 def _(evidence: Evidence) -> list[Outcome]:
-    return [
-        _on(group, smaller_fall(evidence, group, "arun", other, "contrast sweep"))
-        for group in CIFAR
-        for other in BASELINES
-    ]
-
-
-def _on(group: str, outcome: Outcome) -> Outcome:
-    return rules.renamed(outcome, f"{group}: {outcome.name}")
+    return by_group(
+        CIFAR, lambda group: [smaller_fall(evidence, group, "arun", other, "contrast sweep") for other in BASELINES]
+    )
 
 
 def _contrast_grid(evidence: Evidence, group: str) -> list[tuple[str, Sequence[float], float]]:
@@ -176,17 +173,17 @@ def _(evidence: Evidence) -> list[Outcome]:
     *(Scores(group, MODELS, ("contrast grid", "step grid")) for group in CIFAR),
 )
 def _(evidence: Evidence) -> list[Outcome]:
+    return by_group(CIFAR, lambda group: _alike(evidence, group))
+
+
+def _alike(evidence: Evidence, group: str) -> list[Outcome]:
+    comparisons = _contrast_grid(evidence, group)
+    for other in OTHER_RNNS:
+        ratios = listed(_log_loss_ratio(evidence, group, other))
+        comparisons.append((f"step, log10 loss of {named(other)}/ARUN", ratios, LOG10))
     outcomes = []
-    for group in CIFAR:
-        comparisons = _contrast_grid(evidence, group)
-        for other in OTHER_RNNS:
-            ratios = listed(_log_loss_ratio(evidence, group, other))
-            comparisons.append((f"step, log10 loss of {named(other)}/ARUN", ratios, LOG10))
-        for name, differences, margin in comparisons:
-            outcomes += [
-                _on(group, rules.equivalent(name, differences, margin)),
-                _on(group, rules.paired_t(name, differences)),
-            ]
+    for name, differences, margin in comparisons:
+        outcomes += [rules.equivalent(name, differences, margin), rules.paired_t(name, differences)]
     return outcomes
 
 

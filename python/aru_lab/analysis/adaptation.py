@@ -91,21 +91,20 @@ def analyse_adaptation(run: Run, settings: Settings, report: Report) -> Result:
 def _read(run: Run, x: torch.Tensor, xi: float, window: slice) -> tuple[np.ndarray, np.ndarray, float]:
     """n and s: means over examples and neurons (2, T), over examples and the window (2, H); deviation of a there.
 
-    The deviation is over examples and steps of the window, root mean square over neurons.
+    The deviation is over examples at each step, root mean square over the window and neurons: the input's spread.
     """
-    courses, neurons, sums, squares, count = 0.0, 0.0, 0.0, 0.0, 0
+    courses, neurons, sums, squares = 0.0, 0.0, 0.0, 0.0
     centre = None
     for _, a, n, s in read_driven(run.network, x, xi):
         shapes = torch.stack([n, s]).double()  # (2, T, b, H)
         courses = courses + shapes.mean(3).sum(2)
         neurons = neurons + shapes[:, window].mean(1).sum(1)
-        inside = a[window].double().flatten(0, 1)
+        inside = a[window].double()
         # Deviations from the first part's mean: a sum of squares of large numbers would cancel.
-        centre = inside.mean(0) if centre is None else centre
-        sums, squares = sums + (inside - centre).sum(0), squares + ((inside - centre) ** 2).sum(0)
-        count += len(inside)
-    variance = (squares / count - (sums / count) ** 2).clamp(min=0)
+        centre = inside.mean(1, keepdim=True) if centre is None else centre
+        sums, squares = sums + (inside - centre).sum(1), squares + ((inside - centre) ** 2).sum(1)
     n_examples = x.shape[1]
+    variance = (squares / n_examples - (sums / n_examples) ** 2).clamp(min=0)
     return (
         (courses / n_examples).cpu().numpy(),
         (neurons / n_examples).cpu().numpy(),

@@ -187,7 +187,7 @@ def one_dimensional(points: Any, degree: int = 3, axis: Any = None) -> Curve:
         axis: (D,), for example the first component of whole trajectories; None takes the points' own first one.
 
     Raises:
-        ConfigError: too few points, or all equal, or an axis of another dimension.
+        ConfigError: too few points, or all equal, or an axis of another dimension or on which all are equal.
     """
     p = checks.array("points", points, ndim=2)
     degree = checks.whole("degree", degree)
@@ -202,7 +202,9 @@ def one_dimensional(points: Any, degree: int = 3, axis: Any = None) -> Curve:
     if along.shape != p.shape[1:]:
         raise ConfigError(f"axis: got {len(along)} values, expected {p.shape[1]}, the dimension of the points.")
     t = centred @ along
-    design = np.polynomial.chebyshev.chebvander(t / (np.abs(t).max() or 1.0), degree)
+    if np.ptp(t) <= 1e-12 * np.sqrt(total):
+        raise ConfigError("axis: got one on which all points have the same score, expected one that tells them apart.")
+    design = np.polynomial.chebyshev.chebvander(t / np.abs(t).max(), degree)
     # Leaving point k out of a least-squares fit divides its residual by 1 - leverage (Allen's PRESS). The curve's
     # parameter is the score itself, so along the axis the residual is 0 by construction.
     basis, _ = np.linalg.qr(design)

@@ -152,30 +152,33 @@ def fractional_order(
     )
 
 
-def sharpness(response: Any, drive: Any, found: FractionalOrder, distance: float = 0.2, **options: Any) -> np.ndarray:
+def sharpness(
+    response: Any,
+    drive: Any,
+    found: FractionalOrder,
+    baseline: int | tuple[int, int] | None = None,
+    window: tuple[int, int] | None = None,
+    dt: float = 1.0,
+    offset: float = 0.0,
+    distance: float = 0.2,
+) -> np.ndarray:
     """How sharp the minimum over α is: the error there over the smaller one of those at α ± distance.
 
     Below 1/2 the minimum counts as sharp. α ± distance may lie outside the grid.
 
     Args:
-        response, drive: as for `fractional_order`.
+        response, drive, baseline, window, dt, offset: as for `fractional_order`.
         found: what it returned for them.
         distance: in α.
-        options: baseline, window, dt, offset as given there.
 
     Returns:
         (...), NaN where both errors are 0.
     """
-    comparison = _Comparison.of(
-        response,
-        drive,
-        *(options.get(name) for name in ("baseline", "window")),
-        options.get("dt", 1.0),
-        options.get("offset", 0.0),
-    )
+    comparison = _Comparison.of(response, drive, baseline, window, dt, offset)
     order = np.asarray(found.order).reshape(-1)
     beside = [
-        comparison.error(transfer(comparison.frequencies, order + d), comparison.spectra) for d in (-distance, distance)
+        comparison.error(transfer(comparison.frequencies, order + shift), comparison.spectra)
+        for shift in (-distance, distance)
     ]
     with np.errstate(invalid="ignore", divide="ignore"):
         return (np.asarray(found.error).reshape(-1) / np.minimum(*beside)).reshape(comparison.shape)

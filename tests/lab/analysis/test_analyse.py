@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +42,11 @@ from aru_lab.networks.perturbations import rescale
 from aru_lab.runs import analyses
 from aru_lab.runs.analyses import AnalysisFolder, Run
 
+from ..conftest import ROOT
 from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
 
 XI = np.array(SETTINGS.amplitudes)
+ENDS = {"n", "s", "held", "before", "after"}  # what the names of arrays in the documentation are continued by
 FOR_STATIC = set(PARTS) - {"gain-scaling", "controller"}
 
 
@@ -67,6 +70,19 @@ def table(run: Path, name: str) -> list[dict[str, str]]:
 def test_without_names_all_that_suit_are_computed(analysed: dict[str, Path], name: str, expected: set[str]) -> None:
     assert set(times(analysed[name])) == expected
     assert not list(analysed[name].glob("analysis/*.partial"))
+
+
+def test_documentation_lists_every_stored_array(analysed: dict[str, Path]) -> None:
+    page = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
+    rows = page.split("## What the files hold")[1].split("\n## ")[0].splitlines()
+    listed = {row.split("`")[1]: set(re.findall(r"`(\w+)`", row.split("|")[2])) for row in rows if row[:3] == "| `"}
+    assert listed.keys() == PARTS.keys()
+    for run in (analysed["arun"], analysed["gamma-heterogeneous"]):
+        for part in times(run):
+            for name in AnalysisFolder(run).load(part):
+                stem, _, end = name.rpartition("_")  # as in h_network; order_n, mean_h_held, each_after
+                named = name in listed[part] or f"{stem}_" in listed[part] or (stem in listed[part] and end in ENDS)
+                assert named or name == "fit_curves", f"{part}: {name}"
 
 
 def test_responses_and_orders_are_those_of_the_library(analysed: dict[str, Path]) -> None:

@@ -148,8 +148,9 @@ def test_axis_of_the_curve_can_be_given() -> None:
         (lambda: one_dimensional(np.eye(4)), "points: got 4, expected at least 5 for a curve of degree 3"),
         (lambda: one_dimensional(np.ones((9, 2))), "points: got 9 equal points"),
         (lambda: one_dimensional(np.eye(6), axis=[1.0]), "axis: got 1 values, expected 6"),
+        (lambda: one_dimensional(np.eye(6), axis=np.zeros(6)), "axis: got one on which all points have the same score"),
     ],
-    ids=["gamma", "gru", "inputs", "steps", "repeats", "components", "few", "equal", "axis"],
+    ids=["gamma", "gru", "inputs", "steps", "repeats", "components", "few", "equal", "axis", "zero-axis"],
 )
 def test_refusals(call: object, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):

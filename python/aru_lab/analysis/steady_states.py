@@ -15,6 +15,9 @@ from aru_lab.analysis.stability import MARGIN, noise_decays, predicted_path, slo
 from aru_lab.runs.analyses import Result, Run, Table
 
 LOWEST_GAIN = 0.1  # a path needs n of one sign
+# Drives and gains of the authors' figure of the boundaries.
+PAPER_DRIVES = np.array([0.9, 1.1, 1.5, 2.0, 3.0, 5.0, 30.0])
+PAPER_GAINS = np.linspace(2, 5, 100)
 
 
 def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
@@ -61,6 +64,9 @@ def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
             "amplitudes": drives,
             "boundary_gains": gains,
             "boundary": edges,
+            "paper_drives": PAPER_DRIVES,
+            "paper_gains": PAPER_GAINS,
+            "paper_boundary": np.array([stability_boundary(xi, PAPER_GAINS, 1.0, MARGIN) for xi in PAPER_DRIVES]),
             "path": path,
             "onset_shape": onset,
             "steady_shape": steady,

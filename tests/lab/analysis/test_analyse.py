@@ -210,6 +210,8 @@ def test_stability_is_that_of_the_library(analysed: dict[str, Path]) -> None:
     norms = norm_grid(6, [1, 10.5, 20], [0, 1])
     np.testing.assert_allclose(saved["norm"], norms.norm, rtol=1e-12)
     np.testing.assert_array_equal(saved["sigma"], 1)
+    np.testing.assert_array_equal(saved["paper_drives"], [0.9, 1.1, 1.5, 2, 3, 5, 30])
+    np.testing.assert_allclose(slope_at(2.0, saved["paper_gains"], saved["paper_boundary"][3, 0]), 0.987)
     for name in ("onset_shape", "steady_shape"):
         np.testing.assert_array_equal(saved[name], steps[name])
     for i, row in enumerate(table(run.path, "stability")):

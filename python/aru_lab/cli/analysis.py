@@ -25,7 +25,7 @@ class Analyse:
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WHAT ...]")] = ()
     """responses, fractional, gain-scaling, controller, adaptation, stability, lyapunov, spectrum, gradients,
-    heterogeneity; none means all that the network permits. Finished parts are skipped."""
+    heterogeneity, states; none means all that the network permits. Finished parts are skipped."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
@@ -51,8 +51,8 @@ class Figure:
     """Draw a figure of the paper from the files that `aru analyse` wrote."""
 
     number: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{" + ",".join(FIGURES) + "}")]
-    """1: the activations γ; 2: robustness; 3: fractional order; 4: gain scaling; 5: the controller; 6: stability; and
-    the appendix: gradients, spectra, heterogeneity."""
+    """1: the activations γ; 2: robustness; 3: fractional order; 4: gain scaling; 5: the controller; 6: stability;
+    appendix: gradients, spectra, heterogeneity; states: h, n and s on one's own test sequences."""
 
     run_folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]")] = ()
     """Folders of analysed runs of one task (figure 2: after `aru robustness`); runs of one model are its seeds and are

@@ -19,6 +19,7 @@ from aru_lab.analysis import (
     heterogeneity,
     responses,
     stability,
+    states,
     steady_states,
 )
 from aru_lab.analysis.checks import AnalysisError
@@ -40,6 +41,7 @@ PARTS: dict[str, Part] = {
     "spectrum": stability.PART,
     "gradients": gradients.PART,
     "heterogeneity": heterogeneity.PART,
+    "states": states.PART,
 }
 
 

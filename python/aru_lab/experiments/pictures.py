@@ -9,7 +9,7 @@ from pathlib import Path
 from aru_lab.errors import LabError
 from aru_lab.experiments.processes import Report
 from aru_lab.experiments.session import Jobs
-from aru_lab.plots.paper import FIGURES
+from aru_lab.plots.paper import OF_THE_PAPER
 from aru_lab.plots.paper.draw import draw
 from aru_lab.runs.analyses import AnalysisFolder
 
@@ -70,10 +70,10 @@ def draw_all(jobs: Jobs, folders: Sequence[Path], output: Path) -> list[Picture]
         folders: analysed runs.
         output: where the pictures go.
     """
-    items = [(Path(f"figure-{number}"), number, list(folders), output) for number in FIGURES]
-    drawn = {FIGURES[k]: picture for k, picture in jobs.map(draw_item, items, "drawing")}
+    items = [(Path(f"figure-{number}"), number, list(folders), output) for number in OF_THE_PAPER]
+    drawn = {OF_THE_PAPER[k]: picture for k, picture in jobs.map(draw_item, items, "drawing")}
     failures = {name.removeprefix("figure-"): error for name, error in jobs.failures}
-    return [drawn.get(number) or Picture(number, None, str(failures.get(number, ""))) for number in FIGURES]
+    return [drawn.get(number) or Picture(number, None, str(failures.get(number, ""))) for number in OF_THE_PAPER]
 
 
 def draw_item(item: tuple[Path, str, list[Path], Path], report: Report) -> Picture:

@@ -39,7 +39,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     monkeypatch.setitem(SCALES, "tiny", dataclasses.replace(scale, **changes))
     monkeypatch.setattr(style, "DPI", 50)
-    monkeypatch.setattr(pictures_module, "FIGURES", FIGURES)
+    monkeypatch.setattr(pictures_module, "OF_THE_PAPER", FIGURES)
     monkeypatch.setattr(tables, "commit", lambda: "0123abc")  # a commit meanwhile would change the page
 
 

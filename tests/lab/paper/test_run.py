@@ -53,7 +53,7 @@ def smaller(monkeypatch: pytest.MonkeyPatch) -> None:
         return dataclasses.replace(network_set, training=training)
 
     monkeypatch.setitem(NETWORKS, "tiny", tuple(map(less, NETWORKS["tiny"])))
-    monkeypatch.setattr(pictures, "FIGURES", ())
+    monkeypatch.setattr(pictures, "OF_THE_PAPER", ())
     monkeypatch.setattr(tables, "commit", lambda: "0123abc")
 
 

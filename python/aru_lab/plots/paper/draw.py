@@ -21,6 +21,7 @@ from aru_lab.plots.paper.controller import controller
 from aru_lab.plots.paper.responses import fractional_orders, gain_scaling
 from aru_lab.plots.paper.sensitivity import sensitivity
 from aru_lab.plots.paper.stability import stability
+from aru_lab.plots.paper.states import states
 from aru_lab.plots.style import MODELS, save, style
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.folder import RunFolder
@@ -36,6 +37,7 @@ DRAWINGS: dict[str, tuple[Callable[[list[Analysed]], Any], tuple[str, ...]]] = {
     "5": (controller, ("arun",)),
     "6": (stability, _GAMMA),
     "appendix": (appendix, ("arun", "gamma-heterogeneous", "gamma-homogeneous", "relu")),
+    "states": (states, _GAMMA),
 }
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import re
+import warnings
 from pathlib import Path
 
 import pytest
+import tyro
 
+from aru_lab.cli.commands import COMMANDS
 from support.helpers import ROOT
 
 PAGES = ["README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
@@ -84,6 +87,49 @@ def test_names_exist(page):
     assert names
     parts = [(name, name.split(".")) for name in names if name.split(".")[0] not in FOREIGN]
     assert not [name for name, words in parts if not set(words) <= sources()]
+
+
+def test_the_readme_is_short():
+    assert len(text("README.md").split()) <= 1500
+
+
+# pages whose blocks of Python make one program, from the first to the last
+@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "cells", "export"))])
+def test_examples_run(page, run_forked):
+    blocks = re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
+    assert blocks
+    done = run_forked("-c", "\n".join(blocks))
+    assert done.returncode == 0, done.stderr
+
+
+def command_lines(page: str) -> list[str]:
+    """Commands in indented blocks and in code within sentences, without comments."""
+    lines = re.sub(r"\\\n *", "", text(page)).splitlines()
+    indented = [line.split(" # ")[0].strip() for line in lines if line.startswith("    ")]
+    return [line for line in [*indented, *codes(page)] if re.match(r"(aru|make) [a-z]", line)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_exist(page):
+    """`make` has the target; `aru` has the command, and the command the options."""
+    targets = re.findall(r"^([a-z-]+):", text("Makefile"), re.MULTILINE)
+    for line in command_lines(page):
+        program, name, *arguments = line.replace(",", " ").split()
+        if program == "make":
+            assert name in targets, line
+            continue
+        assert name in COMMANDS, line
+        used = {argument for argument in arguments if re.fullmatch(r"--[a-z-]+", argument)}
+        assert used <= {"--help", *options_of(name)}, line
+
+
+@functools.cache
+def options_of(command: str) -> set[str]:
+    """The options of a command of `aru`."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        parser = tyro.extras.get_parser(COMMANDS[command])
+    return {name for action in parser._actions for name in action.option_strings}
 
 
 def test_functions_stand_in_the_files_beside_them():

@@ -20,8 +20,7 @@ def analyse_states(run: Run, settings: Settings, report: Report) -> Result:
 
     Padding is left out: a step counts in the sequences that have it, and is NaN where none has.
     """
-    x, _ = run.sequences(settings.sequences)
-    examples = run.test.take(slice(x.shape[1]))
+    x, examples = run.padded_sequences(settings.sequences)
     T, N = x.shape[:2]
     lengths = np.full(N, T) if examples.lengths is None else examples.lengths
     present = np.arange(T)[:, None] < lengths  # (T, N)

@@ -245,6 +245,9 @@ class Run:
     ) -> tuple[Tensor, Tensor]:
         """Inputs of a classifier's recurrent network for the first n examples, or for all if there are fewer.
 
+        Where examples have different lengths, they are those with at least the median number of steps, cut to it, so
+        that no network reads padding.
+
         Args:
             n: number of examples.
             model: `model` or `initial_model`, whose encoder, if it has one, makes x; None takes the trained one.
@@ -253,10 +256,22 @@ class Run:
         Returns:
             x (T, B, I) and labels (B,).
         """
-        model = model or self.model
-        parameter = next(model.parameters())
         examples = self.test if of == "test" else self.data.train
-        x, y = to_tensors(examples, slice(n), parameter.device, parameter.dtype)
+        if examples.lengths is None:
+            return self._inputs(examples.take(slice(n)), model or self.model)
+        median = int(np.median(examples.lengths))
+        long = np.flatnonzero(examples.lengths >= median)[:n]
+        x, y = self._inputs(examples.take(long), model or self.model)
+        return x[:median], y
+
+    def padded_sequences(self, n: int) -> tuple[Tensor, Sequences]:
+        """The inputs x (T, B, I) of the first n test examples with their padding, and these examples."""
+        examples = self.test.take(slice(n))
+        return self._inputs(examples, self.model)[0], examples
+
+    def _inputs(self, examples: Sequences, model: SequenceClassifier) -> tuple[Tensor, Tensor]:
+        parameter = next(model.parameters())
+        x, y = to_tensors(examples, slice(None), parameter.device, parameter.dtype)
         if model.encoder is not None:
             with torch.no_grad():
                 x = model.encoder(x)

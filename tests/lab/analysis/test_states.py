@@ -68,6 +68,19 @@ def test_neurons_are_those_whose_gain_varies_most(trained: dict[str, Path]) -> N
     assert found["counts"][1:].sum(0).tolist() == found["counts"][0].tolist()
 
 
+def test_no_analysis_reads_padding(padded: Path) -> None:
+    """The others take the longer half of the sequences, cut to the median length."""
+    run = Run(padded)
+    lengths = run.test.lengths
+    median = int(np.median(lengths))
+    x, y = run.sequences(1000)
+    assert 3 < median < 9
+    assert x.shape == (median, (lengths >= median).sum(), 2)
+    np.testing.assert_array_equal(x.transpose(0, 1).numpy(), run.test.x[lengths >= median][:, :median])
+    np.testing.assert_array_equal(y.numpy(), run.test.y[lengths >= median])
+    assert run.sequences(2)[0].shape[1] == 2
+
+
 def test_the_figure(analysed: dict[str, Path], tmp_path: Path) -> None:
     for model in ("arun", "gamma-heterogeneous"):
         written = draw("states", [analysed[model]], tmp_path / model)

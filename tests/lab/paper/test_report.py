@@ -84,6 +84,16 @@ def test_first_page_sorts_the_claims_by_verdict(reproduction: Reproduction) -> N
     assert "**C9** step drive, psMNIST: ARUN is highly robust" in part
 
 
+def test_first_page_links_what_else_is_in_the_folder(reproduction: Reproduction, tmp_path: Path) -> None:
+    (tmp_path / "networks").mkdir()
+    (tmp_path / "networks" / "README.md").write_text("# Trained networks\n\nText.\n")
+    (tmp_path / "table1.md").write_text("# Table 1: accuracy\n")
+    for _ in range(2):  # the report's own pages are not further ones
+        text = report.write(reproduction, tmp_path)["README.md"].read_text(encoding="utf-8")
+        links = text.split("## Further pages\n\n")[1].splitlines()[:3]
+        assert links == ["* [Trained networks](networks/README.md)", "* [Table 1: accuracy](table1.md)", ""]
+
+
 def test_first_page_says_what_an_open_claim_takes() -> None:
     (claim,) = registry.chosen(["C3"])
     undecided = Finding(

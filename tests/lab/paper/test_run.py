@@ -18,11 +18,11 @@ import torch
 from rich.console import Console
 
 from aru_lab.cli import main
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, DataError
 from aru_lab.experiments import networks, pictures, scales, sweep, tables
 from aru_lab.experiments.figures import analyse_item
 from aru_lab.experiments.kept import LINES, NOTHING, RECURRENT, Kept, read_kept
-from aru_lab.experiments.paper import plans, registry, works
+from aru_lab.experiments.paper import gather, plans, registry, works
 from aru_lab.experiments.paper.claim import Scores
 from aru_lab.experiments.paper.evidence import GROUPS, Evidence
 from aru_lab.experiments.paper.gather import Gathering, Wanted, values_of_log
@@ -120,6 +120,28 @@ def test_kept_networks_need_no_training(root: Path, tmp_path: Path, monkeypatch:
     ]
     with pytest.raises(ConfigError, match=r"networks: got .*nowhere, expected a folder of kept networks"):
         run(tmp_path, CLAIMS, tmp_path / "nowhere")
+
+
+def test_a_group_that_cannot_be_trained_does_not_keep_the_others(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(root)
+    shutil.copytree(root / "kept", tmp_path / "kept")
+
+    def train(
+        scale: str, output: Path, runs: Path, seconds: None, sets: tuple[str, ...], *_: object, **__: object
+    ) -> None:
+        if sets == ("homogeneous-start",):
+            raise DataError("There is no such data.")
+
+    monkeypatch.setattr(gather, "networks", train)
+    (tmp_path / "kept/tiny/homogeneous-start" / LINES).unlink()
+    made = run(tmp_path, ("C8", "C17"))
+    assert [finding.remark for finding in made.findings] == [
+        "this scale judges no claim",
+        "needs the analysis heterogeneity of RNN+γ het., psMNIST, all neurons started at one (n, s)",
+    ]
+    assert [str(failure) for failure in made.failures] == ["There is no such data."]
 
 
 def test_networks_that_are_not_trained_yet_are_counted(root: Path, tmp_path: Path) -> None:

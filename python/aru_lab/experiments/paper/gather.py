@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aru_lab.errors import LabError
+from aru_lab.errors import Interrupted, LabError
 from aru_lab.experiments.figures import analyse_item
 from aru_lab.experiments.kept import ALL, RECURRENT, Kept, read_kept
 from aru_lab.experiments.networks import networks
@@ -124,7 +124,12 @@ class Gathering(Jobs):
             variants = wanted.variants[group]
             models = tuple(model for model in network_set.models if network_set.starts or model in variants)
             if self.trains:
-                self.train(scale, name, models)
+                try:
+                    self.train(scale, name, models)
+                except Interrupted:
+                    raise
+                except LabError as error:  # as where the data of one task is missing: the other groups go on
+                    self.failures.append((GROUPS[group], error))
             found = [kept for kept in read_kept(self.kept / scale / name) if variant_of(group, kept.config) in variants]
             for kept in found:
                 self.take(group, kept, evidence)

@@ -9,7 +9,7 @@ README.md    what holds, what does not, what is open, in three minutes
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -62,8 +62,18 @@ def write(report: Reproduction, folder: Path) -> dict[str, Path]:
     write_csv([line for finding in report.findings for line in lines(finding)], paths["paper.csv"])
     write_result(as_table(report), paths["paper.md"])
     write_result(as_page(report), paths["paper.html"])
-    write_result(as_first_page(report), paths["README.md"])
+    write_result(as_first_page(report, _further(folder)), paths["README.md"])
     return paths
+
+
+def _further(folder: Path) -> dict[str, str]:
+    """The titles of the other Markdown pages in a folder, and of those one folder below that are its first pages."""
+    own = {folder / name for name in ("paper.md", "README.md")}
+    found = {}
+    for path in sorted({*folder.glob("*.md"), *folder.glob("*/README.md")} - own):
+        first = path.read_text(encoding="utf-8", errors="replace").partition("\n")[0]
+        found[path.relative_to(folder).as_posix()] = first.lstrip("# ") or path.name
+    return found
 
 
 def lines(finding: Finding) -> list[dict[str, object]]:
@@ -155,8 +165,11 @@ def _exact(value: float | None) -> object:
     return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
-def as_first_page(report: Reproduction) -> str:
-    """The first page: what holds, what does not, what is open, and the pictures that matter."""
+def as_first_page(report: Reproduction, further: Mapping[str, str] | None = None) -> str:
+    """The first page: what holds, what does not, what is open, and the pictures that matter.
+
+    `further` are the titles of other pages by path.
+    """
     text = [
         "# Does the paper hold? The result in three minutes",
         "",
@@ -181,6 +194,8 @@ def as_first_page(report: Reproduction) -> str:
             text += [f"{picture.heading}. {as_markdown(picture.caption)}", ""]
     if report.remarks:
         text += ["## Remarks", "", *(f"* {as_markdown(remark)}" for remark in report.remarks), ""]
+    if further:
+        text += ["## Further pages", "", *(f"* [{as_markdown(title)}]({path})" for path, title in further.items()), ""]
     return "\n".join([*text, made_by(report.command), ""])
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from aru_lab.experiments.paper import rules
 from aru_lab.experiments.paper.claim import Analysis, Collection
 from aru_lab.experiments.paper.evidence import BySeed, Evidence, Lacking, by_group, listed, minus
-from aru_lab.experiments.paper.rules import CORRELATION, GOOD_FIT, SHARE, Outcome
+from aru_lab.experiments.paper.rules import GOOD_FIT, Outcome
 
 COLLECTION = Collection()
 claim = COLLECTION.claim
@@ -187,6 +187,6 @@ def _(evidence: Evidence) -> list[Outcome]:
     low, middle, high = (_order(evidence, xi) for xi in (1.0, 15.0, 30.0))
     plateau = minus(minus(middle, low), minus(high, middle))
     return [
-        rules.paired_t("α(30) - α(1)", listed(minus(high, low)), SHARE),
-        rules.paired_t("rise to 15 - rise from 15", listed(plateau), CORRELATION),
+        rules.paired_t("α(30) - α(1)", listed(minus(high, low))),
+        rules.paired_t("rise to 15 - rise from 15", listed(plateau)),
     ]

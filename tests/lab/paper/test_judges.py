@@ -98,7 +98,8 @@ def test_no_verdict_before_all_seeds_are_trained() -> None:
     evidence = dataclasses.replace(planted(), waiting={"psmnist": "4 of 60 networks are trained"})
     found = judged(evidence)
     assert found["C1"].verdict == UNTESTED
-    assert found["C1"].remark.endswith("4 of 60 networks are trained")
+    assert found["C1"].remark == "waits for all its networks (4 of 60 networks are trained)"
+    assert found["C17"].remark.startswith("needs ")  # of other networks
     assert found["C4"].verdict == PAPER_SIZE
 
 

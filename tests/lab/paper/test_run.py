@@ -115,8 +115,8 @@ def test_kept_networks_need_no_training(root: Path, tmp_path: Path, monkeypatch:
     # What is not kept is named, and not trained.
     lacking = run(tmp_path / "elsewhere", ("C52", "C4"), root / "kept")
     assert [finding.remark for finding in lacking.findings] == [
-        "needs scores (clean) of ARUN, sCIFAR10, linear encoder",
-        "needs scores (clean) of RNN+γ het., psMNIST, RMSprop",
+        "waits for all its networks (sCIFAR10, linear encoder: 0 of 12 networks are there)",
+        "waits for all its networks (psMNIST, RMSprop: 0 of 4 networks are there)",
     ]
     with pytest.raises(ConfigError, match=r"networks: got .*nowhere, expected a folder of kept networks"):
         run(tmp_path, CLAIMS, tmp_path / "nowhere")
@@ -139,7 +139,7 @@ def test_a_group_that_cannot_be_trained_does_not_keep_the_others(
     made = run(tmp_path, ("C8", "C17"))
     assert [finding.remark for finding in made.findings] == [
         "this scale judges no claim",
-        "needs the analysis heterogeneity of RNN+γ het., psMNIST, all neurons started at one (n, s)",
+        "waits for all its networks (psMNIST, all neurons started at one (n, s): 0 of 2 networks are there)",
     ]
     assert [str(failure) for failure in made.failures] == ["There is no such data."]
 

@@ -58,19 +58,19 @@ def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Finding]:
 
 
 def _judged(claim: Claim, evidence: Evidence) -> Finding:
+    untrained = [evidence.waiting[group] for group in claim.groups if group in evidence.waiting]
+    waiting = f"waits for all its networks ({'; '.join(untrained)})" if untrained else ""
     try:
         outcomes = tuple(claim.judge(evidence))
     except (Lacking, RunError) as error:  # RunError: an analysis of an earlier version lacks an array
-        return Finding(claim, rules.UNTESTED, remark=str(error))
+        return Finding(claim, rules.UNTESTED, remark=waiting or str(error))
     p = rules.joint_p(outcomes)
     verdict = rules.together(outcomes)
     if not evidence.conclusive:
         return _unjudged(claim, outcomes, "this scale judges no claim")
-    if claim.exact:
-        return Finding(claim, verdict, outcomes, "", p)
-    if waiting := [evidence.waiting[group] for group in claim.groups if group in evidence.waiting]:
-        return _unjudged(claim, outcomes, f"no verdict before all seeds are trained: {'; '.join(waiting)}")
-    if not evidence.reduced:
+    if waiting:
+        return _unjudged(claim, outcomes, waiting)
+    if claim.exact or not evidence.reduced:
         return Finding(claim, verdict, outcomes, "", p)
     size = "; ".join(evidence.sizes[group] for group in claim.groups if group in evidence.sizes)
     if claim.paper_only:

@@ -303,11 +303,11 @@ def _drive(drive: Any, batch: int, H: int) -> Tensor:
             f"drive: got shape {xi.shape}, expected a number, (T',), (T', {H}) or (T', {batch}, {H}): a drive for each "
             "initial condition."
         )
-    return torch.from_numpy(xi).expand(*xi.shape[:-1], H)
+    return torch.tensor(xi).expand(*xi.shape[:-1], H)
 
 
 def _held(name: str, value: Any, batch: int, size: int) -> Tensor:
     x = checks.array(f"held {name}", np.atleast_1d(np.asarray(value, dtype=np.float64)))
     if x.shape not in ((1,), (size,), (batch, size)):
         raise ConfigError(f"held {name}: got shape {x.shape}, expected a number, ({size},) or ({batch}, {size}).")
-    return torch.from_numpy(x).expand(batch, size)
+    return torch.tensor(x).expand(batch, size)

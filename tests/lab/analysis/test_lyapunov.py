@@ -301,6 +301,18 @@ def test_relu_tangent_is_the_jacobian_of_the_map() -> None:
     torch.testing.assert_close(pushed, jacobian @ vectors)
 
 
+def test_arrays_that_cannot_be_written_are_read() -> None:
+    """Such as those of numpy.broadcast_to: torch.from_numpy warns of them."""
+    static, options = GammaRNN(1, 4), {"steps": 20, "transient": 2, "n_initial": 3}
+    drive = np.broadcast_to(0.5, (1, 3, 1))
+    found = network_exponents(static, 2, drive=drive, **options).exponents
+    np.testing.assert_array_equal(found, network_exponents(static, 2, drive=0.5, **options).exponents)
+    network = ARUN(1, 4, controller_size=2)
+    held = np.broadcast_to(2.0, 4), np.broadcast_to(0.1, 4)
+    found = network_exponents(network, 2, held=held, **options).exponents
+    np.testing.assert_array_equal(found, network_exponents(network, 2, held=(2.0, 0.1), **options).exponents)
+
+
 def test_bias_and_drive_act_as_asked() -> None:
     network = static_network()
     options = {"steps": 40, "transient": 10}

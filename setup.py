@@ -6,6 +6,7 @@ torch version.  Without a compiler the installation still succeeds, and `python 
 ARU_BUILD_CPU = auto (default: build if possible) | 0 (do not) | 1 (fail if it cannot be built)
 ARU_BUILD_CUDA = likewise; `auto` builds where nvcc is found
 TORCH_CUDA_ARCH_LIST = the GPUs to compile for, as for PyTorch's extensions, such as "8.0;9.0a"
+CXX = the C++ compiler: g++, clang++ or, on Windows, clang-cl
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command import editable_wheel
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
@@ -54,6 +56,8 @@ FLAGS = [
     "-fno-trapping-math",
     "-fvisibility=hidden",
 ]
+# Of clang-cl, which takes its other half's flags behind this prefix.
+CLANG_CL = "/clang:"
 FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignored-attributes"]
 
 
@@ -149,6 +153,16 @@ def cuda_digest() -> str:
     return hashlib.sha256(b"".join((ROOT / source).read_bytes() for source in CUDA_SOURCES)).hexdigest()
 
 
+class CleanBuild(build):
+    """Builds from the sources only: what an earlier build left in its folder doesn't get into a wheel."""
+
+    def run(self) -> None:
+        """Removes this project's packages from the build folder, then builds."""
+        for package in ("aru_kernels", "aru_lab"):
+            shutil.rmtree(Path(self.build_lib) / package, ignore_errors=True)
+        super().run()
+
+
 class OptionalBuild(build_ext):
     """Compiles each kernel once per instruction set, and survives the absence of a compiler."""
 
@@ -180,6 +194,11 @@ class OptionalBuild(build_ext):
         if choice not in ("auto", "0", "1"):
             raise SystemExit(f"{switch} is {choice!r}, expected auto, 0 or 1.")
         self.extensions, self.report = extensions, ""
+        # Of an earlier build, with another compiler or from other sources: no output is better than one of those.
+        for extension in extensions:
+            name = Path(self.get_ext_filename(extension.name)).name
+            for output in (note.with_name(name), Path(self.build_lib) / "aru_kernels" / name):
+                output.unlink(missing_ok=True)
         compiler = self.compiler  # a name that run() replaces by the compiler
         outcome = "built"
         if choice == "0":
@@ -206,18 +225,13 @@ class OptionalBuild(build_ext):
         if ext.name.endswith("._cuda"):
             self._build_cuda(ext)
             return
-        if self.compiler.compiler_type != "unix":
-            raise BuildError(
-                f"the kernels need g++ or clang++, found the compiler family {self.compiler.compiler_type}"
-            )
+        self._choose_compiler()
         self._check_compiler()
-        openmp = (
-            ["-fopenmp"]
-            if self._compiles("#include <omp.h>\nint main() { return omp_in_parallel(); }", "-fopenmp")
-            else []
-        )
-        ext.extra_compile_args = [*FLAGS, *openmp]
-        ext.extra_link_args = openmp
+        parallel = self._flags("-fopenmp")
+        probe = "#include <omp.h>\nint main() { return omp_in_parallel(); }"
+        openmp = parallel if self._compiles(probe, *parallel) else []
+        ext.extra_compile_args = [*self._flags(*FLAGS), *openmp]
+        ext.extra_link_args = [] if self._is_msvc() else openmp
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = pool.map(lambda job: self._compile_kernel(ext, *job), product(ISAS, PER_ISA_SOURCES))
             ext.extra_objects += [path for paths in compiled for path in paths]
@@ -228,6 +242,8 @@ class OptionalBuild(build_ext):
         nvcc = find_nvcc()
         if nvcc is None:
             raise BuildError("there is no nvcc on the PATH, in CUDA_HOME or in /usr/local/cuda")
+        if self._is_msvc():
+            raise BuildError("the CUDA kernels are built with g++ or clang++ beside nvcc, and so not on Windows")
         self._check_compiler()
         architectures = cuda_architectures(nvcc)
         print(f"aru_kernels: compiling for sm_{', sm_'.join(architectures)} with {nvcc}", flush=True)
@@ -253,24 +269,58 @@ class OptionalBuild(build_ext):
             [source],
             output_dir=str(Path(self.build_temp) / isa),
             macros=[("ARU_ISA", isa), ("ARU_VECTOR_BYTES", str(vector_bytes))],
-            extra_postargs=[*ext.extra_compile_args, *flags],
+            extra_postargs=[*ext.extra_compile_args, *self._flags(*flags)],
             depends=HEADERS,
         )
 
+    def _is_msvc(self) -> bool:
+        return self.compiler.compiler_type == "msvc"
+
+    def _flags(self, *flags: str) -> list[str]:
+        """Flags of g++ and clang++ in the form of the compiler in use."""
+        return [CLANG_CL + flag for flag in flags] if self._is_msvc() else list(flags)
+
+    def _choose_compiler(self) -> None:
+        """With MSVC's compiler family: clang-cl, which CXX or CC has to name. cl.exe has no vector extensions."""
+        family = self.compiler.compiler_type
+        if family in ("unix", "mingw32"):
+            return
+        if family != "msvc":
+            raise BuildError(f"the kernels need g++, clang++ or clang-cl, found the compiler family {family}")
+        named = os.environ.get("CXX") or os.environ.get("CC") or "cl.exe"
+        if not re.search(r"(^|[/\\])clang-cl(\.exe)?$", named, re.IGNORECASE):
+            raise BuildError(
+                f"the kernels use vector extensions of g++ and clang, which {named} does not have: install LLVM's "
+                "clang-cl and set CXX=clang-cl"
+            )
+        if not getattr(self.compiler, "initialized", False):
+            self.compiler.initialize()  # which looks for cl.exe, the linker and the folders of headers
+        self.compiler.cc = shutil.which(named) or named
+        # optimisation at link time is cl.exe's own
+        for name in ("compile_options", "compile_options_debug"):
+            options = getattr(self.compiler, name, None)
+            if options is not None:
+                setattr(self.compiler, name, [option for option in options if option != "/GL"])
+
     def _check_compiler(self) -> None:
         if not self._compiles("int main() { return 0; }"):
-            raise BuildError(
-                f"no working C++ compiler: `{self.compiler.compiler_so_cxx[0]}` does not compile an empty program"
-            )
+            name = self.compiler.cc if self._is_msvc() else self.compiler.compiler_so_cxx[0]
+            raise BuildError(f"no working C++ compiler: `{name}` does not compile an empty program")
 
     def _compiles(self, program: str, *flags: str) -> bool:
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder) / "probe.cpp"
             source.write_text(program)
             try:
-                objects = self.compiler.compile([str(source)], output_dir=folder, extra_postargs=["-std=c++17", *flags])
+                objects = self.compiler.compile(
+                    [str(source)], output_dir=folder, extra_postargs=[*self._flags("-std=c++17"), *flags]
+                )
                 self.compiler.link_executable(
-                    objects, "probe", output_dir=folder, extra_postargs=list(flags), target_lang="c++"
+                    objects,
+                    "probe",
+                    output_dir=folder,
+                    extra_postargs=[] if self._is_msvc() else list(flags),
+                    target_lang="c++",
                 )
             except Exception:
                 return False
@@ -313,4 +363,5 @@ def extensions() -> list[Extension]:
     return [cpu, cuda]
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": OptionalBuild, "editable_wheel": EditableWheel})
+COMMANDS = {"build": CleanBuild, "build_ext": OptionalBuild, "editable_wheel": EditableWheel}
+setup(ext_modules=extensions(), cmdclass=COMMANDS)

@@ -7,6 +7,10 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tarfile
+import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -107,3 +111,159 @@ def test_a_cuda_build_can_be_switched_off(build, broken_nvcc):
     outcome, done = build(**broken_nvcc)
     assert done.returncode == 0, done.stderr
     assert "switched off by ARU_BUILD_CUDA=0" in outcome
+
+
+OWN = sysconfig.get_config_var("EXT_SUFFIX")  # of this interpreter's extension modules
+OFF = {"ARU_BUILD_CPU": "0", "ARU_BUILD_CUDA": "0"}
+
+
+def test_a_build_that_is_switched_off_removes_what_an_earlier_one_left(build, tmp_path):
+    package = tmp_path / "aru_kernels"
+    left = [package / f"{name}{OWN}" for name in ("_C", "_cuda")]
+    of_another_python = package / "_C.cpython-399-plan9.so"
+    for path in (*left, of_another_python):
+        path.write_text("an earlier build")
+    _, done = build(**OFF)
+    assert done.returncode == 0, done.stderr
+    assert not [path for path in left if path.exists()]
+    assert of_another_python.exists()
+
+
+def test_a_build_that_fails_removes_what_an_earlier_one_left(build, tmp_path):
+    left = tmp_path / "aru_kernels" / f"_C{OWN}"
+    left.write_text("an earlier build")
+    outcome, _ = build(**NO_COMPILER)
+    assert "no working C++ compiler" in outcome
+    assert not left.exists()
+
+
+def tracked() -> list[str]:
+    """The files of the repository; in an sdist, which has no history, its own."""
+    try:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("this is no clone: git lists no files")
+    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).exists()]
+
+
+def backend(hook: str, folder: Path, output: Path) -> tuple[Path, str]:
+    """Runs a hook of the build backend as pip does, without compiling: what it made, what it printed."""
+    program = f"from setuptools import build_meta; print(build_meta.{hook}({str(output)!r}))"
+    # a warning of setuptools shows in the output
+    done = subprocess.run(
+        [sys.executable, "-W", "always", "-c", program],
+        cwd=folder,
+        env=os.environ | OFF,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return output / done.stdout.split()[-1], done.stdout + done.stderr
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Path:
+    """A copy of the repository's files, with what builds and tests leave in a working tree."""
+    folder = tmp_path / "clone"
+    for name in tracked():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    leftovers = [f"aru_kernels/_C{OWN}", "aru_kernels/_build.txt", "aru_kernels/__pycache__/ops.cpython-311.pyc"]
+    leftovers += ["tests/__pycache__/x.pyc", "build/docs/index.html"]
+    for platform_folder in ("lib", f"lib.{sysconfig.get_platform()}-{sys.implementation.cache_tag}"):
+        leftovers += [f"build/{platform_folder}/aru_kernels/{name}" for name in (f"_C{OWN}", "gone.py")]
+    for name in leftovers:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("left by an earlier build")
+    return folder
+
+
+def test_the_sdist_has_the_repositorys_files_and_a_wheel_is_built_from_it(clone, tmp_path):
+    sdist, _ = backend("build_sdist", clone, tmp_path)
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (folder,) = (tmp_path / "unpacked").iterdir()
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    own = {name for name in tracked() if not name.startswith((".github/", ".ci/"))}
+    assert own - files == set()
+    made = {name for name in files - own if ".egg-info/" not in name}
+    assert made <= {"PKG-INFO", "setup.cfg"}
+    wheel, _ = backend("build_wheel", folder, tmp_path)
+    check_wheel(wheel)
+
+
+def test_an_earlier_build_does_not_reach_a_wheel(clone, tmp_path):
+    wheel, _ = backend("build_wheel", clone, tmp_path)
+    check_wheel(wheel)
+
+
+def check_wheel(wheel: Path) -> None:
+    """It has the modules of both packages, notes on the builds, and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert archive.read("aru_kernels/_build.txt").decode().startswith("switched off by ARU_BUILD_CPU=0")
+    modules = {name.removeprefix("python/") for name in tracked() if re.match(r"(aru_kernels|python)/.*\.py$", name)}
+    notes = {f"aru_kernels/{name}" for name in ("py.typed", "_build.txt", "_build_cuda.txt")}
+    assert names == modules | notes
+
+
+def test_an_editable_installation_prints_no_warning(clone, tmp_path):
+    _, printed = backend("build_editable", clone, tmp_path)
+    assert "warning" not in printed.lower()
+
+
+class Msvc:
+    """Stands for the compiler object of setuptools on Windows, and keeps what it is asked to compile."""
+
+    compiler_type = "msvc"
+
+    def __init__(self) -> None:
+        self.compile_options = ["/nologo", "/O2", "/GL"]
+        self.flags: list[str] = []
+        self.cc = "cl.exe"
+
+    def initialize(self) -> None:
+        pass
+
+    def compile(self, sources, output_dir, extra_postargs, **others):
+        self.flags += extra_postargs
+        return []
+
+    def link_executable(self, objects, name, output_dir, extra_postargs, target_lang):
+        assert not extra_postargs
+
+
+@pytest.fixture
+def on_windows(monkeypatch):
+    """OptionalBuild of setup.py with the compiler object of Windows."""
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["setup.py", "--version"])
+    names = {"__file__": str(ROOT / "setup.py"), "__name__": "setup"}
+    exec(compile((ROOT / "setup.py").read_text(), "setup.py", "exec"), names)
+    from setuptools import Distribution
+
+    command = names["OptionalBuild"](Distribution())
+    command.compiler = Msvc()
+    return command, names["BuildError"]
+
+
+@pytest.mark.parametrize("compiler", [None, "cl.exe", r"C:\clang-cl\cl.exe"])
+def test_cl_is_refused_with_a_sentence(on_windows, monkeypatch, compiler):
+    command, error = on_windows
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    if compiler:
+        monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(error, match=r"cl\.exe does not have: install LLVM's clang-cl and set CXX=clang-cl"):
+        command._choose_compiler()
+
+
+@pytest.mark.parametrize("compiler", ["clang-cl", "clang-cl.exe", r"C:\LLVM\bin\clang-cl.exe"])
+def test_clang_cl_is_accepted(on_windows, monkeypatch, compiler):
+    command, _ = on_windows
+    monkeypatch.setenv("CXX", compiler)
+    command._choose_compiler()
+    command._check_compiler()
+    assert command.compiler.cc == compiler
+    assert command.compiler.compile_options == ["/nologo", "/O2"]
+    assert command.compiler.flags == ["/clang:-std=c++17"]

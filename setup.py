@@ -341,6 +341,22 @@ class EditableWheel(editable_wheel.editable_wheel):
         return path_file(self.distribution, name, [ROOT, ROOT / "python"])
 
 
+def repository() -> str | None:
+    """The public address, as [project.urls] of pyproject.toml names it."""
+    found = re.search(r'^Repository = "(.+?)/*"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    return found[1] if found else None
+
+
+def readme(address: str | None) -> str:
+    """README.md for PyPI, where links within the repository lead nowhere unless they have its address."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    if address is None:
+        return text
+    relative = r"\]\((?!\w+:|#)([^)]+)\)"
+    text = re.sub(rf"(!\[[^\]]*){relative}", rf"\1]({address}/raw/HEAD/\2)", text)
+    return re.sub(relative, rf"]({address}/blob/HEAD/\1)", text)
+
+
 def extensions() -> list[Extension]:
     import pybind11  # a build requirement; absent only where setup.py is run by hand without it
 
@@ -364,4 +380,9 @@ def extensions() -> list[Extension]:
 
 
 COMMANDS = {"build": CleanBuild, "build_ext": OptionalBuild, "editable_wheel": EditableWheel}
-setup(ext_modules=extensions(), cmdclass=COMMANDS)
+setup(
+    ext_modules=extensions(),
+    cmdclass=COMMANDS,
+    long_description=readme(repository()),
+    long_description_content_type="text/markdown",
+)

@@ -178,6 +178,7 @@ def clone(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.timeout(900)
 def test_the_sdist_has_the_repositorys_files_and_a_wheel_is_built_from_it(clone, tmp_path):
     sdist, _ = backend("build_sdist", clone, tmp_path)
     with tarfile.open(sdist) as archive:
@@ -192,6 +193,7 @@ def test_the_sdist_has_the_repositorys_files_and_a_wheel_is_built_from_it(clone,
     check_wheel(wheel)
 
 
+@pytest.mark.timeout(900)
 def test_an_earlier_build_does_not_reach_a_wheel(clone, tmp_path):
     wheel, _ = backend("build_wheel", clone, tmp_path)
     check_wheel(wheel)
@@ -234,17 +236,35 @@ class Msvc:
 
 
 @pytest.fixture
-def on_windows(monkeypatch):
-    """OptionalBuild of setup.py with the compiler object of Windows."""
+def setup_names(monkeypatch):
+    """What setup.py defines."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(sys, "argv", ["setup.py", "--version"])
     names = {"__file__": str(ROOT / "setup.py"), "__name__": "setup"}
     exec(compile((ROOT / "setup.py").read_text(), "setup.py", "exec"), names)
+    return names
+
+
+def test_links_of_the_readme_get_the_address_of_the_repository(setup_names):
+    readme = setup_names["readme"]
+    text = (ROOT / "README.md").read_text()
+    assert readme(None) == text
+    found = readme("https://example.org/aru")
+    links = re.findall(r"\]\(([^)]+)\)", found)
+    assert len(links) == len(re.findall(r"\]\(([^)]+)\)", text)) > 10
+    assert all(link.startswith("https://") for link in links)
+    assert "(https://example.org/aru/raw/HEAD/docs/demo.png)" in found
+    assert "(https://example.org/aru/blob/HEAD/docs/maths.md)" in found
+
+
+@pytest.fixture
+def on_windows(setup_names):
+    """OptionalBuild of setup.py with the compiler object of Windows."""
     from setuptools import Distribution
 
-    command = names["OptionalBuild"](Distribution())
+    command = setup_names["OptionalBuild"](Distribution())
     command.compiler = Msvc()
-    return command, names["BuildError"]
+    return command, setup_names["BuildError"]
 
 
 @pytest.mark.parametrize("compiler", [None, "cl.exe", r"C:\clang-cl\cl.exe"])

@@ -28,11 +28,12 @@ def words(page: Path) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @needs_sphinx
 def test_site(tmp_path, capsys):
     """Built without executing notebooks and without a network; one test, so that one process builds the pages."""
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-t", "offline", "-d", tmp_path / "doctrees"]
-    done = subprocess.run([*command, ROOT / "docs", tmp_path], capture_output=True, text=True, timeout=280)
+    done = subprocess.run([*command, ROOT / "docs", tmp_path], capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr
     pages = {path.with_suffix("").name for path in (ROOT / "docs").glob("*.md")}
     assert pages <= {path.with_suffix("").name for path in tmp_path.glob("*.html")}

@@ -59,7 +59,7 @@ def test_mypy_finds_an_editable_installation(user_python: Path, tmp_path: Path) 
 
 def test_an_editable_installation_has_both_packages(user_python: Path, tmp_path: Path) -> None:
     program = "import importlib.util as u; print(*(u.find_spec(name).origin for name in ('aru_kernels', 'aru_lab')))"
-    done = subprocess.run([user_python, "-c", program], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run([user_python, "-E", "-c", program], cwd=tmp_path, capture_output=True, text=True)
     copy = (tmp_path / "copy").resolve()
     expected = [str(copy / "aru_kernels" / "__init__.py"), str(copy / "python" / "aru_lab" / "__init__.py")]
     assert done.stdout.split() == expected, done.stderr

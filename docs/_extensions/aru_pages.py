@@ -6,7 +6,8 @@ Three comments in a page are replaced by text:
     <!-- commands -->                   a section for every command of `aru`, from the program itself
     <!-- examples -->                   a section for every program of docs/examples
 
-Links that leave docs/ lead to the page that includes the document, or become plain text.
+Links that leave docs/ lead to the page that includes the document, else to the public repository that pyproject.toml
+names; without one they become plain text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ ROOT = DOCS.parent
 # Documents outside docs/, and the pages that show them.
 SHOWN = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CHANGELOG.md": "changelog.md"}
 
+REPOSITORY = re.search(r'^Repository = "(.+?)/*"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
 CODE = re.compile(r"(^```.*?^```|^ {4}[^\n]*|`[^`\n]+`)", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]*)(#[^)\s]*)?\)")
 
@@ -42,7 +45,8 @@ def seen_from(folder: Path, text: str, source: Path) -> str:
         if path.parent == ROOT and path.name in SHOWN:
             path = DOCS / SHOWN[path.name]
         if not path.is_relative_to(DOCS) or path.is_dir():
-            return label
+            inside = path.relative_to(ROOT).as_posix()
+            return f"[{label}]({REPOSITORY[1]}/blob/HEAD/{inside}{heading})" if REPOSITORY else label
         return f"[{label}]({Path(os.path.relpath(path, folder)).as_posix()}{heading})"
 
     parts = CODE.split(text)  # every second one is code, in which brackets are no links

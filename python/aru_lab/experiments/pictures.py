@@ -24,17 +24,22 @@ TITLES = {
 }
 CAPTIONS = {
     "1": "γ(x; n, s) against the input current, (a) for several gains n and (b) for several saturations s.",
-    "2": "Test accuracy against (a) amplitude and (b) length of a step drive, (c) deviation of a noisy drive, (d) "
-    "amplitude and (e) phase of a variable contrast. Means over the seeds, bands of one standard deviation.",
+    "2": "Stimulus (solid: highest strength, dashed: middle, dotted: lowest), test accuracy and loss against (a) "
+    "amplitude and (b) length of a step drive, (c) deviation of a noisy drive, (d) amplitude and (e) phase of a "
+    "variable contrast. Means over the seeds, bars of one standard deviation.",
     "3": "(a) Mean response of isolated neurons to steps of amplitude ξ; (b) orders α of all neurons at the largest "
-    "amplitude, dashed that of the mean response; (c) order of the mean response against the amplitude; (d) squared "
+    "amplitude, triangles: of the mean response; mean response at this amplitude of neurons with α > 0 and of the "
+    "others, (c) in the network and (d) isolated; (e) order of the mean response against the amplitude; (f) squared "
     "error against the order.",
-    "4": "(a) Gain n and (b) saturation s at steady state against the deviation σ of the noise, with fits (first seed "
-    "black, others grey); (c, d) their course, the driven steps shaded, the averaged ones marked.",
-    "5": "(a) State of the controller on its principal components and (b) n and s, from onset (triangle) to steady "
-    "state (square), under constant input; (c, d) n and s against the input.",
+    "4": "(a) Gain n and (b) saturation s after settling against the deviation σ of the noise, with fits (first seed "
+    "filled, others hollow; upward triangles and solid fits rise, downward triangles and dashed fits fall); (c, d) "
+    "their course in the first seed, the driven steps shaded, the averaged ones marked.",
+    "5": "(a) State of the controller on its principal components and (b) n and s, from onset (triangle) to where it "
+    "settles (filled square) or to the mean of its orbit (hollow square), under constant input; (c, d) n and s against "
+    "the input, bars: range of the orbit.",
     "6": "(a) Mean norm of the Jacobian over n and s; (b) n and s under steps with the boundary and the path of "
-    "Proposition 1; (c) largest Lyapunov exponent against a constant drive.",
+    "Proposition 1; (c) largest Lyapunov exponent against the amplitude of the step and (d) against the time from its "
+    "onset.",
     "appendix": "(a) Norm of the gradient for W_hh from position t on and (b) of the term at t; (c, d) eigenvalues of "
     "W_hh before and after training; (e, f) n and s over neurons.",
 }

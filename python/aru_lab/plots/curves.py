@@ -8,7 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.plots.style import BLACK, BLUE, GREEN, GREY, LOOKS, NAMES, ORANGE, SKY, VERMILION, as_label, save_picture
+from aru_lab.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    LOOKS,
+    NAMES,
+    ORANGE,
+    SKY,
+    VERMILION,
+    as_label,
+    bars_apart,
+    save_picture,
+)
 
 
 @dataclass(frozen=True)
@@ -122,7 +135,7 @@ class Curve:
 def sensitivity_figure(
     curves: list[Curve], labels: dict[str, str], title: str, path: Path, classes: bool = True
 ) -> None:
-    """Accuracy (above) and loss (below) against strength, a panel a sweep, a line a model with the range of its seeds.
+    """Accuracy (above) and loss (below) against strength, a panel a sweep; bars: range of a model's seeds.
 
     Args:
         curves: what to draw.
@@ -136,16 +149,26 @@ def sensitivity_figure(
     figure = Figure(figsize=(3.1 * len(labels), 6.2), layout="constrained", dpi=130)
     panels = figure.subplots(2, len(labels), sharex="col", sharey="row", squeeze=False)
     for column, (sweep, label) in enumerate(labels.items()):
-        for curve in (c for c in curves if c.sweep == sweep):
+        of_sweep = [curve for curve in curves if curve.sweep == sweep]
+        for place, curve in enumerate(of_sweep):
             colour, marker, dash = LOOKS[curve.model]
             strengths = sorted(curve.points)
             for row, scale in ((0, 100), (1, 1)):
                 values = [scale * np.array(curve.points[x])[:, row] for x in strengths]
                 mean = np.array([v.mean() for v in values])
                 lowest, highest = (np.array([end(v) for v in values]) for end in (np.min, np.max))
-                axes = panels[row, column]
-                axes.plot(strengths, mean, dash, color=colour, marker=marker, markersize=4, label=NAMES[curve.model])
-                axes.fill_between(strengths, lowest, highest, color=colour, alpha=0.12, linewidth=0)
+                look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4}
+                error = None if max(map(len, values)) == 1 else np.stack([mean - lowest, highest - mean])
+                bars_apart(
+                    panels[row, column],
+                    strengths,
+                    mean,
+                    error,
+                    place,
+                    len(of_sweep),
+                    label=NAMES[curve.model],
+                    **look,
+                )
         panels[1, column].set_xlabel(label)
     panels[0, 0].set(ylabel="accuracy (%)" if classes else "R² (%)")
     panels[0, 0].set_ylim(0 if classes else None, 102)

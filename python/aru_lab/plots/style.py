@@ -21,6 +21,8 @@ from aru_lab.terminal import visible
 
 BLACK, GREY, ORANGE, BLUE, VERMILION = "#000000", "#8A8A8A", "#E69F00", "#0072B2", "#D55E00"
 SKY, GREEN = "#56B4E9", "#009E73"
+DARK = "#4D4D4D"  # what no model stands for: letters, marks, fits
+PURPLE = "#CC79A7"  # neither a model's nor an amplitude's
 
 WIDTH = 5.2  # inches: the text column of PLOS
 DPI = 300
@@ -133,9 +135,19 @@ def as_label(name: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def letter(axes: Any, text: str) -> None:
-    """The panel's letter, at its upper left."""
-    axes.set_title(text, loc="left", fontweight="bold", fontsize=9)
+def letter(axes: Any, text: str, paper: str = "") -> None:
+    """The panel's letter, at its upper left, and beside it the paper's panel that shows the same.
+
+    Args:
+        axes: the panel.
+        text: its letter.
+        paper: number and letter of the paper's panel, such as "4c"; empty if there is none.
+    """
+    title = axes.set_title(text, loc="left", fontweight="bold", fontsize=9)
+    if paper:
+        axes.annotate(
+            f"paper {paper}", (1, 0), (4, 0), xycoords=title, textcoords="offset points", fontsize=7, color=DARK
+        )
 
 
 def amplitude_colours(amplitudes: Sequence[float]) -> list[Any]:
@@ -153,7 +165,7 @@ def amplitude_bar(figure: Any, axes: Any, amplitudes: Sequence[float], label: st
     count = len(amplitudes)
     mappable = ScalarMappable(BoundaryNorm(np.arange(count + 1), count), ListedColormap(amplitude_colours(amplitudes)))
     bar = figure.colorbar(mappable, ax=axes, aspect=30, pad=0.02, ticks=np.arange(count) + 0.5)
-    bar.ax.set_yticklabels([f"{x:g}" for x in amplitudes])
+    bar.ax.set_yticklabels([f"{x:.3g}" for x in amplitudes])
     bar.ax.tick_params(length=0)
     bar.set_label(label)
     bar.outline.set_visible(False)
@@ -177,10 +189,38 @@ def shade(axes: Any, onset: int, end: int) -> None:
     axes.axvspan(onset, end, color=GREY, alpha=0.18, linewidth=0)
 
 
-def line_with_spread(axes: Any, x: Any, runs: Sequence[np.ndarray], **options: Any) -> None:
-    """The mean of several runs with a band of their standard deviation; a single run has no band."""
+def apart(axes: Any, place: int, count: int) -> Any:
+    """The transform of curve `place` of `count`: that of the data, moved sideways by a point or two.
+
+    So no bar and no dot hides one of another curve, on any scale; the data of the curve stay as they are.
+    """
+    from matplotlib.transforms import ScaledTranslation
+
+    points = 1.4 * (place - (count - 1) / 2)
+    return axes.transData + ScaledTranslation(points / 72, 0, axes.figure.dpi_scale_trans)
+
+
+def line_with_spread(
+    axes: Any, x: Any, runs: Sequence[np.ndarray], place: int = 0, count: int = 1, **options: Any
+) -> None:
+    """The mean of several runs with bars of their standard deviation; a single run has no bars.
+
+    Args:
+        axes: where to draw.
+        x: (points,).
+        runs: one array (points,) a run.
+        place: of this curve among the `count` curves of the panel, see `apart`.
+        count: number of curves.
+        options: of matplotlib's `errorbar`.
+    """
     values = np.stack(list(runs))
-    (line,) = axes.plot(x, values.mean(0), **options)
-    if len(values) > 1:
-        low, high = values.mean(0) - values.std(0, ddof=1), values.mean(0) + values.std(0, ddof=1)
-        axes.fill_between(x, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
+    mean, spread = values.mean(0), values.std(0, ddof=1) if len(values) > 1 else None
+    bars_apart(axes, x, mean, spread, place, count, **options)
+
+
+def bars_apart(axes: Any, x: Any, y: Any, error: Any, place: int, count: int, **options: Any) -> None:
+    """A curve with error bars (points,) or (2, points) or None, moved sideways as `apart` says."""
+    axes.errorbar(x, y, error, elinewidth=0.7, transform=apart(axes, place, count), **options)
+    for end in np.atleast_2d(0 if error is None else error) * [[-1], [1]]:
+        axes.update_datalim(np.column_stack(np.broadcast_arrays(x, y + end)))  # the moved curve sets no limits
+    axes.autoscale_view()

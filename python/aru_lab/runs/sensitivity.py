@@ -129,10 +129,15 @@ def standard(strengths: Strengths) -> dict[str, Perturbation]:
 
 @dataclass(frozen=True)
 class Kept:
-    """A sweep that a run folder keeps: the label of its axis and, by strength, rising, the score of the network."""
+    """A sweep that a run folder keeps: the label of its axis and, by strength, rising, score and perturbation.
+
+    n_steps: T, None where no perturbation depends on it.
+    """
 
     label: str
     scores: dict[float, Score]
+    perturbations: dict[float, Perturbation]
+    n_steps: int | None
 
 
 def kept_sweeps(run: Path) -> dict[str, Kept]:
@@ -149,13 +154,14 @@ def kept_sweeps(run: Path) -> dict[str, Kept]:
     """
     run = Path(run)
     config, _ = RunFolder(run).read_config()
-    found: dict[str, dict[tuple[float | None, ...], dict[float, Score]]] = {}
+    found: dict[str, dict[tuple[float | None, ...], dict[float, tuple[Score, Perturbation]]]] = {}
     n_steps = None
     for line in kept_scores(run):
         if line["perturbation"] == CLEAN:
             continue
         score = Score(line["loss"], line["accuracy"], line["n"])
-        match parse(line["perturbation"]):
+        perturbation = parse(line["perturbation"])
+        match perturbation:
             case StepDrive(amplitude, None, None):
                 places = [("step-amplitude", amplitude, (0.0,))]
             case StepDrive(amplitude, onset, length) if onset is not None and length is not None:
@@ -170,12 +176,15 @@ def kept_sweeps(run: Path) -> dict[str, Kept]:
             case _:
                 places = []
         for sweep, strength, held in places:
-            found.setdefault(sweep, {}).setdefault((*held, score.n), {})[strength] = score
+            found.setdefault(sweep, {}).setdefault((*held, score.n), {})[strength] = score, perturbation
     kept = {}
     for sweep, label in LABELS.items():
-        held, scores = max(found.get(sweep, {}).items(), key=lambda item: len(item[1]), default=((), {}))
-        if len(scores) > 1:
-            kept[sweep] = Kept(label.format(held[0]), dict(sorted(scores.items())))
+        held, points = max(found.get(sweep, {}).items(), key=lambda item: len(item[1]), default=((), {}))
+        if len(points) > 1:
+            points = dict(sorted(points.items()))
+            scores = {strength: score for strength, (score, _) in points.items()}
+            perturbations = {strength: perturbation for strength, (_, perturbation) in points.items()}
+            kept[sweep] = Kept(label.format(held[0]), scores, perturbations, n_steps)
     if not kept:
         raise RunError(f"{run}: its sensitivity is not measured yet; measure it with `aru robustness {run}`.")
     return kept

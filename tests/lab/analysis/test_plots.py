@@ -19,8 +19,9 @@ from aru_lab.experiments.analyse import analyse
 from aru_lab.networks.perturbations import StepDrive
 from aru_lab.plots.paper import FIGURES
 from aru_lab.plots.paper.analysed import Analysed
+from aru_lab.plots.paper.controller import STILL
 from aru_lab.plots.paper.draw import DRAWINGS, draw
-from aru_lab.plots.style import DPI, WIDTH, style
+from aru_lab.plots.style import DARK, DPI, GREY, MODELS, PURPLE, WIDTH, style
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.scores import known_scores
 from aru_lab.runs.sensitivity import axes_of
@@ -107,27 +108,63 @@ def test_activations_are_those_of_gamma(styled: None) -> None:
     np.testing.assert_allclose(lines(right, "s = 1")[0].get_ydata(), 1 / (1 + np.exp(-5 * x)), atol=1e-12)
 
 
+SWEEPS = (0, 1, 2, 9, 10)  # sketches in the axes of figure 2; accuracy and loss are 3 and 6 axes later
+
+
+def bars(axes: Any, label: str) -> np.ndarray:
+    """Lower and upper ends of the error bars of this name: (2, points)."""
+    (container,) = [c for c in axes.containers if c.get_label() == label]
+    return np.array([segment[:, 1] for segment in container.lines[2][0].get_segments()]).T
+
+
 def test_robustness_shows_means_over_seeds(runs: list[Path], styled: None) -> None:
-    panels = drawn("2", runs).axes[:5]
-    for panel, axis in zip(panels, axes_of(STRENGTHS, 64), strict=True):
+    panels = drawn("2", runs).axes
+    for sketch, axis in zip(SWEEPS, axes_of(STRENGTHS, 64), strict=True):
+        accuracy, loss = panels[sketch + 3], panels[sketch + 6]
         scores = [known_scores(runs[i], list(axis.perturbations.values()), 50) for i in (1, 3)]
-        values = 100 * np.array([[score.accuracy for score in of_run] for of_run in scores])
-        (line,) = lines(panel, "ARUN")
-        np.testing.assert_allclose(line.get_xdata(), list(axis.perturbations))
-        np.testing.assert_allclose(line.get_ydata(), values.mean(0))
-        (band,) = panel.collections  # of the one model with two seeds
-        edges = band.get_paths()[0].vertices[:, 1]
-        assert edges.max() == pytest.approx((values.mean(0) + values.std(0, ddof=1)).max())
-        assert edges.min() == pytest.approx((values.mean(0) - values.std(0, ddof=1)).min())
+        for panel, values in (
+            (accuracy, 100 * np.array([[score.accuracy for score in of_run] for of_run in scores])),
+            (loss, np.array([[score.loss for score in of_run] for of_run in scores])),
+        ):
+            (line,) = lines(panel, "ARUN")
+            np.testing.assert_allclose(line.get_xdata(), list(axis.perturbations))
+            np.testing.assert_allclose(line.get_ydata(), values.mean(0))
+            spread = values.std(0, ddof=1)
+            np.testing.assert_allclose(bars(panel, "ARUN"), values.mean(0) + np.outer([-1, 1], spread), atol=1e-12)
+            for label in ("RNN+ReLU", "LSTM", "RNN+γ het."):
+                assert len(lines(panel, label)) == 1
+            left, right = panel.get_xlim()
+            assert left < min(axis.perturbations) < max(axis.perturbations) < right
         head, _, tail = axis.label.rpartition(": ")
-        assert (panel.get_title(loc="right"), panel.get_xlabel()) == (head, tail)
-        for label in ("RNN+ReLU", "LSTM", "RNN+γ het."):
-            assert len(lines(panel, label)) == 1
-    assert max(np.ptp(line.get_ydata()) for line in panels[0].lines) > 1
+        assert panels[sketch].get_title(loc="right").splitlines()[0] == head
+        assert loss.get_xlabel() == tail
+        assert (accuracy.get_yscale(), loss.get_yscale()) == ("linear", "log")
+    assert max(np.ptp(line.get_ydata()) for line in panels[3].lines) > 1
+
+
+def test_sketches_are_the_stimuli(runs: list[Path], styled: None) -> None:
+    panels = drawn("2", runs).axes
+    for sketch, axis in zip(SWEEPS, axes_of(STRENGTHS, 64), strict=True):
+        strongest = list(axis.perturbations.values())[-1]
+        drive = strongest.drive(64, 1, [0])
+        course = strongest.contrast(64, [0]) if drive is None else drive
+        np.testing.assert_allclose(panels[sketch].lines[0].get_ydata(), course.reshape(64))
+
+
+def test_no_curve_hides_another(runs: list[Path], styled: None) -> None:
+    """Curves with equal values lie beside each other, and there are no bands that could cover one."""
+    for number in ("2", "3", "6"):
+        for panel in drawn(number, runs).axes:
+            assert not [
+                c for c in panel.collections if type(c).__name__ in ("PolyCollection", "FillBetweenPolyCollection")
+            ]
+            curves = [c.lines[0] for c in panel.containers if hasattr(c, "lines")]
+            places = [line.get_transform().transform((0.0, 1.0))[0] for line in curves]
+            assert len({round(x, 6) for x in places}) == len(curves)
 
 
 def test_fractional_orders_in_the_figure(runs: list[Path], styled: None) -> None:
-    against = drawn("3", runs).axes[2]
+    against = drawn("3", runs).axes[4]
     saved = AnalysisFolder(runs[4]).load("fractional")
     for c, name in enumerate(("network", "isolated")):
         (line,) = lines(against, f"RNN+γ het., {name}")
@@ -142,10 +179,83 @@ def test_gain_scaling_in_the_figure(runs: list[Path], styled: None) -> None:
     assert len(gain.containers) == 2
 
 
+def test_seeds_that_rise_and_fall_are_told_apart(runs: list[Path], styled: None) -> None:
+    panels = drawn("4", runs).axes[:2]
+    for panel, name in zip(panels, "ns", strict=True):
+        courses = [AnalysisFolder(runs[i]).load("gain-scaling")[name].mean(1) for i in (1, 3)]
+        rises = [course[-1] > course[list(XI).index(1.0)] for course in courses]
+        assert [c.lines[0].get_marker() for c in panel.containers] == ["^" if up else "v" for up in rises]
+        assert f"{name} rises in {sum(rises)}, falls in {2 - sum(rises)} of 2 seeds" in panel.get_title(loc="right")
+
+
+def test_mean_responses_by_the_sign_of_the_order(runs: list[Path], styled: None) -> None:
+    panels = drawn("3", runs).axes[2:4]
+    rates, orders = (AnalysisFolder(runs[1]).load(part) for part in ("responses", "fractional"))
+    for c, (panel, where) in enumerate(zip(panels, ("network", "isolated"), strict=True)):
+        above = orders["order"][c, -1] > 0
+        for chosen, sign in ((above, "> 0"), (~above, "≤ 0")):
+            found = lines(panel, f"α {sign}: {chosen.sum()} neurons")
+            assert len(found) == chosen.any()
+            for line in found:
+                np.testing.assert_allclose(line.get_ydata(), rates[f"h_{where}"][-1][:, chosen].mean(1))
+
+
+def test_a_colour_means_one_thing(runs: list[Path], styled: None) -> None:
+    """In figures 3 and 6, a model's colour is on curves of this model only."""
+    names = {colour: name for name, colour, _ in MODELS.values()}
+    against, exponents = drawn("3", runs).axes[4], drawn("6", runs).axes[2]
+    for container in (*against.containers, *exponents.containers):
+        owner = names.get(container.lines[0].get_color())
+        assert owner is None or container.get_label().startswith(owner)
+    distribution, error = (drawn("3", runs).axes[k] for k in (1, 5))
+    assert {line.get_color() for line in error.lines} == {MODELS["arun"][1]}
+    assert len({patch.get_linestyle() for patch in distribution.patches if patch.get_label()[0] != "_"}) == 2
+    for colour in (DARK, PURPLE, GREY):
+        assert colour not in names
+    at_rest = lines(exponents, "ARUN, n and s at rest")[0]
+    assert at_rest.get_color() not in names
+
+
+@pytest.mark.parametrize("number", ["5", "6"])
+def test_legends_cover_no_panel(runs: list[Path], styled: None, number: str) -> None:
+    figure = drawn(number, runs)
+    figure.draw_without_rendering()
+    panels = [axes for axes in figure.axes if axes.get_title(loc="left")]
+    legends = [axes.get_legend() for axes in panels if axes.get_legend()] + figure.legends
+    assert legends
+    for legend in legends:
+        assert not [axes for axes in panels if axes.get_window_extent().padded(-2).overlaps(legend.get_window_extent())]
+
+
+def test_boundaries_in_the_legend_are_those_in_the_axes(runs: list[Path], styled: None) -> None:
+    visited = drawn("6", runs).axes[1]
+    low, high = visited.get_ylim()
+    drawn_boundaries = [line for line in visited.lines if line.get_linestyle() == "--" and len(line.get_xdata())]
+    for line in drawn_boundaries:
+        assert ((line.get_ydata() >= low) & (line.get_ydata() <= high)).any()
+    said = [text.get_text() for text in visited.get_legend().get_texts() if "boundary" in text.get_text()]
+    assert bool(said) == bool(drawn_boundaries)
+
+
+def test_exponents_against_time_in_the_figure(runs: list[Path], styled: None) -> None:
+    course = drawn("6", runs).axes[3]
+    saved = AnalysisFolder(runs[1]).load("lyapunov")
+    for i, xi in enumerate(XI):
+        (line,) = lines(course, f"ξ = {xi:g}")
+        np.testing.assert_array_equal(line.get_xdata(), saved["times"])
+        np.testing.assert_allclose(line.get_ydata(), saved["course"][i].mean(-1))
+
+
 def test_controller_in_the_figure(runs: list[Path], styled: None) -> None:
     gains = drawn("5", runs).axes[2]
     saved = AnalysisFolder(runs[1]).load("controller")
-    np.testing.assert_allclose(lines(gains, "steady state")[0].get_ydata(), saved["steady_shape"][:, 0])
+    onset, mean, settled, moving = gains.lines
+    np.testing.assert_allclose(onset.get_ydata(), saved["onset_shape"][:, 0])
+    np.testing.assert_allclose(mean.get_ydata(), saved["steady_shape"][:, 0])
+    moves = saved["speed"].max(1) > STILL
+    np.testing.assert_array_equal(settled.get_xdata(), saved["inputs"][~moves])
+    np.testing.assert_array_equal(moving.get_xdata(), saved["inputs"][moves])
+    assert moving.get_markerfacecolor() == "white"
 
 
 def test_exponents_in_the_figure(runs: list[Path], styled: None) -> None:
@@ -166,7 +276,7 @@ def test_appendix_shows_spectra_of_every_model(runs: list[Path], styled: None) -
 
 @pytest.mark.parametrize(
     ("number", "name", "panels"),
-    [("3", "gamma-heterogeneous", 4), ("6", "gamma-heterogeneous", 3), ("appendix", "relu", 4)],
+    [("3", "gamma-heterogeneous", 6), ("6", "gamma-heterogeneous", 4), ("appendix", "relu", 4)],
 )
 def test_figure_of_one_static_network(
     analysed: dict[str, Path], styled: None, number: str, name: str, panels: int

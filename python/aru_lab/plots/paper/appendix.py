@@ -9,7 +9,7 @@ import numpy as np
 
 from aru_lab.errors import ConfigError
 from aru_lab.plots.paper.analysed import Analysed, by_model
-from aru_lab.plots.style import BLACK, GREY, MODELS, ORANGE, letter, new_figure
+from aru_lab.plots.style import DARK, GREY, MODELS, PURPLE, letter, new_figure
 
 
 def appendix(runs: list[Analysed]) -> Any:
@@ -30,7 +30,7 @@ def appendix(runs: list[Analysed]) -> Any:
     each.set(ylabel="norm of the term at t")
     for panel in (gradient, each):
         panel.set(xlabel="position t in the sequence", yscale="log")
-    gradient.set_title("dotted: before training", fontsize=7, loc="right")
+    each.set_title("dotted: before training", fontsize=7, loc="right")
     figure.legend(*gradient.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
 
     circle = np.exp(2j * np.pi * np.linspace(0, 1, 200))
@@ -41,7 +41,8 @@ def appendix(runs: list[Analysed]) -> Any:
             _, colour, marker = MODELS[model]
             panel.plot(values.real, values.imag, marker, color=colour, markersize=2.5, fillstyle="none")
         panel.set_aspect("equal")
-        panel.set(xlabel="Re λ(W$_{hh}$)", ylabel="Im λ(W$_{hh}$)", title=f"{when} training")
+        panel.set(xlabel="Re λ(W$_{hh}$)", ylabel="Im λ(W$_{hh}$)")
+        panel.set_title(f"{when} training", loc="right")
     limit = max(max(map(abs, (*panel.get_xlim(), *panel.get_ylim()))) for panel in axes[1])
     for panel in axes[1]:
         panel.set(xlim=(-limit, limit), ylim=(-limit, limit))
@@ -53,7 +54,7 @@ def appendix(runs: list[Analysed]) -> Any:
             panel.axis("off")
             continue
         content = run.load("heterogeneity")
-        marks = {"before": (GREY, "."), "after": (BLACK, "o"), "retrained": (ORANGE, "x")}
+        marks = {"before": (GREY, "."), "after": (DARK, "o"), "retrained": (PURPLE, "x")}
         for when in content["moments"]:
             colour, mark = marks[str(when)]
             n, s = content[f"n_{when}"], content[f"s_{when}"]
@@ -63,15 +64,17 @@ def appendix(runs: list[Analysed]) -> Any:
                 mark,
                 color=colour,
                 markersize=3,
-                alpha=0.7,
+                fillstyle="full" if when == "before" else "none",  # a ring hides no dot
+                zorder=3 if when == "before" else 2,
                 label=f"{when} training" if when != "retrained" else when,
             )
-        panel.set(xlabel="gain n", ylabel="saturation s", title=MODELS[wanted][0])
+        panel.set(xlabel="gain n", ylabel="saturation s")
+        panel.set_title(MODELS[wanted][0], loc="right")
         if panel is axes[2, 0] or not axes[2, 0].axison:
             panel.legend(borderpad=0)
-    for panel, text in zip(axes.flat, "abcdef", strict=True):
+    for panel, text, paper in zip(axes.flat, "abcdef", ("18", "", "5e", "5e", "", "3a"), strict=True):
         if panel.axison:
-            letter(panel, text)
+            letter(panel, text, paper)
     return figure
 
 

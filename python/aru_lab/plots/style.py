@@ -220,6 +220,7 @@ def line_with_spread(
 
 def bars_apart(axes: Any, x: Any, y: Any, error: Any, place: int, count: int, **options: Any) -> None:
     """A curve with error bars (points,) or (2, points) or None, moved sideways as `apart` says."""
+    x = np.asarray(x)
     axes.errorbar(x, y, error, elinewidth=0.7, transform=apart(axes, place, count), **options)
     for end in np.atleast_2d(0 if error is None else error) * [[-1], [1]]:
         axes.update_datalim(np.column_stack(np.broadcast_arrays(x, y + end)))  # the moved curve sets no limits

@@ -29,6 +29,7 @@ from aru_lab.runs.sensitivity import axes_of
 from .conftest import SETTINGS, STRENGTHS, quiet
 
 XI = np.array(SETTINGS.amplitudes)
+WHERE = ("network", "isolated")
 
 
 @pytest.fixture(scope="module")
@@ -191,7 +192,7 @@ def test_seeds_that_rise_and_fall_are_told_apart(runs: list[Path], styled: None)
 def test_mean_responses_by_the_sign_of_the_order(runs: list[Path], styled: None) -> None:
     panels = drawn("3", runs).axes[2:4]
     rates, orders = (AnalysisFolder(runs[1]).load(part) for part in ("responses", "fractional"))
-    for c, (panel, where) in enumerate(zip(panels, ("network", "isolated"), strict=True)):
+    for c, (panel, where) in enumerate(zip(panels, WHERE, strict=True)):
         above = orders["order"][c, -1] > 0
         for chosen, sign in ((above, "> 0"), (~above, "≤ 0")):
             found = lines(panel, f"α {sign}: {chosen.sum()} neurons")
@@ -209,7 +210,7 @@ def test_a_colour_means_one_thing(runs: list[Path], styled: None) -> None:
         assert owner is None or container.get_label().startswith(owner)
     distribution, error = (drawn("3", runs).axes[k] for k in (1, 5))
     assert {line.get_color() for line in error.lines} == {MODELS["arun"][1]}
-    assert len({patch.get_linestyle() for patch in distribution.patches if patch.get_label()[0] != "_"}) == 2
+    assert len({patch.get_linestyle() for patch in distribution.patches if patch.get_label() in WHERE}) == 2
     for colour in (DARK, PURPLE, GREY):
         assert colour not in names
     at_rest = lines(exponents, "ARUN, n and s at rest")[0]

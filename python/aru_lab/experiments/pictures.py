@@ -40,8 +40,8 @@ CAPTIONS = {
     "6": "(a) Mean norm of the Jacobian over n and s; (b) n and s under steps with the boundary and the path of "
     "Proposition 1; (c) largest Lyapunov exponent against the amplitude of the step and (d) against the time from its "
     "onset.",
-    "appendix": "(a) Norm of the gradient for W_hh from position t on and (b) of the term at t; (c, d) eigenvalues of "
-    "W_hh before and after training; (e, f) n and s over neurons.",
+    "appendix": "(a) Norm of the gradient for W_hh from position t on and (b) of the term at t; then, a panel a model, "
+    "eigenvalues of W_hh before (dots) and after training (rings); last, n and s over neurons.",
 }
 # The part that a figure reads of every run; runs without it are left out.
 READS = {"3": "fractional", "4": "gain-scaling", "5": "controller", "6": "lyapunov", "appendix": "gradients"}

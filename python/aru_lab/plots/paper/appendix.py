@@ -15,9 +15,12 @@ from aru_lab.plots.style import DARK, GREY, MODELS, PURPLE, letter, new_figure
 def appendix(runs: list[Analysed]) -> Any:
     """Norms of gradients, eigenvalues of W_hh, and n and s over neurons."""
     figure = new_figure(6.4)
-    axes = figure.subplots(3, 2)
     groups = by_model(runs)
-    gradient, each = axes[0]
+    grid = figure.add_gridspec(3, 12)
+    gradient, each = figure.add_subplot(grid[0, :6]), figure.add_subplot(grid[0, 6:])
+    width = 12 // len(groups)
+    spectra = [figure.add_subplot(grid[1, k * width : (k + 1) * width]) for k in range(len(groups))]
+    shapes = [figure.add_subplot(grid[2, :6]), figure.add_subplot(grid[2, 6:])]
     for model, group in groups.items():
         files = [run.load("gradients") for run in group]
         text, colour, _ = MODELS[model]
@@ -34,21 +37,26 @@ def appendix(runs: list[Analysed]) -> Any:
     figure.legend(*gradient.get_legend_handles_labels(), loc="outside lower center", ncols=len(groups))
 
     circle = np.exp(2j * np.pi * np.linspace(0, 1, 200))
-    for panel, when in zip(axes[1], ("before", "after"), strict=True):
+    limit = 1.0
+    for panel, (model, group) in zip(spectra, groups.items(), strict=True):
+        content = group[0].load("spectrum")
+        name, colour, marker = MODELS[model]
         panel.plot(circle.real, circle.imag, color=GREY, linewidth=0.7)
-        for model, group in groups.items():
-            values = group[0].load("spectrum")[when]
-            _, colour, marker = MODELS[model]
-            panel.plot(values.real, values.imag, marker, color=colour, markersize=2.5, fillstyle="none")
+        for values, mark, look in (
+            (content["after"], marker, {"color": colour, "markersize": 3, "fillstyle": "none", "markeredgewidth": 0.7}),
+            (content["before"], ".", {"color": DARK, "markersize": 1.5}),
+        ):
+            panel.plot(values.real, values.imag, mark, **look)
+            limit = max(limit, *np.abs(values))
         panel.set_aspect("equal")
-        panel.set(xlabel="Re λ(W$_{hh}$)", ylabel="Im λ(W$_{hh}$)")
-        panel.set_title(f"{when} training", loc="right")
-    limit = max(max(map(abs, (*panel.get_xlim(), *panel.get_ylim()))) for panel in axes[1])
-    for panel in axes[1]:
-        panel.set(xlim=(-limit, limit), ylim=(-limit, limit))
+        panel.set_xlabel(f"Re λ, {name}", fontsize=7)
+    for panel in spectra:
+        panel.set(xlim=(-1.1 * limit, 1.1 * limit), ylim=(-1.1 * limit, 1.1 * limit))
+        panel.tick_params(labelleft=panel is spectra[0])
+    spectra[0].set_ylabel("Im λ(W$_{hh}$)")
 
     with_gamma = [run for run in runs if run.model == "arun" or run.model.startswith("gamma")]
-    for panel, wanted in zip(axes[2], ("arun", "gamma-heterogeneous"), strict=True):
+    for panel, wanted in zip(shapes, ("arun", "gamma-heterogeneous"), strict=True):
         run = next((run for run in with_gamma if run.model == wanted), None)
         if run is None:
             panel.axis("off")
@@ -70,11 +78,12 @@ def appendix(runs: list[Analysed]) -> Any:
             )
         panel.set(xlabel="gain n", ylabel="saturation s")
         panel.set_title(MODELS[wanted][0], loc="right")
-        if panel is axes[2, 0] or not axes[2, 0].axison:
+        if panel is shapes[0] or not shapes[0].axison:
             panel.legend(borderpad=0)
-    for panel, text, paper in zip(axes.flat, "abcdef", ("18", "", "5e", "5e", "", "3a"), strict=True):
-        if panel.axison:
-            letter(panel, text, paper)
+    papers = ["18", "", *("5e" if model in ("arun", "relu") else "" for model in groups), "", "3a"]
+    panels = zip((gradient, each, *spectra, *shapes), papers, strict=True)
+    for (panel, paper), text in zip((item for item in panels if item[0].axison), "abcdefgh", strict=False):
+        letter(panel, text, paper)
     return figure
 
 

@@ -64,7 +64,7 @@ def options(parser: argparse.ArgumentParser) -> str:
     """A definition list of a command's arguments."""
     lines = []
     for action in parser._actions:
-        if isinstance(action, argparse._HelpAction):
+        if action.dest == "help":
             continue
         metavar = action.metavar if isinstance(action.metavar, str) else ""
         names = [f"{name} {metavar}".strip() for name in action.option_strings] or [metavar]

@@ -72,6 +72,6 @@ def controller(runs: list[Analysed]) -> Any:
     for panel, text in zip(axes.flat, "abcd", strict=True):
         letter(panel, text)
     explained = 100 * content["curve_explained"]
-    plane.set_title(f"paper 5a; curve: {explained:.0f}% of final states", fontsize=7, loc="right")
+    plane.set_title(f"paper 5a\ncurve: {explained:.0f}% of final states", fontsize=7, loc="right")
     amplitude_bar(figure, axes[0, :], inputs[shown], "input a")
     return figure

@@ -16,11 +16,8 @@ def appendix(runs: list[Analysed]) -> Any:
     """Norms of gradients, eigenvalues of W_hh, and n and s over neurons."""
     figure = new_figure(6.4)
     groups = by_model(runs)
-    grid = figure.add_gridspec(3, 12)
-    gradient, each = figure.add_subplot(grid[0, :6]), figure.add_subplot(grid[0, 6:])
-    width = 12 // len(groups)
-    spectra = [figure.add_subplot(grid[1, k * width : (k + 1) * width]) for k in range(len(groups))]
-    shapes = [figure.add_subplot(grid[2, :6]), figure.add_subplot(grid[2, 6:])]
+    rows = [row.subgridspec(1, n) for row, n in zip(figure.add_gridspec(3, 1), (2, len(groups), 2), strict=True)]
+    (gradient, each), spectra, shapes = ([figure.add_subplot(place) for place in row] for row in rows)
     for model, group in groups.items():
         files = [run.load("gradients") for run in group]
         text, colour, _ = MODELS[model]

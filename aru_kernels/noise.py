@@ -49,7 +49,7 @@ def gaussian(
         TypeError: if a size is not an integer, or a number is none.
         ValueError: if a size is below 1, `deviation` is below 0, or `leak` is not above 0 and at most 1.
 
-    Source: H. F. Song, G. R. Yang, X.-J. Wang, PLoS Computational Biology 2016, equation 3.
+    Source: H. F. Song, G. R. Yang, X.-J. Wang, PLoS Computational Biology 2016.
 
     Examples:
         >>> from aru_kernels import ARUN

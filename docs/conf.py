@@ -58,7 +58,7 @@ myst_heading_anchors = 4
 # `make docs` executes notebooks; the tests build the pages without.
 nb_execution_mode = "off"
 nb_execution_raise_on_error = True
-nb_execution_timeout = 300  # seconds a cell, of which a busy machine needs some
+nb_execution_timeout = 300  # seconds for each cell; a busy machine is slow
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"

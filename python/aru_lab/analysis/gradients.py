@@ -45,7 +45,7 @@ class GradientNorms:
 
 @dataclass(frozen=True)
 class GradientTerms:
-    """The terms themselves, of which `GradientNorms` are the norms, and how to add those of other sequences.
+    """The terms whose norms `GradientNorms` holds; terms of several groups of sequences can be added.
 
     terms (T, H, H): da_t h_{t-1}^T summed over sequences, of the network's dtype; state (T,): squared norms of da_t;
     loss; n: sequences that the loss is the mean over.

@@ -82,7 +82,7 @@ def step_responses(
             vary.
         background_weight: w, a number or (H,). The authors feed the background through each neuron's own input weight:
             `network.weight_ih_l0[:, 0]`.
-        noise_once: whether a repeat draws ε once for all steps instead of anew for each.
+        noise_once: whether a repeat draws ε once, for all steps; otherwise it draws ε at every step.
         isolate: whether to leave of W_hh only its diagonal, so that neurons don't see each other.
         seed: of the background.
 

@@ -122,8 +122,8 @@ class NetworkSet:
         training: configuration of the ARUN; the others have as many parameters within 2%.
         seeds: each trains every model.
         models: of names.MODELS.
-        learning_rates: candidates, of which each model takes the best on the validation examples of the first seed;
-            with none, all take that of `training`.
+        learning_rates: candidates; each model takes the best one on the validation examples of the first seed. With
+            none, all take that of `training`.
         rates_of: name of an earlier set whose choice of learning rates holds here, too.
         match: models whose hidden size is solved; the others have that of `training`. None: all but the ARUN.
         starts: initial n and s; each pair trains a network of its own. None: those of `training`.

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
@@ -175,6 +176,29 @@ template <class T> ARU_FUNCTION void store_first(T* p, vec<T> v, int64_t count) 
   if (count >= lanes<T>) return store(p, v);
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
+
+// Lanes of a and b (counted on from a's) by index.
+#ifdef __clang__
+#define ARU_SHUFFLE(V, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define ARU_SHUFFLE(V, a, b, ...) __builtin_shuffle(a, b, bits_of<V>{__VA_ARGS__})
+#endif
+
+// Rows and columns of a square of vectors exchanged: blocks of D lanes at a time, for each power of two D.
+template <class T, int D, size_t... J>
+ARU_FUNCTION void exchange_blocks(vec<T>& a, vec<T>& b, std::index_sequence<J...>) {
+  constexpr int L = lanes<T>;
+  const vec<T> low = ARU_SHUFFLE(vec<T>, a, b, (int(J) & D ? L + int(J) - D : int(J))...);
+  b = ARU_SHUFFLE(vec<T>, a, b, (int(J) & D ? L + int(J) : int(J) + D)...);
+  a = low;
+}
+template <class T, int D = lanes<T> / 2> ARU_FUNCTION void transpose(vec<T> (&rows)[lanes<T>]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < lanes<T>; ++i)
+    if (!(i & D)) exchange_blocks<T, D>(rows[i], rows[i + D], std::make_index_sequence<size_t(lanes<T>)>{});
+  if constexpr (D > 1) transpose<T, D / 2>(rows);
+}
+#undef ARU_SHUFFLE
 
 // Two bfloat16 numbers in a 32-bit lane: the upper halves of two floats, `low` in the lower bits.  Ties are rounded
 // away from 0; a NaN stays a NaN.

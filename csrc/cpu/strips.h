@@ -67,24 +67,36 @@ template <class T> ARU_FUNCTION void store_strip(T* p, const Strip<T>& s, int64_
   }
 }
 
-// Loads and stores the units of one stored entry of a strip.
-template <class T> ARU_FUNCTION void load_units(Whole<T>, const T* p, Strip<T> (&units)[1]) {
-  units[0] = load_strip(p);
+// Loads and stores the units of one stored entry: of one vector, and of a strip.
+template <class T> ARU_FUNCTION void load_vectors(Whole<T>, const T* p, vec<T> (&units)[1]) { units[0] = load(p); }
+template <class T> ARU_FUNCTION void store_vectors(Whole<T>, T* p, const vec<T> (&units)[1]) { store(p, units[0]); }
+ARU_FUNCTION void load_vectors(Paired, const int32_t* p, vfloat (&units)[2]) {
+  const vint32 pair = load(p);
+  units[0] = low_of_pair(pair);
+  units[1] = high_of_pair(pair);
 }
-template <class T> ARU_FUNCTION void store_units(Whole<T>, T* p, const Strip<T> (&units)[1]) {
-  store_strip(p, units[0]);
+ARU_FUNCTION void store_vectors(Paired, int32_t* p, const vfloat (&units)[2]) {
+  store(p, pair_bfloat16(units[0], units[1]));
 }
-ARU_FUNCTION void load_units(Paired, const int32_t* p, Strip<float> (&units)[2]) {
+template <class S> ARU_FUNCTION void load_units(S, const stored_of<S>* p, Strip<scalar_of<S>> (&units)[S::units]) {
+  using T = scalar_of<S>;
 #pragma GCC unroll 4
   for (int r = 0; r < strip_vectors; ++r) {
-    const vint32 pair = load(p + r * lanes<float>);
-    units[0].v[r] = low_of_pair(pair);
-    units[1].v[r] = high_of_pair(pair);
+    vec<T> vectors[S::units];
+    load_vectors(S{}, p + r * lanes<T>, vectors);
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) units[u].v[r] = vectors[u];
   }
 }
-ARU_FUNCTION void store_units(Paired, int32_t* p, const Strip<float> (&units)[2]) {
+template <class S> ARU_FUNCTION void store_units(S, stored_of<S>* p, const Strip<scalar_of<S>> (&units)[S::units]) {
+  using T = scalar_of<S>;
 #pragma GCC unroll 4
-  for (int r = 0; r < strip_vectors; ++r) store(p + r * lanes<float>, pair_bfloat16(units[0].v[r], units[1].v[r]));
+  for (int r = 0; r < strip_vectors; ++r) {
+    vec<T> vectors[S::units];
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) vectors[u] = units[u].v[r];
+    store_vectors(S{}, p + r * lanes<T>, vectors);
+  }
 }
 
 // acc + x w, for each kind of storage.
@@ -95,27 +107,69 @@ ARU_FUNCTION vfloat add_product(vfloat acc, vfloat x, vfloat y) { return acc + x
 ARU_FUNCTION vdouble add_product(vdouble acc, vdouble x, vdouble y) { return acc + x * y; }
 ARU_FUNCTION vfloat add_product(vfloat acc, vint32 x, vint32 y) { return dot_pairs(acc, x, y); }
 
+// A square block of `count` rows and `columns` columns of (.., G), transposed to vectors of state, and back; other
+// lanes are zero.  full: whether there are as many as lanes, so that the block stays in registers.
+template <class S, bool full>
+void block_from_rows(const scalar_of<S>* rows, int64_t G, int64_t count, int64_t columns, stored_of<S>* out) {
+  using T = scalar_of<S>;
+  constexpr int L = lanes<T>;
+  vec<T> block[L];
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) {
+    if constexpr (full)
+      block[i] = load(rows + i * G);
+    else
+      block[i] = i < count ? load_first(rows + i * G, columns) : vec<T>{};
+  }
+  transpose<T>(block);
+#pragma GCC unroll 16
+  for (int j = 0; j < L; j += S::units) {
+    if (!full && j >= columns) break;
+    vec<T> units[S::units];
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) units[u] = block[j + u];
+    store_vectors(S{}, out + j / S::units * strip<T>, units);
+  }
+}
+template <class S, bool full>
+void rows_from_block(const stored_of<S>* in, int64_t G, int64_t count, int64_t columns, scalar_of<S>* rows) {
+  using T = scalar_of<S>;
+  constexpr int L = lanes<T>;
+  vec<T> block[L] = {};
+#pragma GCC unroll 16
+  for (int j = 0; j < L; j += S::units) {
+    if (!full && j >= columns) break;
+    vec<T> units[S::units];
+    load_vectors(S{}, in + j / S::units * strip<T>, units);
+#pragma GCC unroll 2
+    for (int u = 0; u < S::units; ++u) block[j + u] = units[u];
+  }
+  transpose<T>(block);
+#pragma GCC unroll 16
+  for (int i = 0; i < L; ++i) {
+    if constexpr (full)
+      store(rows + i * G, block[i]);
+    else if (i < count)
+      store_first(rows + i * G, block[i], columns);
+  }
+}
+
 // Converts rows (count, G) to a strip of state, zero in the other lanes, and back.
 template <class S> void strip_from_rows(const scalar_of<S>* rows, int64_t count, int64_t G, stored_of<S>* strip_out) {
-  using T = scalar_of<S>;
-  for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
-    T column[S::units][strip<T>] = {};
-    for (int u = 0; u < S::units && k + u < G; ++u)
-      for (int64_t r = 0; r < strip<T> && r < count; ++r) column[u][r] = rows[r * G + k + u];
-    Strip<T> units[S::units];
-    for (int u = 0; u < S::units; ++u) units[u] = load_strip(column[u]);
-    store_units(S{}, strip_out + k / S::units * strip<T>, units);
+  constexpr int L = lanes<scalar_of<S>>;
+  for (int64_t r = 0; r < strip_vectors * L; r += L) {
+    for (int64_t k = 0; k < G; k += L) {
+      const auto convert = r + L <= count && k + L <= G ? block_from_rows<S, true> : block_from_rows<S, false>;
+      convert(rows + r * G + k, G, count - r, G - k, strip_out + k / S::units * strip<scalar_of<S>> + r);
+    }
   }
 }
 template <class S> void rows_from_strip(const stored_of<S>* strip_in, int64_t count, int64_t G, scalar_of<S>* rows) {
-  using T = scalar_of<S>;
-  for (int64_t k = 0; k < padded_units<S>(G); k += S::units) {
-    Strip<T> units[S::units];
-    load_units(S{}, strip_in + k / S::units * strip<T>, units);
-    for (int u = 0; u < S::units && k + u < G; ++u) {
-      T column[strip<T>];
-      store_strip(column, units[u]);
-      for (int64_t r = 0; r < strip<T> && r < count; ++r) rows[r * G + k + u] = column[r];
+  constexpr int L = lanes<scalar_of<S>>;
+  for (int64_t r = 0; r < strip_vectors * L && r < count; r += L) {
+    for (int64_t k = 0; k < G; k += L) {
+      const auto convert = r + L <= count && k + L <= G ? rows_from_block<S, true> : rows_from_block<S, false>;
+      convert(strip_in + k / S::units * strip<scalar_of<S>> + r, G, count - r, G - k, rows + r * G + k);
     }
   }
 }

@@ -35,7 +35,7 @@ X86 = platform.machine().lower() in ("x86_64", "amd64")
 # Compiled once per instruction set; the namespace, the flags and the width of a vector in bytes.
 PER_ISA_SOURCES = [
     f"csrc/cpu/{name}.cpp"
-    for name in ("gamma", "aru_forward", "aru_backward", "gamma_sequence", "recurrent_gradient", "table")
+    for name in ("gamma", "aru_forward", "aru_backward", "gamma_sequence", "recurrent_gradient", "limit", "table")
 ]
 ISAS = {"generic": ([], 16)}
 if X86:

@@ -117,6 +117,14 @@ def _scalar(dtype: torch.dtype, precision: str) -> str:
     return _NAMES[dtype]
 
 
+def multiply_adds(dtype: torch.dtype, precision: str, rounds: int) -> float:
+    """Runs multiply-adds on registers, 12,000 vectors a round in each of torch's threads, and returns their FLOP.
+
+    They measure the limit that the products of this dtype and precision have on this processor.
+    """
+    return _C.multiply_adds(_scalar(dtype, precision), rounds, torch.get_num_threads())
+
+
 def _launch(
     kernel: Callable[..., None], scalar: str, sizes: tuple[int, ...], n_floor: float, **tensors: Tensor | None
 ) -> None:

@@ -40,12 +40,12 @@ class Change:
         return self.ratio - 1 > max(SLOWDOWN, self.noise)
 
 
-def relative_times(records: list[Record]) -> dict[tuple[tuple[str, ...], str], list[tuple[float, float]]]:
-    """(case, variant) -> (time in units of the yardstick, spread of its quantiles) of every run.
+def relative_times(records: list[Record]) -> dict[tuple[tuple[str, ...], str, str], list[tuple[float, float]]]:
+    """(case, variant, yardstick) -> (time in units of the yardstick, spread of its quantiles) of every run.
 
     Records of one run of a case follow each other in the file, ours first.
     """
-    found: dict[tuple[tuple[str, ...], str], list[tuple[float, float]]] = {}
+    found: dict[tuple[tuple[str, ...], str, str], list[tuple[float, float]]] = {}
     run: dict[str, Record] = {}
     runs: list[dict[str, Record]] = []
     previous: tuple[str, ...] | None = None
@@ -62,17 +62,17 @@ def relative_times(records: list[Record]) -> dict[tuple[tuple[str, ...], str], l
                 continue
             spread = (record.p80 - record.p20) / record.p50
             if yardstick is not None:
-                value = record.best / yardstick.best
+                name, value = YARDSTICK, record.best / yardstick.best
             elif record.fraction:
-                value = 1 / record.fraction
+                name, value = str(record.limit_of), 1 / record.fraction
             else:
                 continue
-            found.setdefault((record.case, variant), []).append((value, spread))
+            found.setdefault((record.case, variant, name), []).append((value, spread))
     return found
 
 
 def compare(before: list[Record], after: list[Record]) -> list[Change]:
-    """Every figure that both commits have, the most slowed first."""
+    """Every figure that both commits have in units of the same yardstick, the most slowed first."""
     old, new = relative_times(before), relative_times(after)
     changes = []
     for key in old.keys() & new.keys():
@@ -81,7 +81,8 @@ def compare(before: list[Record], after: list[Record]) -> list[Change]:
             (max(v) - min(v)) / median(v) if len(v) > 1 else side[key][0][1] / 2
             for v, side in zip(values, (old, new), strict=True)
         )
-        changes.append(Change(*key, median(values[0]), median(values[1]), noise))
+        case, variant, _ = key
+        changes.append(Change(case, variant, median(values[0]), median(values[1]), noise))
     return sorted(changes, key=lambda change: -change.ratio)
 
 

@@ -75,11 +75,11 @@ def measure(benchmark, device: torch.device, results_file: Path | None) -> Calla
         for name, variant in variants.items():
             if variant.same_function and name != (baseline or ours):
                 check_equal(name, variant.work(), standard, tolerance)
-        rate_of = None
+        limit_of, rate_of = None, None
         if gflop is not None:
-            rate_of = machine.matrix_product_rate
+            limit_of, rate_of = machine.product_limit(device)
         elif gigabytes is not None:
-            rate_of = machine.copy_rate
+            limit_of, rate_of = "copy", machine.copy_rate
         # before and after, as the speed of a shared machine changes from minute to minute
         before = rate_of(device) if rate_of else None
         times = interleaved({name: variant.work for name, variant in variants.items()}, rounds, device)
@@ -105,7 +105,8 @@ def measure(benchmark, device: torch.device, results_file: Path | None) -> Calla
                     gbps=rate if gflop is None and gigabytes is not None else None,
                     fraction=rate / limit if rate is not None and limit else None,
                     limit=limit,
-                    machine=machine.describe(device),
+                    limit_of=limit_of,
+                    machine=machine.describe(device) | machine.other_limits(device),
                     extra=variant.extra,
                 )
             )
@@ -119,7 +120,7 @@ def measure(benchmark, device: torch.device, results_file: Path | None) -> Calla
         benchmark.pedantic(variants[ours].work, rounds=3, warmup_rounds=0)
         print(f"\n{op}, {mode}, {shape}: {ours} {own.best * 1e3:.3g} ms", end="")
         if own.fraction:
-            print(f", {own.gflops or own.gbps:.3g} {'GFLOP/s' if own.gflops else 'GB/s'}, {own.fraction:.2f} of limit")
+            print(f", {own.gflops or own.gbps:.3g} {'GFLOP/s' if own.gflops else 'GB/s'}, {own.fraction:.2f} of {limit_of}")
         for row in rows:
             if row.variant != ours:
                 print(f"    {row.variant}: {row.best * 1e3:.3g} ms, {row.ratio:.2f} times ours")

@@ -1,9 +1,10 @@
-"""The machine a figure was measured on, and its limits: a matrix product and a copy of the same minute."""
+"""The machine a figure was measured on, and its limits: multiply-adds, a matrix product and a copy, of the same minute."""
 
 from __future__ import annotations
 
 import functools
 import platform
+from collections.abc import Callable
 
 import torch
 
@@ -63,12 +64,40 @@ def _clock(device: torch.device) -> float | None:
         return None
 
 
+def product_limit(device: torch.device) -> tuple[str, Callable[[torch.device], float]]:
+    """The limit of what multiplies matrices on this device: its name, and what measures it in GFLOP/s.
+
+    On a CPU it is the rate of the multiply-add units, which a large torch.mm may miss by more than half.
+    """
+    if device.type == "cpu" and cpu.unavailable() is None:
+        return "multiply-adds", multiply_add_rate
+    return "matrix product", matrix_product_rate
+
+
+def multiply_add_rate(device: torch.device, rounds: int = 5) -> float:
+    """GFLOP/s of multiply-adds on registers in all threads, with the kernels' instruction set and precision."""
+    precision = torch.get_float32_matmul_precision()
+    done: list[float] = []
+
+    def work() -> None:
+        done.append(cpu.multiply_adds(torch.float32, precision, 8000))
+
+    times = interleaved({"multiply-adds": work}, rounds, device)
+    return done[-1] / times["multiply-adds"].best / 1e9
+
+
 def matrix_product_rate(device: torch.device, dtype: torch.dtype = torch.float32, rounds: int = 5) -> float:
-    """GFLOP/s of a large torch.mm (2048³ on a CPU, 8192³ on a GPU): the limit of what multiplies matrices."""
+    """GFLOP/s of a large torch.mm (2048³ on a CPU, 8192³ on a GPU)."""
     size = 8192 if device.type == "cuda" else 2048
     a, b, c = (torch.rand(size, size, device=device, dtype=dtype) for _ in range(3))
     times = interleaved({"mm": lambda: torch.mm(a, b, out=c)}, rounds, device)
     return 2 * size**3 / times["mm"].best / 1e9
+
+
+@functools.cache
+def other_limits(device: torch.device) -> dict[str, float]:
+    """What a reader may compare a limit with: GFLOP/s of a matrix product, GB/s of a copy."""
+    return {"matrix_product_gflops": matrix_product_rate(device), "copy_gbps": copy_rate(device)}
 
 
 def copy_rate(device: torch.device, rounds: int = 5) -> float:

@@ -66,13 +66,13 @@ def roofline(records: list[Record], path: Path) -> None:
     """Rate of useful work against operations per byte that must move, under the machine's two limits."""
     figure = _figure(6.5, 5)
     axes = figure.subplots()
-    peak = max(r.limit for r in records if r.gflops)
+    peak = max((r for r in records if r.gflops), key=lambda r: r.limit)
     copy = max((r.limit for r in records if r.gbps), default=None)
     intensity = np.logspace(-1, 4, 200)
     if copy is not None:
-        axes.plot(intensity, np.minimum(peak, copy * intensity), color=BLACK, label="limit: copy and matrix product")
+        axes.plot(intensity, np.minimum(peak.limit, copy * intensity), color=BLACK, label=f"limit: copy and {peak.limit_of}")
     else:
-        axes.axhline(peak, color=BLACK, label="limit: matrix product")
+        axes.axhline(peak.limit, color=BLACK, label=f"limit: {peak.limit_of}")
     styles = {"aru_sequence": (BLUE, "o"), "gamma_rnn_sequence": (ORANGE, "s"), "controller_step": (VERMILION, "^")}
     for op, (colour, marker) in styles.items():
         for ours, look in ((True, {"color": colour}), (False, {"facecolors": "none", "edgecolors": GREY})):

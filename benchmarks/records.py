@@ -18,8 +18,9 @@ class Record:
 
     op, mode, shape, dtype, precision: the case; variant: a backend's name or a peer's; same_function: whether the
     peer computes what ours computes; best, p20, p50, p80: seconds of a call; ratio: its best time over ours;
-    gflops, gbps, fraction: rate of useful work, and its share of `limit` (GFLOP/s of a matrix product, or GB/s of a
-    copy) measured in the same run; extra: figures of this case alone, such as seconds of compilation.
+    gflops, gbps, fraction: rate of useful work, and its share of `limit` (GFLOP/s or GB/s) measured in the same run;
+    limit_of: what that limit is a rate of, "multiply-adds", "matrix product" or "copy"; extra: figures of this case
+    only, such as seconds of compilation.
     """
 
     op: str
@@ -43,6 +44,11 @@ class Record:
     machine: dict[str, object]
     date: str = field(default_factory=lambda: datetime.now(timezone.utc).isoformat(timespec="seconds"))
     extra: dict[str, object] = field(default_factory=dict)
+    limit_of: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.limit_of is None and self.limit is not None:  # records of the time when there were two limits
+            object.__setattr__(self, "limit_of", "matrix product" if self.gflops else "copy")
 
     @property
     def case(self) -> tuple[str, str, str, str, str]:
@@ -80,12 +86,13 @@ def load(paths: list[Path]) -> list[Record]:
     Raises ValueError, naming file and line, where a line is no record.
     """
     names = {f.name for f in dataclasses.fields(Record)}
+    required = names - {"limit_of"}
     records = []
     for path in paths:
         for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
             try:
                 values = json.loads(line)
-                if set(values) != names:
+                if not required <= set(values) <= names:
                     raise ValueError(f"its keys are {sorted(values)}")
                 records.append(Record(**values))
             except (ValueError, TypeError) as error:

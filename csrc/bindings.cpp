@@ -217,6 +217,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("aru_bwd", &run<aru::AruBackward, &aru::Kernels::aru_bwd>);
   m.def("gamma_rnn_fwd", &run<aru::GammaRnnForward, &aru::Kernels::gamma_rnn_fwd>);
   m.def("gamma_rnn_bwd", &run<aru::GammaRnnBackward, &aru::Kernels::gamma_rnn_bwd>);
+  m.def("multiply_adds", [](const std::string& dtype, int64_t rounds, int threads) {
+    const aru::Scalar scalar = scalar_of(dtype);
+    py::gil_scoped_release release;
+    return aru::kernels().multiply_adds(scalar, rounds, threads);
+  });
   py::class_<StateBuffer>(m, "StateBuffer", py::buffer_protocol())
       .def(py::init<size_t>())
       .def_buffer(&StateBuffer::info);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import subprocess
 import sys
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import comparison, records, report
+from aru_kernels import cpu
+from benchmarks import comparison, machine, records, report
 from benchmarks.cases import check_equal
 from benchmarks.memory import peak_in_fresh_process
 from benchmarks.records import Record
@@ -80,6 +82,36 @@ def test_a_line_that_is_no_record_is_named(tmp_path, line):
         file.write(line + "\n")
     with pytest.raises(ValueError, match=r"some\.jsonl, line 2 is no benchmark record"):
         records.load([path])
+
+
+def test_old_records_name_their_limit(tmp_path):
+    path = tmp_path / "some.jsonl"
+    values = dataclasses.asdict(record("cpu", 1e-3))
+    del values["limit_of"]
+    path.write_text(json.dumps(values) + "\n" + json.dumps(values | {"gflops": None, "gbps": 3.0}) + "\n")
+    assert [r.limit_of for r in records.load([path])] == ["matrix product", "copy"]
+
+
+def test_fractions_of_different_limits_are_not_compared():
+    before, after = [record("cpu", 1e-3)], [record("cpu", 1.5e-3, "bbbb", limit_of="multiply-adds")]
+    assert comparison.compare(before, after) == []
+
+
+@pytest.mark.skipif(cpu.unavailable() is not None, reason="needs the C++ extension")
+def test_multiply_adds():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        one = cpu.multiply_adds(torch.float32, "highest", 1)
+        assert one / (1000 * 12 * 2) in (4, 8, 16)  # lanes of a vector
+        assert cpu.multiply_adds(torch.float64, "highest", 3) == 3 * one / 2
+        torch.set_num_threads(2)
+        assert cpu.multiply_adds(torch.float32, "highest", 1) == 2 * one
+        name, rate_of = machine.product_limit(torch.device("cpu"))
+        assert name == "multiply-adds"
+        assert 1 < rate_of(torch.device("cpu")) < 1e5
+    finally:
+        torch.set_num_threads(threads)
 
 
 def test_latest_keeps_the_last_record_of_each_variant():

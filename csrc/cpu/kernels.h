@@ -20,6 +20,8 @@ struct Kernels {
   void (*aru_bwd)(Scalar, const AruBackward&);
   void (*gamma_rnn_fwd)(Scalar, const GammaRnnForward&);
   void (*gamma_rnn_bwd)(Scalar, const GammaRnnBackward&);
+  // Multiply-adds on registers, in each thread: what the kernels are measured against.  Returns their FLOP.
+  double (*multiply_adds)(Scalar, int64_t rounds, int threads);
 };
 
 // In use: the best that the processor has, or the one that ARU_CPU_ISA or select_isa() named.

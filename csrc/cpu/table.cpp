@@ -15,6 +15,7 @@ void aru_fwd(Scalar, const AruForward&);
 void aru_bwd(Scalar, const AruBackward&);
 void gamma_rnn_fwd(Scalar, const GammaRnnForward&);
 void gamma_rnn_bwd(Scalar, const GammaRnnBackward&);
+double multiply_adds(Scalar, int64_t rounds, int threads);
 
 extern const Kernels table;
 #ifdef __AVX512BF16__
@@ -22,8 +23,9 @@ constexpr bool bfloat16_products = true;
 #else
 constexpr bool bfloat16_products = false;
 #endif
-const Kernels table = {ARU_STRING(ARU_ISA), bfloat16_products, gamma_fwd, gamma_bwd,     strip_rows,
-                       kept_elements,       aru_fwd,           aru_bwd,   gamma_rnn_fwd, gamma_rnn_bwd};
+const Kernels table = {ARU_STRING(ARU_ISA), bfloat16_products, gamma_fwd,    gamma_bwd,
+                       strip_rows,          kept_elements,     aru_fwd,      aru_bwd,
+                       gamma_rnn_fwd,       gamma_rnn_bwd,     multiply_adds};
 
 }  // namespace ARU_ISA
 }  // namespace aru

@@ -120,7 +120,8 @@ def measure(benchmark, device: torch.device, results_file: Path | None) -> Calla
         benchmark.pedantic(variants[ours].work, rounds=3, warmup_rounds=0)
         print(f"\n{op}, {mode}, {shape}: {ours} {own.best * 1e3:.3g} ms", end="")
         if own.fraction:
-            print(f", {own.gflops or own.gbps:.3g} {'GFLOP/s' if own.gflops else 'GB/s'}, {own.fraction:.2f} of {limit_of}")
+            unit = "GFLOP/s" if own.gflops else "GB/s"
+            print(f", {own.gflops or own.gbps:.3g} {unit}, {own.fraction:.2f} of the limit ({limit_of})")
         for row in rows:
             if row.variant != ours:
                 print(f"    {row.variant}: {row.best * 1e3:.3g} ms, {row.ratio:.2f} times ours")

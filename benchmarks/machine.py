@@ -1,4 +1,4 @@
-"""The machine a figure was measured on, and its limits: multiply-adds, a matrix product and a copy, of the same minute."""
+"""The machine a figure was measured on, and its limits at that minute: multiply-adds, a matrix product, a copy."""
 
 from __future__ import annotations
 

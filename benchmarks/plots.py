@@ -70,7 +70,8 @@ def roofline(records: list[Record], path: Path) -> None:
     copy = max((r.limit for r in records if r.gbps), default=None)
     intensity = np.logspace(-1, 4, 200)
     if copy is not None:
-        axes.plot(intensity, np.minimum(peak.limit, copy * intensity), color=BLACK, label=f"limit: copy and {peak.limit_of}")
+        label = f"limit: copy and {peak.limit_of}"
+        axes.plot(intensity, np.minimum(peak.limit, copy * intensity), color=BLACK, label=label)
     else:
         axes.axhline(peak.limit, color=BLACK, label=f"limit: {peak.limit_of}")
     styles = {"aru_sequence": (BLUE, "o"), "gamma_rnn_sequence": (ORANGE, "s"), "controller_step": (VERMILION, "^")}

@@ -108,9 +108,9 @@ def page(records: list[Record], folder: Path) -> str:
         "--benchmark-only`, which adds to `benchmarks/results/`; written by `python -m benchmarks.report`.",
         "",
         "Best times of calls that took turns in one process, after the results were checked against each other. `times "
-        "ours` is a variant's time over that of the first row of its case. The limit is the rate of the "
-        "processor's multiply-add units or of a large matrix product (GFLOP/s of useful work, recomputation not counted) "
-        "or of a copy (GB/s) in the same run. Variants in *italics* "
+        "ours` is a variant's time over that of the first row of its case. The limit is the rate "
+        "of the processor's multiply-add units or of a large matrix product (GFLOP/s of useful work, recomputation not "
+        "counted) or of a copy (GB/s) in the same run. Variants in *italics* "
         "compute something else or were checked in part: networks of equal size, or the authors' algorithm.",
     ]
     ours = next((r.variant for r in records if r.op == "aru_sequence"), None)
@@ -124,8 +124,8 @@ def page(records: list[Record], folder: Path) -> str:
     table = summary(records)
     if table:
         limits = " or ".join(sorted({str(r.limit_of) for r in records if r.op == "aru_sequence" and r.limit_of}))
-        lines += ["", f"`{ours}`: time, times faster than the reference's eager loop, fraction of the limit ({limits}):"]
-        lines += ["", *table]
+        text = "time, times faster than the reference's eager loop, fraction of the limit"
+        lines += ["", f"`{ours}`: {text} ({limits}):", "", *table]
     if any(r.gflops for r in records):
         plots.roofline([r for r in records if r.precision == "highest"], folder / f"{name}-roofline.png")
         lines += ["", f"![Rate of useful work under the machine's limits]({name}-roofline.png)"]

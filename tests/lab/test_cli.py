@@ -144,7 +144,7 @@ def test_results_that_can_not_be_written(tmp_path: Path, capsys: pytest.CaptureF
     for command in (
         ["curves", str(run), "--output", str(obstacle / "curves.png")],
         ["robustness", str(run), *small, "--output", str(obstacle / "scores")],
-        ["sweep", "sdigits", *SMALL, *one, "--output", str(obstacle / "sweep")],
+        ["sweep", "sdigits", *SMALL[2:], *one, "--output", str(obstacle / "sweep")],
         ["analyse", str(run), "spectrum"],
     ):
         assert main(command) == 2
@@ -190,6 +190,20 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("train --freeze activation recurrent readout", r"freeze: got .*, expected to leave something to train"),
         ("train --model gru --freeze-controller", r"freeze_controller: got the model gru, expected arun"),
         ("train --model gru --controller-from x", r"controller_from: got x with the model gru, expected .* arun"),
+        ("train --initial-gain 3", r"initial_gain: got '3' with the model arun, expected one of the models gamma-hom"),
+        ("train --initial-saturation 1 --model relu", r"initial_saturation: got '1' with the model relu, expected"),
+        ("train --model gamma-homogeneous --controller-size 8", r"controller_size: got 8 .*, expected the model arun"),
+        ("train --biases torch", r"biases: got 'torch' with the model arun, expected .* gamma-heterogeneous, relu"),
+        ("train --model gru --lstm-weights xavier", r"lstm_weights: got 'xavier' .*, expected the model lstm"),
+        ("train --model gru --backend reference", r"backend: got 'reference' with the model gru, expected one of"),
+        ("sweep --initial-gain 3 --models relu arun", r"initial_gain: got '3' with the models relu, arun, expected"),
+        (
+            "sweep --models relu --controller-size 8 --no-match-parameters",
+            r"controller_size: got 8 with the model relu",
+        ),
+        ("sweep --models gru --vary initial_gain=1,2", r"vary: got initial_gain with gru, expected one of gamma-hom"),
+        ("sweep --model relu", r"model: got 'relu', expected --models, which lists those of a sweep"),
+        ("sweep --seed 3", r"seed: got 3, expected --seeds, which lists those of a sweep"),
         ("train --controller-from nowhere", r"nowhere holds no run"),
         ("train --initial-from nowhere", r"nowhere holds no run"),
         ("train --resume nowhere", r"nowhere holds no run .*; start one with"),

@@ -13,7 +13,7 @@ import pytest
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config import OF_MODELS, TrainConfig
 from aru_lab.runs.rates import rates_help
 
 
@@ -135,6 +135,23 @@ def test_a_default_learning_rate_is_the_same_experiment_as_its_number() -> None:
     for number, different in ((1e-2, []), (2e-3, ["learning_rate"])):
         other = TrainConfig(learning_rate=number)
         assert config.differences(other) == other.differences(config) == different
+
+
+@pytest.mark.parametrize("name", OF_MODELS)
+def test_an_option_is_refused_where_no_model_reads_it(name: str) -> None:
+    values = {"controller_size": 8, "initial_gain": "3", "initial_saturation": "1", "biases": "torch"}
+    values |= {"lstm_weights": "xavier", "backend": "reference"}
+    config = TrainConfig(**{name: values[name]})
+    others = [model for model in MODELS if model not in OF_MODELS[name]]
+    with pytest.raises(ConfigError, match=f"{name}: got .*, expected .*{OF_MODELS[name][0]}"):
+        config.check_used(others)
+    config.check_used(others, also=(name,))
+    for model in OF_MODELS[name]:
+        config.check_used((others[0], model))
+    for model in MODELS:
+        TrainConfig(model=model).check_used((model,))
+    # What an earlier version saved, and what a sweep saves, is read.
+    assert TrainConfig.from_json(config.to_json() | {"model": others[0]}).model == others[0]
 
 
 def test_number_of_many_digits_is_refused_without_printing_it() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from rich.console import Console
 from aru_lab.cli import main
 from aru_lab.data.transform import Scale
 from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.display import show_confusion
 from aru_lab.runs.evaluation import evaluate_in_detail
 from aru_lab.runs.measures import balanced_accuracy, confusion_matrix, only_answer, squared_error
 from aru_lab.runs.training import train
@@ -62,6 +64,32 @@ def test_evaluation_of_classes(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for name, row in zip(("left", "right"), confusion, strict=True):
         assert f"{name} {row[0]} {row[1]}" in found
     assert "to every sequence" not in found
+
+
+@pytest.mark.parametrize(
+    ("lengths", "count", "first"),
+    [
+        ((4, 5, 6), 1_000, "class"),  # names in columns
+        ((30, 25, 20), 1_000, "1: AA"),  # numbers in columns, beside the names in rows
+        ((90, 25, 20), 1_000, "1"),  # numbers for both, below a line for each name
+        ((12,) * 12, 10, "1: AA"),
+        ((12,) * 12, 1_234_567, None),  # no table fits: the most frequent confusions
+    ],
+)
+def test_no_name_of_a_class_is_broken(lengths: tuple[int, ...], count: int, first: str | None) -> None:
+    names = tuple(chr(65 + k) * length for k, length in enumerate(lengths))
+    confusion = np.full((len(names), len(names)), count)
+    text = io.StringIO()
+    show_confusion(Console(file=text, width=80), confusion, names)
+    lines = text.getvalue().splitlines()
+    assert all(name in text.getvalue() for name in names)
+    assert text.getvalue().count(f"{count:,}") >= 12 - 3 * (len(names) == 3)
+    tables = [line for line in lines if line.startswith(("│", "┃"))]
+    assert bool(tables) == (first is not None)
+    if first is not None:
+        assert len(tables) == 1 + len(names)
+        assert max(map(len, tables)) <= 80
+        assert (tables[0].split()[1] if first == "class" else tables[1]).lstrip("│ ").startswith(first)
 
 
 def test_one_answer_to_everything_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ Whatever needs torch is imported by the command that runs, so that help and typi
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +15,9 @@ import tyro
 
 from aru_lab.arguments import check_choice, check_whole
 from aru_lab.cli.options import Runs, check_runs
+from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import CHECKPOINTS, TrainConfig
+from aru_lab.runs.config import CHECKPOINTS, OF_MODELS, TrainConfig
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Sweep:
         """Train, print a table, and write sweep.csv."""
         check_whole("jobs", self.jobs, 1)
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
+        check_sweep(self.config, self.models, self.vary, self.match_parameters)
         from rich.console import Console
         from rich.table import Table
 
@@ -90,6 +93,20 @@ class Sweep:
         console.print(table)
         if failure := failed_together(failed, len(configs)):
             raise failure
+
+
+def check_sweep(config: TrainConfig, models: Sequence[str], vary: Sequence[str], match_parameters: bool) -> None:
+    """Refuse options of a sweep that none of its runs would read."""
+    for name, option in (("model", "--models"), ("seed", "--seeds")):
+        if (came := getattr(config, name)) != getattr(TrainConfig(), name):
+            raise ConfigError(f"{name}: got {came!r}, expected {option}, which lists those of a sweep.")
+    for model in models:
+        check_choice("models", model, MODELS)
+    config.check_used(models, ("controller_size",) if match_parameters else ())
+    for name in (text.partition("=")[0] for text in vary):
+        readers = OF_MODELS.get(name, models)
+        if not set(models) & set(readers) and not (name == "controller_size" and match_parameters):
+            raise ConfigError(f"vary: got {name} with {', '.join(models)}, expected one of {', '.join(readers)}.")
 
 
 @dataclass(frozen=True)
@@ -268,7 +285,7 @@ class Reproduce:
         from rich.console import Console
         from rich.markdown import Markdown
 
-        from aru_lab.errors import ConfigError, failed_together
+        from aru_lab.errors import failed_together
 
         if self.result == "paper":
             from aru_lab.experiments.paper.run import reproduce_paper

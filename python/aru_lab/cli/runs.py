@@ -44,6 +44,7 @@ class Train:
                     f"freeze_controller: got the model {config.model}, expected arun, the only model with a controller."
                 )
             config = dataclasses.replace(config, freeze=tuple(dict.fromkeys((*config.freeze, "activation"))))
+        config.check_used((config.model,))
         if self.resume is not None and config != TrainConfig():
             raise ConfigError(
                 f"resume: got further arguments beside --resume {self.resume}, expected none: a run is continued with "

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -18,7 +19,7 @@ from aru_lab.data.targets import Target
 from aru_lab.data.transform import Scale
 from aru_lab.runs.evaluation import Evaluation
 from aru_lab.runs.measures import balanced_accuracy, confusion_matrix, only_answer, squared_error
-from aru_lab.terminal import plain, say
+from aru_lab.terminal import plain, say, visible
 
 NO_NUMBERS = {"loss": "-", "accuracy": "", "speed": "-"}
 
@@ -93,20 +94,41 @@ def show_evaluation(console: Console, found: Evaluation, perturbations: list[str
             console,
             f"The network answers {target.names[only]} to every sequence: it has not learned the classes apart.",
         )
-    _show_confusion(console, confusion, target.names)
+    show_confusion(console, confusion, target.names)
 
 
-def _show_confusion(console: Console, confusion: np.ndarray, names: tuple[str, ...]) -> None:
-    """Print the confusion matrix; of many classes, the most frequent confusions."""
-    if len(names) <= MOST_COLUMNS:
-        table = Table(title="Confusion matrix: a row for each class, a column for each answer")
-        table.add_column("class", overflow="fold")
-        for name in names:
-            table.add_column(plain(name), justify="right", overflow="fold")
-        for name, row in zip(names, confusion, strict=True):
-            table.add_row(plain(name), *(f"{count:,}" for count in row))
-        console.print(table)
+def show_confusion(console: Console, confusion: np.ndarray, names: tuple[str, ...]) -> None:
+    """Print the confusion matrix; of many classes, the most frequent confusions.
+
+    No name and no number is broken: where names are too long for columns, numbers stand for them.
+    """
+    counts = [[f"{count:,}" for count in row] for row in confusion]
+    numbers = [str(k) for k in range(1, len(names) + 1)]
+    shown = [visible(name) for name in names]
+    numbered = [f"{number}: {name}" for number, name in zip(numbers, shown, strict=True)]
+    for headings, rows in ((shown, shown), (numbers, numbered), (numbers, numbers)):
+        of_answer = zip(headings, zip(*counts, strict=True), strict=True)
+        columns = [("class", *rows), *((heading, *cells) for heading, cells in of_answer)]
+        # a column has a blank on either side and a line on its right
+        width = 1 + sum(3 + max(map(cell_len, column)) for column in columns)
+        if len(names) <= MOST_COLUMNS and width <= console.width:
+            break
+    else:
+        _show_confusions(console, confusion, names)
         return
+    if rows is numbers:
+        for line in numbered:
+            say(console, line)
+    table = Table(title="Confusion matrix: a row for each class, a column for each answer")
+    for k, column in enumerate(columns):
+        table.add_column(plain(column[0]), justify="right" if k else "left", no_wrap=True)
+    for cells in zip(*(column[1:] for column in columns), strict=True):
+        table.add_row(*map(plain, cells))
+    console.print(table)
+
+
+def _show_confusions(console: Console, confusion: np.ndarray, names: tuple[str, ...]) -> None:
+    """Print a line for each of the most frequent confusions."""
     wrong = confusion - np.diag(np.diag(confusion))
     for place in np.argsort(-wrong, axis=None, kind="stable")[:MOST_COLUMNS]:
         k, answer = divmod(int(place), len(names))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from rich.console import Console
 from safetensors import safe_open
@@ -19,14 +21,14 @@ from aru_lab.cli import main
 from aru_lab.cli.networks import SCALES as CHOICES
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
 from aru_lab.experiments import networks as module
-from aru_lab.experiments.kept import NOTHING, RECURRENT, keep, read_kept
+from aru_lab.experiments.kept import ALL, NOTHING, RECURRENT, Kept, keep, read_kept
 from aru_lab.experiments.networks import RATES, chosen_rates, configurations, networks
 from aru_lab.experiments.scales import NETWORKS, PROTOCOL, NetworkSet
 from aru_lab.experiments.sweep import n_parameters
 from aru_lab.files import sealed
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.evaluation import evaluate, load_classifier, task_of
-from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.evaluation import Score, build_for, evaluate, load_classifier, task_of
+from aru_lab.runs.folder import METRICS, RunFolder
 
 from .small_run import CONFIG, run
 
@@ -204,6 +206,30 @@ def test_parts_of_the_weights(tmp_path: Path, kept: str) -> None:
     assert network.file.exists() == (kept == RECURRENT)
     with pytest.raises(RunError, match="only part of the weights of one are kept; train it again"):
         network.restore(tmp_path / "again")
+
+
+@pytest.mark.parametrize("scale", ["cifar", "paper"])
+def test_networks_behind_the_encoder_keep_all_weights(scale: str) -> None:
+    of_task = [one for one in NETWORKS[scale] if one.training.task == "scifar10-conv"]
+    assert {one.kept for one in of_task} == {ALL}
+    assert of_task
+
+
+def test_a_network_with_an_encoder_is_restored_with_it(tmp_path: Path) -> None:
+    config = dataclasses.replace(
+        CONFIG, task="scifar10-conv", hidden_size=6, learning_rate=1e-3, output=tmp_path / "run"
+    )
+    torch.manual_seed(1)  # not the run's
+    weights = build_for(config, task_of(config), torch.device("cpu")).state_dict()
+    entry = dict.fromkeys(METRICS, 1.0) | {"epoch": 1, "step": 1}
+    content = safetensors.torch.save(weights)
+    (tmp_path / "one.safetensors").write_bytes(content)
+    checksum = hashlib.sha256(content).hexdigest()
+    kept = Kept(tmp_path, "one", config, [entry], Score(1.0, 0.5, 10), None, 10, {}, checksum, ALL)
+    restored = load_classifier(kept.restore(tmp_path / "again"), "last")[0].state_dict()
+    assert restored.keys() == weights.keys()
+    assert any(name.startswith("encoder.") for name in restored)
+    assert all(torch.equal(restored[name], weights[name]) for name in weights)
 
 
 def test_damaged_weights_are_refused(made: Any, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from aru_lab.analysis.settings import Settings
 from aru_lab.data.tasks import TASKS
-from aru_lab.experiments.kept import ALL, NOTHING, RECURRENT
+from aru_lab.experiments.kept import ALL, NOTHING
 from aru_lab.experiments.transfer import PAPER_RETRAINING, Retraining
 from aru_lab.networks.initial import SHARED
 from aru_lab.networks.names import MODELS
@@ -237,14 +237,13 @@ NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
     ),
     "cifar": (
         NetworkSet("scifar10", _CIFAR, seeds=_FEW, learning_rates=_RATES),
-        NetworkSet("scifar10-conv", _CONV, seeds=_FEW, learning_rates=_RATES, kept=NOTHING),
+        NetworkSet("scifar10-conv", _CONV, seeds=_FEW, learning_rates=_RATES),
         NetworkSet(
             "scifar10-conv-long",
             dataclasses.replace(_CONV, epochs=20),
             seeds=_FEW,
             models=("arun",),
             rates_of="scifar10-conv",
-            kept=RECURRENT,
         ),
     ),
     "long": (NetworkSet("psmnist", _LONG, seeds=_FEW, models=_RNNS, learning_rates=(1e-3, 5e-4, 2e-4)),),
@@ -254,7 +253,6 @@ NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
             dataclasses.replace(_PAPER_SIZE, task=task, subset=None if task == "psmnist" else 40_000),
             seeds=_FEW,
             match=("lstm", "gru"),
-            kept=RECURRENT if task == "scifar10-conv" else ALL,
         )
         for task in ("psmnist", "scifar10", "scifar10-conv")
     ),

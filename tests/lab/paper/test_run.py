@@ -21,7 +21,7 @@ from aru_lab.cli import main
 from aru_lab.errors import ConfigError, DataError
 from aru_lab.experiments import networks, pictures, scales, sweep, tables
 from aru_lab.experiments.figures import analyse_item
-from aru_lab.experiments.kept import LINES, NOTHING, RECURRENT, Kept, read_kept
+from aru_lab.experiments.kept import ALL, LINES, NOTHING, RECURRENT, Kept, read_kept
 from aru_lab.experiments.paper import gather, plans, registry, works
 from aru_lab.experiments.paper.claim import Scores
 from aru_lab.experiments.paper.evidence import GROUPS, Evidence
@@ -224,6 +224,20 @@ def test_a_network_without_its_encoder_is_analysed_and_not_scored(tmp_path: Path
     wanted = Wanted(sweeps={("scifar10-conv-long", "arun"): {"step sweep": None}})
     gathering.score(wanted, evidence)
     assert ("scifar10-conv-long", "arun", "step sweep") not in evidence.scores
+
+
+def test_a_network_whose_weights_are_elsewhere_keeps_its_score_and_is_named(tmp_path: Path) -> None:
+    config = TrainConfig("scifar10-conv", "relu", hidden_size=6, learning_rate=1e-3)
+    entry = dict.fromkeys(METRICS, 1.0) | {"epoch": 1, "step": 1}
+    kept = Kept(tmp_path, "relu-seed0", config, [entry], Score(1.0, 0.5, 10), None, 10, {}, "0" * 64, ALL)
+    gathering = Gathering(1, QUIET, "small", tmp_path / "root", tmp_path, False, {})
+    evidence = Evidence()
+    gathering.take("scifar10-conv", kept, evidence)
+    assert evidence.accuracy("scifar10-conv", "relu") == {0: 0.5}
+    assert evidence.folders == {}
+    assert gathering.remarks == [
+        f"Left out because it failed: scifar10-conv relu-seed0 (its weights are not in {tmp_path})."
+    ]
 
 
 def test_log_gives_validation_and_spread_of_gradient_norms() -> None:

@@ -31,6 +31,7 @@ from aru_lab.experiments.paper.works import ONCE, WORKS, computed_once
 from aru_lab.experiments.processes import Report
 from aru_lab.experiments.scales import NETWORKS
 from aru_lab.experiments.session import Jobs
+from aru_lab.files import is_file
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, task_of
 from aru_lab.runs.folder import RunFolder
@@ -162,6 +163,8 @@ class Gathering(Jobs):
         for name, value in values_of_log(kept.history).items():
             evidence.put_value(group, variant, name, seed, value)
         folder = self.folder_of(group, kept)
+        if folder is None and kept.weights is not None:
+            self.failures.append((f"{group} {kept.name}", LabError(f"its weights are not in {kept.folder}")))
         if folder is not None:
             evidence.folders.setdefault((group, variant), {})[seed] = folder
 
@@ -170,11 +173,12 @@ class Gathering(Jobs):
         scale, name = self.plan.sources[group]
         here = dataclasses.replace(kept, config=dataclasses.replace(kept.config, **self.own))
         trained = self.root / "training" / scale / name / f"{kept.name}-lr{kept.config.learning_rate:g}"
-        if kept.kept == ALL:
+        is_here = is_file(kept.file)  # weights of large networks need not be where their scores are
+        if kept.kept == ALL and is_here:
             return here.restore(self.root / "networks" / scale / name)
         if RunFolder(trained).holds_run():
             return trained
-        if kept.kept == RECURRENT:
+        if kept.kept == RECURRENT and is_here:
             completed = WithFreshEncoder(**vars(here) | {"kept": ALL})
             folder = completed.restore(self.root / "networks-without-encoder" / scale / name)
             self.without_encoder.add(folder)

@@ -19,7 +19,7 @@ from rich.console import Console
 from aru_lab.cli import main
 from aru_lab.errors import DataError, Interrupted, LabError, RunError
 from aru_lab.experiments.sweep import complete
-from aru_lab.runs import training
+from aru_lab.runs import learner, training
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate, load_classifier
 from aru_lab.runs.folder import RunFolder, load_checkpoint, save_checkpoint
@@ -404,7 +404,19 @@ def test_inputs_too_large_for_the_network_are_not_blamed_on_the_learning_rate(da
         training.train(dataclasses.replace(FILE, task="x.npz", output=tmp_path / "run"), QUIET)
 
 
-def test_overflow_in_the_optimizer_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("fused", "what"),
+    [
+        (True, "validation loss became nan in epoch 1, step 2"),
+        (False, "update of a weight became inf in epoch 1, step 1"),
+    ],
+    ids=["fused", "as in older checkpoints"],
+)
+def test_overflow_in_the_optimizer_is_told(
+    fused: bool, what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not fused:
+        monkeypatch.setitem(learner.OPTIMIZERS, "adam", lambda groups, **options: torch.optim.Adam(groups))
     options = [
         "--learning-rate",
         "3e38",
@@ -419,9 +431,7 @@ def test_overflow_in_the_optimizer_is_told(tmp_path: Path, capsys: pytest.Captur
     ]
     assert main(["train", "sdigits", *options, "--output", str(tmp_path / "run")]) == 1
     err = capsys.readouterr().err
-    assert re.match(
-        r"aru: The update of a weight became inf in epoch 1, step 1; .* lower --learning-rate \(now 3e\+38\)", err
-    )
+    assert re.match(rf"aru: The {what}.*; .* lower --learning-rate \(now 3e\+38\)", err)
     assert err.count("\n") == 1
 
 

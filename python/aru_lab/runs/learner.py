@@ -72,8 +72,8 @@ class Learner:
         freeze(self.model, config.freeze)
         groups = self._groups()
         self.factors = [group["lr"] for group in groups]
-        # all parameters in one kernel, not in ten
-        fused = {"fused": True} if config.optimizer == "adam" and self.device.type == "cuda" else {}
+        # all parameters of a group in one kernel, not in ten
+        fused = {"fused": True} if config.optimizer == "adam" and self.device.type in ("cuda", "cpu") else {}
         self.optimizer = OPTIMIZERS[config.optimizer](groups, **fused)
         self._set_rate(config.learning_rate)
         # With eps above 0 the lowest rates would stop falling before the others.

@@ -44,6 +44,7 @@ def _default_training() -> TrainConfig:
 class DemoSettings:
     """Settings of the demonstration; the defaults take less than three minutes on two cores with any backend.
 
+    amplitudes: of the step drives in the table; figure_amplitudes: of those in the figure, beside the clean input.
     `training` is the configuration of the ARUN. The RNN+ReLU differs only in its hidden size, which gives it as
     many parameters, and, if `training` leaves it open, in its learning rate. Steps this small do not benefit from a
     second thread.
@@ -51,6 +52,7 @@ class DemoSettings:
 
     training: TrainConfig = field(default_factory=_default_training)
     amplitudes: tuple[float, ...] = (-1.0, 1.0)
+    figure_amplitudes: tuple[float, ...] = (-2.0, -1.5, -1.0, -0.5, 0.5, 1.0, 1.5, 2.0)
 
 
 @dataclass(frozen=True)
@@ -87,9 +89,15 @@ def demo(output: Path, settings: DemoSettings | None = None, console: Console | 
         runs[model] = _train_or_continue(config, console)
 
     perturbations = [StepDrive(amplitude) for amplitude in settings.amplitudes]
-    scores = {model: evaluate(run.run, perturbations) for model, run in runs.items()}
+    drawn = [StepDrive(amplitude) for amplitude in settings.figure_amplitudes]
+    scores, robustness = {}, {}
+    for model, run in runs.items():
+        clean, driven = evaluate(run.run, perturbations + drawn)
+        scores[model] = clean, driven[: len(perturbations)]
+        points = dict(zip(settings.figure_amplitudes, driven[len(perturbations) :], strict=True)) | {0.0: clean}
+        robustness[NAMES[model]] = {amplitude: points[amplitude].accuracy for amplitude in sorted(points)}
     path = output / "demo.png"
-    _draw(runs, perturbations[-1], path)
+    _draw(runs, robustness, perturbations[-1], path)
     result = DemoResult(
         n_parameters={model: run.n_parameters for model, run in runs.items()},
         seconds={model: sum(entry["seconds"] for entry in run.history) for model, run in runs.items()},
@@ -125,8 +133,11 @@ def _train_or_continue(config: TrainConfig, console: Console) -> TrainResult:
     return resume(folder.path, console)
 
 
-def _draw(runs: dict[str, TrainResult], step: StepDrive, path: Path) -> None:
-    """Learning curves, and γ of four neurons of the ARUN while it reads one test sequence under the step drive."""
+def _draw(runs: dict[str, TrainResult], robustness: dict[str, dict[float, float]], step: StepDrive, path: Path) -> None:
+    """Learning curves, accuracy under step drives, and γ of four neurons of the ARUN.
+
+    The ARUN reads one test sequence under the step drive.  robustness: by model and amplitude, the test accuracy.
+    """
     model, config = load_classifier(runs["arun"].run)
     parameter = next(model.parameters())
     test = task_of(config).load(config.data_dir).test
@@ -150,6 +161,7 @@ def _draw(runs: dict[str, TrainResult], step: StepDrive, path: Path) -> None:
     chosen = ranked[torch.linspace(len(ranked) // 2, len(ranked) - 1, 4).round().long()].unique_consecutive().tolist()
     demo_figure(
         histories={NAMES[model]: run.history for model, run in runs.items()},
+        robustness=robustness,
         neurons=[
             NeuronCurves(
                 title=f"neuron {i}\nn: {_course(n[times, i])}   s: {_course(s[times, i])}",

@@ -34,21 +34,28 @@ class NeuronCurves:
 
 
 def demo_figure(
-    histories: dict[str, list[dict[str, Any]]], neurons: list[NeuronCurves], title: str, path: Path
+    histories: dict[str, list[dict[str, Any]]],
+    robustness: dict[str, dict[float, float]],
+    neurons: list[NeuronCurves],
+    title: str,
+    path: Path,
 ) -> None:
     """Draw the figure of `aru demo` and save it.
 
     Args:
         histories: by the name of a model, its metrics, one dictionary an epoch.
+        robustness: by the name of a model and the amplitude of a step drive, the test accuracy.
         neurons: what is drawn in the panels on the right, one a neuron.
         title: of those panels together.
         path: file to write; its suffix names the format.
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 5.2), layout="constrained", dpi=150)
+    figure = Figure(figsize=(11, 5.8), layout="constrained", dpi=150)
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.4))
-    _learning_curves(left, histories)
+    above, below = left.subfigures(2, 1)
+    _learning_curves(above, histories)
+    _robustness(below, robustness)
     _neurons(right, neurons, title)
     save_picture(figure, path)
 
@@ -83,6 +90,19 @@ def _learning_curves(figure: Any, histories: dict[str, list[dict[str, Any]]], me
         axes.set_title("Learning curves: validation solid, training dotted")
         names = [as_label(name) for name in histories]
         figure.legend(lines[::2], names, loc="outside right upper", frameon=False, fontsize="small")
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _robustness(figure: Any, accuracies: dict[str, dict[float, float]]) -> None:
+    axes = figure.subplots()
+    models = zip(accuracies.items(), _colours(len(accuracies)), "osD^v", strict=False)
+    for (name, by_amplitude), colour, marker in models:
+        values = [100 * accuracy for accuracy in by_amplitude.values()]
+        axes.plot(list(by_amplitude), values, "-", marker=marker, markersize=4, color=colour, label=as_label(name))
+    axes.set(xlabel="amplitude of the step drive ξ", ylabel="accuracy (%)", title="Test under a step drive")
+    axes.set_ylim(0, 102)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="lower center", frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
 
 

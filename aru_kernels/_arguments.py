@@ -156,6 +156,21 @@ class AruInputs(NamedTuple):
     bias_c: Tensor
 
 
+class LeakyAruInputs(NamedTuple):
+    """Inputs of the adaptive network's sequence with a leak."""
+
+    xp: Tensor  # (T, B, H), the input projection with bias and drive
+    h0: Tensor  # (B, H)
+    g0: Tensor  # (B, H, G)
+    weight_hh: Tensor  # (H, H)
+    weight_ag: Tensor
+    weight_gg: Tensor
+    bias_g: Tensor
+    weight_gc: Tensor
+    bias_c: Tensor
+    leak: Tensor  # (H,)
+
+
 class AruOptions(NamedTuple):
     """Options of the adaptive network's sequence."""
 
@@ -205,6 +220,25 @@ class AruSaved(NamedTuple):
     kept: Tensor
 
 
+class LeakyAruSaved(NamedTuple):
+    """What the backward pass of the adaptive network's sequence with a leak reads."""
+
+    h0: Tensor
+    g0: Tensor
+    weight_hh: Tensor
+    weight_ag: Tensor
+    weight_gg: Tensor
+    bias_g: Tensor
+    weight_gc: Tensor
+    bias_c: Tensor
+    h: Tensor
+    a: Tensor
+    n: Tensor
+    s: Tensor
+    kept: Tensor
+    leak: Tensor  # (H,)
+
+
 class GammaRnnInputs(NamedTuple):
     """Inputs of the static network's sequence."""
 
@@ -213,6 +247,17 @@ class GammaRnnInputs(NamedTuple):
     weight_hh: Tensor  # (H, H)
     n: Tensor  # (), (1,) or (H,)
     s: Tensor  # likewise
+
+
+class LeakyGammaRnnInputs(NamedTuple):
+    """Inputs of the static network's sequence with a leak."""
+
+    xp: Tensor  # (T, B, H), the input projection with bias and drive
+    h0: Tensor  # (B, H)
+    weight_hh: Tensor  # (H, H)
+    n: Tensor  # (), (1,) or (H,)
+    s: Tensor  # likewise
+    leak: Tensor  # (H,)
 
 
 class GammaRnnOptions(NamedTuple):
@@ -247,3 +292,15 @@ class GammaRnnSaved(NamedTuple):
     s: Tensor
     h: Tensor
     a: Tensor
+
+
+class LeakyGammaRnnSaved(NamedTuple):
+    """What the backward pass of the static network's sequence with a leak reads."""
+
+    h0: Tensor
+    weight_hh: Tensor
+    n: Tensor
+    s: Tensor
+    h: Tensor
+    a: Tensor
+    leak: Tensor  # (H,)

@@ -18,6 +18,8 @@ from aru_kernels._arguments import (
     GammaInputs,
     GammaOptions,
     GammaRnnInputs,
+    LeakyAruInputs,
+    LeakyGammaRnnInputs,
     SequenceSettings,
     StepInputs,
     StepSettings,
@@ -27,6 +29,8 @@ from aru_kernels.reference import Trace
 
 _GAMMA, _STEP = OPERATIONS["gamma"], OPERATIONS["controller_step"]
 _ARU_SEQUENCE, _GAMMA_RNN_SEQUENCE = OPERATIONS["aru_sequence"], OPERATIONS["gamma_rnn_sequence"]
+_LEAKY_ARU_SEQUENCE = OPERATIONS["leaky_aru_sequence"]
+_LEAKY_GAMMA_RNN_SEQUENCE = OPERATIONS["leaky_gamma_rnn_sequence"]
 
 
 def _call(operation: Operation, inputs: Any, settings: Any) -> Any:
@@ -73,21 +77,28 @@ def adaptive_gamma(a: Tensor, g: Tensor, *weights: Tensor, n_floor: float) -> tu
 
 
 def aru_sequence(
-    *tensors: Tensor, n_floor: float, return_trace: bool
+    *tensors: Tensor, n_floor: float, return_trace: bool, leak: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor], Trace | None]:
     """xp, h0, g0, weight_hh and the controller's weights -> h, last (h, g), trace."""
     settings = SequenceSettings(n_floor, return_trace)
-    outputs = _call(_ARU_SEQUENCE, AruInputs(*tensors), settings)
+    if leak is None:
+        outputs = _call(_ARU_SEQUENCE, AruInputs(*tensors), settings)
+    else:
+        outputs = _call(_LEAKY_ARU_SEQUENCE, LeakyAruInputs(*tensors, leak), settings)
     trace = Trace(outputs.a, outputs.n, outputs.s) if return_trace else None
     return outputs.h, (outputs.h_last, outputs.g), trace
 
 
 def gamma_rnn_sequence(
-    *tensors: Tensor, n_floor: float, return_trace: bool
+    *tensors: Tensor, n_floor: float, return_trace: bool, leak: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor], Trace | None]:
     """xp, h0, weight_hh, n and s -> h, last (h,), trace."""
     inputs = GammaRnnInputs(*tensors)
-    outputs = _call(_GAMMA_RNN_SEQUENCE, inputs, SequenceSettings(n_floor, return_trace))
+    settings = SequenceSettings(n_floor, return_trace)
+    if leak is None:
+        outputs = _call(_GAMMA_RNN_SEQUENCE, inputs, settings)
+    else:
+        outputs = _call(_LEAKY_GAMMA_RNN_SEQUENCE, LeakyGammaRnnInputs(*inputs, leak), settings)
     trace = None
     if return_trace:
         a = outputs.a

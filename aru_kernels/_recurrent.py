@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
-from aru_kernels import init
+from aru_kernels import _leak, init
 from aru_kernels._layout import Layout, State, arrange
-from aru_kernels._module import Module, Shapes, check_argument, describe, recurrent_shapes
+from aru_kernels._module import Shapes, check_argument, describe, recurrent_shapes
 from aru_kernels._projection import project
 from aru_kernels.reference import Trace
 
@@ -23,7 +23,7 @@ from aru_kernels.reference import Trace
 torch.serialization.add_safe_globals([Trace, PackedSequence])
 
 
-class Recurrent(Module):
+class Recurrent(_leak.Leaky):
     """Layers, directions, dropout, layouts and states; a subclass says what one layer computes."""
 
     # what torch.nn.LSTM calls its kind
@@ -34,7 +34,7 @@ class Recurrent(Module):
     init: str = "paper"
     # what a state tensor is called, for messages
     _state_names: tuple[str, ...] = ("h",)
-    # (xp, *state, weight_hh, *activation's parameters, n_floor=, return_trace=) -> h, last state, trace
+    # (xp, *state, weight_hh, *activation's parameters, n_floor=, return_trace=, leak=) -> h, last state, trace
     _sequence: Callable[..., tuple[Tensor, State, Trace | None]]
 
     def __init__(
@@ -49,6 +49,8 @@ class Recurrent(Module):
         proj_size: int,
         n_floor: float,
         initialisation: str,
+        leak: float | Tensor | None,
+        train_leak: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -67,12 +69,15 @@ class Recurrent(Module):
             )
         self.n_floor = check.gain_floor(n_floor)
         self.init = init.choice(initialisation)
+        self._initial_leak = _leak.values(leak, train_leak, self.hidden_size, dtype)
+        self.train_leak = train_leak
         if self.dropout > 0 and self.num_layers == 1:
             warnings.warn(
                 f"dropout = {self.dropout} acts between layers and has no effect with num_layers = 1.", stacklevel=4
             )
         for layer, suffix in self._layers():
             self._register(self._shapes(layer), suffix, device, dtype)
+            self._register_leak(suffix, device, dtype)
         self.reset_parameters()
 
     def _layers(self) -> Iterator[tuple[int, str]]:
@@ -98,12 +103,13 @@ class Recurrent(Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Draws all parameters again, as `init` says (`aru_kernels.init`)."""
+        """Draws all parameters again, as `init` says (`aru_kernels.init`), and sets the leak to its initial value."""
         for layer, suffix in self._layers():
             weight_ih, weight_hh, *others = (getattr(self, name + suffix) for name in self._shapes(layer))
             bias = others.pop(0) if self.bias else None
             init.recurrent_(weight_ih, weight_hh, bias, self.init)
             self._reset_activation(*others)
+            self._reset_leak(suffix)
 
     @property
     def all_weights(self) -> list[list[nn.Parameter]]:
@@ -125,7 +131,7 @@ class Recurrent(Module):
         }
         defaults |= {"n_floor": 1e-3, "init": "paper"}
         parts += [f"{k}={getattr(self, k)!r}" for k, default in defaults.items() if getattr(self, k) != default]
-        return ", ".join(parts)
+        return ", ".join(parts + self._leak_repr())
 
     def _initial_states(self, given: object, layout: Layout, like: Tensor) -> State:
         """State tensors (D·L, B, ...) in the order of the rows; zeros where none is given."""
@@ -156,6 +162,7 @@ class Recurrent(Module):
         for layer, suffix in self._layers():
             weights.append(self._weights(self._shapes(layer), suffix, weights[0][0] if weights else None))
         first = weights[0][0]
+        leaks = [self._leak_of(suffix, first) for _, suffix in self._layers()]
         check_argument("input", x, first)
         states = self._initial_states(hx, layout, first)
         xi = layout.drive(drive, x, self.hidden_size)
@@ -170,7 +177,7 @@ class Recurrent(Module):
                 xp = project(x, weight_ih, others.pop(1) if self.bias else None)
                 if xi is not None:
                     xp = xp + xi
-                run = functools.partial(self._run, others, return_trace)
+                run = functools.partial(self._run, others, leaks[index], return_trace)
                 (h, *of_run), state = layout.scan(run, xp, tuple(s[index] for s in states), reverse)
                 outputs.append(h)
                 last.append(state)
@@ -184,7 +191,10 @@ class Recurrent(Module):
         per_step: list[Any] = [layout.output(torch.cat(of_layers, -1)) for of_layers in zip(*traces, strict=True)]
         return layout.output(x), h_n, Trace(*per_step)
 
-    def _run(self, weights: list[Tensor], return_trace: bool, xp: Tensor, state: State) -> tuple[State, State]:
+    def _run(
+        self, weights: list[Tensor], leak: Tensor | None, return_trace: bool, xp: Tensor, state: State
+    ) -> tuple[State, State]:
         """One direction of one layer: xp (T, B, H), state -> h and the trace if asked for, last state."""
-        h, last, trace = self._sequence(xp, *state, *weights, n_floor=self.n_floor, return_trace=return_trace)
+        settings = {"n_floor": self.n_floor, "return_trace": return_trace}
+        h, last, trace = self._sequence(xp, *state, *weights, **settings, leak=leak)
         return (h, *(trace or ())), last

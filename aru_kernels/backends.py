@@ -121,7 +121,16 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "cpu",
             "aru_kernels.cpu",
-            ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
+            ops=frozenset(
+                {
+                    "gamma",
+                    "controller_step",
+                    "aru_sequence",
+                    "gamma_rnn_sequence",
+                    "leaky_aru_sequence",
+                    "leaky_gamma_rnn_sequence",
+                }
+            ),
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
         ),
@@ -262,7 +271,9 @@ def _warn_slow(op: str, device_type: str) -> None:
         if device_type in backend.devices and op in backend.ops and (reason := backend.unavailable()) is not None
     ]
     if device_type == "cuda" and not reasons:
-        reasons = ["no kernel takes these sizes or this dtype (`python -m aru_kernels` lists what each takes)"]
+        known = any(device_type in backend.devices and op in backend.ops for backend in BACKENDS.values())
+        missing = "takes these sizes or this dtype" if known else f"for {op} exists"
+        reasons = [f"no kernel {missing} (`python -m aru_kernels` lists what each takes)"]
     if reasons:
         warnings.warn(
             f"aru_kernels: no kernel runs {op} on this {'GPU' if device_type == 'cuda' else device_type.upper()}; the "

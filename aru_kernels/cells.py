@@ -12,9 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aru_kernels import _checks as check
-from aru_kernels import _dispatch, init
+from aru_kernels import _dispatch, _leak, init, reference
 from aru_kernels._module import (
-    Module,
     Shapes,
     check_argument,
     controller_shapes,
@@ -27,7 +26,7 @@ from aru_kernels._module import (
 __all__ = ["ARUNCell", "GammaRNNCell"]
 
 
-class _Cell(Module):
+class _Cell(_leak.Leaky):
     """The pre-activation of one step; a subclass adds the activation."""
 
     weight_ih: nn.Parameter
@@ -43,6 +42,8 @@ class _Cell(Module):
         bias: bool,
         n_floor: float,
         initialisation: str,
+        leak: float | Tensor | None,
+        train_leak: bool,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
@@ -51,10 +52,13 @@ class _Cell(Module):
         self.hidden_size = check.size("hidden_size", hidden_size)
         self.n_floor = check.gain_floor(n_floor)
         self.init = init.choice(initialisation)
+        self._initial_leak = _leak.values(leak, train_leak, self.hidden_size, dtype)
+        self.train_leak = train_leak
         shapes = recurrent_shapes(self.input_size, self.hidden_size, check.flag("bias", bias))
         if not bias:
             self.register_parameter("bias", None)
         self._register(shapes | self._activation_shapes(), "", device, dtype)
+        self._register_leak("", device, dtype)
         self.reset_parameters()
 
     def _activation_shapes(self) -> Shapes:
@@ -64,16 +68,17 @@ class _Cell(Module):
         raise NotImplementedError
 
     def reset_parameters(self) -> None:
-        """Draws all parameters again, as `init` says (`aru_kernels.init`)."""
+        """Draws all parameters again, as `init` says (`aru_kernels.init`), and sets the leak to its initial value."""
         init.recurrent_(self.weight_ih, self.weight_hh, self.bias, self.init)
         self._reset_activation(*(getattr(self, name) for name in self._activation_shapes()))
+        self._reset_leak("")
 
     def extra_repr(self) -> str:
         """The sizes and options, for `print`."""
         parts = [f"{self.input_size}, {self.hidden_size}"]
         parts += ["bias=False"] if self.bias is None else []
         parts += [f"init={self.init!r}"] if self.init != "paper" else []
-        return ", ".join(parts)
+        return ", ".join(parts + self._leak_repr())
 
     def _checked(self, input: Tensor) -> tuple[list[Any], tuple[int, ...]]:
         """The parameters, and the batch sizes of the input."""
@@ -136,6 +141,7 @@ class ARUNCell(_Cell):
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
         init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
             see `init.recurrent_`.
+        leak, train_leak: as in `ARUN`.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -153,12 +159,13 @@ class ARUNCell(_Cell):
         bias_g: :math:`b_g`, of shape (G,).
         weight_gc: :math:`W_{gc}`, of shape (2, G), whose row 0 makes n and row 1 makes s.
         bias_c: :math:`b_c`, of shape (2,).
+        leak: :math:`\alpha`, of shape (H,), if `leak` is not None: as in the layer.
 
     They are initialised as in `ARUN`, which also names the source.
 
     Raises:
         TypeError: if an argument is not of the type that is named above.
-        ValueError: if a size is below 1, `n_floor` is not above 0, or `init` is unknown.
+        ValueError: if a size is below 1, `n_floor` is not above 0, `init` is unknown, or a leak is not in (0, 1].
 
     Examples:
         >>> cell = ARUNCell(10, 20)
@@ -181,11 +188,13 @@ class ARUNCell(_Cell):
         controller_size: int = 16,
         n_floor: float = 1e-3,
         init: str = "paper",
+        leak: float | Tensor | None = None,
+        train_leak: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.controller_size = check.size("controller_size", controller_size)  # super() asks for the shapes
-        super().__init__(input_size, hidden_size, bias, n_floor, init, device, dtype)
+        super().__init__(input_size, hidden_size, bias, n_floor, init, leak, train_leak, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return controller_shapes(self.controller_size)
@@ -228,7 +237,9 @@ class ARUNCell(_Cell):
             h = _state("h", hx[0], "(B, H)" if batch else "(H,)", sizes, main[0])
             g = _state("g", hx[1], "(B, H, G)" if batch else "(H, G)", (*sizes, self.controller_size), main[0])
         a = self._preactivation(input, h, main, drive)
-        return _dispatch.adaptive_gamma(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c, n_floor=self.n_floor)
+        weights = weight_ag, weight_gg, bias_g, weight_gc, bias_c
+        y, g = _dispatch.adaptive_gamma(a, g, *weights, n_floor=self.n_floor)
+        return reference.leaky(h, y, self._leak_of("", main[0])), g
 
 
 class GammaRNNCell(_Cell):
@@ -245,6 +256,7 @@ class GammaRNNCell(_Cell):
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
         init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
             see `init.recurrent_`.
+        leak, train_leak: as in `GammaRNN`.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -258,12 +270,13 @@ class GammaRNNCell(_Cell):
         bias: :math:`b`, of shape (H,), or None.
         gain: :math:`n`, of shape (H,), or (1,) if not `heterogeneous`.
         saturation: :math:`s`, of the shape of the gain.
+        leak: :math:`\alpha`, of shape (H,), if `leak` is not None: as in the layer.
 
     They are initialised as in `GammaRNN`, which also names the source.
 
     Raises:
         TypeError: if an argument is not of the type that is named above.
-        ValueError: if a size is below 1, `n_floor` is not above 0, or `init` is unknown.
+        ValueError: if a size is below 1, `n_floor` is not above 0, `init` is unknown, or a leak is not in (0, 1].
 
     Examples:
         >>> cell = GammaRNNCell(10, 20)
@@ -286,11 +299,13 @@ class GammaRNNCell(_Cell):
         heterogeneous: bool = True,
         n_floor: float = 1e-3,
         init: str = "paper",
+        leak: float | Tensor | None = None,
+        train_leak: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.heterogeneous = check.flag("heterogeneous", heterogeneous)  # super() asks for the shapes
-        super().__init__(input_size, hidden_size, bias, n_floor, init, device, dtype)
+        super().__init__(input_size, hidden_size, bias, n_floor, init, leak, train_leak, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return gamma_shapes(self.hidden_size if self.heterogeneous else 1)
@@ -323,4 +338,5 @@ class GammaRNNCell(_Cell):
         (*main, gain, saturation), batch = self._checked(input)
         sizes, letters = (*batch, self.hidden_size), "(B, H)" if batch else "(H,)"
         h = main[0].new_zeros(sizes) if hx is None else _state("hx", hx, letters, sizes, main[0])
-        return _dispatch.gamma(self._preactivation(input, h, main, drive), gain, saturation, self.n_floor)
+        y = _dispatch.gamma(self._preactivation(input, h, main, drive), gain, saturation, self.n_floor)
+        return reference.leaky(h, y, self._leak_of("", main[0]))

@@ -36,6 +36,10 @@ from aru_kernels._arguments import (
     GammaRnnSaved,
     GammaRnnStates,
     GammaSaved,
+    LeakyAruInputs,
+    LeakyAruSaved,
+    LeakyGammaRnnInputs,
+    LeakyGammaRnnSaved,
     StepInputs,
     StepOptions,
     StepOutputs,
@@ -261,7 +265,7 @@ def _empty_like(x: Tensor) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
-def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
+def aru_sequence_fwd(inputs: AruInputs | LeakyAruInputs, options: AruOptions) -> AruStates:
     """h, the last g, a, n, s and the kept state; a, n and s are empty where neither trace nor gradient needs them."""
     xp, segment = inputs.xp, options.segment
     (T, B, H), G = xp.shape, inputs.g0.shape[-1]
@@ -290,9 +294,13 @@ def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
     return states
 
 
-def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions) -> AruInputs:
+def aru_sequence_bwd(
+    upstream: AruOutputs, saved: AruSaved | LeakyAruSaved, options: AruOptions
+) -> AruInputs | LeakyAruInputs:
     """The gradients of the inputs."""
     a, weights = saved.a, controller_of(saved)
+    leak = saved.leak if isinstance(saved, LeakyAruSaved) else None
+    d_leak = None if leak is None else _empty_like(leak)
     (T, B, H), G = a.shape, saved.g0.shape[-1]
     d_xp = _from_pool(a, a.shape)
     gradients = AruInputs(d_xp, *map(_empty_like, (saved.h0, saved.g0, saved.weight_hh, *weights)))
@@ -315,9 +323,11 @@ def aru_sequence_bwd(upstream: AruOutputs, saved: AruSaved, options: AruOptions)
         d_a=upstream.a,
         d_n=upstream.n,
         d_s=upstream.s,
+        leak=leak,
+        d_leak=d_leak,
         **_gradients_by_name(gradients),
     )
-    return gradients
+    return gradients if d_leak is None else LeakyAruInputs(*gradients, d_leak)
 
 
 def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
@@ -371,7 +381,7 @@ def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOp
     return gradients
 
 
-def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> GammaRnnStates:
+def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs | LeakyGammaRnnInputs, options: GammaRnnOptions) -> GammaRnnStates:
     """h, and a where a gradient or the trace needs it (else empty)."""
     xp = inputs.xp
     T, B, H = xp.shape
@@ -386,15 +396,20 @@ def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs, options: GammaRnnOptions) -> 
         weight_hh=inputs.weight_hh,
         n=inputs.n.expand(H),
         s=inputs.s.expand(H),
+        leak=inputs.leak if isinstance(inputs, LeakyGammaRnnInputs) else None,
         h=states.h,
         a=states.a,
     )
     return states
 
 
-def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, options: GammaRnnOptions) -> GammaRnnInputs:
+def gamma_rnn_sequence_bwd(
+    upstream: GammaRnnOutputs, saved: GammaRnnSaved | LeakyGammaRnnSaved, options: GammaRnnOptions
+) -> GammaRnnInputs | LeakyGammaRnnInputs:
     """The gradients of the inputs."""
     a = saved.a
+    leak = saved.leak if isinstance(saved, LeakyGammaRnnSaved) else None
+    d_leak = None if leak is None else _empty_like(leak)
     T, B, H = a.shape
     d_xp, d_h0, d_weight_hh = map(_empty_like, (a, saved.h0, saved.weight_hh))
     d_n, d_s = a.new_empty(H), a.new_empty(H)
@@ -407,6 +422,7 @@ def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, opti
         weight_hh=saved.weight_hh,
         n=saved.n.expand(H),
         s=saved.s.expand(H),
+        leak=leak,
         h=saved.h,
         a=a,
         d_h=upstream.h,
@@ -417,8 +433,10 @@ def gamma_rnn_sequence_bwd(upstream: GammaRnnOutputs, saved: GammaRnnSaved, opti
         d_weight_hh=d_weight_hh,
         d_n=d_n,
         d_s=d_s,
+        d_leak=d_leak,
     )
-    return GammaRnnInputs(d_xp, d_h0, d_weight_hh, d_n.sum_to_size(saved.n.shape), d_s.sum_to_size(saved.s.shape))
+    gradients = GammaRnnInputs(d_xp, d_h0, d_weight_hh, d_n.sum_to_size(saved.n.shape), d_s.sum_to_size(saved.s.shape))
+    return gradients if d_leak is None else LeakyGammaRnnInputs(*gradients, d_leak)
 
 
 # Interned, so that the extension finds a field by its name's address.
@@ -462,4 +480,6 @@ KERNELS = {
     "controller_step": (controller_step_fwd, controller_step_bwd),
     "aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
     "gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
+    "leaky_aru_sequence": (aru_sequence_fwd, aru_sequence_bwd),
+    "leaky_gamma_rnn_sequence": (gamma_rnn_sequence_fwd, gamma_rnn_sequence_bwd),
 }

@@ -115,6 +115,8 @@ def aru_sequence(
     bias_c: Tensor,
     n_floor: float = 1e-3,
     return_trace: bool = False,
+    *,
+    leak: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Trace | None]:
     """The adaptive network over T steps, from the input projection on.
 
@@ -126,6 +128,8 @@ def aru_sequence(
         weight_hh: (H, H).  The controller's weights: see `controller_step`.
         n_floor: see `gamma`.
         return_trace: whether to return a, n and s of every step too.
+        leak: (H,), the fraction α of γ that enters h in one step, in (0, 1], which is not checked; then
+            h_t = (1 - α) h_{t-1} + α γ(a_t; n_t, s_t).  None for h_t = γ(a_t; n_t, s_t).
 
     Returns:
         h (T, B, H), the last g (B, H, G), and the trace of a, n and s, each (T, B, H), or None.
@@ -133,8 +137,8 @@ def aru_sequence(
     n_floor = check.gain_floor(n_floor)
     tensors = {"xp": xp, "h0": h0, "g0": g0, "weight_hh": weight_hh, "weight_ag": weight_ag, "weight_gg": weight_gg}
     tensors |= {"bias_g": bias_g, "weight_gc": weight_gc, "bias_c": bias_c}
-    _check(**tensors)
-    h, (_, g), trace = _dispatch.aru_sequence(*tensors.values(), n_floor=n_floor, return_trace=return_trace)
+    _check(**tensors, **_given(leak))
+    h, (_, g), trace = _dispatch.aru_sequence(*tensors.values(), n_floor=n_floor, return_trace=return_trace, leak=leak)
     return h, g, trace
 
 
@@ -146,6 +150,8 @@ def gamma_rnn_sequence(
     s: Tensor,
     n_floor: float = 1e-3,
     return_trace: bool = False,
+    *,
+    leak: Tensor | None = None,
 ) -> tuple[Tensor, Trace | None]:
     """The static network RNN+γ over T steps, from the input projection on: h_t = γ(xp_t + W_hh h_{t-1}; n, s).
 
@@ -156,14 +162,21 @@ def gamma_rnn_sequence(
         n, s: gain and saturation; (1,) or () for all neurons alike, (H,) for one pair per neuron.
         n_floor: see `gamma`.
         return_trace: whether to return a, n and s of every step too.
+        leak: see `aru_sequence`.
 
     Returns:
         h (T, B, H), and the trace of a, n and s, each (T, B, H), or None.
     """
     n_floor = check.gain_floor(n_floor)
-    _check(xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s)
-    h, _, trace = _dispatch.gamma_rnn_sequence(xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace)
+    _check(xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s, **_given(leak))
+    h, _, trace = _dispatch.gamma_rnn_sequence(
+        xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace, leak=leak
+    )
     return h, trace
+
+
+def _given(leak: Tensor | None) -> dict[str, Tensor]:
+    return {} if leak is None else {"leak": leak}
 
 
 def _check(**tensors: Tensor) -> None:

@@ -43,6 +43,12 @@ class ARUN(Recurrent):
     .. math::
         \gamma(x; n, s) = (1 - s) \frac{\operatorname{softplus}(n x)}{n} + s \, \sigma(n x)
 
+    With a `leak`, the neurons integrate γ over time as those of a continuous-time network with the time constant
+    :math:`\tau` do, in steps of :math:`\Delta t` and with :math:`\alpha = \Delta t / \tau`:
+
+    .. math::
+        h_t = (1 - \alpha) h_{t-1} + \alpha \, \gamma(a_t; n_t, s_t)
+
     :math:`x_t` is the input at step t, :math:`a_t` the pre-activation, :math:`h_t` the output of the neurons and
     :math:`\xi_t` an optional external drive.  In layers above the first, :math:`x_t` is the output of the layer below,
     after dropout.
@@ -63,6 +69,9 @@ class ARUN(Recurrent):
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
         init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
             see `init.recurrent_`.
+        leak: the fraction :math:`\alpha` of γ that enters h in one step, in (0, 1]: a number, or a tensor of shape (H,)
+            with one for each neuron; the same in all layers and directions.  If None, h is γ itself, as with 1.
+        train_leak: whether the leak is trained; `leak` is then its initial value, below 1.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -84,7 +93,9 @@ class ARUN(Recurrent):
         weight_gc_l[k]: :math:`W_{gc}`, of shape (2, G), whose row 0 makes n and row 1 makes s.  Initialised with
             Xavier's normal distribution, times 0.1 for n and 0.01 for s.
         bias_c_l[k]: :math:`b_c`, of shape (2,).  Initialised with 5 + 2 U(0, 1) for n and with 0 for s.
-        all_weights: a list of the parameters of each layer and direction.
+        leak_l[k]: :math:`\alpha`, of shape (H,), if `leak` is not None: a buffer, or with `train_leak` a parameter in
+            (0, 1), the sigmoid of `parametrizations.leak_l[k].original`.
+        all_weights: a list of the parameters of each layer and direction, without the leak.
         mode: the string "ARUN".
 
     Parameters of the backward direction have the suffix `_reverse`.
@@ -98,12 +109,13 @@ class ARUN(Recurrent):
     Raises:
         TypeError: if an argument is not of the type that is named above.
         ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, `proj_size` is not 0,
-            `init` is unknown, or more than eight layers are given by position, where an earlier version had
-            `controller_size`.
+            `init` is unknown, a leak is not in (0, 1], or more than eight layers are given by position, where an
+            earlier version had `controller_size`.
 
     Source: V. Geadah, S. Horoi, G. Kerg, G. Wolf, G. Lajoie, `Neural networks with optimized single-neuron adaptation
     uncover biologically plausible regularization <https://doi.org/10.1371/journal.pcbi.1012567>`_, PLOS Computational
-    Biology, 2024.
+    Biology, 2024.  The leak: H. F. Song, G. R. Yang, X.-J. Wang, `Training excitatory-inhibitory recurrent neural
+    networks for cognitive tasks <https://doi.org/10.1371/journal.pcbi.1004792>`_, PLOS Computational Biology, 2016.
 
     Examples:
         >>> rnn = ARUN(10, 20, num_layers=2)
@@ -114,6 +126,15 @@ class ARUN(Recurrent):
         torch.Size([5, 3, 20])
         >>> g_n.shape
         torch.Size([2, 3, 20, 16])
+
+        Neurons with a time constant of five steps, and the same where training may change it:
+
+        >>> slow = ARUN(10, 20, leak=0.2)
+        >>> slow.leak_l0[0]
+        tensor(0.2000)
+        >>> trained = ARUN(10, 20, leak=0.2, train_leak=True)
+        >>> trained.parametrizations.leak_l0.original.requires_grad
+        True
 
         A step of training, with learning rates by fan-in:
 
@@ -143,12 +164,14 @@ class ARUN(Recurrent):
         controller_size: int = 16,
         n_floor: float = 1e-3,
         init: str = "paper",
+        leak: float | Tensor | None = None,
+        train_leak: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.controller_size = check.size("controller_size", controller_size)  # super() asks for the shapes
         lstm = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        super().__init__(*lstm, n_floor, init, device, dtype)
+        super().__init__(*lstm, n_floor, init, leak, train_leak, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return controller_shapes(self.controller_size)
@@ -222,6 +245,8 @@ class GammaRNN(Recurrent):
     The gain :math:`n` and the saturation :math:`s` of γ, which `ARUN` defines, are trained with the weights and do not
     change over time.
 
+    With a `leak` :math:`\alpha`, :math:`h_t = (1 - \alpha) h_{t-1} + \alpha \, \gamma`, as in `ARUN`.
+
     Args:
         input_size: number of features of the input, I.
         hidden_size: number of neurons of a layer, H.
@@ -235,6 +260,9 @@ class GammaRNN(Recurrent):
         n_floor: smallest absolute value of the gain at which γ is evaluated; see `functional.gamma`.
         init: how `weight_ih`, `weight_hh` and `bias` are drawn: "paper", or "uniform", as `torch.nn.RNN` draws them;
             see `init.recurrent_`.
+        leak: the fraction :math:`\alpha` of γ that enters h in one step, in (0, 1]: a number, or a tensor of shape (H,)
+            with one for each neuron; the same in all layers and directions.  If None, h is γ itself, as with 1.
+        train_leak: whether the leak is trained; `leak` is then its initial value, below 1.
         device: device of the parameters.
         dtype: floating-point dtype of the parameters.
 
@@ -251,7 +279,9 @@ class GammaRNN(Recurrent):
         bias_l[k]: :math:`b`, of shape (H,).  Initialised with 0.
         gain_l[k]: :math:`n`, of shape (H,), or (1,) if not `heterogeneous`.  Initialised from N(5, 2²).
         saturation_l[k]: :math:`s`, of the shape of the gain.  Initialised with 0.
-        all_weights: a list of the parameters of each layer and direction.
+        leak_l[k]: :math:`\alpha`, of shape (H,), if `leak` is not None: a buffer, or with `train_leak` a parameter in
+            (0, 1), the sigmoid of `parametrizations.leak_l[k].original`.
+        all_weights: a list of the parameters of each layer and direction, without the leak.
         mode: the string "GammaRNN".
 
     Parameters of the backward direction have the suffix `_reverse`.
@@ -263,7 +293,7 @@ class GammaRNN(Recurrent):
     Raises:
         TypeError: if an argument is not of the type that is named above, such as torch.nn.RNN's nonlinearity.
         ValueError: if a size is below 1, `dropout` is outside [0, 1], `n_floor` is not above 0, `proj_size` is not
-            0, or `init` is unknown.
+            0, `init` is unknown, or a leak is not in (0, 1].
 
     Source: as `ARUN`, section "static network".
 
@@ -302,12 +332,14 @@ class GammaRNN(Recurrent):
         heterogeneous: bool = True,
         n_floor: float = 1e-3,
         init: str = "paper",
+        leak: float | Tensor | None = None,
+        train_leak: bool = False,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         self.heterogeneous = check.flag("heterogeneous", heterogeneous)  # super() asks for the shapes
         lstm = (input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, proj_size)
-        super().__init__(*lstm, n_floor, init, device, dtype)
+        super().__init__(*lstm, n_floor, init, leak, train_leak, device, dtype)
 
     def _activation_shapes(self) -> Shapes:
         return gamma_shapes(self.hidden_size if self.heterogeneous else 1)

@@ -31,6 +31,10 @@ from aru_kernels._arguments import (
     GammaRnnSaved,
     GammaRnnStates,
     GammaSaved,
+    LeakyAruInputs,
+    LeakyAruSaved,
+    LeakyGammaRnnInputs,
+    LeakyGammaRnnSaved,
     SequenceSettings,
     StepInputs,
     StepOptions,
@@ -480,7 +484,8 @@ class AruSequence(Operation):
         return AruInputs(saved.h, saved.h0, saved.g0, saved.weight_hh, *controller_of(saved))
 
     def reference(self, inputs: AruInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
-        h, g, trace = reference.aru_sequence(*inputs, settings.n_floor, settings.trace)
+        plain, leak = inputs[: len(AruInputs._fields)], inputs[len(AruInputs._fields) :]
+        h, g, trace = reference.aru_sequence(*plain, settings.n_floor, settings.trace, *leak)
         return h, h[-1].clone(), g.clone(), *(trace or (_empty(h) for _ in range(3)))
 
     def asked_for(self, outputs: tuple[Tensor, ...], settings: SequenceSettings) -> tuple[Tensor, ...]:
@@ -559,7 +564,8 @@ class GammaRnnSequence(Operation):
         return GammaRnnInputs(saved.h, saved.h0, saved.weight_hh, saved.n, saved.s)
 
     def reference(self, inputs: GammaRnnInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
-        h, trace = reference.gamma_rnn_sequence(*inputs, settings.n_floor, settings.trace)
+        plain, leak = inputs[: len(GammaRnnInputs._fields)], inputs[len(GammaRnnInputs._fields) :]
+        h, trace = reference.gamma_rnn_sequence(*plain, settings.n_floor, settings.trace, *leak)
         return h, h[-1].clone(), trace.a if trace else _empty(h)
 
     def asked_for(self, outputs: tuple[Tensor, ...], settings: SequenceSettings) -> tuple[Tensor, ...]:
@@ -571,6 +577,37 @@ class GammaRnnSequence(Operation):
     def flops(self, inputs: Any) -> int:
         T, B, H = inputs.xp
         return 2 * T * B * H * H
+
+
+class _Leaky(Operation):
+    """A sequence with a leak, which is the last of the inputs and of the saved tensors; `Plain` is the one without."""
+
+    Plain: ClassVar[type[Operation]]
+
+    def check(self, inputs: Any) -> None:
+        *others, leak = inputs
+        super().check(self.Plain.Inputs(*others))
+        check.shape("leak", leak, "(H,)", (inputs.xp.shape[-1],))
+
+    def save(self, inputs: Any, results: tuple[Tensor, ...]) -> Any:
+        return self.Saved(*super().save(inputs, results), inputs.leak)
+
+    def inputs_of(self, saved: Any) -> Any:
+        return self.Inputs(*super().inputs_of(saved), saved.leak)
+
+
+class LeakyAruSequence(_Leaky, AruSequence):
+    """The adaptive network over T steps, with a leak."""
+
+    name = "leaky_aru_sequence"
+    Plain, Inputs, Saved = AruSequence, LeakyAruInputs, LeakyAruSaved
+
+
+class LeakyGammaRnnSequence(_Leaky, GammaRnnSequence):
+    """The static network over T steps, with a leak."""
+
+    name = "leaky_gamma_rnn_sequence"
+    Plain, Inputs, Saved = GammaRnnSequence, LeakyGammaRnnInputs, LeakyGammaRnnSaved
 
 
 def _check_steps(saved: AruSaved | GammaRnnSaved) -> None:
@@ -589,5 +626,13 @@ def _check_projection(xp: Tensor) -> tuple[int, int, int]:
 
 
 OPERATIONS: dict[str, Operation] = {
-    operation.name: operation for operation in (Gamma(), ControllerStep(), AruSequence(), GammaRnnSequence())
+    operation.name: operation
+    for operation in (
+        Gamma(),
+        ControllerStep(),
+        AruSequence(),
+        GammaRnnSequence(),
+        LeakyAruSequence(),
+        LeakyGammaRnnSequence(),
+    )
 }

@@ -23,7 +23,7 @@ _OF_SATURATION = 0.1
 
 _MATRICES = ("weight_ih", "weight_hh", "weight_gg")
 # They do not decay: zero means nothing to a bias, and γ is singular at a gain of zero.
-_WITHOUT_DECAY = ("bias", "bias_g", "bias_c", "gain", "saturation")
+_WITHOUT_DECAY = ("bias", "bias_g", "bias_c", "gain", "saturation", "leak")
 
 # What torch.nn.utils.weight_norm, spectral_norm and prune append to the name of a parameter that they replace.
 _REPLACEMENTS = ("_g", "_v", "_orig")
@@ -44,8 +44,9 @@ def parameter_groups(
         module: the model.  All `ARUN`, `ARUNCell`, `GammaRNN`, `GammaRNNCell`, `AdaptiveGamma` and `Gamma` in it are
             found, also in a model that `torch.compile` or `DistributedDataParallel` wraps.
         lr: the learning rate of the other parameters: a number, or a tensor of one element.
-        weight_decay: the weight decay, which each group receives.  The optimizer's own if None.  The biases, the gain
-            and the saturation of the modules named above receive 0 in either case: γ is singular at a gain of 0.
+        weight_decay: the weight decay, which each group receives.  The optimizer's own if None.  The biases, the gain,
+            the saturation and the leak of the modules named above receive 0 in either case: γ is singular at a gain of
+            0.
 
     Returns:
         A list of groups, for any optimizer of `torch.optim`.  Each has the entries `params`, `lr` and `name`, and
@@ -121,10 +122,10 @@ def _named(module: nn.Module) -> Iterator[tuple[str, Tensor, float]]:
     """For each parameter of one of our modules, not of its children: name without layer, parameter, factor."""
     if isinstance(module, Recurrent):
         for layer, suffix in module._layers():
-            yield from _of_layer(module, module._shapes(layer), suffix)
+            yield from _of_layer(module, module._shapes(layer) | module._leak_shapes(), suffix)
     elif isinstance(module, (ARUNCell, GammaRNNCell)):
         shapes = recurrent_shapes(module.input_size, module.hidden_size) | module._activation_shapes()
-        yield from _of_layer(module, shapes, "")
+        yield from _of_layer(module, shapes | module._leak_shapes(), "")
     elif isinstance(module, AdaptiveGamma):
         yield from _of_layer(module, controller_shapes(module.controller_size), "")
     elif isinstance(module, Gamma):

@@ -72,6 +72,11 @@ def controller_step(
     return n, s, g
 
 
+def leaky(h: Tensor, y: Tensor, leak: Tensor | None) -> Tensor:
+    """The next h of neurons with a leak: (1 - leak) h + leak y, or y without a leak."""
+    return y if leak is None else (1 - leak) * h + leak * y
+
+
 def aru_sequence(
     xp: Tensor,
     h0: Tensor,
@@ -84,10 +89,11 @@ def aru_sequence(
     bias_c: Tensor,
     n_floor: float = 1e-3,
     return_trace: bool = False,
+    leak: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Trace | None]:
     """The adaptive network over T steps.
 
-    xp: (T, B, H), input projection with bias and drive; h0: (B, H); g0: (B, H, G)
+    xp: (T, B, H), input projection with bias and drive; h0: (B, H); g0: (B, H, G); leak: (H,)
     -> h (T, B, H), last g (B, H, G), trace if asked for.
     """
     h, g = h0, g0
@@ -95,7 +101,7 @@ def aru_sequence(
     for xp_t in xp.unbind(0):
         a = xp_t + F.linear(h, weight_hh)
         n, s, g = controller_step(a, g, weight_ag, weight_gg, bias_g, weight_gc, bias_c)
-        h = gamma(a, n, s, n_floor)
+        h = leaky(h, gamma(a, n, s, n_floor), leak)
         steps.append(h)
         if return_trace:
             trace.append((a, n, s))
@@ -110,17 +116,18 @@ def gamma_rnn_sequence(
     s: Tensor,
     n_floor: float = 1e-3,
     return_trace: bool = False,
+    leak: Tensor | None = None,
 ) -> tuple[Tensor, Trace | None]:
     """The static network RNN+γ over T steps.
 
-    xp: (T, B, H), input projection with bias and drive; h0: (B, H); n, s: broadcast to (H,)
+    xp: (T, B, H), input projection with bias and drive; h0: (B, H); n, s: broadcast to (H,); leak: (H,)
     -> h (T, B, H), trace if asked for.
     """
     h = h0
     steps, trace = [], []
     for xp_t in xp.unbind(0):
         a = xp_t + F.linear(h, weight_hh)
-        h = gamma(a, n, s, n_floor)
+        h = leaky(h, gamma(a, n, s, n_floor), leak)
         steps.append(h)
         if return_trace:
             trace.append((a, n.expand_as(a), s.expand_as(a)))

@@ -125,9 +125,9 @@ aru::SequenceSizes sequence_sizes(const std::array<int64_t, 6>& z) { return {z[0
 
 const Pointers<aru::AruForward>& fields(const aru::AruForward&) {
   using F = aru::AruForward;
-  static const Pointers<F> all{ARU_POINTER(xp), ARU_POINTER(h0),     ARU_POINTER(g0),  ARU_POINTER(weight_hh),
-                               ARU_CONTROLLER,  ARU_POINTER(h),      ARU_POINTER(a),   ARU_POINTER(n),
-                               ARU_POINTER(s),  ARU_POINTER(g_last), ARU_POINTER(kept)};
+  static const Pointers<F> all{ARU_POINTER(xp), ARU_POINTER(h0),     ARU_POINTER(g0),   ARU_POINTER(weight_hh),
+                               ARU_CONTROLLER,  ARU_POINTER(h),      ARU_POINTER(a),    ARU_POINTER(n),
+                               ARU_POINTER(s),  ARU_POINTER(g_last), ARU_POINTER(kept), ARU_POINTER(leak)};
   return all;
 }
 
@@ -139,23 +139,25 @@ const Pointers<aru::AruBackward>& fields(const aru::AruBackward&) {
       ARU_POINTER(d_h),      ARU_POINTER(d_a),         ARU_POINTER(d_n),         ARU_POINTER(d_s),
       ARU_POINTER(d_h_last), ARU_POINTER(d_g_last),    ARU_POINTER(d_xp),        ARU_POINTER(d_h0),
       ARU_POINTER(d_g0),     ARU_POINTER(d_weight_hh), ARU_POINTER(d_weight_ag), ARU_POINTER(d_weight_gg),
-      ARU_POINTER(d_bias_g), ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c)};
+      ARU_POINTER(d_bias_g), ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c),    ARU_POINTER(leak),
+      ARU_POINTER(d_leak)};
   return all;
 }
 
 const Pointers<aru::GammaRnnForward>& fields(const aru::GammaRnnForward&) {
   using F = aru::GammaRnnForward;
   static const Pointers<F> all{ARU_POINTER(xp), ARU_POINTER(h0), ARU_POINTER(weight_hh), ARU_POINTER(n),
-                               ARU_POINTER(s),  ARU_POINTER(h),  ARU_POINTER(a)};
+                               ARU_POINTER(s),  ARU_POINTER(h),  ARU_POINTER(a),         ARU_POINTER(leak)};
   return all;
 }
 
 const Pointers<aru::GammaRnnBackward>& fields(const aru::GammaRnnBackward&) {
   using F = aru::GammaRnnBackward;
   static const Pointers<F> all{
-      ARU_POINTER(h0),   ARU_POINTER(weight_hh),   ARU_POINTER(n),   ARU_POINTER(s),        ARU_POINTER(h),
-      ARU_POINTER(a),    ARU_POINTER(d_h),         ARU_POINTER(d_a), ARU_POINTER(d_h_last), ARU_POINTER(d_xp),
-      ARU_POINTER(d_h0), ARU_POINTER(d_weight_hh), ARU_POINTER(d_n), ARU_POINTER(d_s)};
+      ARU_POINTER(h0),       ARU_POINTER(weight_hh), ARU_POINTER(n),    ARU_POINTER(s),
+      ARU_POINTER(h),        ARU_POINTER(a),         ARU_POINTER(d_h),  ARU_POINTER(d_a),
+      ARU_POINTER(d_h_last), ARU_POINTER(d_xp),      ARU_POINTER(d_h0), ARU_POINTER(d_weight_hh),
+      ARU_POINTER(d_n),      ARU_POINTER(d_s),       ARU_POINTER(leak), ARU_POINTER(d_leak)};
   return all;
 }
 

@@ -19,6 +19,7 @@ CASES = [
 # Where two arguments disagree and no third says which of them is wrong, either may be named.
 OTHERS = {("gamma", "x"): ("d_y",), ("gamma_rnn_sequence", "xp"): ("h0",)}
 OTHERS |= {("aru_sequence", "h"): ("xp",), ("gamma_rnn_sequence", "h"): ("h0", "xp")}
+OTHERS |= {(f"leaky_{op}", argument): names for (op, argument), names in OTHERS.items() if op != "gamma"}
 
 
 @needs_cpu_kernels

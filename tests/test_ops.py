@@ -45,6 +45,11 @@ def samples(op: str, device: str, dtype: torch.dtype) -> list[tuple]:
             for segment, trace in ((1, False), (2, True))
         ],
         "gamma_rnn_sequence": [(*like([*problems.static(T, B, H)[:-1], torch.rand(1)]), 1e-3, "highest", True)],
+        "leaky_aru_sequence": [
+            (*like([*problems.adaptive(T, B, H, G), torch.rand(H)]), 1e-3, "highest", segment, trace)
+            for segment, trace in ((1, False), (2, True))
+        ],
+        "leaky_gamma_rnn_sequence": [(*like([*problems.static(T, B, H), torch.rand(H)]), 1e-3, "highest", True)],
     }[op]
 
 

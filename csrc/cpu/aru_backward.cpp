@@ -1,5 +1,6 @@
 // The adaptive network, back-propagation through time.  Compiled once per instruction set.
 #include "kernels.h"
+#include "leak.h"
 #include "segments.h"
 
 namespace aru {
@@ -120,7 +121,7 @@ template <class S> bool fit_together(int64_t G) {
 
 template <class S>
 void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, scalar_of<S>* dh, double* totals,
-                   const Member& member) {
+                   const TileLeak<scalar_of<S>>& leak, const Member& member) {
   using T = scalar_of<S>;
   const SequenceSizes& z = f.sizes;
   const Controller<S>& c = w.controller;
@@ -156,8 +157,8 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
     const int64_t rows = t * step + tile.offset;
     const T* upstream = at<T>(f.d_h, rows);
     if (t + 1 < z.T && f.weight_hh) {
-      multiply(w.recurrent, at<T>(f.d_xp, rows + step), upstream, dh, tile.count, member.begin(panels),
-               member.end(panels));
+      multiply(w.recurrent, at<T>(f.d_xp, rows + step), leak ? leak.carry : upstream, dh, tile.count,
+               member.begin(panels), member.end(panels));
     } else if (member.index == 0) {
       sum_or_zero(dh, upstream, at<T>(f.d_h_last, tile.offset), tile.rows);
     }
@@ -169,6 +170,14 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
       if (t < segment.t0)
         segment = z.segment == 1 ? read_kept<S>(f, tile, part, t)
                                  : recompute<S>(f, c, tile, part, t / z.segment * z.segment, own);
+      const int64_t row = part.first * strip<T>, count = at_most(part.count * strip<T>, tile.rows - row);
+      if (leak) {
+        const int64_t place = (t - segment.t0) * segment.step;
+        leak.backward(row, count, dh, t ? at<T>(f.d_h, rows - step) : nullptr,
+                      t ? at<T>(f.h, rows - step) : at<T>(f.h0, tile.offset), at<T>(f.a, rows), segment.n + place,
+                      segment.s + place, f.n_floor);
+        if (t % 16 == 0) leak.flush(row, count);
+      }
       for (int64_t first = 0; first < part.count; first += chunk) {
         const int64_t end = at_most(first + chunk, part.count);
         int64_t i = first;
@@ -185,7 +194,7 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
   }
 
   if (f.weight_hh)
-    multiply<T>(w.recurrent, at<T>(f.d_xp, tile.offset), nullptr, at<T>(f.d_h0, tile.offset), tile.count,
+    multiply<T>(w.recurrent, at<T>(f.d_xp, tile.offset), leak.carry, at<T>(f.d_h0, tile.offset), tile.count,
                 member.begin(panels), member.end(panels));
   for (int64_t p = member.index; p < parts; p += member.size) {
     const Part part(z, strips, p);
@@ -205,9 +214,11 @@ template <class S> void backward(const AruBackward& f) {
   const int64_t G = z.G, elements = WeightSums<S>::total_elements(G);
   const Buffer<T> dh(tiles * rows);
   const Buffer<double> totals(tiles * parts * elements);
+  const Leak<T> leak(z, f.leak, true);
   std::memset(totals.get(), 0, sizeof(double) * size_t(tiles * parts * elements));
   parallel_teams(tiles, parts, f.threads, [&](int64_t i, const Member& member) {
-    backward_tile<S>(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, member);
+    backward_tile<S>(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, leak.of_tile(i),
+                     member);
   });
   // The order is that of WeightSums' totals.
   const double* from = totals.get();
@@ -220,6 +231,7 @@ template <class S> void backward(const AruBackward& f) {
   finish(f.d_weight_ag, G);
   finish(f.d_weight_gc, 2 * G);
   finish(f.d_bias_c, 2);
+  leak.finish(at<T>(f.d_leak, 0));
   if (f.weight_hh)
     recurrent_weight_gradient(z, at<T>(f.d_xp, 0), at<T>(f.h, 0), at<T>(f.h0, 0), at<T>(f.d_weight_hh, 0), f.threads);
 }

@@ -1,6 +1,7 @@
 // The adaptive network, forward.  Compiled once per instruction set.
 #include "aru_sequence.h"
 #include "kernels.h"
+#include "leak.h"
 
 namespace aru {
 namespace ARU_ISA {
@@ -19,7 +20,7 @@ template <class U> struct Ring {
 
 template <class S>
 void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, scalar_of<S>* scratch_a,
-                  const Member& member) {
+                  const TileLeak<scalar_of<S>>& leak, const Member& member) {
   using T = scalar_of<S>;
   using U = stored_of<S>;
   const SequenceSizes& z = f.sizes;
@@ -61,10 +62,9 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
     const int64_t rows = t * step + tile.offset;
     const T* xp = at<T>(f.xp, rows);
     T *h = at<T>(f.h, rows), *a_out = f.a ? at<T>(f.a, rows) : scratch_a;
-    const T* a_rows = a_out;
+    const T *a_rows = a_out, *before = t ? h - step : at<T>(f.h0, tile.offset);
     if (f.weight_hh) {
-      multiply(w.recurrent, t ? h - step : at<T>(f.h0, tile.offset), xp, a_out, tile.count, member.begin(panels),
-               member.end(panels));
+      multiply(w.recurrent, before, xp, a_out, tile.count, member.begin(panels), member.end(panels));
     } else if (f.a) {
       if (member.index == 0) std::memcpy(a_out, xp, sizeof(T) * size_t(tile.rows));
     } else {
@@ -98,6 +98,10 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
           store_strip(h + row, strip_of<T>(values, q), tile.rows - row);
         }
       }
+      if (leak) {
+        const int64_t row = part.first * strip<T>;
+        apply_leak(h + row, before + row, leak.rate + row, at_most(part.count * strip<T>, tile.rows - row));
+      }
       ring.advance();
     }
     member.wait();  // for all of h_t
@@ -118,8 +122,9 @@ template <class S> void forward(const AruForward& f) {
   const Weights<S> w(z, f.weight_hh, true, f.controller);
   const int64_t tiles = tile_count(z), rows = padded_rows<T>(z);
   const Buffer<T> scratch_a(f.a ? 0 : tiles * rows);
+  const Leak<T> leak(z, f.leak, false);
   parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
-    forward_tile<S>(f, w, Tile(z, i), scratch_a.get() + i * rows, member);
+    forward_tile<S>(f, w, Tile(z, i), scratch_a.get() + i * rows, leak.of_tile(i), member);
   });
 }
 

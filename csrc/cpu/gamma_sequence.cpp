@@ -1,5 +1,6 @@
 // The static network RNN+gamma: forward and back-propagation through time.  Compiled once per instruction set.
 #include "kernels.h"
+#include "leak.h"
 #include "tiles.h"
 
 namespace aru {
@@ -27,28 +28,33 @@ template <class T> struct Columns {
 
 template <class T>
 void forward_tile(const GammaRnnForward& f, const RecurrentWeight<T>& w, const Tile& tile, T* scratch_a,
-                  const Member& member) {
+                  const TileLeak<T>& leak, const Member& member) {
   const SequenceSizes& z = f.sizes;
   const Columns<T> own(z.H, member);
   const T *n = at<T>(f.n, 0), *s = at<T>(f.s, 0);
   for (int64_t t = 0; t < z.T; ++t) {
     const int64_t rows = t * z.B * z.H + tile.offset;
     T *h = at<T>(f.h, rows), *a = f.a ? at<T>(f.a, rows) : scratch_a;
-    multiply(w.packed, t ? h - z.B * z.H : at<T>(f.h0, tile.offset), at<T>(f.xp, rows), a, tile.count, own.first_panel,
-             own.end_panel);
-    for (int64_t b = 0; b < tile.count; ++b)
+    const T* before = t ? h - z.B * z.H : at<T>(f.h0, tile.offset);
+    multiply(w.packed, before, at<T>(f.xp, rows), a, tile.count, own.first_panel, own.end_panel);
+    for (int64_t b = 0; b < tile.count; ++b) {
       for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
         const int64_t left = own.end - i, row = b * z.H + i;
         const vec<T> x = load_first(a + row, left);
         store_first(h + row, gamma_value(x, load_first(n + i, left), load_first(s + i, left), T(f.n_floor)), left);
       }
+      if (leak) {
+        const int64_t row = b * z.H + own.begin;
+        apply_leak(h + row, before + row, leak.rate + row, own.end - own.begin);
+      }
+    }
     member.wait();  // for all of h_t
   }
 }
 
 template <class T>
 void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const Tile& tile, T* dh, double* totals,
-                   const Member& member) {
+                   const TileLeak<T>& leak, const Member& member) {
   const SequenceSizes& z = f.sizes;
   const Columns<T> own(z.H, member);
   const int64_t padded = ceil_div(z.H, lanes<T>) * lanes<T>;
@@ -61,11 +67,20 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
     const T *a = at<T>(f.a, rows), *upstream = at<T>(f.d_h, rows), *extra = at<T>(f.d_a, rows);
     T* da = at<T>(f.d_xp, rows);
     if (t + 1 < z.T) {
-      multiply(w.packed, da + z.B * z.H, upstream, dh, tile.count, own.first_panel, own.end_panel);
+      multiply(w.packed, da + z.B * z.H, leak ? leak.carry : upstream, dh, tile.count, own.first_panel, own.end_panel);
     } else if (own.begin < own.end) {
       for (int64_t b = 0; b < tile.count; ++b) {
         const int64_t row = b * z.H + own.begin;
         sum_or_zero(dh + row, at<T>(upstream, row), at<T>(f.d_h_last, tile.offset + row), own.end - own.begin);
+      }
+    }
+    if (leak) {
+      for (int64_t b = 0; b < tile.count; ++b) {
+        const int64_t row = b * z.H + own.begin, count = own.end - own.begin;
+        leak.backward(row, count, dh, t ? at<T>(f.d_h, rows - z.B * z.H) : nullptr,
+                      t ? at<T>(f.h, rows - z.B * z.H) : at<T>(f.h0, tile.offset), a, n + own.begin, s + own.begin,
+                      f.n_floor);
+        if (t % 16 == 0) leak.flush(row, count);
       }
     }
     for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
@@ -94,7 +109,7 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
     }
     member.wait();  // for all of da_t
   }
-  multiply<T>(w.packed, at<T>(f.d_xp, tile.offset), nullptr, at<T>(f.d_h0, tile.offset), tile.count, own.first_panel,
+  multiply<T>(w.packed, at<T>(f.d_xp, tile.offset), leak.carry, at<T>(f.d_h0, tile.offset), tile.count, own.first_panel,
               own.end_panel);
 }
 
@@ -103,8 +118,9 @@ template <class T> void forward(const GammaRnnForward& f) {
   const RecurrentWeight<T> w(z.H, f.weight_hh, true);
   const int64_t tiles = tile_count(z), rows = padded_rows<T>(z);
   const Buffer<T> scratch_a(f.a ? 0 : tiles * rows);
+  const Leak<T> leak(z, f.leak, false);
   parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
-    forward_tile(f, w, Tile(z, i), scratch_a.get() + i * rows, member);
+    forward_tile(f, w, Tile(z, i), scratch_a.get() + i * rows, leak.of_tile(i), member);
   });
 }
 
@@ -114,12 +130,14 @@ template <class T> void backward(const GammaRnnBackward& f) {
   const int64_t tiles = tile_count(z), rows = padded_rows<T>(z), elements = 2 * z.H;
   const Buffer<T> dh(tiles * rows);
   const Buffer<double> totals(tiles * elements);
+  const Leak<T> leak(z, f.leak, true);
   std::memset(totals.get(), 0, sizeof(double) * size_t(tiles * elements));
   parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
-    backward_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * elements, member);
+    backward_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * elements, leak.of_tile(i), member);
   });
   sum_parts(totals.get(), tiles, elements, z.H, at<T>(f.d_n, 0));
   sum_parts(totals.get() + z.H, tiles, elements, z.H, at<T>(f.d_s, 0));
+  leak.finish(at<T>(f.d_leak, 0));
   recurrent_weight_gradient(z, at<T>(f.d_xp, 0), at<T>(f.h, 0), at<T>(f.h0, 0), at<T>(f.d_weight_hh, 0), f.threads);
 }
 

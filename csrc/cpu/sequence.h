@@ -31,6 +31,7 @@ struct AruForward {
   const void* g0;         // [B,H,G]
   const void* weight_hh;  // [H,H]; null for a sequence of one step without recurrence
   ControllerWeights controller;
+  const void* leak;  // [H]; null for a network without one
   double n_floor;
   void* h;       // [T,B,H]
   void* a;       // [T,B,H] or null
@@ -45,6 +46,7 @@ struct AruBackward {
   const void* h0;         // [B,H]; may be null if weight_hh is
   const void* weight_hh;  // [H,H] or null, as in the forward pass
   ControllerWeights controller;
+  const void* leak;  // [H] or null, as in the forward pass
   double n_floor;
   // Results of the forward pass.
   const void *h, *a;  // [T,B,H]
@@ -64,6 +66,7 @@ struct AruBackward {
   void* d_bias_g;     // [G]
   void* d_weight_gc;  // [2,G]
   void* d_bias_c;     // [2]
+  void* d_leak;       // [H]; null if leak is
   int threads;
 };
 
@@ -73,6 +76,7 @@ struct GammaRnnForward {
   const void* h0;         // [B,H]
   const void* weight_hh;  // [H,H]
   const void *n, *s;      // [H]
+  const void* leak;       // [H]; null for a network without one
   double n_floor;
   void* h;  // [T,B,H]
   void* a;  // [T,B,H] or null
@@ -84,6 +88,7 @@ struct GammaRnnBackward {
   const void* h0;         // [B,H]
   const void* weight_hh;  // [H,H]
   const void *n, *s;      // [H]
+  const void* leak;       // [H] or null, as in the forward pass
   double n_floor;
   const void *h, *a;      // [T,B,H], of the forward pass
   const void *d_h, *d_a;  // [T,B,H] or null
@@ -92,6 +97,7 @@ struct GammaRnnBackward {
   void* d_h0;             // [B,H]
   void* d_weight_hh;      // [H,H]
   void *d_n, *d_s;        // [H]
+  void* d_leak;           // [H]; null if leak is
   int threads;
 };
 

@@ -38,6 +38,8 @@ def forward_arguments(op: str) -> dict[str, Any]:
         "controller_step": lambda: problems.step(B, H, G),
         "aru_sequence": lambda: problems.adaptive(T, B, H, G),
         "gamma_rnn_sequence": lambda: [*problems.static(T, B, H)[:-1], torch.rand(1)],
+        "leaky_aru_sequence": lambda: [*problems.adaptive(T, B, H, G), torch.rand(H)],
+        "leaky_gamma_rnn_sequence": lambda: [*problems.static(T, B, H), torch.rand(H)],
     }[op]()
     named = dict(zip(operation.Inputs._fields, tensors, strict=True))
     return named | {name: VALUES[name] for name in operation.Options._fields}
@@ -71,7 +73,7 @@ def is_legal(op: str, name: str, shape: tuple[int, ...], given: dict[str, Any]) 
         except RuntimeError:
             return False
         return broadcast and others.get("d_y", x) == x
-    if op == "gamma_rnn_sequence" and name in ("n", "s"):
+    if op.endswith("gamma_rnn_sequence") and name in ("n", "s"):
         return shape in ((), (1,), (H,))
     if name == "xp":  # any number of steps
         return len(shape) == 3 and shape[0] > 0 and shape[1:] == (B, H)
@@ -122,7 +124,7 @@ def mutations(x: Tensor) -> Iterator[tuple[str, Callable[[], Any], bool | None]]
 def main(backend: str, op: str, direction: str) -> None:
     faulthandler.enable()
     backward = direction == "backward"
-    segments = (1, 2) if backward and op == "aru_sequence" else (1,)
+    segments = (1, 2) if backward and op.endswith("aru_sequence") else (1,)
     for segment in segments:
         given = backward_arguments(backend, op, segment) if backward else forward_arguments(op)
         name_of = f"{backend}_{op}" + "_backward" * backward

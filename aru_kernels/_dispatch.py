@@ -84,7 +84,7 @@ def aru_sequence(
     if leak is None:
         outputs = _call(_ARU_SEQUENCE, AruInputs(*tensors), settings)
     else:
-        outputs = _call(_LEAKY_ARU_SEQUENCE, LeakyAruInputs(*tensors, leak), settings)
+        outputs = _call(_LEAKY_ARU_SEQUENCE, LeakyAruInputs(*AruInputs(*tensors), leak), settings)
     trace = Trace(outputs.a, outputs.n, outputs.s) if return_trace else None
     return outputs.h, (outputs.h_last, outputs.g), trace
 

@@ -484,8 +484,8 @@ class AruSequence(Operation):
         return AruInputs(saved.h, saved.h0, saved.g0, saved.weight_hh, *controller_of(saved))
 
     def reference(self, inputs: AruInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
-        plain, leak = inputs[: len(AruInputs._fields)], inputs[len(AruInputs._fields) :]
-        h, g, trace = reference.aru_sequence(*plain, settings.n_floor, settings.trace, *leak)
+        plain, leak = AruInputs(*inputs[: len(AruInputs._fields)]), getattr(inputs, "leak", None)
+        h, g, trace = reference.aru_sequence(*plain, settings.n_floor, settings.trace, leak)
         return h, h[-1].clone(), g.clone(), *(trace or (_empty(h) for _ in range(3)))
 
     def asked_for(self, outputs: tuple[Tensor, ...], settings: SequenceSettings) -> tuple[Tensor, ...]:
@@ -564,8 +564,8 @@ class GammaRnnSequence(Operation):
         return GammaRnnInputs(saved.h, saved.h0, saved.weight_hh, saved.n, saved.s)
 
     def reference(self, inputs: GammaRnnInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
-        plain, leak = inputs[: len(GammaRnnInputs._fields)], inputs[len(GammaRnnInputs._fields) :]
-        h, trace = reference.gamma_rnn_sequence(*plain, settings.n_floor, settings.trace, *leak)
+        plain, leak = GammaRnnInputs(*inputs[: len(GammaRnnInputs._fields)]), getattr(inputs, "leak", None)
+        h, trace = reference.gamma_rnn_sequence(*plain, settings.n_floor, settings.trace, leak)
         return h, h[-1].clone(), trace.a if trace else _empty(h)
 
     def asked_for(self, outputs: tuple[Tensor, ...], settings: SequenceSettings) -> tuple[Tensor, ...]:
@@ -600,14 +600,18 @@ class LeakyAruSequence(_Leaky, AruSequence):
     """The adaptive network over T steps, with a leak."""
 
     name = "leaky_aru_sequence"
-    Plain, Inputs, Saved = AruSequence, LeakyAruInputs, LeakyAruSaved
+    Plain = AruSequence
+    Inputs: ClassVar[Any] = LeakyAruInputs
+    Saved: ClassVar[Any] = LeakyAruSaved
 
 
 class LeakyGammaRnnSequence(_Leaky, GammaRnnSequence):
     """The static network over T steps, with a leak."""
 
     name = "leaky_gamma_rnn_sequence"
-    Plain, Inputs, Saved = GammaRnnSequence, LeakyGammaRnnInputs, LeakyGammaRnnSaved
+    Plain = GammaRnnSequence
+    Inputs: ClassVar[Any] = LeakyGammaRnnInputs
+    Saved: ClassVar[Any] = LeakyGammaRnnSaved
 
 
 def _check_steps(saved: AruSaved | GammaRnnSaved) -> None:

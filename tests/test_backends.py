@@ -108,7 +108,8 @@ def test_unknown_name(name, error, sentence):
         ({"dtype": torch.float16}, r"it computes in float32, float64, got torch\.float16\."),
         (
             {"op": "fly"},
-            r"it has no kernel for fly, only for aru_sequence, controller_step, gamma, gamma_rnn_sequence\.",
+            r"it has no kernel for fly, only for aru_sequence, controller_step, gamma, gamma_rnn_sequence, "
+            r"leaky_aru_sequence, leaky_gamma_rnn_sequence\.",
         ),
         ({"device": torch.device("meta")}, r"it serves cpu tensors, got one on meta\."),
     ],

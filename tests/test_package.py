@@ -95,6 +95,7 @@ FORBIDDEN = {
     "init": {"functional", "modules", "convert"},
     "constraints": {"functional", "modules", "convert", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "noise": {"functional", "modules", "convert", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
+    "_leak": {"_layout", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "_module": {"_layout", "_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "_layout": {"_recurrent", "_dispatch", "ops", "backends", "cpu"},
     "cells": {"modules", "convert", "_recurrent", "ops", "backends", "cpu"},

@@ -200,10 +200,12 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         # where a graph of the backward pass is built, the operator knows what to say if it is used
         saved = ctx.saved_tensors  # once: this may run hooks
-        if torch.is_grad_enabled() or recorded(saved) or _without_memory(grads):
+        if torch.compiler.is_compiling():  # compiled autograd
+            return differentiate(grads, saved, ctx.options)
+        known = _in_place(saved, ctx.places)
+        if torch.is_grad_enabled() or watched() or _without_memory(grads) or not (known or plain(saved)):
             return differentiate(grads, saved, ctx.options)
         upstream = Outputs(*grads[: len(Outputs._fields)])
-        known = _in_place(saved, ctx.places)
         return *run_backward(upstream, Saved(*saved), ctx.options, known), *no_gradients
 
     _OPERATORS[backend.name, operation.name] = operator
@@ -373,15 +375,25 @@ def recorded(inputs: Sequence[Tensor]) -> bool:
     """
     if torch.compiler.is_compiling():
         return torch.compiler.is_exporting()
+    return watched() or not plain(inputs)
+
+
+def watched() -> bool:
+    """Whether an eager program's operators are watched or traced."""
     if _observed():
         _tell_flop_counters()
         return True
-    if torch._C._is_tracing():
-        return True
-    # memory holds the negative of some tensors' values, as of z.conj().imag, and some zeros have no memory: the
-    # dispatcher makes a copy
-    plain = check.PLAIN
-    return any([type(x) not in plain or x.is_neg() or x._is_zerotensor() for x in inputs])  # noqa: C419 (a generator is slower)
+    return torch._C._is_tracing()
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether tensors hold their values in memory of their own.
+
+    Memory holds the negative of some tensors' values, as of z.conj().imag, and some zeros have no memory. Of those the
+    dispatcher makes a copy.
+    """
+    types = check.PLAIN
+    return not any([type(x) not in types or x.is_neg() or x._is_zerotensor() for x in tensors])  # noqa: C419 (a generator is slower)
 
 
 def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
@@ -398,13 +410,16 @@ def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
     )
 
 
-def _places(tensors: Sequence[Tensor]) -> list[tuple[int, int, torch.Size, torch.dtype]]:
+Place = tuple[int, int, torch.Size, torch.dtype, bool]
+
+
+def _places(tensors: Sequence[Tensor]) -> list[Place]:
     """Where tensors have their values, and in what form."""
-    return [(x.data_ptr(), x.untyped_storage().nbytes(), x.shape, x.dtype) for x in tensors]
+    return [(x.data_ptr(), x.untyped_storage().nbytes(), x.shape, x.dtype, x.is_neg()) for x in tensors]
 
 
-def _in_place(saved: Sequence[Tensor], places: list[tuple[int, int, torch.Size, torch.dtype]]) -> bool:
-    """Whether saved tensors are where they were, so that they are still legal.
+def _in_place(saved: Sequence[Tensor], places: list[Place]) -> bool:
+    """Whether saved tensors are where they were, so that they are still legal and plain.
 
     They may come from elsewhere: torch.autograd.graph.saved_tensors_hooks.
     """

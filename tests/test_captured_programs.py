@@ -49,6 +49,19 @@ def test_a_program_that_takes_a_gradient(layer, mode):
 
 
 @each_layer
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_compiled_autograd(layer):
+    """Dynamo traces the backward pass: it must see an operator, as it cannot follow a kernel's call."""
+    module, x = LAYERS[layer](), torch.randn(T, B, I)
+    expected = torch.autograd.grad(loss(module, x), list(module.parameters()))
+    value = loss(module, x)
+    with torch._dynamo.compiled_autograd._enable(torch.compile(backend="eager", fullgraph=True)):
+        value.backward()
+    for (name, parameter), d in zip(module.named_parameters(), expected, strict=True):
+        assert_close(f"d_{name}", parameter.grad, d, "sequence")
+
+
+@each_layer
 def test_second_derivatives_of_captured_programs(layer):
     module, x = LAYERS[layer](), torch.randn(T, B, I)
     exported = export(module, (x,)).module()

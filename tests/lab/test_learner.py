@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ import torch
 from rich.console import Console
 
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.networks.classifier import CONTROLLER, parts
+from aru_lab.networks.classifier import CONTROLLER, build_classifier, parts
 from aru_lab.networks.names import MODELS
 from aru_lab.runs import learner as learners
 from aru_lab.runs import training
 from aru_lab.runs.augmentation import Augmentation
-from aru_lab.runs.evaluation import build_for, load_classifier, task_of
+from aru_lab.runs.evaluation import build_for, load_classifier, perturbed, task_of, to_tensors
 from aru_lab.runs.folder import RunFolder, load_checkpoint
+from aru_lab.runs.losses import rate_penalty
 from aru_lab.runs.schedules import epoch_order, scheduled_rate
 
 from .small_run import CONFIG, run
@@ -52,6 +54,57 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(model: str) -> None:
     for accumulate in (3, 7, 50, 90):
         for part, expected in zip(gradients(**settings, accumulate=accumulate), whole, strict=True):
             torch.testing.assert_close(part, expected, rtol=1e-10, atol=1e-13)
+
+
+@pytest.mark.parametrize("perturb", [(), ("noisy:deviation=0.5",)])
+@pytest.mark.parametrize("model", MODELS)
+def test_penalties_add_their_gradients(model: str, perturb: tuple[str, ...]) -> None:
+    config = dataclasses.replace(
+        CONFIG, model=model, dtype="float64", batch_size=50, perturb=perturb, perturb_share=1.0
+    )
+
+    def learnt(**changes: Any) -> tuple[training._Trainer, Any, float]:
+        changed = dataclasses.replace(config, **changes)
+        trainer = training._Trainer(changed, RunFolder(changed.run_folder), Console(quiet=True))
+        batch = trainer.batch(epoch_order(50, 0, 0))
+        counts = trainer.learner.gradients(trainer.data.train, batch)
+        counts.send()
+        return trainer, batch, counts.result(trainer.learner.world)[0]
+
+    plain, batch, loss = learnt()
+    network, examples = plain.learner.model, plain.data.train
+    x, _ = to_tensors(examples, batch.index, torch.device("cpu"), torch.float64)
+    extra = perturbed(network, x, batch.perturbation, batch.seeds, examples.centre)
+    _, states = network(x, **extra, return_states=True)
+    expected = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    matrices = [parameter for parameter in network.parameters() if parameter.dim() > 1]
+    (0.3 * states.square().mean() + 0.02 * sum(matrix.square().sum() for matrix in matrices)).backward()
+    for gradient, parameter in zip(expected, network.parameters(), strict=True):
+        if parameter.grad is not None:
+            gradient += parameter.grad
+    for accumulate in (1, 7):
+        other, _, penalised = learnt(rate_penalty=0.3, weight_penalty=0.02, accumulate=accumulate)
+        assert penalised == pytest.approx(loss)
+        for parameter, gradient in zip(other.learner.model.parameters(), expected, strict=True):
+            torch.testing.assert_close(parameter.grad, gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_rate_penalty_passes_over_padding() -> None:
+    states = torch.randn(5, 2, 3, dtype=torch.float64)
+    states[2:, 0] = math.nan
+    expected = (states[:2, 0].square().mean() + states[:, 1].square().mean()) / 2
+    torch.testing.assert_close(rate_penalty(states, torch.tensor([2, 5])), expected)
+
+
+@pytest.mark.parametrize("model", ["arun", "lstm"])
+def test_states_come_with_the_same_logits(model: str) -> None:
+    network = build_classifier(model, 4, 3, input_size=2, n_classes=3, dtype=torch.float64)
+    x = torch.randn(3, 6, 2, dtype=torch.float64)
+    for reading in ({}, {"lengths": torch.tensor([2, 5, 4])}, {"every_step": True}):
+        outputs, states = network(x, **reading, return_states=True)
+        assert states.shape == (6, 3, 4)
+        torch.testing.assert_close(outputs, network(x, **reading))
 
 
 def test_perturbation_of_a_step_is_drawn_by_seed_and_step() -> None:

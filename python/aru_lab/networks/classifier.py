@@ -64,7 +64,8 @@ class SequenceClassifier(nn.Module):
         centre: Tensor | None = None,
         lengths: Tensor | None = None,
         every_step: bool = False,
-    ) -> Tensor:
+        return_states: bool = False,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """The logits (B, n_classes) of the inputs x.
 
         Args:
@@ -78,6 +79,7 @@ class SequenceClassifier(nn.Module):
             lengths: steps of each sequence, int64 of shape (B,) on the CPU, without an encoder: the read-out is of its
                 last real step, and later steps do not matter. None: all have T.
             every_step: whether to read out every step: the logits are then (B, T, n_classes), and need no lengths.
+            return_states: whether to return the states (T, B, H) of the recurrent part after the logits.
         """
         if self.encoder is not None:
             x = self.encoder(x)
@@ -88,8 +90,13 @@ class SequenceClassifier(nn.Module):
                 x = torch.where(x > 0, x * factor, x)
             else:
                 x = torch.where(centre.isnan(), x, centre + (x - centre) * factor)
-        if every_step:
-            return self.readout(self._states(x, drive)).transpose(0, 1)
+        if every_step or return_states:
+            states = self._states(x, drive)
+            if every_step:
+                outputs = self.readout(states).transpose(0, 1)
+            else:
+                outputs = self.readout(states[-1] if lengths is None else _at(states, lengths - 1))
+            return (outputs, states) if return_states else outputs
         if lengths is not None:
             return self.readout(self._states_at(x, drive, lengths - 1))
         if isinstance(self.recurrent, nn.RNNBase):
@@ -107,11 +114,15 @@ class SequenceClassifier(nn.Module):
 
     def _states_at(self, x: Tensor, drive: float | Tensor | None, steps: Tensor) -> Tensor:
         """The states (B, H) at one step of each sequence, (B,); nothing is computed after the last of these."""
-        n_steps, batch = int(steps.max()) + 1, x.shape[1]
+        n_steps = int(steps.max()) + 1
         if isinstance(drive, Tensor) and drive.dim() and len(drive) > 1:
             drive = drive[:n_steps]
-        states = self._states(x[:n_steps], drive)
-        return states[steps.to(x.device), torch.arange(batch, device=x.device)]
+        return _at(self._states(x[:n_steps], drive), steps)
+
+
+def _at(states: Tensor, steps: Tensor) -> Tensor:
+    """Of states (T, B, H) those at one step of each sequence, (B,): a tensor (B, H)."""
+    return states[steps.to(states.device), torch.arange(states.shape[1], device=states.device)]
 
 
 def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor | None) -> Tensor:

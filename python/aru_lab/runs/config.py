@@ -127,6 +127,14 @@ class TrainConfig:
     input_noise: float = 0.0
     """Standard deviation of the normal noise added to every input of the training examples (pixels are in [0, 1])."""
 
+    rate_penalty: float = 0.0
+    """λ of the term λ · mean(h²) of the training loss: h is the state of the recurrent network, the mean that over the
+    neurons, the steps of a sequence, and the sequences."""
+
+    weight_penalty: float = 0.0
+    """λ of the term λ · Σ w² of the training loss: the sum is over the trained weight matrices and kernels, without
+    biases, n and s."""
+
     perturb: tuple[str, ...] = ()
     """Perturbations of the training, such as step:amplitude=0.5 or random-contrast:amplitude=0.2 (the authors'
     augmentation): a perturbed batch gets one of them, drawn at random."""
@@ -283,7 +291,8 @@ class TrainConfig:
                 "how a file is divided."
             )
         check_positive("learning_rate", self.learning_rate, optional=True)
-        check_positive("input_noise", self.input_noise, or_zero=True)
+        for name in ("input_noise", "rate_penalty", "weight_penalty"):
+            check_positive(name, getattr(self, name), or_zero=True)
         check_positive("clip", self.clip, optional=True)
         check_positive("checkpoint_seconds", self.checkpoint_seconds, or_zero=True)
         for name, kind in (("device", "a torch device such as cpu or cuda:0"), ("backend", "a backend of aru_kernels")):

@@ -24,7 +24,7 @@ from aru_lab.runs.counts import Counts
 from aru_lab.runs.distributed import World
 from aru_lab.runs.evaluation import build_for, perturbed, read_out, scored, to_tensors
 from aru_lab.runs.finite import NotFinite
-from aru_lab.runs.losses import balanced_weights, loss_of, n_right
+from aru_lab.runs.losses import balanced_weights, loss_of, n_right, rate_penalty
 from aru_lab.runs.runtime import resolve_device, resolve_dtype
 from aru_lab.runs.schedules import PLATEAUS
 from aru_lab.runs.state import put_weights
@@ -164,7 +164,10 @@ class Learner:
         return counts
 
     def gradients(self, examples: Sequences, batch: Batch) -> Counts:
-        """Put the gradient of the mean loss of a batch into the parameters; arguments as in `step`."""
+        """Put the gradient of the mean loss of a batch, penalties included, into the parameters.
+
+        The counts hold the loss without penalties. Arguments as in `step`.
+        """
         mine = self.world.share(torch.arange(len(batch.index)))
         n = examples.n_targets(batch.index.numpy())
         counts = Counts(n, len(mine) > 0, batch.step + 1)
@@ -176,24 +179,43 @@ class Learner:
             unfinished = self.world.size > 1 and k < len(chunks) - 1
             with self.parallel.no_sync() if unfinished else contextlib.nullcontext():
                 seeds = [batch.seeds[place] for place in chunk.tolist()]
-                loss, outputs, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
+                loss, penalty, outputs, y = self._forward(examples, batch.index[chunk], batch.perturbation, seeds)
                 # DistributedDataParallel takes the mean over the processes.
-                (loss * (counts.take_part * self.world.size * len(y) / n)).backward()
+                factor = counts.take_part * self.world.size
+                total = loss * (factor * len(y) / n)
+                if penalty is not None:
+                    total = total + penalty * (factor * len(chunk) / len(batch.index))
+                total.backward()
             counts.add(loss.detach(), n_right(outputs.detach(), y), len(y))
+        self._penalise_weights()
         return counts
+
+    @torch.no_grad()
+    def _penalise_weights(self) -> None:
+        """Add the gradient of the weight penalty, which is the same in all processes."""
+        if self.config.weight_penalty > 0:
+            for parameter in self.model.parameters():
+                if parameter.requires_grad and parameter.dim() > 1:
+                    parameter.grad.add_(parameter, alpha=2 * self.config.weight_penalty)
 
     def _forward(
         self, examples: Sequences, index: Tensor, perturbation: Perturbation | None, seeds: list[int]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Mean loss, outputs and targets of the examples at `index`."""
+    ) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+        """Mean loss, rate penalty (None where there is none), outputs and targets of the examples at `index`."""
         x, y = to_tensors(examples, index, self.device, self.dtype)
         if self.config.input_noise > 0:
             x = x + self.config.input_noise * torch.randn_like(x)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
             reading = read_out(examples, index)
-            outputs = self.parallel(x, **reading, **perturbed(self.model, x, perturbation, seeds, examples.centre))
+            reading |= perturbed(self.model, x, perturbation, seeds, examples.centre)
+            if self.config.rate_penalty > 0:
+                outputs, states = self.parallel(x, **reading, return_states=True)
+                lengths = None if examples.lengths is None else torch.from_numpy(examples.lengths)[index]
+                penalty = self.config.rate_penalty * rate_penalty(states.to(self.dtype), lengths)
+            else:
+                outputs, penalty = self.parallel(x, **reading), None
         outputs, y = scored(outputs.to(self.dtype), y, examples, index)
-        return loss_of(outputs, y, weights=self.class_weights), outputs, y
+        return loss_of(outputs, y, weights=self.class_weights), penalty, outputs, y
 
     def largest_state(self, examples: Sequences) -> float:
         """The largest |h| of the first examples, over all steps and neurons; nothing of the training changes."""

@@ -1,4 +1,4 @@
-"""The loss of a network's outputs: cross-entropy for classes, mean squared error for numbers; and R²."""
+"""The loss of a network's outputs: cross-entropy for classes, mean squared error for numbers; penalties; and R²."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ def loss_of(outputs: Tensor, y: Tensor, reduction: str = "mean", weights: Tensor
         return loss / len(y) if reduction == "mean" else loss
     loss = nn.functional.mse_loss(outputs, y)
     return loss if reduction == "mean" else loss * len(y)
+
+
+def rate_penalty(states: Tensor, lengths: Tensor | None = None) -> Tensor:
+    """The mean over the sequences of h², itself the mean over the neurons and the real steps of a sequence.
+
+    Args:
+        states: h, (T, B, H).
+        lengths: number of steps of each sequence, int64 of shape (B,), at least 1; None: all have T.
+    """
+    squares = states.square().mean(dim=2)
+    if lengths is None:
+        return squares.mean()
+    lengths = lengths.to(states.device)
+    real = torch.arange(len(states), device=states.device)[:, None] < lengths
+    return (torch.where(real, squares, 0).sum(dim=0) / lengths).mean()
 
 
 def balanced_weights(y: np.ndarray, n_classes: int) -> np.ndarray:

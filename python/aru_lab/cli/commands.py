@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aru_lab.cli.analysis import Analyse, Figure
 from aru_lab.cli.experiments import Reproduce, Robustness, Sweep, Transfer
+from aru_lab.cli.listing import ListRuns
 from aru_lab.cli.networks import Networks
 from aru_lab.cli.runs import Curves, Demo, Evaluate, Predict, Train
 
@@ -12,6 +13,7 @@ COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
     "curves": Curves,
+    "runs": ListRuns,
     "sweep": Sweep,
     "robustness": Robustness,
     "transfer": Transfer,

@@ -30,6 +30,7 @@ from aru_lab.files import (
     Form,
     append_line,
     check_form,
+    is_file,
     read_bytes,
     read_lines,
     reading,
@@ -60,6 +61,7 @@ MORE_METRICS: Form = {
     "saturation_sd": float,
 }
 _SEAL = b"sha256:"
+GLANCE_SECONDS = 0.5  # `in_use` holds the lock for a moment, which must keep no run from starting
 AGAIN = (
     "make room, mend the permissions or choose another folder, and give the same command again: what is finished is "
     "kept."
@@ -127,7 +129,7 @@ class RunFolder:
         lock = filelock.FileLock(self.path / ".lock")
         try:
             os.stat(self.path)  # the lock would make it
-            lock.acquire(timeout=0)
+            lock.acquire(timeout=GLANCE_SECONDS)
         except filelock.Timeout as error:
             raise RunError(
                 f"{self.path}: another process is training in this folder; wait until it ends, or end it."
@@ -144,6 +146,21 @@ class RunFolder:
             yield
         finally:
             lock.release()
+
+    def in_use(self) -> bool:
+        """Whether a process trains in the folder now."""
+        file = self.path / ".lock"
+        if not is_file(file):
+            return False
+        lock = filelock.FileLock(file)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            return True
+        except (OSError, NotImplementedError):  # of a file system that is read-only or has no locks
+            return False
+        lock.release()
+        return False
 
     def create(self, config: TrainConfig, environment: dict[str, Any]) -> None:
         """Write config.json, with which a run begins, into the folder.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 from aru_lab.errors import ConfigError
 
@@ -25,7 +26,26 @@ def check_choice(name: str, value: object, choices: Sequence[str], otherwise: st
         aru_lab.errors.ConfigError: dtype: got 'int8', expected one of float32, float64.
     """
     if not isinstance(value, str) or value not in choices:
-        raise ConfigError(f"{name}: got {value!r}, expected one of {', '.join(choices)}{otherwise}.")
+        raise ConfigError(
+            f"{name}: got {value!r}, expected one of {', '.join(choices)}{otherwise}.{suggestion(value, choices)}"
+        )
+
+
+def suggestion(came: object, choices: Iterable[str]) -> str:
+    """A question after a sentence, " Did you mean ...?", if one of the choices resembles what came; else "".
+
+    Args:
+        came: what the user passed.
+        choices: permitted values.
+
+    Examples:
+        >>> suggestion("trian", ("train", "evaluate"))
+        ' Did you mean train?'
+        >>> suggestion("fly", ("train", "evaluate"))
+        ''
+    """
+    close = difflib.get_close_matches(came[:100], list(choices), n=1) if isinstance(came, str) else []
+    return f" Did you mean {close[0]}?" if close else ""
 
 
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None, optional: bool = False) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import contextvars
 import errno
 import io
 import os
@@ -78,6 +79,26 @@ def say(console: Console, *parts: object) -> None:
     for part in parts:
         line.append_text(part if isinstance(part, Text) else plain(part))
     console.print(line, soft_wrap=True, highlight=False)
+
+
+_quiet = contextvars.ContextVar("quiet", default=False)
+
+
+@contextlib.contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Within it consoles of `progress_console` print nothing, unless `quiet` is False."""
+    token = _quiet.set(quiet)
+    try:
+        yield
+    finally:
+        _quiet.reset(token)
+
+
+def progress_console(stderr: bool = False) -> Console:
+    """Where progress is printed, on standard output or standard error; results and errors do not belong there."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, quiet=_quiet.get())
 
 
 def complain(error: object) -> None:

@@ -12,7 +12,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import aru_kernels
 from aru_lab.cli import main
 from aru_lab.plots.curves import learning_curves
 from aru_lab.runs import training
@@ -176,8 +175,8 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             r"learning_rate: got 1e\+300, expected a finite number above 0 and within",
         ),
         ("train --perturb step:amplitude=1e39", r"amplitude: got 1e\+39, expected a finite number within float32"),
-        ("train --epochs many", r"--epochs: .*'many'; `aru train --help` lists what is expected\."),
-        ("train --colour red", r"Unrecognized options: --colour.*; `aru train --help` lists what is expected\."),
+        ("train --epochs many", r"--epochs: got 'many', expected a whole number; `aru train --help` lists what is"),
+        ("train --colour red", r"--colour: there is no such option; `aru train --help` lists what is expected\.\n"),
         ("train --subset 5000", r"subset: got 5000, expected at most 1258, the number"),
         ("train --device cuda:99", r"device: got 'cuda:99', .* expected auto, cpu, or a GPU that is present"),
         ("train --backend fast", r"backend: .*'fast'"),
@@ -209,7 +208,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("train --resume nowhere", r"nowhere holds no run .*; start one with"),
         ("train --resume nowhere --epochs 3", r"resume: got further arguments beside --resume nowhere"),
         ("evaluate nowhere", r"nowhere holds no run"),
-        ("evaluate", r"Missing from aru evaluate: RUN.*; `aru evaluate --help` lists what is expected\."),
+        ("evaluate", r"RUN: got nothing, expected a value; `aru evaluate --help` lists what is expected\."),
         ("evaluate nowhere --batch-size 0", r"batch_size: got 0"),
         ("evaluate nowhere --perturb step:amplitude=nan", r"perturb: 'step:amplitude=nan': amplitude: got nan"),
         ("evaluate nowhere --perturb flood", r"perturb: got 'flood', expected one of step:"),
@@ -233,7 +232,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("transfer", r"run: got no run, expected the folder of at least one"),
         ("reproduce table2", r"result: got 'table2', expected one of table1, fig2, transfer, transplant"),
         ("reproduce table1 --scale huge", r"scale: got 'huge', expected one of tiny, small, paper"),
-        ("fly", r".*fly; `aru --help` lists what is expected\."),
+        ("fly", r"fly: there is no such command; `aru --help` lists them\.\n"),
     ],
 )
 def test_user_error_is_one_sentence_and_exit_code_2(
@@ -276,20 +275,8 @@ def test_interrupt_has_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: py
     assert "aru train --resume RUN" in capsys.readouterr().err
 
 
-def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"aru {aru_kernels.__version__}\n"
-
-
-def test_nothing_prints_the_help(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main([])
-    assert not stopped.value.code
-    assert "evaluate" in capsys.readouterr().out
-
-
 def test_help_does_not_import_torch() -> None:
-    script = "import sys, aru_lab.cli as c\ntry: c.main(['train', '--help'])\nexcept SystemExit: pass\n"
+    script = "import sys, aru_lab.cli as c\nc.main(['train', '--help'])\n"
     script += "sys.exit('torch' in sys.modules or 'matplotlib' in sys.modules or 'sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", script], env=with_sources(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

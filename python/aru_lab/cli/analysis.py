@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from aru_lab.analysis.settings import Settings
-from aru_lab.cli.options import Run
+from aru_lab.cli.options import Quiet, Run
 from aru_lab.errors import Interrupted
 from aru_lab.plots.paper import FIGURES
 
@@ -35,6 +35,8 @@ class Analyse:
 
     again: bool = False
     """Compute finished parts again."""
+
+    quiet: Quiet = False
 
     def run(self) -> None:
         """Analyse, and print a line for each part."""

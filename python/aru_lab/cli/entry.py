@@ -7,14 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import io
 import os
-import re
 import sys
-from typing import Any
 
 from aru_lab.errors import ConfigError, Interrupted, LabError, MachineError, as_lab_error
-from aru_lab.terminal import complain, output
+from aru_lab.terminal import complain, output, quietly
 
 # What the extra `lab` installs, by the names under which it is imported.
 EXTRA = ("scipy", "sklearn", "matplotlib", "rich", "tyro", "pooch", "safetensors", "filelock")
@@ -40,15 +37,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     try:
-        if arguments == ["--version"]:
-            from aru_lab.runs.provenance import version
+        if "--version" in arguments:
+            from aru_lab.runs.provenance import versions
 
-            print(f"aru {version()}")
+            print(versions())
             return 0
         _require_extra()
         if "MPLBACKEND" in os.environ:  # figures are only written to files, and matplotlib refuses unknown names
             os.environ["MPLBACKEND"] = "agg"
-        _parse(arguments or ["--help"]).run()
+        from aru_lab.cli.parsing import parse
+
+        try:
+            command = parse(arguments or ["--help"])
+        except SystemExit:  # help or a completion has been printed
+            return 0 if arguments else 2
+        with quietly(getattr(command, "quiet", False)):
+            command.run()
     except KeyboardInterrupt:
         return _tell(
             Interrupted(
@@ -85,32 +89,3 @@ def _without(missing: list[str]) -> ConfigError:
         f"The laboratory needs {', '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not installed; "
         'install it with `pip install "aru_kernels[lab]"`.'
     )
-
-
-def _parse(arguments: list[str]) -> Any:
-    import tyro
-
-    from aru_lab.cli.commands import COMMANDS
-
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="aru",
-                args=arguments,
-                description="The laboratory of aru_kernels. `aru --version` prints the version.",
-            )
-    except SystemExit as stop:
-        if stop.code in (0, None):
-            raise
-        raise ConfigError(_as_sentence(complaint.getvalue(), arguments, COMMANDS)) from None
-
-
-def _as_sentence(box: str, arguments: list[str], commands: dict[str, Any]) -> str:
-    # tyro draws a box with its title in the upper edge; what was wrong stands above the first rule. Edges and rules are
-    # drawn with + | - where standard output takes only ASCII.
-    inside = " ".join(line.strip(" |│╭╮╰╯+") for line in box.splitlines()[1:])
-    wrong = next((part.strip() for part in re.split("[─-]{3,}", inside) if part.strip()), "the arguments don't fit")
-    command = " ".join(["aru", *arguments[:1]]) if arguments[0] in commands else "aru"
-    return f"{wrong.rstrip('.')}; `{command} --help` lists what is expected."

@@ -14,10 +14,11 @@ from typing import Annotated
 import tyro
 
 from aru_lab.arguments import check_choice, check_whole
-from aru_lab.cli.options import Runs, check_runs
+from aru_lab.cli.options import ConfigFile, Quiet, Runs, check_runs
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import CHECKPOINTS, OF_MODELS, TrainConfig
+from aru_lab.runs.config_file import read_config_file
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Sweep:
     The options of `aru train` apply to all runs. --output is the folder of the sweep; its default is runs/sweep.
     """
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    training: tyro.conf.OmitArgPrefixes[TrainConfig]
 
     models: tuple[str, ...] = MODELS
     """Models to train."""
@@ -48,29 +49,39 @@ class Sweep:
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """Weights that are tested. best: of the epoch with the best validation accuracy; last: of the last epoch."""
 
+    config: ConfigFile = None
+
+    quiet: Quiet = False
+
+    @classmethod
+    def from_config(cls, path: Path) -> Sweep:
+        """The command with the options in a file; a sweep lists models and seeds itself."""
+        return cls(read_config_file(path, ("output", "model", "seed")), config=path)
+
     def run(self) -> None:
         """Train, print a table, and write sweep.csv."""
         check_whole("jobs", self.jobs, 1)
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
-        check_sweep(self.config, self.models, self.vary, self.match_parameters)
+        given = None if self.config is None else self.from_config(self.config).training
+        check_sweep(self.training, self.models, self.vary, self.match_parameters, given)
         from rich.console import Console
         from rich.table import Table
 
         from aru_lab.errors import LabError, failed_together
         from aru_lab.experiments.sweep import plan, print_sizes, run_sweep, write_summary
         from aru_lab.runs.evaluation import task_of
-        from aru_lab.terminal import plain, say
+        from aru_lab.terminal import plain, progress_console, say
 
-        root = self.config.output or Path("runs/sweep")
-        console = Console()
+        root = self.training.output or Path("runs/sweep")
+        console, progress = Console(), progress_console()
         sentences: list[str] = []
-        configs = plan(self.config, self.models, self.seeds, self.vary, root, self.match_parameters, sentences.append)
+        configs = plan(self.training, self.models, self.seeds, self.vary, root, self.match_parameters, sentences.append)
         for sentence in dict.fromkeys(sentences):
-            say(console, sentence)
+            say(progress, sentence)
         tasks = dict.fromkeys(map(task_of, configs))
         for remark in dict.fromkeys(remark for task in tasks for remark in task.remarks):
-            say(console, remark)
-        print_sizes(configs, console)
+            say(progress, remark)
+        print_sizes(configs, progress)
         results = run_sweep(configs, self.jobs, which=self.checkpoint)
         write_summary(configs, results, root / "sweep.csv")
         say(console, f"Table: {root / 'sweep.csv'}")
@@ -95,14 +106,20 @@ class Sweep:
             raise failure
 
 
-def check_sweep(config: TrainConfig, models: Sequence[str], vary: Sequence[str], match_parameters: bool) -> None:
-    """Refuse options of a sweep that none of its runs would read."""
+def check_sweep(
+    config: TrainConfig,
+    models: Sequence[str],
+    vary: Sequence[str],
+    match_parameters: bool,
+    defaults: TrainConfig | None = None,
+) -> None:
+    """Refuse options of a sweep, other than the defaults, that none of its runs would read."""
     for name, option in (("model", "--models"), ("seed", "--seeds")):
         if (came := getattr(config, name)) != getattr(TrainConfig(), name):
             raise ConfigError(f"{name}: got {came!r}, expected {option}, which lists those of a sweep.")
     for model in models:
         check_choice("models", model, MODELS)
-    config.check_used(models, ("controller_size",) if match_parameters else ())
+    config.check_used(models, ("controller_size",) if match_parameters else (), defaults)
     for name in (text.partition("=")[0] for text in vary):
         readers = OF_MODELS.get(name, models)
         if not set(models) & set(readers) and not (name == "controller_size" and match_parameters):
@@ -142,6 +159,8 @@ class Robustness:
 
     test_subset: int | None = None
     """Number of test examples; None takes all."""
+
+    quiet: Quiet = False
 
     def run(self) -> None:
         """Measure, write and say where."""
@@ -200,6 +219,8 @@ class Transfer:
     jobs: int = 1
     """Processes."""
 
+    quiet: Quiet = False
+
     def run(self) -> None:
         """Retrain and print the accuracies."""
         check_whole("jobs", self.jobs, 1)
@@ -212,7 +233,7 @@ class Transfer:
         from aru_lab.experiments.processes import run_jobs
         from aru_lab.experiments.transfer import Retraining, transfer_item
         from aru_lab.runs.evaluation import target_of
-        from aru_lab.terminal import plain, say
+        from aru_lab.terminal import plain, progress_console, say
 
         values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Retraining)}
         retraining = Retraining(**values)
@@ -234,7 +255,7 @@ class Transfer:
                 shown = "{:.2%}" if target_of(run).is_classes else "R² {:.4f}"
                 table.add_row(plain(run), *(shown.format(one.accuracy) for one in scores), str(result.epoch))
                 epochs = ", ".join(shown.format(one.accuracy) for one in result.validation)
-                say(console, f"{run}: on validation examples, from epoch 0: {epochs}")
+                say(progress_console(), f"{run}: on validation examples, from epoch 0: {epochs}")
         if len(failures) < len(self.runs):
             console.print(table)
         if failure := failed_together(failures, len(self.runs)):
@@ -279,6 +300,8 @@ class Reproduce:
 
     device: str = "auto"
     """auto (a GPU where there is one), cpu, cuda, cuda:1, ..."""
+
+    quiet: Quiet = False
 
     def run(self) -> None:
         """Do the work and print the report."""

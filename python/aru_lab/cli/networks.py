@@ -11,6 +11,8 @@ from typing import Annotated
 
 import tyro
 
+from aru_lab.cli.options import Quiet
+
 SCALES = ("tiny", "small", "grid", "cifar", "long", "paper")
 
 
@@ -48,6 +50,8 @@ class Networks:
     threads: int | None = None
     """CPU threads; None keeps torch's choice."""
 
+    quiet: Quiet = False
+
     def run(self) -> None:
         """Train, keep, and say what is finished."""
         from rich.console import Console
@@ -56,8 +60,7 @@ class Networks:
         from aru_lab.terminal import say
 
         output = self.output or Path("networks") / self.scale
-        console = Console()
         own = {"data_dir": self.data_dir, "device": self.device, "threads": self.threads}
         own = {name: value for name, value in own.items() if value is not None}
-        if networks(self.scale, output, self.runs, self.seconds, self.sets, console, **own):
-            say(console, f"All networks of {self.scale} are kept in {output}.")
+        if networks(self.scale, output, self.runs, self.seconds, self.sets, **own):
+            say(Console(), f"All networks of {self.scale} are kept in {output}.")

@@ -13,9 +13,10 @@ from typing import Annotated
 import tyro
 
 from aru_lab.arguments import check_whole
-from aru_lab.cli.options import Run, Runs, check_runs
+from aru_lab.cli.options import ConfigFile, Quiet, Run, Runs, check_runs
 from aru_lab.errors import ConfigError
 from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config_file import read_config_file
 
 STANDARD = ("step:amplitude=0.5", "noisy:deviation=1", "contrast:amplitude=0.5")
 
@@ -27,7 +28,7 @@ class Train:
     On several GPUs or processes: torchrun --nproc-per-node N -m aru_lab train ...
     """
 
-    config: tyro.conf.OmitArgPrefixes[TrainConfig]
+    training: tyro.conf.OmitArgPrefixes[TrainConfig]
 
     resume: Path | None = None
     """Continue the run in this folder to its end. All other settings come from its config.json."""
@@ -35,17 +36,27 @@ class Train:
     freeze_controller: bool = False
     """Same as --freeze activation: the controller keeps its initial values, for example those of --controller-from."""
 
+    config: ConfigFile = None
+
+    quiet: Quiet = False
+
+    @classmethod
+    def from_config(cls, path: Path) -> Train:
+        """The command with the options in a file."""
+        return cls(read_config_file(path), config=path)
+
     def run(self) -> None:
         """Train, and say where the run is and how to test it."""
-        config = self.config
+        config = self.training
         if self.freeze_controller:
             if config.model != "arun":
                 raise ConfigError(
                     f"freeze_controller: got the model {config.model}, expected arun, the only model with a controller."
                 )
             config = dataclasses.replace(config, freeze=tuple(dict.fromkeys((*config.freeze, "activation"))))
-        config.check_used((config.model,))
-        if self.resume is not None and config != TrainConfig():
+        given = None if self.config is None else self.from_config(self.config).training
+        config.check_used((config.model,), defaults=given)
+        if self.resume is not None and (config != TrainConfig() or self.config is not None):
             raise ConfigError(
                 f"resume: got further arguments beside --resume {self.resume}, expected none: a run is continued with "
                 "the configuration it was started with."
@@ -102,6 +113,8 @@ class Evaluate:
 
     batch_size: int = 250
     """Sequences in one batch."""
+
+    quiet: Quiet = False
 
     def run(self) -> None:
         """Evaluate and print a table."""
@@ -229,6 +242,8 @@ class Demo:
 
     output: Path = Path("runs/demo")
     """Folder of the two runs and the figure. A finished run in this folder is shown and not trained again."""
+
+    quiet: Quiet = False
 
     def run(self) -> None:
         """Run the demonstration."""

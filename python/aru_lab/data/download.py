@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from aru_lab.errors import DataError
+from aru_lab.terminal import progress_console
 
 
 def fetch(url: str, md5: str, shelf: str, what: str) -> Path:
@@ -49,11 +50,10 @@ class _DownloadBar:
     """rich's progress bar behind the four names that pooch calls: total, update, reset, close."""
 
     def __init__(self, name: str) -> None:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-        self._progress = Progress(*columns, console=Console(stderr=True))
+        self._progress = Progress(*columns, console=progress_console(stderr=True))
         self._task = self._progress.add_task(f"downloading {name}", total=None, visible=False)
 
     def __enter__(self) -> _DownloadBar:

@@ -28,7 +28,7 @@ from aru_lab.analysis.settings import Settings
 from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Run
 from aru_lab.runs.runtime import run_on
-from aru_lab.terminal import say
+from aru_lab.terminal import progress_console, say
 
 PARTS: dict[str, Part] = {
     "responses": responses.PART,
@@ -75,7 +75,7 @@ def analyse(
         RunError: the folder holds no run, or no such checkpoint.
         AnalysisError: the numbers do not permit some parts; raised after all others are done.
     """
-    console = console or Console()
+    results, console = console or Console(), console or progress_console()
     settings = settings or Settings()
     opened = Run(run, checkpoint, retrained)
     names = _plan(opened, tuple(what), console)
@@ -108,7 +108,7 @@ def analyse(
             say(bars.console, f"{name}: {result.summary}")
     if failures:
         raise AnalysisError(f"{opened.path}: not possible: {'; '.join(failures)} All other parts asked for are done.")
-    say(console, f"Analyses: {opened.files.file('x').parent}")
+    say(results, f"Analyses: {opened.files.file('x').parent}")
     return todo
 
 

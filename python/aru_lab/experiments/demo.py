@@ -21,7 +21,7 @@ from aru_lab.runs.evaluation import Score, build_for, evaluate, load_classifier,
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.runtime import run_on
 from aru_lab.runs.training import TrainResult, resume, train
-from aru_lab.terminal import plain, say
+from aru_lab.terminal import plain, progress_console, say
 
 
 def _default_training() -> TrainConfig:
@@ -79,7 +79,7 @@ def demo(output: Path, settings: DemoSettings | None = None, console: Console | 
         RunError: the folder holds a demonstration with other settings.
     """
     settings = settings or DemoSettings()
-    console = console or Console()
+    results, console = console or Console(), console or progress_console()
     configs = _configurations(settings.training, output)
     runs: dict[str, TrainResult] = {}
     for model, config in configs.items():
@@ -105,8 +105,8 @@ def demo(output: Path, settings: DemoSettings | None = None, console: Console | 
         driven={model: driven for model, (_, driven) in scores.items()},
         figure=path,
     )
-    _print_table(result, perturbations, console)
-    say(console, f"Figure: {path}")
+    _print_table(result, perturbations, results)
+    say(results, f"Figure: {path}")
     return result
 
 

@@ -23,7 +23,7 @@ from aru_lab.experiments.sweep import complete, n_parameters, plan
 from aru_lab.files import Form, check_form, read_lines
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import append_result
-from aru_lab.terminal import say
+from aru_lab.terminal import progress_console, say
 
 RATES = "learning-rates.jsonl"
 _RATE: Form = {
@@ -97,12 +97,12 @@ def networks(
     check_positive("seconds", seconds, optional=True)
     chosen = _chosen(scale, sets)
     runs = runs or Path("runs/networks") / scale
-    work = _Work(output, runs, console or Console(), Deadline(seconds), own, models)
+    work = _Work(output, runs, console or progress_console(), Deadline(seconds), own, models)
     try:
         for network_set in chosen:
             work.train(network_set)
     except OutOfTime as stopped:
-        say(work.console, str(stopped))
+        say(console or Console(), str(stopped))
         return False
     return True
 

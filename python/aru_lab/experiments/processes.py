@@ -25,6 +25,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from aru_lab.errors import Interrupted, LabError, MachineError, as_lab_error
 from aru_lab.files import reason
 from aru_lab.runs.signals import STOPPING
+from aru_lab.terminal import progress_console
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -56,7 +57,7 @@ def run_jobs(
     Raises:
         Interrupted: a signal stopped the work.
     """
-    console = console or Console(stderr=True)
+    console = console or progress_console(stderr=True)
     columns = (
         TextColumn(label, markup=False),
         BarColumn(bar_width=20),

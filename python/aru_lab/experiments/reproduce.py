@@ -24,7 +24,7 @@ from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import task_of
 from aru_lab.runs.scores import known_scores
 from aru_lab.runs.sensitivity import axes_of, standard
-from aru_lab.terminal import say
+from aru_lab.terminal import progress_console, say
 
 
 def reproduce(
@@ -63,7 +63,7 @@ def reproduce(
     root = root or Path("runs") / "reproduce" / scale
     output = output or root / "results"
     own = {"data_dir": data_dir, "device": device}
-    session = Session(jobs, console or Console(), SCALES[scale], root, output, own)
+    session = Session(jobs, console or progress_console(), SCALES[scale], root, output, own)
     if result == "figures":
         return *reproduce_figures(session, scale), [error for _, error in session.failures]
     report = RESULTS[result](session)
@@ -71,7 +71,7 @@ def reproduce(
     remarks = (*report.remarks, *session.remarks, VERDICTS)
     report = dataclasses.replace(report, description=description, remarks=remarks)
     markdown, table = write_report(report, output / result, f"aru reproduce {result} --scale {scale}")
-    say(session.console, f"Table: {markdown} and {table}")
+    say(console or Console(), f"Table: {markdown} and {table}")
     return report, markdown, [error for _, error in session.failures]
 
 

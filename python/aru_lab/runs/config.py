@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from aru_lab.arguments import MOST, check_choice, check_positive, check_whole
+from aru_lab.arguments import MOST, check_choice, check_positive, check_whole, suggestion
 from aru_lab.data.images import SPLIT_SEED
 from aru_lab.data.preparation import Preparation
 from aru_lab.data.targets import KINDS
@@ -310,7 +310,7 @@ class TrainConfig:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _as_path(name, getattr(self, name)))
 
-    def check_used(self, models: Iterable[str], also: Iterable[str] = ()) -> None:
+    def check_used(self, models: Iterable[str], also: Iterable[str] = (), defaults: TrainConfig | None = None) -> None:
         """Refuse a value other than the default in a field that none of the models reads.
 
         A configuration may hold such a value, as those of a sweep over several models do; what a user asks for may not.
@@ -318,11 +318,12 @@ class TrainConfig:
         Args:
             models: of names.MODELS.
             also: fields that are read for another purpose.
+            defaults: the values that nobody asked for; None takes the defaults of this class.
 
         Raises:
             ConfigError: a field is set that none of the models reads.
         """
-        models, defaults = tuple(models), TrainConfig()
+        models, defaults = tuple(models), defaults or TrainConfig()
         for name, readers in OF_MODELS.items():
             if name in also or getattr(self, name) == getattr(defaults, name) or set(models) & set(readers):
                 continue
@@ -404,6 +405,7 @@ class TrainConfig:
         if unknown:
             raise ConfigError(
                 f"config: got the unknown names {', '.join(unknown)}, expected {', '.join(sorted(known))}."
+                f"{suggestion(unknown[0], sorted(known))}"
             )
         missing = [name for name in ALWAYS_SAVED if name not in values]
         if missing:

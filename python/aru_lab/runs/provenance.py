@@ -19,6 +19,15 @@ def version() -> str:
         return aru_kernels.__version__
 
 
+def versions() -> str:
+    """One line with the versions of aru_kernels and torch, which is not imported."""
+    try:
+        torch = metadata.version("torch")
+    except metadata.PackageNotFoundError:
+        torch = "without a version"
+    return f"aru {version()}, torch {torch}"
+
+
 def commit() -> str | None:
     """The commit of the source folder this runs from, with "-dirty" after uncommitted changes; None without one."""
     here = Path(__file__).resolve()

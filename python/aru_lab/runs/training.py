@@ -45,7 +45,7 @@ from aru_lab.runs.runtime import resolve_device, run_on, set_threads
 from aru_lab.runs.schedules import PLATEAUS, epoch_order, is_finished, scheduled_rate
 from aru_lab.runs.signals import StopRequest
 from aru_lab.runs.state import check_continues, check_data, check_resumable, load_last, sources_of
-from aru_lab.terminal import plain, say
+from aru_lab.terminal import plain, progress_console, say
 
 OnEpoch = Callable[[dict[str, Any]], None]
 
@@ -82,7 +82,7 @@ def train(config: TrainConfig, console: Console | None = None, on_epoch: OnEpoch
             folder.check_free()
             if config.threads is not None:
                 set_threads(config.threads)
-            trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
+            trainer = _Trainer(config, folder, console or progress_console(), world, on_epoch)
             trainer.take_initial_weights()
             started_on = environment(trainer.learner.device)
             started_on |= {"processes": world.size, "sources": sources_of(config)}
@@ -131,7 +131,7 @@ def resume(run: Path, console: Console | None = None, on_epoch: OnEpoch | None =
             # The number of threads decides the order of some sums, and so their last bits.
             set_threads(started_on.get("threads", torch.get_num_threads()))
             check_data(config, started_on)
-            trainer = _Trainer(config, folder, console or Console(), world, on_epoch)
+            trainer = _Trainer(config, folder, console or progress_console(), world, on_epoch)
             trainer.records.environment = started_on
             trainer.restore()
         position = trainer.position

@@ -16,7 +16,7 @@ from aru_lab.experiments.paper.findings import Finding, judge
 from aru_lab.experiments.paper.gather import Gathering
 from aru_lab.experiments.paper.plans import PLANS
 from aru_lab.experiments.pictures import draw_all
-from aru_lab.terminal import say
+from aru_lab.terminal import progress_console, say
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def reproduce_paper(
     root = root or Path("runs") / "paper" / scale
     output = output or root / "results"
     own = {name: value for name, value in own.items() if value is not None}
-    console = console or Console()
+    results, console = console or Console(), console or progress_console()
     gathering = Gathering(jobs, console, scale, root, networks or root / "kept", networks is None, own)
     evidence = gathering.gather(chosen)
     findings = judge(chosen, evidence)
@@ -75,5 +75,5 @@ def reproduce_paper(
     remarks = gathering.remarks
     made = report.Reproduction(scale, PLANS[scale].description, findings, pictures, remarks, command)
     files = report.write(made, output)
-    say(console, f"{report.counted(made)} Table: {files['paper.md']}, page: {files['paper.html']}")
+    say(results, f"{report.counted(made)} Table: {files['paper.md']}, page: {files['paper.html']}")
     return Reproduced(findings, files, [error for _, error in gathering.failures])

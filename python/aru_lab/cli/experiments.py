@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from aru_lab.arguments import check_choice, check_whole
-from aru_lab.cli.options import ConfigFile, Quiet, Runs, check_runs
+from aru_lab.cli.options import ConfigFile, Execution, Quiet, Runs, check_runs
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import CHECKPOINTS, OF_MODELS, TrainConfig
@@ -46,6 +46,8 @@ class Sweep:
     jobs: int = 1
     """Processes; each uses its share of the cores unless --threads is given."""
 
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """Weights that are tested. best: of the epoch with the best validation accuracy; last: of the last epoch."""
 
@@ -60,7 +62,8 @@ class Sweep:
 
     def run(self) -> None:
         """Train, print a table, and write sweep.csv."""
-        check_whole("jobs", self.jobs, 1)
+        root = self.training.output or Path("runs/sweep")
+        jobs = self.execution.where(self.jobs, root)
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
         given = None if self.config is None else self.from_config(self.config).training
         check_sweep(self.training, self.models, self.vary, self.match_parameters, given)
@@ -72,7 +75,6 @@ class Sweep:
         from aru_lab.runs.evaluation import task_of
         from aru_lab.terminal import plain, progress_console, say
 
-        root = self.training.output or Path("runs/sweep")
         console, progress = Console(), progress_console()
         sentences: list[str] = []
         configs = plan(self.training, self.models, self.seeds, self.vary, root, self.match_parameters, sentences.append)
@@ -82,7 +84,7 @@ class Sweep:
         for remark in dict.fromkeys(remark for task in tasks for remark in task.remarks):
             say(progress, remark)
         print_sizes(configs, progress)
-        results = run_sweep(configs, self.jobs, which=self.checkpoint)
+        results = run_sweep(configs, jobs, which=self.checkpoint)
         write_summary(configs, results, root / "sweep.csv")
         say(console, f"Table: {root / 'sweep.csv'}")
         table = Table()
@@ -172,7 +174,7 @@ class Robustness:
         from aru_lab.runs.sensitivity import Strengths
         from aru_lab.terminal import say
 
-        given = {field.name: getattr(self, field.name, None) for field in dataclasses.fields(Strengths)}
+        given = {one.name: getattr(self, one.name, None) for one in dataclasses.fields(Strengths)}
         strengths = Strengths(**{name: value for name, value in given.items() if value is not None})
         rows, failures = robustness(self.runs, self.output, strengths, self.jobs)
         console, n = Console(), len(set(self.runs))
@@ -235,7 +237,7 @@ class Transfer:
         from aru_lab.runs.evaluation import target_of
         from aru_lab.terminal import plain, progress_console, say
 
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(Retraining)}
+        values = {one.name: getattr(self, one.name) for one in dataclasses.fields(Retraining)}
         retraining = Retraining(**values)
         upright, changed = "upright", "rotated by 45°"
         title = "Accuracy on the held-out half of the test images (paper: 94, 42, 56%)"
@@ -295,6 +297,8 @@ class Reproduce:
     jobs: int = 1
     """Processes. With paper they test and analyse; the networks are trained one by one."""
 
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
     data_dir: Path | None = None
     """Folder with the images' files; None takes $ARU_DATA_DIR, and without it they are downloaded."""
 
@@ -310,11 +314,13 @@ class Reproduce:
 
         from aru_lab.errors import failed_together
 
+        kind = "paper" if self.result == "paper" else "reproduce"
+        jobs = self.execution.where(self.jobs, self.runs or Path("runs") / kind / self.scale)
         if self.result == "paper":
             from aru_lab.experiments.paper.run import reproduce_paper
 
             own = {"data_dir": self.data_dir, "device": self.device}
-            made = reproduce_paper(self.scale, self.claims, self.networks, self.runs, self.output, self.jobs, **own)
+            made = reproduce_paper(self.scale, self.claims, self.networks, self.runs, self.output, jobs, **own)
             markdown, failures = made.files["README.md"], made.failures
         else:
             for name in ("claims", "networks"):
@@ -323,7 +329,7 @@ class Reproduce:
             from aru_lab.experiments.reproduce import reproduce
 
             _, markdown, failures = reproduce(
-                self.result, self.scale, self.runs, self.output, self.jobs, self.data_dir, self.device
+                self.result, self.scale, self.runs, self.output, jobs, self.data_dir, self.device
             )
         Console().print(Markdown(markdown.read_text(encoding="utf-8")))
         if failure := failed_together(failures):

@@ -5,13 +5,13 @@ Whatever needs torch is imported by the command that runs, so that help and typi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from aru_lab.cli.options import Quiet
+from aru_lab.cli.options import Execution, Quiet
 
 SCALES = ("tiny", "small", "grid", "cifar", "long", "paper")
 
@@ -50,17 +50,22 @@ class Networks:
     threads: int | None = None
     """CPU threads; None keeps torch's choice."""
 
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
     quiet: Quiet = False
 
     def run(self) -> None:
         """Train, keep, and say what is finished."""
+        jobs = self.execution.where(1, self.runs or Path("runs/networks") / self.scale)
         from rich.console import Console
 
         from aru_lab.experiments.networks import networks
+        from aru_lab.experiments.slurm import Slurm
         from aru_lab.terminal import say
 
         output = self.output or Path("networks") / self.scale
+        slurm = jobs if isinstance(jobs, Slurm) else None
         own = {"data_dir": self.data_dir, "device": self.device, "threads": self.threads}
         own = {name: value for name, value in own.items() if value is not None}
-        if networks(self.scale, output, self.runs, self.seconds, self.sets, **own):
+        if networks(self.scale, output, self.runs, self.seconds, self.sets, slurm=slurm, **own):
             say(Console(), f"All networks of {self.scale} are kept in {output}.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -17,6 +16,7 @@ from aru_lab.experiments.analyse import analyse
 from aru_lab.experiments.pages import figures_of, page
 from aru_lab.experiments.pictures import Picture, draw_all
 from aru_lab.experiments.processes import Report as Progress
+from aru_lab.experiments.processes import threads_each
 from aru_lab.experiments.robustness import robustness
 from aru_lab.experiments.session import Session
 from aru_lab.experiments.sweep import Finished
@@ -51,7 +51,7 @@ def reproduce_figures(session: Session, scale: str) -> tuple[list[Picture], Path
     items = [(run.folder, session.scale.retraining) for run in runs if run.config.model in ADAPTABLE]
     results: list[TransferResult] = [result for _, result in session.map(transfer_item, items, "retraining n and s")]
     retrained = {result.run: result.run / "transfer" for result in results}
-    share = max(1, (os.cpu_count() or 1) // session.jobs) if session.jobs > 1 else None
+    share = threads_each(session.jobs)
     analysed = [
         (run.folder, (), session.scale.analysis, "best", retrained.get(run.folder), share)
         for run in runs

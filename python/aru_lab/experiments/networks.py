@@ -7,8 +7,9 @@ that complete seeds come first. What is kept is not trained again, and a stopped
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 from rich.console import Console
 
 from aru_lab.arguments import check_choice, check_positive
-from aru_lab.errors import Interrupted, NonFiniteError, RunError
+from aru_lab.errors import ConfigError, Interrupted, LabError, NonFiniteError, RunError, failed_together
 from aru_lab.experiments.kept import keep, read_kept
+from aru_lab.experiments.processes import run_jobs
 from aru_lab.experiments.scales import NETWORKS, NetworkSet
-from aru_lab.experiments.sweep import complete, n_parameters, plan
+from aru_lab.experiments.slurm import Slurm
+from aru_lab.experiments.sweep import Finished, complete, n_parameters, plan
 from aru_lab.files import Form, check_form, read_lines
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import append_result
@@ -71,6 +74,7 @@ def networks(
     sets: tuple[str, ...] | None = None,
     console: Console | None = None,
     models: tuple[str, ...] | None = None,
+    slurm: Slurm | None = None,
     **own: Any,
 ) -> bool:
     """Train and keep the networks of a scale that are not kept yet.
@@ -83,21 +87,24 @@ def networks(
         sets: names of the sets to train; None takes all.
         console: where the progress goes; None prints to standard output.
         models: names of the models to train; None takes all of each set.
+        slurm: what the jobs of a cluster ask for, one job for each network; None trains in this process.
         own: fields of the configuration that do not define the experiment, such as data_dir and device.
 
     Returns:
         Whether all networks are kept.
 
     Raises:
-        ConfigError: an unknown scale or set, or `seconds` is not above 0.
+        ConfigError: an unknown scale or set, or `seconds` is not above 0, or is given with `slurm`.
         RunError, DataError: a file is damaged or can't be written, or the data is missing.
         Interrupted: Ctrl-C or a termination signal; a checkpoint was saved.
     """
     check_choice("scale", scale, tuple(NETWORKS))
     check_positive("seconds", seconds, optional=True)
+    if seconds is not None and slurm is not None:
+        raise ConfigError(f"seconds: got {seconds:g} with the executor slurm, expected None: --time limits its jobs.")
     chosen = _chosen(scale, sets)
     runs = runs or Path("runs/networks") / scale
-    work = _Work(output, runs, console or progress_console(), Deadline(seconds), own, models)
+    work = _Work(output, runs, console or progress_console(), Deadline(seconds), own, models, slurm)
     try:
         for network_set in chosen:
             work.train(network_set)
@@ -124,6 +131,7 @@ class _Work:
     deadline: Deadline
     own: dict[str, Any]
     models: tuple[str, ...] | None = None
+    slurm: Slurm | None = None
 
     def wanted(self, network_set: NetworkSet) -> tuple[str, ...]:
         """The models of a set that are trained."""
@@ -139,25 +147,54 @@ class _Work:
             for name, config in configurations(network_set, rates, self.runs, self.own)
             if name not in kept and config.model in self.wanted(network_set)
         ]
-        started = self.deadline.elapsed
-        for k, (name, config) in enumerate(left):
-            self.deadline.check()
-            if network_set.controllers_of is not None:
-                config = self.with_controller(network_set, config)
-            failure, score, history = None, None, []
-            try:
-                finished = complete(config, self.deadline.check, "last")
-                score, history = finished.clean, finished.history
-            except NonFiniteError as error:
-                failure = str(error).partition(";")[0]
+        if network_set.controllers_of is not None:
+            left = [(name, self.with_controller(network_set, config)) for name, config in left]
+        started, n_kept = self.deadline.elapsed, 0
+
+        def keep_one(k: int, result: Finished | NonFiniteError) -> None:
+            nonlocal n_kept
+            (name, config), failure, score = left[k], None, None
+            if isinstance(result, NonFiniteError):
+                failure = told = str(result).partition(";")[0]
+            else:
+                score = result.clean
+                told = f"test accuracy {score.accuracy:.2%}, train loss {result.history[-1]['train_loss']:.4f}"
             keep(folder, name, config, n_parameters(config), network_set.kept, score, failure)
-            spent = self.deadline.elapsed - started
-            minutes = spent / (k + 1) * (len(left) - k - 1) / 60
-            result = failure or f"test accuracy {score.accuracy:.2%}, train loss {history[-1]['train_loss']:.4f}"
+            n_kept += 1
+            minutes = (self.deadline.elapsed - started) / n_kept * (len(left) - n_kept) / 60
             say(
                 self.console,
-                f"{network_set.name} {name}: {result} [{k + 1} of {len(left)}, about {minutes:,.0f} minutes left]",
+                f"{network_set.name} {name}: {told} [{n_kept} of {len(left)}, about {minutes:,.0f} minutes left]",
             )
+
+        self.complete([config for _, config in left], keep_one, f"networks {network_set.name}")
+
+    def complete(
+        self, configs: list[TrainConfig], note: Callable[[int, Finished | NonFiniteError], None], label: str
+    ) -> None:
+        """Train networks one by one, or all as jobs of the cluster; `note` gets each as it is finished."""
+        if self.slurm is None:
+            for k, config in enumerate(configs):
+                self.deadline.check()
+                try:
+                    result: Finished | NonFiniteError = complete(config, self.deadline.check, "last")
+                except NonFiniteError as error:
+                    result = error
+                note(k, result)
+            return
+        failures: list[LabError] = []
+
+        def take(k: int, result: Finished | LabError) -> None:
+            if isinstance(result, LabError) and not isinstance(result, NonFiniteError):
+                failures.append(result)
+                say(self.console, f"{configs[k].run_folder.name}: {result}")
+            else:
+                note(k, result)
+
+        configs = [dataclasses.replace(config, threads=config.threads or self.slurm.cpus) for config in configs]
+        run_jobs(functools.partial(complete, which="last"), configs, self.slurm, label, note=take)
+        if failure := failed_together(failures):
+            raise failure
 
     def rates(self, network_set: NetworkSet) -> dict[str, float]:
         """The learning rate of each model, chosen where that is still to be done."""
@@ -173,37 +210,36 @@ class _Work:
         if not network_set.learning_rates:
             return dict.fromkeys(network_set.models, network_set.training.learning_rate)
         folder = self.output / network_set.name
-        for model in self.wanted(network_set):
-            if model not in chosen_rates(folder):
-                self.choose_rate(network_set, model, folder)
+        self.choose_rates(network_set, folder)
         return chosen_rates(folder)
 
-    def choose_rate(self, network_set: NetworkSet, model: str, folder: Path) -> None:
-        """Train a model's first seed at each candidate and write the last epochs' validation scores.
+    def choose_rates(self, network_set: NetworkSet, folder: Path) -> None:
+        """Train the first seed of each model at each candidate and write the last epochs' validation scores.
 
         The best accuracy wins, and the lower loss decides between equals.
         """
-        found: list[tuple[float, float | None, float]] = []
-        for rate in network_set.learning_rates:
-            candidates = configurations(network_set, dict.fromkeys(network_set.models, rate), self.runs, self.own)
-            name, config = next((name, config) for name, config in candidates if config.model == model)
-            self.deadline.check()
-            try:
-                last = complete(config, self.deadline.check, "last").history[-1]
-                found.append((last["validation_accuracy"], last["validation_loss"], rate))
-                result = f"validation accuracy {last['validation_accuracy']:.2%}"
-            except NonFiniteError as error:
-                found.append((0.0, None, rate))
-                result = str(error).partition(";")[0]
-            say(self.console, f"{network_set.name} {name} at {rate:g}: {result}")
-        best = max(found, key=lambda one: (one[0], -(one[1] if one[1] is not None else float("inf"))))
-        if best[1] is None:
-            raise NonFiniteError(f"learning_rates: {model} overflows at each of them, expected one at which it trains.")
-        folder.mkdir(parents=True, exist_ok=True)
-        found.sort(key=lambda one: one == best)  # the choice counts from its line on, which is the last one
-        for accuracy, loss, rate in found:
-            line = {"model": model, "learning_rate": rate, "validation_accuracy": accuracy, "validation_loss": loss}
-            append_result(line | {"chosen": rate == best[2]}, folder / RATES)
+        chosen = chosen_rates(folder)
+        candidates: list[tuple[str, float, TrainConfig]] = []
+        for model in (model for model in self.wanted(network_set) if model not in chosen):
+            for rate in network_set.learning_rates:
+                configs = configurations(network_set, dict.fromkeys(network_set.models, rate), self.runs, self.own)
+                candidates.append((model, rate, next(config for _, config in configs if config.model == model)))
+        found: dict[str, list[tuple[float, float | None, float]]] = {}
+
+        def note(k: int, result: Finished | NonFiniteError) -> None:
+            model, rate, config = candidates[k]
+            if isinstance(result, NonFiniteError):
+                scores, told = (0.0, None), str(result).partition(";")[0]
+            else:
+                last = result.history[-1]
+                scores = last["validation_accuracy"], last["validation_loss"]
+                told = f"validation accuracy {scores[0]:.2%}"
+            found.setdefault(model, []).append((*scores, rate))
+            say(self.console, f"{network_set.name} {model}-seed{config.seed} at {rate:g}: {told}")
+            if len(found[model]) == len(network_set.learning_rates):
+                _write_choice(model, found[model], folder)
+
+        self.complete([config for _, _, config in candidates], note, f"learning rates {network_set.name}")
 
     def with_controller(self, network_set: NetworkSet, config: TrainConfig) -> TrainConfig:
         """The configuration that begins with the controller of the ARUN of the next seed in another set."""
@@ -217,6 +253,18 @@ class _Work:
                 f"{network_set.controllers_of} first."
             )
         return dataclasses.replace(config, controller_from=network.restore(self.runs / "controllers"))
+
+
+def _write_choice(model: str, found: list[tuple[float, float | None, float]], folder: Path) -> None:
+    """Write (accuracy, loss, rate) of a model's candidates; the best one is chosen."""
+    best = max(found, key=lambda one: (one[0], -(one[1] if one[1] is not None else float("inf"))))
+    if best[1] is None:
+        raise NonFiniteError(f"learning_rates: {model} overflows at each of them, expected one at which it trains.")
+    folder.mkdir(parents=True, exist_ok=True)
+    # the choice counts from its line on, which is the last one
+    for accuracy, loss, rate in sorted(found, key=lambda one: one == best):
+        line = {"model": model, "learning_rate": rate, "validation_accuracy": accuracy, "validation_loss": loss}
+        append_result(line | {"chosen": rate == best[2]}, folder / RATES)
 
 
 def configurations(

@@ -76,7 +76,7 @@ def draw_all(jobs: Jobs, folders: Sequence[Path], output: Path) -> list[Picture]
         output: where the pictures go.
     """
     items = [(Path(f"figure-{number}"), number, list(folders), output) for number in OF_THE_PAPER]
-    drawn = {OF_THE_PAPER[k]: picture for k, picture in jobs.map(draw_item, items, "drawing")}
+    drawn = {OF_THE_PAPER[k]: picture for k, picture in jobs.map(draw_item, items, "drawing", here=True)}
     failures = {name.removeprefix("figure-"): error for name, error in jobs.failures}
     return [drawn.get(number) or Picture(number, None, str(failures.get(number, ""))) for number in OF_THE_PAPER]
 

@@ -1,4 +1,4 @@
-"""Run many items of work, in order or on several processes, with one progress bar.
+"""Run many items of work, in order, on several processes or as jobs of a cluster, with one progress bar.
 
 Each item must save its progress, so that the next call can continue a killed one.
 """
@@ -23,9 +23,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from aru_lab.errors import Interrupted, LabError, MachineError, as_lab_error
+from aru_lab.experiments.slurm import Slurm, run_on_cluster
 from aru_lab.files import reason
 from aru_lab.runs.signals import STOPPING
-from aru_lab.terminal import progress_console
+from aru_lab.terminal import progress_console, say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -39,9 +40,10 @@ WATCH_SECONDS = 2.0
 def run_jobs(
     function: Callable[[Item, Report], Result],
     items: Sequence[Item],
-    jobs: int,
+    jobs: int | Slurm,
     label: str,
     console: Console | None = None,
+    note: Callable[[int, Result | LabError], None] = lambda k, result: None,
 ) -> list[Result | LabError]:
     """Return function(item, report) for every item, in order; where an item fails, its error takes the result's place.
 
@@ -50,12 +52,14 @@ def run_jobs(
     Args:
         function: the work on one item, importable by name (processes import it); it may call report(fraction done).
         items: what to work on; picklable.
-        jobs: processes; with 1 the work is done in this one.
+        jobs: processes; with 1 the work is done in this one. A `Slurm` makes every item a job of the cluster.
         label: shown beside the bar.
         console: where the bar goes; None is standard error.
+        note: called with the index and the result or error of every item of a cluster as it comes.
 
     Raises:
-        Interrupted: a signal stopped the work.
+        Interrupted: a signal stopped the work, or the waiting for a cluster.
+        ConfigError, MachineError: the cluster can't be used.
     """
     console = console or progress_console(stderr=True)
     columns = (
@@ -76,11 +80,22 @@ def run_jobs(
             finished = sum(part >= 1 for part in fractions)
             progress.update(bar, completed=sum(fractions), done=finished)
 
+        if isinstance(jobs, Slurm):
+            of_item: dict[int, Result | LabError] = {}
+
+            def note_job(k: int, result: Result | LabError) -> None:
+                of_item[k] = result
+                report(k, 1.0)
+                note(k, result)
+
+            with _stoppable():
+                run_on_cluster(function, items, jobs, label, note_job, lambda sentence: say(console, sentence))
+            return [of_item[k] for k in range(len(items))]
         if jobs > 1 and len(items) > 1:
             results = _on_processes(function, items, jobs, report)
         else:
             for k, item in enumerate(items):
-                results.append(_attempt(function, item, lambda fraction, k=k: report(k, fraction)))
+                results.append(attempt(function, item, lambda fraction, k=k: report(k, fraction)))
                 if isinstance(results[-1], Interrupted):
                     break
                 report(k, 1.0)
@@ -90,7 +105,15 @@ def run_jobs(
     return results
 
 
-def _attempt(function: Callable[[Item, Report], Result], item: Item, report: Report) -> Result | LabError:
+def threads_each(jobs: int | Slurm) -> int | None:
+    """Threads for each of the pieces of work that run at a time; None leaves the choice to torch, where one runs."""
+    if isinstance(jobs, Slurm):
+        return jobs.cpus
+    return max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
+
+
+def attempt(function: Callable[[Item, Report], Result], item: Item, report: Report) -> Result | LabError:
+    """The result of one item, or its error."""
     try:
         return function(item, report)
     except Exception as error:
@@ -222,7 +245,7 @@ def _work(function: Callable[[Item, Report], Result], item: Item, k: int) -> Res
     if _stop.is_set():
         return Interrupted("Stopped.")
     _messages.put((k, 0.0))
-    result = _attempt(function, item, lambda fraction: _messages.put((k, fraction)))
+    result = attempt(function, item, lambda fraction: _messages.put((k, fraction)))
     if isinstance(result, Interrupted) and not _stop.is_set():
         # The signal was not from the process that waits for the result: where another of its processes has died it
         # sends one to all, waits until they end, and works on this item again.

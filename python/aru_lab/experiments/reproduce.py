@@ -16,6 +16,7 @@ from aru_lab.experiments.pictures import Picture
 from aru_lab.experiments.robustness import mean_over, robustness
 from aru_lab.experiments.scales import SCALES
 from aru_lab.experiments.session import Session
+from aru_lab.experiments.slurm import Slurm
 from aru_lab.experiments.sweep import Finished
 from aru_lab.experiments.tables import Report, Row, write_report
 from aru_lab.experiments.transfer import ADAPTABLE, TransferResult, transfer_item
@@ -32,7 +33,7 @@ def reproduce(
     scale: str,
     root: Path | None = None,
     output: Path | None = None,
-    jobs: int = 1,
+    jobs: int | Slurm = 1,
     data_dir: Path | None = None,
     device: str = "auto",
     console: Console | None = None,
@@ -44,7 +45,7 @@ def reproduce(
         scale: one of scales.SCALES.
         root: folder of the runs, which the results of a scale share; None takes runs/reproduce/SCALE.
         output: folder of tables and figures; None takes ROOT/results.
-        jobs: processes.
+        jobs: processes, or what the jobs of a cluster ask for.
         data_dir: where the images are.
         device: torch device.
         console: where to print.
@@ -59,7 +60,8 @@ def reproduce(
     """
     check_choice("result", result, (*RESULTS, "figures"))
     check_choice("scale", scale, tuple(SCALES))
-    check_whole("jobs", jobs, 1)
+    if not isinstance(jobs, Slurm):
+        check_whole("jobs", jobs, 1)
     root = root or Path("runs") / "reproduce" / scale
     output = output or root / "results"
     own = {"data_dir": data_dir, "device": device}

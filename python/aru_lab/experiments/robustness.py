@@ -10,6 +10,7 @@ from rich.console import Console
 
 from aru_lab.errors import ConfigError, LabError, failed_together
 from aru_lab.experiments.processes import Report, run_jobs
+from aru_lab.experiments.slurm import Slurm
 from aru_lab.experiments.tables import write_csv
 from aru_lab.networks.perturbations import describe
 from aru_lab.plots.curves import Curve, sensitivity_figure
@@ -49,7 +50,7 @@ def robustness(
     runs: Sequence[Path],
     stem: Path,
     strengths: Strengths | None = None,
-    jobs: int = 1,
+    jobs: int | Slurm = 1,
     console: Console | None = None,
 ) -> tuple[list[dict[str, Any]], dict[Path, LabError]]:
     """Sweep all strengths for all runs; write every point to STEM.csv and the figure to STEM.png.
@@ -60,7 +61,7 @@ def robustness(
         runs: run folders, all of one task; runs of one model are its seeds.
         stem: path of the results without a suffix.
         strengths: what is swept.
-        jobs: processes.
+        jobs: processes, or what the jobs of a cluster ask for.
         console: for the progress bar.
 
     Returns:

@@ -13,6 +13,7 @@ from rich.console import Console
 from aru_lab.errors import LabError, NonFiniteError, RunError
 from aru_lab.experiments import processes as pool
 from aru_lab.experiments.scales import Scale
+from aru_lab.experiments.slurm import Slurm
 from aru_lab.experiments.sweep import Finished, plan, print_sizes, run_sweep
 from aru_lab.runs.config import TrainConfig
 from aru_lab.terminal import say, visible
@@ -22,15 +23,19 @@ from aru_lab.terminal import say, visible
 class Jobs:
     """Processes and console of one command, and the runs that failed."""
 
-    jobs: int
+    jobs: int | Slurm
     console: Console
     failures: list[tuple[str, LabError]] = field(default_factory=list, kw_only=True)
 
     def map(
-        self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str
+        self, function: Callable[[Any, pool.Report], Any], items: Sequence[Any], label: str, here: bool = False
     ) -> list[tuple[int, Any]]:
-        """k and function(item, report) of every item k; items that fail are added to `failures` and left out."""
-        return self.successes([item[0].name for item in items], pool.run_jobs(function, items, self.jobs, label))
+        """k and function(item, report) of every item k; items that fail are added to `failures` and left out.
+
+        `here` is for short work, which is not worth a job of a cluster.
+        """
+        jobs = 1 if here and isinstance(self.jobs, Slurm) else self.jobs
+        return self.successes([item[0].name for item in items], pool.run_jobs(function, items, jobs, label))
 
     def successes(self, names: Sequence[str], outcomes: Sequence[Any]) -> list[tuple[int, Any]]:
         """The successful outcomes with their indices; errors are added to `failures`."""

@@ -17,7 +17,8 @@ from rich.table import Table
 
 from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError, LabError, RunError
-from aru_lab.experiments.processes import Report, run_jobs
+from aru_lab.experiments.processes import Report, run_jobs, threads_each
+from aru_lab.experiments.slurm import Slurm
 from aru_lab.experiments.tables import write_csv
 from aru_lab.networks.classifier import build_classifier, count_parameters, match_hidden_size
 from aru_lab.networks.names import MODELS
@@ -220,19 +221,20 @@ def n_parameters(config: TrainConfig) -> int:
 
 def run_sweep(
     configs: Sequence[TrainConfig],
-    jobs: int = 1,
+    jobs: int | Slurm = 1,
     console: Console | None = None,
     label: str = "training",
     which: str = "best",
 ) -> list[Finished | LabError]:
-    """Complete all runs, `jobs` at a time; a run that failed gives its error and does not keep the others.
+    """Complete all runs, `jobs` at a time or as jobs of a cluster.
+
+    A run that failed gives its error and does not keep the others.
 
     With several jobs and no number of threads in a configuration, each job takes its share of the cores. `which` names
     the checkpoint that is scored, as in `complete`.
     """
     check_choice("checkpoint", which, CHECKPOINTS)
-    if jobs > 1:
-        share = max(1, (os.cpu_count() or 1) // jobs)
+    if (share := threads_each(jobs)) is not None:
         configs = [dataclasses.replace(config, threads=config.threads or share) for config in configs]
     return run_jobs(functools.partial(complete, which=which), configs, jobs, label, console)
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +27,10 @@ from aru_lab.experiments.paper.judges.heterogeneity import VALIDATION, start_nam
 from aru_lab.experiments.paper.plans import PLANS, Plan
 from aru_lab.experiments.paper.protocol import GRIDS, SWEEPS, Point, sweeps_of
 from aru_lab.experiments.paper.works import ONCE, WORKS, computed_once
-from aru_lab.experiments.processes import Report
+from aru_lab.experiments.processes import Report, threads_each
 from aru_lab.experiments.scales import NETWORKS
 from aru_lab.experiments.session import Jobs
+from aru_lab.experiments.slurm import Slurm
 from aru_lab.files import is_file
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, task_of
@@ -98,7 +98,7 @@ class Gathering(Jobs):
     @property
     def threads(self) -> int | None:
         """Threads of each of several processes; None leaves torch's choice."""
-        return max(1, (os.cpu_count() or 1) // self.jobs) if self.jobs > 1 else None
+        return threads_each(self.jobs)
 
     def gather(self, claims: Sequence[Claim]) -> Evidence:
         """Make what the claims need, as far as the scale has it; failures are added to `failures`."""
@@ -144,9 +144,12 @@ class Gathering(Jobs):
         """Train those models of a set that are not kept, and what they take from other sets before."""
         network_set = next(network_set for network_set in NETWORKS[scale] if network_set.name == name)
         runs = self.root / "training" / scale
+        slurm = self.jobs if isinstance(self.jobs, Slurm) else None
         if network_set.rates_of is not None:
-            networks(scale, self.kept / scale, runs, None, (network_set.rates_of,), self.console, models, **self.own)
-        networks(scale, self.kept / scale, runs, None, (name,), self.console, models, **self.own)
+            networks(
+                scale, self.kept / scale, runs, None, (network_set.rates_of,), self.console, models, slurm, **self.own
+            )
+        networks(scale, self.kept / scale, runs, None, (name,), self.console, models, slurm, **self.own)
 
     def take(self, group: str, kept: Kept, evidence: Evidence) -> None:
         """Add one kept network: its clean score, what its log says, and a run folder with its last weights."""

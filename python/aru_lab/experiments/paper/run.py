@@ -16,6 +16,7 @@ from aru_lab.experiments.paper.findings import Finding, judge
 from aru_lab.experiments.paper.gather import Gathering
 from aru_lab.experiments.paper.plans import PLANS
 from aru_lab.experiments.pictures import draw_all
+from aru_lab.experiments.slurm import Slurm
 from aru_lab.terminal import progress_console, say
 
 
@@ -34,7 +35,7 @@ def reproduce_paper(
     networks: Path | None = None,
     root: Path | None = None,
     output: Path | None = None,
-    jobs: int = 1,
+    jobs: int | Slurm = 1,
     console: Console | None = None,
     **own: Any,
 ) -> Reproduced:
@@ -49,7 +50,7 @@ def reproduce_paper(
             keeps it in ROOT/kept.
         root: folder of all that is made; None takes runs/paper/SCALE.
         output: folder of the report; None takes ROOT/results.
-        jobs: processes for tests and analyses; networks are trained one by one.
+        jobs: processes for tests and analyses; networks are trained one by one. A `Slurm` makes all of it jobs.
         console: where to print.
         own: fields of the configurations that do not define the experiment, such as data_dir and device.
 
@@ -58,7 +59,8 @@ def reproduce_paper(
         LabError: a file can't be read or written, or the work was stopped.
     """
     check_choice("scale", scale, tuple(PLANS))
-    check_whole("jobs", jobs, 1)
+    if not isinstance(jobs, Slurm):
+        check_whole("jobs", jobs, 1)
     chosen = registry.chosen(claims)
     if networks is not None and not networks.is_dir():
         raise ConfigError(f"networks: got {networks}, expected a folder of kept networks, as `aru networks` makes it.")

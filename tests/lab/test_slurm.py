@@ -159,7 +159,7 @@ def test_networks_are_trained_as_jobs_and_kept(local: Slurm, tmp_path: Path, mon
 def test_a_training_that_is_queued_again_goes_on_from_its_checkpoint(real: Slurm, tmp_path: Path) -> None:
     """The job is stopped by Slurm in the middle, and its result is that of a training without a stop."""
     config = dataclasses.replace(
-        CONFIG, epochs=20, subset=400, threads=1, learning_rate=1e-3, checkpoint_seconds=0.5, output=tmp_path / "run"
+        CONFIG, epochs=80, subset=400, threads=1, learning_rate=1e-3, checkpoint_seconds=0.5, output=tmp_path / "run"
     )
     results: list[Any] = []
     waiting = threading.Thread(target=lambda: results.extend(run(complete, [config], real)[0]))

@@ -42,7 +42,7 @@ BASE = TrainConfig(
     device="cpu",
     threads=1,
 )
-OPTIONS = "sdigits --hidden-size 6 --controller-size 3 --pixels-per-step 8 --batch-size 20 --validation-subset 20"
+OPTIONS = "sdigits --hidden-size 6 --pixels-per-step 8 --batch-size 20 --validation-subset 20"
 OPTIONS += " --device cpu --threads 1"
 
 
@@ -229,7 +229,7 @@ def test_killed_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     configs = plan(
-        dataclasses.replace(BASE, subset=200, epochs=8, checkpoint_seconds=0.05),
+        dataclasses.replace(BASE, controller_size=16, subset=200, epochs=8, checkpoint_seconds=0.05),
         ("relu", "gru"),
         (0, 1),
         (),

@@ -3,6 +3,7 @@
 # make lint   ruff, clang-format, mypy
 # make docs   install into .venv, execute the notebooks, build the documentation in build/docs; a warning is an error
 # make gpu-check   on a machine with a GPU: check every kernel, then time it (GPU_PYTHON: a Python with torch and Triton)
+# make cross   the C++ test for Windows and aarch64, in emulators, and without OpenMP; skips what has no tools here
 PYTHON ?= python3
 VENV ?= .venv
 # The package accepts a range of torch versions; pinning one here keeps these two commands repeatable.
@@ -15,7 +16,7 @@ CXX_NAMES := -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 SOURCES := setup.py pyproject.toml $(shell find csrc $(CXX_NAMES))
 CXX_FILES := $(shell find csrc tests benchmarks $(CXX_NAMES))
 
-.PHONY: demo test docs lint clean gpu-check
+.PHONY: demo test docs lint clean gpu-check cross
 
 demo: $(VENV)/lab.installed
 	$(BIN)/aru demo --output demo
@@ -30,6 +31,9 @@ docs: $(VENV)/docs.installed
 
 gpu-check:
 	$(GPU_PYTHON) benchmarks/gpu/check.py
+
+cross:
+	$(PYTHON) tests/tools/cross.py
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import re
@@ -89,6 +90,27 @@ def address_space() -> int | None:
     return max(0, limit - mapped)
 
 
+class _MemoryStatus(ctypes.Structure):
+    """MEMORYSTATUSEX of Windows."""
+
+    _fields_ = (
+        ("length", ctypes.c_uint32),
+        ("load", ctypes.c_uint32),
+        ("total", ctypes.c_uint64),
+        ("others", ctypes.c_uint64 * 6),
+    )
+
+
+def total_bytes() -> int:
+    """Memory of the machine."""
+    if hasattr(os, "sysconf"):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    status = _MemoryStatus(length=ctypes.sizeof(_MemoryStatus))
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
+        raise OSError("Windows does not tell how much memory the machine has")
+    return int(status.total)
+
+
 def free_bytes() -> int:
     """Memory that this process can still get: of the machine, its control groups and its own limit."""
     try:
@@ -97,7 +119,7 @@ def free_bytes() -> int:
         machine = int(available.split()[1]) * 1024
     except (OSError, StopIteration):
         # Elsewhere only the total is known without another package; half of it is a cautious guess.
-        machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+        machine = total_bytes() // 2
     limits = [machine, address_space(), *(group.free() for group in groups())]
     return min(limit for limit in limits if limit is not None)
 

@@ -100,8 +100,9 @@ def device() -> str:
     """Instruction set and threads in use."""
     assert _C is not None
     others = ", ".join(_C.usable_isas())
-    threads = torch.get_num_threads() if _C.openmp else 1
-    return f"{_C.isa()} (of {others}), {threads} thread{'s' if threads > 1 else ''}, compiler {_C.compiler}"
+    threads = torch.get_num_threads()
+    pool = "" if _C.openmp else " without OpenMP"
+    return f"{_C.isa()} (of {others}), {threads} thread{'s' if threads > 1 else ''}{pool}, compiler {_C.compiler}"
 
 
 # Dimensions that the element-wise kernel can walk (max_dims in csrc/cpu/gamma.h); beyond, operands are copied.

@@ -43,7 +43,7 @@ template <class To, class From> ARU_FUNCTION To bit_cast(From from) {
   return to;
 }
 
-// min(a, b) and max(a, b) return b if either is NaN; simd.h has the vectors' instructions.
+// min(a, b) and max(a, b) of a number a: NaN where b is NaN.  simd.h has the vectors' instructions.
 template <class V> struct extremes {
   static ARU_MEMBER V min(V a, V b) { return a < b ? a : b; }
   static ARU_MEMBER V max(V a, V b) { return a > b ? a : b; }

@@ -7,53 +7,27 @@ without AVX-512 too; what that cannot show is the AVX-512 instructions themselve
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from itertools import product
 from pathlib import Path
 
 import pytest
 
-from support.helpers import ROOT, run_sanitized
+from support.helpers import run_sanitized
+from support.kernels_build import build_settings, compile_kernels_test
 
 CXX = os.environ.get("CXX", "g++")
-
-
-def build_settings():
-    """setup.py's sources and flags, so that the tests build what users get."""
-    definitions = (ROOT / "setup.py").read_text().split("\nsetup(")[0]
-    namespace = {"__file__": str(ROOT / "setup.py"), "__name__": "setup_settings"}
-    exec(compile(definitions, "setup.py", "exec"), namespace)
-    return namespace
 
 
 def compile_all(folder: Path, flags: list[str]) -> Path:
     settings = build_settings()
     # blocks of other sizes differ in their registers alone, and take minutes to compile under a sanitizer
-    common = [*settings["FLAGS"], "-O1", "-g1", "-DARU_UNIT_BLOCK=4", f"-I{ROOT / 'csrc'}", *flags]
+    flags = ["-O1", "-g1", "-DARU_UNIT_BLOCK=4", *flags]
+    isas = settings["ISAS"]
     if settings["X86"]:
-        common += ["-DARU_X86=1", "-DARU_AVX512_EVERYWHERE"]
-        settings["ISAS"]["avx512"] = (settings["ISAS"]["avx2"][0], 64)
-        del settings["ISAS"]["avx512bf16"]  # the same source; its one instruction is beyond AVX2
-    jobs = [
-        (source, [f"-DARU_ISA={isa}", f"-DARU_VECTOR_BYTES={width}", *isa_flags], isa)
-        for (isa, (isa_flags, width)), source in product(settings["ISAS"].items(), settings["PER_ISA_SOURCES"])
-    ]
-    jobs += [(source, [], "") for source in settings["SOURCES"] if "bindings" not in source]
-    jobs.append(("tests/csrc/kernels_test.cpp", [], ""))
-
-    def compile_one(job) -> str:
-        source, extra, isa = job
-        out = folder / f"{isa}_{Path(source).stem}.o"
-        subprocess.run([CXX, *common, *extra, "-c", str(ROOT / source), "-o", str(out)], check=True)
-        return str(out)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        objects = list(pool.map(compile_one, jobs))
-    program = folder / "kernels_test"
-    subprocess.run([CXX, *flags, *objects, "-pthread", "-o", str(program)], check=True)
-    return program
+        flags += ["-DARU_X86=1", "-DARU_AVX512_EVERYWHERE"]
+        isas["avx512"] = (isas["avx2"][0], 64)
+        del isas["avx512bf16"]  # the same source; its one instruction is beyond AVX2
+    return compile_kernels_test(folder, CXX, flags, isas)
 
 
 @pytest.mark.slow
@@ -65,7 +39,8 @@ def compile_all(folder: Path, flags: list[str]) -> Path:
         pytest.param(
             ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fopenmp"], id="address and undefined"
         ),
-        pytest.param(["-fsanitize=thread", "-DARU_STD_THREADS"], id="thread"),
+        # without OpenMP, whose threads ThreadSanitizer does not know: the pool of C++ threads
+        pytest.param(["-fsanitize=thread"], id="thread"),
     ],
 )
 def test_kernels_run_clean(flags, tmp_path):

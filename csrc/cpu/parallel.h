@@ -1,4 +1,5 @@
-// parallel_for over OpenMP, the thread pool that PyTorch uses too: no second pool fights it.
+// parallel_for over OpenMP, the thread pool that PyTorch uses too: no second pool fights it.  A compiler without OpenMP
+// gets a pool of C++ threads, which sleep between calls.
 #pragma once
 
 #include <atomic>
@@ -7,9 +8,7 @@
 #include <memory>
 #include <stdexcept>
 #include <thread>
-#if defined(ARU_STD_THREADS)  // ThreadSanitizer knows these threads; it does not know OpenMP's
-#include <vector>
-#elif defined(_OPENMP)
+#ifdef _OPENMP
 #include <omp.h>
 #endif
 
@@ -82,17 +81,19 @@ class FirstError {
   std::exception_ptr error_;
 };
 
-// f(k, threads) once in each of `threads` threads, or of as many as there are to be had.
+#ifndef _OPENMP
+// work(context, k, available) for 0 <= k < available at the same time, 0 in the calling thread.
+void run_in_pool(int threads, void (*work)(const void*, int, int), const void* context);
+#endif
+
+// f(k, threads) once in each of `threads` threads, or of as many as there are to be had.  f throws nothing.
 template <class F> void in_threads(int threads, const F& f) {
-#if defined(ARU_STD_THREADS)
-  std::vector<std::thread> team;
-  for (int k = 0; k < threads; ++k) team.emplace_back([&, k] { f(k, threads); });
-  for (std::thread& member : team) member.join();
-#elif defined(_OPENMP)
+#ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
   f(omp_get_thread_num(), omp_get_num_threads());
 #else
-  f(0, 1);
+  run_in_pool(
+      threads, [](const void* context, int k, int available) { (*static_cast<const F*>(context))(k, available); }, &f);
 #endif
 }
 

@@ -9,11 +9,21 @@
 #ifdef __x86_64__
 #include <immintrin.h>
 #endif
+#ifdef __aarch64__
+#include <arm_neon.h>
+#endif
 
 #include "../aru_math.h"
 
 namespace aru {
 namespace ARU_ISA {
+
+// Vector registers: the blocks of the products fill them.
+#if ARU_VECTOR_BYTES == 64 || defined(__aarch64__)
+constexpr int vector_registers = 32;
+#else
+constexpr int vector_registers = 16;
+#endif
 
 typedef float vfloat __attribute__((vector_size(ARU_VECTOR_BYTES)));
 typedef double vdouble __attribute__((vector_size(ARU_VECTOR_BYTES)));
@@ -47,6 +57,16 @@ template <> struct extremes<vdouble> {
   static ARU_MEMBER vdouble max(vdouble a, vdouble b) { return (vdouble)ARU_EXTREME(max, pd)(a, b); }
 };
 #undef ARU_EXTREME
+#elif defined(__aarch64__) && ARU_VECTOR_BYTES == 16
+// FMIN and FMAX are NaN where either argument is: the same as elsewhere, because a is a number.
+template <> struct extremes<vfloat> {
+  static ARU_MEMBER vfloat min(vfloat a, vfloat b) { return (vfloat)vminq_f32((float32x4_t)a, (float32x4_t)b); }
+  static ARU_MEMBER vfloat max(vfloat a, vfloat b) { return (vfloat)vmaxq_f32((float32x4_t)a, (float32x4_t)b); }
+};
+template <> struct extremes<vdouble> {
+  static ARU_MEMBER vdouble min(vdouble a, vdouble b) { return (vdouble)vminq_f64((float64x2_t)a, (float64x2_t)b); }
+  static ARU_MEMBER vdouble max(vdouble a, vdouble b) { return (vdouble)vmaxq_f64((float64x2_t)a, (float64x2_t)b); }
+};
 #endif
 
 #if defined(__AVX512F__) && ARU_VECTOR_BYTES == 64

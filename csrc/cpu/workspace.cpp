@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdlib>
 #include <iterator>
 #include <map>
 #include <mutex>
@@ -10,7 +9,7 @@
 #include <string>
 #include <unordered_map>
 
-#include <pthread.h>
+#include "platform.h"
 #ifdef __linux__
 #include <sys/mman.h>
 #endif
@@ -38,10 +37,9 @@ class OutOfMemory : public std::bad_alloc {
 
 void* allocate_once(size_t bytes) {
   constexpr size_t huge_page = size_t(2) << 20;
-  void* p = nullptr;
-  if (posix_memalign(&p, bytes >= huge_page ? huge_page : page, bytes)) return nullptr;
+  void* p = aligned_allocate(bytes >= huge_page ? huge_page : page, bytes);
 #ifdef __linux__
-  if (bytes >= huge_page) madvise(p, bytes, MADV_HUGEPAGE);
+  if (p && bytes >= huge_page) madvise(p, bytes, MADV_HUGEPAGE);
 #endif
   return p;
 }
@@ -60,7 +58,7 @@ void* allocate(size_t bytes) {
 struct Scratch {
   void* data = nullptr;
   size_t bytes = 0;
-  ~Scratch() { std::free(data); }
+  ~Scratch() { aligned_free(data); }
 };
 
 struct Pool {
@@ -80,7 +78,7 @@ Pool& pool() {
   static Pool* p = [] {
     Pool* made = new Pool;
     // A child process must not inherit a lock that another thread holds.
-    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
+    around_fork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
     return made;
   }();
   return *p;
@@ -91,7 +89,7 @@ Pool& pool() {
 void* thread_scratch(size_t bytes) {
   static thread_local Scratch scratch;
   if (scratch.bytes < bytes) {
-    std::free(scratch.data);
+    aligned_free(scratch.data);
     scratch.data = nullptr;
     scratch.bytes = 0;
     scratch.data = allocate(round_up(bytes));
@@ -121,7 +119,7 @@ void* acquire_buffer(size_t bytes) {
   try {
     p.used.emplace(buffer, bytes);
   } catch (...) {
-    std::free(buffer);
+    aligned_free(buffer);
     throw;
   }
   p.count_used(bytes);
@@ -138,14 +136,14 @@ void release_buffer(void* buffer) {
   try {
     p.idle.emplace(bytes, buffer);
   } catch (const std::bad_alloc&) {  // not even memory for the entry: called from destructors, which may not throw
-    std::free(buffer);
+    aligned_free(buffer);
     return;
   }
   p.idle_total += bytes;
   while (p.idle_total > most_idle || (p.idle_total + p.used_total > p.used_peak && !p.idle.empty())) {
     const auto victim = p.idle_total > most_idle ? std::prev(p.idle.end()) : p.idle.begin();
     p.idle_total -= victim->first;
-    std::free(victim->second);
+    aligned_free(victim->second);
     p.idle.erase(victim);
   }
 }
@@ -159,7 +157,7 @@ size_t idle_bytes() {
 void free_idle() {
   Pool& p = pool();
   std::lock_guard<std::mutex> lock(p.mutex);
-  for (const auto& [bytes, buffer] : p.idle) std::free(buffer);
+  for (const auto& [bytes, buffer] : p.idle) aligned_free(buffer);
   p.idle.clear();
   p.idle_total = 0;
   p.used_peak = p.used_total;

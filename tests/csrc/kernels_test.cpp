@@ -11,9 +11,22 @@
 #include <thread>
 #include <vector>
 
+#ifndef _WIN32
+#include <sys/wait.h>
+#include <unistd.h>
+#endif
+
 #include "cpu/kernels.h"
 #include "cpu/parallel.h"
 #include "cpu/workspace.h"
+#include "vectors_test.h"
+
+std::vector<VectorCheck>& vector_checks() {
+  static std::vector<VectorCheck> checks;
+  return checks;
+}
+
+void add_vector_check(VectorCheck check) { vector_checks().push_back(check); }
 
 namespace {
 
@@ -200,9 +213,46 @@ void run_bfloat16() {
   }
 }
 
+void run_vectors() {
+  size_t found = 0;
+  for (const std::string& isa : aru::usable_isas())
+    for (const VectorCheck& check : vector_checks())
+      if (isa == check.isa) {
+        const char* failure = check.run();
+        expect(!failure, isa + ": " + (failure ? failure : ""));
+        ++found;
+      }
+  expect(found == aru::usable_isas().size(), "an instruction set without a check of its vectors");
+}
+
+// The threads are kept from call to call, work at the same time, and do not start others.
+void run_threads() {
+  for (int round = 0; round < 200; ++round) {
+    std::vector<int> count(7, 0);
+    aru::parallel_for(7, 4, [&](int64_t i) {
+      expect(aru::usable_threads(4) == 1, "threads inside threads");
+      ++count[size_t(i)];
+    });
+    expect(count == std::vector<int>(7, 1), "a task left out or done twice");
+  }
+  expect(aru::usable_threads(4) == 4, "no threads after a call");
+#ifndef _WIN32
+  // In a child of fork the pool's threads are missing.
+  const Results<float> here = adaptive<float>({6, 4, 20, 10, 2}, 2, 3, true);
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) _exit(same_bits(here, adaptive<float>({6, 4, 20, 10, 2}, 2, 3, true)) ? 0 : 1);
+  int status = -1;
+  waitpid(child, &status, 0);
+  expect(status == 0, "a forked child fails or has other bits");
+#endif
+}
+
 }  // namespace
 
 int main() {
+  run_vectors();
+  run_threads();
   run<float>("float32", 1e-4);
   run_bfloat16();
   run<double>("float64", 1e-12);

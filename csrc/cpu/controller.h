@@ -8,9 +8,9 @@ namespace aru {
 namespace ARU_ISA {
 
 // Units that are computed side by side.  They take unit_block * strip_vectors accumulators, strip_vectors operands and,
-// except for AVX-512, which reads it from memory, a broadcast: 27 or (NEON) 31 of 32 registers, or 15 of 16.
+// except for AVX-512, which reads it from memory, a broadcast: 27 of 32 registers, 23 of NEON's 32, or 15 of 16.
 #ifndef ARU_UNIT_BLOCK  // an even number; smaller ones compile faster
-#define ARU_UNIT_BLOCK (ARU_VECTOR_BYTES == 64 ? 26 : vector_registers == 32 ? 14 : 6)
+#define ARU_UNIT_BLOCK (ARU_VECTOR_BYTES == 64 ? 26 : vector_registers == 32 ? 10 : 6)
 #endif
 constexpr int unit_block = ARU_UNIT_BLOCK;
 

@@ -9,9 +9,10 @@
 namespace aru {
 namespace ARU_ISA {
 
-// The accumulators, a vector for each column of a panel and a broadcast fill the 32 (AVX-512, NEON) or 16 registers.
+// The accumulators, a vector for each column of a panel and a broadcast fill the 32 (AVX-512) or 16 registers.  With
+// NEON, gcc keeps the operands of several k in registers and spills with 4 vectors.
 constexpr int row_block = 6;
-constexpr int panel_vectors = vector_registers == 32 ? 4 : 2;
+constexpr int panel_vectors = ARU_VECTOR_BYTES == 64 ? 4 : vector_registers == 32 ? 3 : 2;
 
 // A (size x size) matrix P, P[k][n] = transpose ? W[n][k] : W[k][n], n padded to whole vectors by zeros.
 template <class T> struct Packed {

@@ -18,7 +18,7 @@
 namespace aru {
 namespace ARU_ISA {
 
-// Vector registers: the blocks of the products fill them.
+// Vector registers, which bound the blocks of the products.
 #if ARU_VECTOR_BYTES == 64 || defined(__aarch64__)
 constexpr int vector_registers = 32;
 #else

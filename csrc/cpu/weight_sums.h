@@ -8,8 +8,8 @@ namespace aru {
 namespace ARU_ISA {
 
 // The size of a block of dW_gg: its accumulators and operands fit the registers.
-constexpr int dot_units = vector_registers == 32 ? 5 : 4;
-constexpr int dot_inputs = vector_registers == 32 ? 5 : 3;
+constexpr int dot_units = ARU_VECTOR_BYTES == 64 ? 5 : 4;
+constexpr int dot_inputs = ARU_VECTOR_BYTES == 64 ? 5 : vector_registers == 32 ? 4 : 3;
 
 // Keeps an operand in a register.  With AVX-512, gcc otherwise folds a load into each multiply-add that uses it, and
 // loads limit the products.  With AVX2 it does not, and holding an operand would spill accumulators (66 instead of 91

@@ -130,9 +130,11 @@ template <class T> Results<T> fixed(const Shape& z, int threads) {
   const Tensor<T> xp(all, 1, 1), h0(rows, 2, 1), hh(z.H * z.H, 4, 1 / std::sqrt(double(z.H)));
   const Tensor<T> n(z.H, 5, 3), s(z.H, 6, 1), d_h(all, 10, 1), d_a(all, 11, 1);
   Tensor<T> h(all), a(all), d_xp(all), d_h0(rows), d_hh(z.H * z.H), d_n(z.H), d_s(z.H);
-  k.gamma_rnn_fwd(scalar<T>, {sizes, xp.get(), h0.get(), hh.get(), n.get(), s.get(), 1e-3, h.get(), a.get(), threads});
-  k.gamma_rnn_bwd(scalar<T>, {sizes, h0.get(), hh.get(), n.get(), s.get(), 1e-3, h.get(), a.get(), d_h.get(), d_a.get(),
-                              d_a.get(), d_xp.get(), d_h0.get(), d_hh.get(), d_n.get(), d_s.get(), threads});
+  k.gamma_rnn_fwd(scalar<T>,
+                  {sizes, xp.get(), h0.get(), hh.get(), n.get(), s.get(), nullptr, 1e-3, h.get(), a.get(), threads});
+  k.gamma_rnn_bwd(scalar<T>,
+                  {sizes, h0.get(), hh.get(), n.get(), s.get(), nullptr, 1e-3, h.get(), a.get(), d_h.get(), d_a.get(),
+                   d_a.get(), d_xp.get(), d_h0.get(), d_hh.get(), d_n.get(), d_s.get(), nullptr, threads});
   Results<T> results;
   for (Tensor<T>* x : {&h, &d_xp, &d_h0, &d_hh, &d_n, &d_s}) results.push_back(std::move(*x));
   return results;

@@ -33,7 +33,8 @@ class Target(NamedTuple):
     runners: tuple[str, ...]  # likewise; none where programs run by themselves
     packages: str  # of Debian and Ubuntu
     flags: tuple[str, ...]
-    link_flags: tuple[str, ...] = ("-static",)  # the emulators need none of the system's libraries
+    link_flags: tuple[str, ...] = ("-pthread",)
+    runner_flags: tuple[str, ...] = ()
     x86: bool = False  # with all instruction sets
 
 
@@ -44,6 +45,7 @@ TARGETS = {
         ("wine64", "wine"),
         "g++-mingw-w64-x86-64-posix wine wine64",
         ("-Wa,-muse-unaligned-vector-move", "-DARU_X86=1", "-DARU_UNIT_BLOCK=4"),
+        ("-static",),
         x86=True,
     ),
     "aarch64": Target(
@@ -51,9 +53,11 @@ TARGETS = {
         ("qemu-aarch64", "qemu-aarch64-static"),
         "g++-aarch64-linux-gnu qemu-user",
         ("-fopenmp",),
+        # not linked statically: such programs now and then abort under QEMU
+        runner_flags=("-L", "/usr/aarch64-linux-gnu"),
     ),
     # as on macOS, whose compiler has no OpenMP
-    "threads": Target(("g++", "clang++"), (), "g++", (), ("-pthread",)),
+    "threads": Target(("g++", "clang++"), (), "g++", ()),
 }
 
 
@@ -92,7 +96,7 @@ def check(name: str, target: Target) -> str | None:
         if not program.exists():  # MinGW adds the suffix
             program = program.with_suffix(".exe")
         environment = os.environ | {"WINEDEBUG": "-all", "WINEPREFIX": str(Path(folder) / "wine")}
-        command = [*([runner] if runner else []), str(program)]
+        command = [*([runner, *target.runner_flags] if runner else []), str(program)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=MOST_SECONDS)
         except subprocess.TimeoutExpired:

@@ -179,7 +179,7 @@ def test_signatures():
     """The public interface, as README.md lists it."""
     lstm = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0.0, "bidirectional": False, "proj_size": 0}
     tail = {"n_floor": 1e-3, "device": None, "dtype": None}
-    recurrent = tail | {"init": "paper"}
+    recurrent = tail | {"init": "paper", "leak": None, "train_leak": False}
     expected = {
         ARUN: lstm | {"controller_size": 16} | recurrent,
         ARUNCell: {"bias": True, "controller_size": 16} | recurrent,

@@ -16,15 +16,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
-from pathlib import Path
 from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from aru_lab.errors import Interrupted, LabError, MachineError, as_lab_error
+from aru_lab.errors import Interrupted, LabError, MachineError
+from aru_lab.experiments.attempts import attempt
 from aru_lab.experiments.slurm import Slurm, run_on_cluster
-from aru_lab.files import reason
 from aru_lab.runs.signals import STOPPING
 from aru_lab.terminal import progress_console, say
 
@@ -110,23 +109,6 @@ def threads_each(jobs: int | Slurm) -> int | None:
     if isinstance(jobs, Slurm):
         return jobs.cpus
     return max(1, (os.cpu_count() or 1) // jobs) if jobs > 1 else None
-
-
-def attempt(function: Callable[[Item, Report], Result], item: Item, report: Report) -> Result | LabError:
-    """The result of one item, or its error."""
-    try:
-        return function(item, report)
-    except Exception as error:
-        return as_lab_error(error) or _unexpected(error)
-
-
-def _unexpected(error: Exception) -> LabError:
-    """A fault of the program, in a sentence: the other pieces of work must not be lost for it."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{Path(trace.tb_frame.f_code.co_filename).name}, line {trace.tb_lineno}" if trace else "unknown"
-    return LabError(f"An unexpected {type(error).__name__} ({reason(error)}; {place}); please report it.")
 
 
 def _on_processes(

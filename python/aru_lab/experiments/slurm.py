@@ -93,7 +93,7 @@ class Work:
 
     def __call__(self, item: Any) -> Any:
         """The result, or the error, of the item."""
-        from aru_lab.experiments.processes import attempt
+        from aru_lab.experiments.attempts import attempt
 
         # Slurm sends SIGTERM to a job that makes room for others. Training would stop for it, and the job would count
         # as done; it has to last until Slurm ends it and queues it again.

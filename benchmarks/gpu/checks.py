@@ -288,12 +288,14 @@ def compiled_layers_work(place: Place) -> None:
 def operators_are_registered_correctly(place: Place) -> None:
     """torch.library.opcheck, forward."""
     T, B, H, G = 3, 2, 5, 4
-    weights = controller_weights(G, place.device)
+    weights, leak = controller_weights(G, place.device), torch.full((H,), 0.5, device=place.device)
     calls: dict[str, tuple[object, ...]] = {
         "gamma": (random(place, 3, 4), random(place, 4), random(place, 3, 1), 1e-3),
         "controller_step": (random(place, B, H), random(place, B, H, G), *weights, 1e-3, "highest", True),
         "aru_sequence": (*adaptive(place, T, B, H, G), 1e-3, "highest", 2, True),
         "gamma_rnn_sequence": (*static(place, T, B, H), 1e-3, "highest", True),
+        "leaky_aru_sequence": (*adaptive(place, T, B, H, G), leak, 1e-3, "highest", 2, True),
+        "leaky_gamma_rnn_sequence": (*static(place, T, B, H), leak, 1e-3, "highest", True),
     }
     for op in sorted(BACKENDS[place.backend].ops):
         arguments = calls[op]

@@ -24,7 +24,8 @@ from aru_kernels._arguments import (
     StepInputs,
     StepSettings,
 )
-from aru_kernels.operations import OPERATIONS, Operation
+from aru_kernels._operation import Operation
+from aru_kernels.operations import OPERATIONS
 from aru_kernels.reference import Trace
 
 _GAMMA, _STEP = OPERATIONS["gamma"], OPERATIONS["controller_step"]

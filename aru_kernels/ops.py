@@ -27,8 +27,9 @@ from torch import Tensor
 
 from aru_kernels import _checks as check
 from aru_kernels import _recall, backends
+from aru_kernels._operation import Operation, gradients_fit
 from aru_kernels.backends import BACKENDS, Backend
-from aru_kernels.operations import OPERATIONS, Operation, gradients_fit
+from aru_kernels.operations import OPERATIONS
 
 _NAMESPACE = "aru_kernels"
 _LIBRARY = torch.library.Library(_NAMESPACE, "FRAGMENT")
@@ -389,8 +390,8 @@ def watched() -> bool:
 def plain(tensors: Sequence[Tensor]) -> bool:
     """Whether tensors hold their values in memory of their own.
 
-    Memory holds the negative of some tensors' values, as of z.conj().imag, and some zeros have no memory. Of those the
-    dispatcher makes a copy.
+    Memory holds the negative of some tensors' values, as of z.conj().imag, and some zeros have no memory; the
+    dispatcher copies both.
     """
     types = check.PLAIN
     return not any([type(x) not in types or x.is_neg() or x._is_zerotensor() for x in tensors])  # noqa: C419 (a generator is slower)

@@ -120,7 +120,7 @@ template <class T> void forward(const GammaRnnForward& f) {
   const Buffer<T> scratch_a(f.a ? 0 : tiles * rows);
   const Leak<T> leak(z, f.leak, false);
   parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
-    forward_tile(f, w, Tile(z, i), scratch_a.get() + i * rows, leak.of_tile(i), member);
+    forward_tile(f, w, Tile(z, i), scratch_a.from(i * rows), leak.of_tile(i), member);
   });
 }
 

@@ -72,9 +72,9 @@ template <class T> class Leak {
     TileLeak<T> own;
     if (rows_ == 0) return own;
     own.rate = rates_.get();
-    own.carry = carries_.get() + i * rows_;
-    own.sums = sums_.get() + i * rows_;
-    own.totals = totals_.get() + i * rows_;
+    own.carry = carries_.from(i * rows_);
+    own.sums = sums_.from(i * rows_);
+    own.totals = totals_.from(i * rows_);
     return own;
   }
 

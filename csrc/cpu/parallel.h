@@ -86,7 +86,7 @@ class FirstError {
 void run_in_pool(int threads, void (*work)(const void*, int, int), const void* context);
 #endif
 
-// f(k, threads) once in each of `threads` threads, or of as many as there are to be had.  f throws nothing.
+// Calls f(k, n) once in each of n threads; n is `threads`, or less if the system provides fewer.  f must not throw.
 template <class F> void in_threads(int threads, const F& f) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)

@@ -197,14 +197,14 @@ template <class T> ARU_FUNCTION void store_first(T* p, vec<T> v, int64_t count) 
   for (int64_t i = 0; i < count; ++i) p[i] = v[i];
 }
 
-// Lanes of a and b (counted on from a's) by index.
+// Selects lanes of a and b by index; the lanes of b follow those of a.
 #ifdef __clang__
 #define ARU_SHUFFLE(V, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
 #else
 #define ARU_SHUFFLE(V, a, b, ...) __builtin_shuffle(a, b, bits_of<V>{__VA_ARGS__})
 #endif
 
-// Rows and columns of a square of vectors exchanged: blocks of D lanes at a time, for each power of two D.
+// Transposes a square of vectors: exchanges blocks of D lanes, for each power of two D.
 template <class T, int D, size_t... J>
 ARU_FUNCTION void exchange_blocks(vec<T>& a, vec<T>& b, std::index_sequence<J...>) {
   constexpr int L = lanes<T>;

@@ -107,8 +107,8 @@ ARU_FUNCTION vfloat add_product(vfloat acc, vfloat x, vfloat y) { return acc + x
 ARU_FUNCTION vdouble add_product(vdouble acc, vdouble x, vdouble y) { return acc + x * y; }
 ARU_FUNCTION vfloat add_product(vfloat acc, vint32 x, vint32 y) { return dot_pairs(acc, x, y); }
 
-// A square block of `count` rows and `columns` columns of (.., G), transposed to vectors of state, and back; other
-// lanes are zero.  full: whether there are as many as lanes, so that the block stays in registers.
+// Transposes a block of `count` rows and `columns` columns of (.., G) to vectors of state, and back.  The other lanes
+// are zero.  full: both numbers are at least that of the lanes, so the block stays in registers.
 template <class S, bool full>
 void block_from_rows(const scalar_of<S>* rows, int64_t G, int64_t count, int64_t columns, stored_of<S>* out) {
   using T = scalar_of<S>;

@@ -16,14 +16,19 @@ namespace ARU_ISA {
 inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 inline int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
 
-// A buffer that lives for one call and that all its threads share.
+// A buffer that lives for one call and that all its threads share; null without elements.
 template <class T> class Buffer {
  public:
-  explicit Buffer(int64_t elements) : data_(static_cast<T*>(acquire_buffer(size_t(elements) * sizeof(T)))) {}
-  ~Buffer() { release_buffer(data_); }
+  explicit Buffer(int64_t elements)
+      : data_(elements ? static_cast<T*>(acquire_buffer(size_t(elements) * sizeof(T))) : nullptr) {}
+  ~Buffer() {
+    if (data_) release_buffer(data_);
+  }
   Buffer(const Buffer&) = delete;
   Buffer& operator=(const Buffer&) = delete;
   T* get() const { return data_; }
+  // The address of an element, or null without elements.
+  T* from(int64_t element) const { return data_ ? data_ + element : nullptr; }
 
  private:
   T* data_;

@@ -13,7 +13,8 @@ import pytest
 from aru_lab.data.tasks import TASKS
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import OF_MODELS, TrainConfig
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.model_options import OF_MODELS, check_used
 from aru_lab.runs.rates import rates_help
 
 
@@ -147,12 +148,12 @@ def test_an_option_is_refused_where_no_model_reads_it(name: str) -> None:
     config = TrainConfig(**{name: values[name]})
     others = [model for model in MODELS if model not in OF_MODELS[name]]
     with pytest.raises(ConfigError, match=f"{name}: got .*, expected .*{OF_MODELS[name][0]}"):
-        config.check_used(others)
-    config.check_used(others, also=(name,))
+        check_used(config, others)
+    check_used(config, others, also=(name,))
     for model in OF_MODELS[name]:
-        config.check_used((others[0], model))
+        check_used(config, (others[0], model))
     for model in MODELS:
-        TrainConfig(model=model).check_used((model,))
+        check_used(TrainConfig(model=model), (model,))
     # What an earlier version saved, and what a sweep saves, is read.
     assert TrainConfig.from_json(config.to_json() | {"model": others[0]}).model == others[0]
 

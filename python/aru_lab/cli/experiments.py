@@ -17,8 +17,9 @@ from aru_lab.arguments import check_choice, check_whole
 from aru_lab.cli.options import ConfigFile, Execution, Quiet, Runs, check_runs
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.config import CHECKPOINTS, OF_MODELS, TrainConfig
+from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 from aru_lab.runs.config_file import read_config_file
+from aru_lab.runs.model_options import OF_MODELS, check_used
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def check_sweep(
             raise ConfigError(f"{name}: got {came!r}, expected {option}, which lists those of a sweep.")
     for model in models:
         check_choice("models", model, MODELS)
-    config.check_used(models, ("controller_size",) if match_parameters else (), defaults)
+    check_used(config, models, ("controller_size",) if match_parameters else (), defaults)
     for name in (text.partition("=")[0] for text in vary):
         readers = OF_MODELS.get(name, models)
         if not set(models) & set(readers) and not (name == "controller_size" and match_parameters):

@@ -17,6 +17,7 @@ from aru_lab.cli.options import ConfigFile, Quiet, Run, Runs, check_runs
 from aru_lab.errors import ConfigError
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.config_file import read_config_file
+from aru_lab.runs.model_options import check_used
 
 STANDARD = ("step:amplitude=0.5", "noisy:deviation=1", "contrast:amplitude=0.5")
 
@@ -55,7 +56,7 @@ class Train:
                 )
             config = dataclasses.replace(config, freeze=tuple(dict.fromkeys((*config.freeze, "activation"))))
         given = None if self.config is None else self.from_config(self.config).training
-        config.check_used((config.model,), defaults=given)
+        check_used(config, (config.model,), defaults=given)
         if self.resume is not None and (config != TrainConfig() or self.config is not None):
             raise ConfigError(
                 f"resume: got further arguments beside --resume {self.resume}, expected none: a run is continued with "

@@ -22,6 +22,7 @@ from typing import Any
 
 from aru_lab.arguments import check_choice, check_positive, check_whole
 from aru_lab.errors import ConfigError, Interrupted, LabError, MachineError
+from aru_lab.experiments.attempts import attempt
 from aru_lab.files import Form, check_form, read_lines
 from aru_lab.runs.folder import append_result
 
@@ -93,8 +94,6 @@ class Work:
 
     def __call__(self, item: Any) -> Any:
         """The result, or the error, of the item."""
-        from aru_lab.experiments.attempts import attempt
-
         # Slurm sends SIGTERM to a job that makes room for others. Training would stop for it, and the job would count
         # as done; it has to last until Slurm ends it and queues it again.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ from aru_lab.data.tasks import TASKS, find_task, is_data_file
 from aru_lab.data.transform import MISSING
 from aru_lab.errors import ConfigError
 from aru_lab.networks.initial import BIASES, LSTM_WEIGHTS, check_initial
-from aru_lab.networks.names import ADAPTABLE, GAMMA, MODELS, PARTS
+from aru_lab.networks.names import MODELS, PARTS
 from aru_lab.runs.rates import SCALINGS, default_learning_rate, rates_help
 
 CLASS_WEIGHTS = ("balanced",)
@@ -33,15 +32,6 @@ CHECKPOINTS = ("best", "last")
 INCIDENTAL = ("data_dir", "output", "device", "backend", "threads", "checkpoint_seconds", "tensorboard")
 # Other runs, whose folders may move: an experiment is identified by their names, and their weights by a checksum.
 SOURCES = ("initial_from", "controller_from")
-# Fields that say something to these models only; the others pass them over.
-OF_MODELS = {
-    "controller_size": ("arun",),
-    "initial_gain": GAMMA,
-    "initial_saturation": GAMMA,
-    "biases": (*GAMMA, "relu"),
-    "lstm_weights": ("lstm",),
-    "backend": ADAPTABLE,
-}
 # Fields that every version writes into config.json; a file without one of them is damaged.
 ALWAYS_SAVED = (
     "task",
@@ -309,30 +299,6 @@ class TrainConfig:
         for name in ("data_dir", "output", *SOURCES):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, _as_path(name, getattr(self, name)))
-
-    def check_used(self, models: Iterable[str], also: Iterable[str] = (), defaults: TrainConfig | None = None) -> None:
-        """Refuse a value other than the default in a field that none of the models reads.
-
-        A configuration may hold such a value, as those of a sweep over several models do; what a user asks for may not.
-
-        Args:
-            models: of names.MODELS.
-            also: fields that are read for another purpose.
-            defaults: the values that nobody asked for; None takes the defaults of this class.
-
-        Raises:
-            ConfigError: a field is set that none of the models reads.
-        """
-        models, defaults = tuple(models), defaults or TrainConfig()
-        for name, readers in OF_MODELS.items():
-            if name in also or getattr(self, name) == getattr(defaults, name) or set(models) & set(readers):
-                continue
-            came = f"the model {models[0]}" if len(models) == 1 else f"the models {', '.join(models)}"
-            one = "the model" if len(readers) == 1 else "one of the models"
-            raise ConfigError(
-                f"{name}: got {getattr(self, name)!r} with {came}, expected {one} {', '.join(readers)}: only "
-                f"{'it has' if len(readers) == 1 else 'they have'} this option."
-            )
 
     @property
     def preparation(self) -> Preparation:

@@ -26,11 +26,15 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def ctrl_c_interrupts() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, as in a terminal; a shell starts what runs in its background with it ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def signals_are_those_of_a_terminal() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt, and hanging up ends the process; background jobs and nohup ignore them."""
+    terminal = {signal.SIGINT: signal.default_int_handler}
+    if hasattr(signal, "SIGHUP"):
+        terminal[signal.SIGHUP] = signal.SIG_DFL
+    before = {number: signal.signal(number, handler) for number, handler in terminal.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ class _Cell(_leak.Leaky):
     bias: nn.Parameter | None
     # of cells that were pickled before this was an argument
     init: str = "paper"
+    _shapes: Shapes | None = None
 
     def __init__(
         self,
@@ -54,12 +55,15 @@ class _Cell(_leak.Leaky):
         self.init = init.choice(initialisation)
         self._initial_leak = _leak.values(leak, train_leak, self.hidden_size, dtype)
         self.train_leak = train_leak
-        shapes = recurrent_shapes(self.input_size, self.hidden_size, check.flag("bias", bias))
+        self._shapes = self._all_shapes(check.flag("bias", bias))
         if not bias:
             self.register_parameter("bias", None)
-        self._register(shapes | self._activation_shapes(), "", device, dtype)
+        self._register(self._shapes, "", device, dtype)
         self._register_leak("", device, dtype)
         self.reset_parameters()
+
+    def _all_shapes(self, bias: bool) -> Shapes:
+        return recurrent_shapes(self.input_size, self.hidden_size, bias) | self._activation_shapes()
 
     def _activation_shapes(self) -> Shapes:
         raise NotImplementedError
@@ -83,7 +87,9 @@ class _Cell(_leak.Leaky):
     def _checked(self, input: Tensor) -> tuple[list[Any], tuple[int, ...]]:
         """The parameters, and the batch sizes of the input."""
         has_bias = self.bias is not None
-        shapes = recurrent_shapes(self.input_size, self.hidden_size, has_bias) | self._activation_shapes()
+        shapes = self._shapes
+        if shapes is None or ("bias" in shapes) != has_bias:  # the bias may have been set to None
+            shapes = self._all_shapes(has_bias)
         weights: list[Any] = self._weights(shapes)
         if not has_bias:
             weights.insert(2, None)
@@ -97,7 +103,9 @@ class _Cell(_leak.Leaky):
 
     def _preactivation(self, input: Tensor, h: Tensor, weights: list[Tensor], drive: Any) -> Tensor:
         weight_ih, weight_hh, bias = weights
-        a = F.linear(input, weight_ih, bias) + F.linear(h, weight_hh)
+        a = F.linear(input, weight_ih, bias)
+        # one operation fewer; it takes matrices only
+        a = torch.addmm(a, h, weight_hh.t()) if h.ndim == 2 else a + F.linear(h, weight_hh)
         if drive is None:
             return a
         if not isinstance(drive, Tensor):

@@ -11,6 +11,7 @@ import contextvars
 import errno
 import io
 import os
+import re
 import sys
 import unicodedata
 from collections.abc import Iterator
@@ -49,6 +50,10 @@ _SPELLED = {
     "∂": "d",
 }
 _HANDLER = "aru_lab.spell"
+
+# A name of a file may have 255 characters; what is longer is a value that went wrong.
+_LONG_WORD = re.compile(r"\S{600,}")
+_SHOWN = 100  # characters at each end of a long word
 
 
 def visible(text: str) -> str:
@@ -102,8 +107,9 @@ def progress_console(stderr: bool = False) -> Console:
 
 
 def complain(error: object) -> None:
-    """Print the sentence of an error to standard error."""
-    print(f"aru: {visible(str(error))}", file=sys.stderr)
+    """Print the sentence of an error to standard error; the middle of very long words is left out."""
+    sentence = _LONG_WORD.sub(lambda word: f"{word[0][:_SHOWN]}…{word[0][-_SHOWN:]}", visible(str(error)))
+    print(f"aru: {sentence}", file=sys.stderr)
 
 
 class _Forgiving(io.FileIO):

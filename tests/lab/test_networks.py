@@ -187,12 +187,23 @@ def test_a_set_needs_those_that_it_builds_on(made: Any, sets: tuple[str, ...]) -
     [
         ("huge", {}, "scale: got 'huge', expected one of tiny, small"),
         ("tiny", {"sets": ("mnist",)}, "sets: got 'mnist', expected one of psdigits"),
+        ("tiny", {"models": ("arun", "lstn")}, "models: got 'lstn', expected one of arun"),
         ("tiny", {"seconds": 0}, "seconds: got 0, expected a finite number above 0"),
     ],
 )
 def test_refusals(tmp_path: Path, scale: str, options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         networks(scale, tmp_path, **options)
+
+
+def test_models_one_after_the_other_are_those_of_one_call(made: Any, tmp_path: Path) -> None:
+    assert made(sets=("first",), models=("relu",))[0]
+    assert {network.config.model for network in read_kept(tmp_path / "out" / "first")} == {"relu"}
+    rates = chosen_rates(tmp_path / "out" / "first")
+    assert made(sets=("first",), models=("arun",))[0]
+    names = {network.name for network in read_kept(tmp_path / "out" / "first")}
+    assert names == {"arun-seed0", "relu-seed0", "arun-seed1", "relu-seed1"}
+    assert chosen_rates(tmp_path / "out" / "first").items() > rates.items()
 
 
 @pytest.mark.parametrize("kept", [RECURRENT, NOTHING])

@@ -15,7 +15,7 @@ from rich.table import Table
 from aru_lab.cli import main
 from aru_lab.cli.entry import EXTRA
 from aru_lab.plots.style import as_label
-from aru_lab.terminal import plain, say, visible
+from aru_lab.terminal import complain, plain, say, visible
 
 from .conftest import with_sources
 
@@ -183,3 +183,13 @@ def test_command_line_imports_nothing_of_the_extra_before_it_looks() -> None:
         [sys.executable, "-c", script], env=with_sources(), capture_output=True, text=True, timeout=240
     )
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_a_very_long_value_is_not_repeated_in_full(capsys: pytest.CaptureFixture[str]) -> None:
+    complain(f"--seed: got {'9' * 5000!r}, expected a whole number.")
+    told = capsys.readouterr().err
+    assert len(told) < 300
+    assert told.startswith("aru: --seed: got '999")
+    assert told.endswith("999', expected a whole number.\n")
+    complain(path := "a/" * 250)
+    assert path in capsys.readouterr().err

@@ -38,6 +38,9 @@ class Networks:
     sets: tuple[str, ...] = ()
     """Train only these sets of the scale, such as psmnist; none takes all."""
 
+    models: tuple[str, ...] = ()
+    """Train only these models of the sets; none takes all."""
+
     seconds: float | None = None
     """Stop after so many seconds, at the end of an epoch; the same command goes on. None trains all."""
 
@@ -67,5 +70,8 @@ class Networks:
         slurm = jobs if isinstance(jobs, Slurm) else None
         own = {"data_dir": self.data_dir, "device": self.device, "threads": self.threads}
         own = {name: value for name, value in own.items() if value is not None}
-        if networks(self.scale, output, self.runs, self.seconds, self.sets, slurm=slurm, **own):
-            say(Console(), f"All networks of {self.scale} are kept in {output}.")
+        if networks(
+            self.scale, output, self.runs, self.seconds, self.sets, models=self.models or None, slurm=slurm, **own
+        ):
+            which = f" of the models {', '.join(self.models)}" if self.models else ""
+            say(Console(), f"All networks of {self.scale}{which} are kept in {output}.")

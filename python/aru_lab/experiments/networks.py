@@ -24,6 +24,7 @@ from aru_lab.experiments.scales import NETWORKS, NetworkSet
 from aru_lab.experiments.slurm import Slurm
 from aru_lab.experiments.sweep import Finished, complete, n_parameters, plan
 from aru_lab.files import Form, check_form, read_lines
+from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import append_result
 from aru_lab.terminal import progress_console, say
@@ -102,6 +103,8 @@ def networks(
     check_positive("seconds", seconds, optional=True)
     if seconds is not None and slurm is not None:
         raise ConfigError(f"seconds: got {seconds:g} with the executor slurm, expected None: --time limits its jobs.")
+    for model in models or ():
+        check_choice("models", model, MODELS)
     chosen = _chosen(scale, sets)
     runs = runs or Path("runs/networks") / scale
     work = _Work(output, runs, console or progress_console(), Deadline(seconds), own, models, slurm)

@@ -144,7 +144,7 @@ def test_a_default_learning_rate_is_the_same_experiment_as_its_number() -> None:
 @pytest.mark.parametrize("name", OF_MODELS)
 def test_an_option_is_refused_where_no_model_reads_it(name: str) -> None:
     values = {"controller_size": 8, "initial_gain": "3", "initial_saturation": "1", "biases": "torch"}
-    values |= {"lstm_weights": "xavier", "backend": "reference"}
+    values |= {"lstm_weights": "xavier", "backend": "reference", "leak": 0.5, "dale": 0.8, "sparsity": 0.5}
     config = TrainConfig(**{name: values[name]})
     others = [model for model in MODELS if model not in OF_MODELS[name]]
     with pytest.raises(ConfigError, match=f"{name}: got .*, expected .*{OF_MODELS[name][0]}"):

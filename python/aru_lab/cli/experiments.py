@@ -217,7 +217,8 @@ class Transfer:
     validation accuracy, among them epoch 0, before the retraining; last: of the last epoch, as in the paper."""
 
     data: Path | None = None
-    """File of sequences (docs/data.md) to retrain on, in place of the rotated images."""
+    """File of sequences (docs/data.md), or a task whose trials are drawn, such as copy:delay=40, to retrain on in place
+    of the rotated images."""
 
     jobs: int = 1
     """Processes."""

@@ -112,13 +112,18 @@ def _prepare(path: Path, _version: tuple[int, ...], preparation: Preparation) ->
         numbers = None if target.is_classes else Scale.of(targets_of(data.train))
         transform = dataclasses.replace(transform, inputs=scale, targets=numbers)
     parts = {name: _completed(getattr(data, name), transform) for name in PARTS}
-    centre = _centre(parts["train"], preparation.missing == "mask-channel")
+    centre = centre_of(parts["train"], preparation.missing == "mask-channel")
     parts = {name: dataclasses.replace(part, centre=centre) for name, part in parts.items()}
     return Prepared(TaskData(**parts), target, transform)
 
 
-def _centre(train: Sequences, mask_channels: bool) -> np.ndarray | None:
-    """About which value a contrast changes each input: the mean where some training inputs are negative, else 0."""
+def centre_of(train: Sequences, mask_channels: bool = False) -> np.ndarray | None:
+    """About which value a contrast changes each input: the mean where some training inputs are negative, else 0.
+
+    Args:
+        train: the training examples.
+        mask_channels: whether the second half of the inputs says where values are missing.
+    """
     values = real_values(train)
     size = values.shape[1] // 2 if mask_channels else values.shape[1]
     if not mask_channels and values.min() >= 0:

@@ -6,13 +6,15 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from aru_lab.arguments import FLOAT32_MAX
+from aru_lab.data.images import Images
 from aru_lab.data.matlab import read_mat
 from aru_lab.data.splits import PARTS
-from aru_lab.errors import DataError
+from aru_lab.errors import ConfigError, DataError
 from aru_lab.files import array_names, open_file, read_arrays, reading, sha256_of
 
 WHAT = (
@@ -57,6 +59,20 @@ class Sequences:
         if self.mask is None:
             return len(self.y if index is None else index)
         return int(np.count_nonzero(self.mask if index is None else self.mask[index]))
+
+
+Examples = TypeVar("Examples", Images, Sequences)
+
+
+def first(examples: Examples, n: int | None, argument: str) -> Examples:
+    """The first n examples, or all where n is None.
+
+    Raises:
+        ConfigError: there are fewer; the sentence names the argument.
+    """
+    if n is not None and n > len(examples):
+        raise ConfigError(f"{argument}: got {n}, expected at most {len(examples)}, the number of examples.")
+    return examples.take(slice(n))
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,14 @@ def targets_of(sequences: Sequences) -> np.ndarray:
 
 
 def baseline(data: TaskData, target: Target) -> Baseline:
-    """The score on the test examples of always answering with the class, or the mean, of the training examples."""
+    """The score on the test examples of always answering with the most frequent class, or the mean, of the training.
+
+    The class is one that the test examples have: only the training of some tasks has steps of fixation.
+    """
     train, test = targets_of(data.train), targets_of(data.test)
     if target.is_classes:
-        most = int(np.bincount(train, minlength=target.n_outputs).argmax())
+        n_train, n_test = (np.bincount(y, minlength=target.n_outputs) for y in (train, test))
+        most = int((n_train * (n_test > 0)).argmax())
         return Baseline(target.names[most], float((test == most).mean()))
     mean = train.mean(axis=0, dtype=np.float64)
     return Baseline("the mean", float(((test - mean) ** 2).mean()), tuple(mean.tolist()))

@@ -1,4 +1,4 @@
-"""Tasks: sequences with their targets. Images are read pixel by pixel; a file holds sequences.
+"""Tasks: sequences with their targets. Images are read pixel by pixel; a file holds sequences; trials are drawn.
 
 A task is one entry of TASKS. This module does not import torch, so the command line lists the tasks quickly.
 """
@@ -6,25 +6,28 @@ A task is one entry of TASKS. This module does not import torch, so the command 
 from __future__ import annotations
 
 import dataclasses
+import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
+from aru_lab.arguments import check_choice, parse_parameters
+from aru_lab.data.cognitive import KINDS
+from aru_lab.data.gym import PREFIX, NeuroGym
 from aru_lab.data.images import DATASETS, SPLIT_SEED, Images, fixed_permutation
 from aru_lab.data.preparation import DEFAULT, Preparation, Prepared, prepare
-from aru_lab.data.sequences import Sequences, TaskData, checksum
+from aru_lab.data.sequences import Sequences, TaskData, checksum, first
 from aru_lab.data.splits import stratified_split
 from aru_lab.data.summary import describe, remarks
 from aru_lab.data.targets import Target
 from aru_lab.data.transform import Transform
+from aru_lab.data.trials import Kind, TrialTask
 from aru_lab.errors import ConfigError
 
 VALIDATION_SHARE = 10  # one in so many
 GREY = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601, as torchvision and Pillow turn colour into grey
-
-Examples = TypeVar("Examples", Images, Sequences)
 
 
 class Task(Protocol):
@@ -50,7 +53,7 @@ class Task(Protocol):
 
     @property
     def checksum(self) -> str | None:
-        """SHA-256 of the user's file; None for data sets, whose files have known checksums."""
+        """SHA-256 of the user's file or of the trials; None for data sets, whose files have known checksums."""
 
     @property
     def remarks(self) -> list[str]:
@@ -58,11 +61,11 @@ class Task(Protocol):
 
     @property
     def transform(self) -> Transform | None:
-        """What was done to a user's inputs; None for data sets."""
+        """What was done to the inputs of a file or of trials; None for data sets."""
 
     @property
     def description(self) -> dict[str, Any] | None:
-        """What a run keeps of a user's file, as json can write it; None for data sets."""
+        """What a run keeps of a file or of trials, as json can write it; None for data sets."""
 
     def load(
         self, data_dir: Path | None = None, subset: int | None = None, validation_subset: int | None = None
@@ -157,8 +160,8 @@ class ImageTask:
             fit = len(halves[0]) - len(halves[0]) // VALIDATION_SHARE
             parts = tuple(images.test.take(index) for index in (halves[0][:fit], halves[0][fit:], halves[1]))
         return TaskData(
-            train=self._sequences(_first(parts[0], subset, "subset"), images.white),
-            validation=self._sequences(_first(parts[1], validation_subset, "validation_subset"), images.white),
+            train=self._sequences(first(parts[0], subset, "subset"), images.white),
+            validation=self._sequences(first(parts[1], validation_subset, "validation_subset"), images.white),
             test=self._sequences(parts[2], images.white),
         )
 
@@ -244,8 +247,8 @@ class FileTask:
         """Read the data and divide it; see `Task.load` and `Preparation`."""
         parts = self._prepared.data
         return TaskData(
-            train=_first(parts.train, subset, "subset"),
-            validation=_first(parts.validation, validation_subset, "validation_subset"),
+            train=first(parts.train, subset, "subset"),
+            validation=first(parts.validation, validation_subset, "validation_subset"),
             test=parts.test,
         )
 
@@ -264,7 +267,7 @@ def _balanced(name: str, dataset: str, n_pixels: int) -> tuple[ImageTask, ImageT
     )
 
 
-TASKS: dict[str, ImageTask] = {
+IMAGE_TASKS: dict[str, ImageTask] = {
     task.name: task
     for task in (
         ImageTask("sdigits", "digits", 64),
@@ -282,11 +285,64 @@ TASKS: dict[str, ImageTask] = {
         ImageTask("scifar10-conv-grey", "cifar10", 1024, encoder="conv", grey=True),
     )
 }
+# Tasks of trials stand here with their default options.
+TASKS: dict[str, ImageTask | TrialTask] = IMAGE_TASKS | {name: TrialTask(name, kind()) for name, kind in KINDS.items()}
+
+# How tasks are named.
+FORMS = (*sorted(TASKS), f"{PREFIX}NAME", "FILE.npz", "FILE.mat")
 
 
 def is_data_file(task: str) -> bool:
     """Whether a task's name is the path of a file of sequences."""
     return task.endswith((".npz", ".mat"))
+
+
+def base_of(task: str) -> str:
+    """The name of a task without its options."""
+    if is_data_file(task):
+        return task
+    return ":".join(task.split(":")[: 2 if task.startswith(PREFIX) else 1])
+
+
+def is_drawn(task: str) -> bool:
+    """Whether the trials of the task with this name are drawn."""
+    return base_of(task) in KINDS or task.startswith(PREFIX)
+
+
+def canonical(task: Any) -> str:
+    """The name of a task as a configuration keeps it.
+
+    The path of a file is absolute; options stand in their order, without those at their defaults.
+
+    Raises:
+        ConfigError: there is no such task, or an option does not fit.
+
+    Examples:
+        >>> canonical("copy:delay=30,symbols=8")
+        'copy:delay=30'
+    """
+    if isinstance(task, str) and is_data_file(task):
+        return os.path.abspath(task)
+    if isinstance(task, str) and is_drawn(task):
+        return find_task(task).name
+    check_choice("task", task, sorted(TASKS), " or the path of an .npz or .mat file")
+    return task
+
+
+def check_permutation(task: str, seed: int | None) -> None:
+    """Raise ConfigError where a seed of the order of the pixels is given for data without pixels."""
+    if seed == 0 or not (is_data_file(task) or is_drawn(task)):
+        return
+    what, other = f"file {task}", "--split says how a file is divided."
+    if is_drawn(task):
+        what = f"task {task}"
+        other = f"the option seed of the task, as in {base_of(task)}:seed=1, draws other trials."
+    raise ConfigError(f"permutation_seed: got {seed} with the {what}, expected 0: {other}")
+
+
+def label_of(task: str) -> str:
+    """A name of a task for files and folders."""
+    return Path(task).stem if is_data_file(task) else task.replace(":", "-").replace(",", "-")
 
 
 def find_task(
@@ -295,7 +351,8 @@ def find_task(
     """The task called `name`, with so many pixels a step.
 
     Args:
-        name: one of TASKS, or the path of a file of sequences.
+        name: one of TASKS, those of trials with options such as copy:delay=30,length=10, or the path of a file of
+            sequences.
         pixels_per_step: of images.
         preparation: how a file of sequences is read.
         permutation_seed: of images: seed of the order of the pixels and of the division into parts.
@@ -303,14 +360,15 @@ def find_task(
     Raises:
         ConfigError: there is none, or its pixels can't be grouped like that.
     """
+    if (is_data_file(name) or is_drawn(name)) and pixels_per_step != 1:
+        what = "file" if is_data_file(name) else "task"
+        raise ConfigError(f"pixels_per_step: got {pixels_per_step} for the {what} {name}, expected 1.")
     if is_data_file(name):
-        if pixels_per_step != 1:
-            raise ConfigError(f"pixels_per_step: got {pixels_per_step} for the file {name}, expected 1.")
         return FileTask(name, preparation)
-    if name not in TASKS:
-        names = ", ".join(sorted(TASKS))
-        raise ConfigError(f"task: got {name!r}, expected one of {names} or the path of an .npz or .mat file.")
-    task = TASKS[name]
+    if is_drawn(name):
+        return TrialTask(base_of(name), _kind_of(name))
+    check_choice("task", name, sorted(TASKS), " or the path of an .npz or .mat file")
+    task = IMAGE_TASKS[name]
     if pixels_per_step != 1 and (task.encoder == "conv" or task.n_pixels % pixels_per_step):
         raise ConfigError(
             f"pixels_per_step: got {pixels_per_step}, expected "
@@ -319,7 +377,10 @@ def find_task(
     return dataclasses.replace(task, pixels_per_step=pixels_per_step, permutation_seed=permutation_seed)
 
 
-def _first(examples: Examples, n: int | None, argument: str) -> Examples:
-    if n is not None and n > len(examples):
-        raise ConfigError(f"{argument}: got {n}, expected at most {len(examples)}, the number of examples.")
-    return examples.take(slice(n))
+def _kind_of(name: str) -> Kind:
+    """The options in the name of a task whose trials are drawn."""
+    if not name.startswith(PREFIX):
+        return parse_parameters("task", name, KINDS)
+    env, _, options = name.removeprefix(PREFIX).partition(":")
+    kind = parse_parameters("task", f"{PREFIX}{options}", {PREFIX.rstrip(":"): NeuroGym})
+    return dataclasses.replace(kind, env=env)

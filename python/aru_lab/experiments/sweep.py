@@ -99,7 +99,7 @@ def plan(
     configs: list[TrainConfig] = []
     for values in itertools.product(*([(name, value) for value in choices] for name, choices in axes)):
         changes = dict(values)
-        label = "".join(f"-{name}={str(value).replace(os.sep, '_')}" for name, value in values)
+        label = "".join(f"-{name}={_label(value)}" for name, value in values)
         arun = dataclasses.replace(base, **changes, model="arun")
         sizes = _matched(arun, models, remark) if match_parameters and set(models) != {"arun"} else {}
         for model in models:
@@ -110,6 +110,14 @@ def plan(
                 dataclasses.replace(config, seed=seed, output=root / f"{model}{label}-seed{seed}") for seed in seeds
             ]
     return configs
+
+
+def _label(value: Any) -> str:
+    """A value as part of the name of a folder."""
+    text = str(value)
+    for sign in (os.sep, ":"):
+        text = text.replace(sign, "_")
+    return text
 
 
 def _check_distinct(name: str, values: Sequence[Any]) -> None:
@@ -162,7 +170,21 @@ def _axis(text: str) -> tuple[str, list[Any]]:
         raise ConfigError(f"vary: got {text!r}, expected another field; for {name} there is {OWN_OPTIONS[name]}.")
     if name not in names or not sign or not values:
         raise ConfigError(f"vary: got {text!r}, expected FIELD=VALUE,VALUE,... with a field of {', '.join(names)}.")
-    return name, [_value(item) for item in values.split(",")]
+    items = values.split(",")
+    if name == "task":
+        return name, _tasks(items)
+    return name, [_value(item) for item in items]
+
+
+def _tasks(items: Sequence[str]) -> list[str]:
+    """The tasks in the pieces between commas; PARAMETER=VALUE is a further option of the task before."""
+    found: list[str] = []
+    for item in items:
+        if found and "=" in item and ":" not in item:
+            found[-1] += f",{item}"
+        else:
+            found.append(item)
+    return found
 
 
 def _value(text: str) -> Any:

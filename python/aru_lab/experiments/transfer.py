@@ -2,18 +2,18 @@
 
 Half of the test images, which the network never saw, are rotated and trained on (the last tenth of them validates);
 the other half tests. In the static networks n and s are parameters; in the ARUN the controller computes
-them, so the whole controller is retrained. A data file of the user can take the place of the rotated images.
+them, so the whole controller is retrained. A data file of the user, or other
+trials, can take the place of the rotated images.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from aru_lab.arguments import check_choice
-from aru_lab.data.tasks import TASKS, is_data_file
+from aru_lab.data.tasks import TASKS, canonical, is_data_file, is_drawn, label_of
 from aru_lab.errors import ConfigError
 from aru_lab.experiments.processes import Report
 from aru_lab.experiments.sweep import complete
@@ -57,14 +57,21 @@ class Retraining:
     validation accuracy, among them epoch 0, before the retraining; last: of the last epoch."""
 
     data: Path | None = None
-    """File of sequences that takes the place of the rotated images; see docs/data.md. None: the rotated images."""
+    """File of sequences, or a task whose trials are drawn, that takes the place of the rotated images. None: the
+    rotated images."""
 
     def __post_init__(self) -> None:
         check_choice("checkpoint", self.checkpoint, CHECKPOINTS)
-        if self.data is not None and not is_data_file(str(self.data)):
-            raise ConfigError(f"data: got {self.data}, expected the path of an .npz or .mat file.")
-        if self.data is not None and self.balanced:
-            raise ConfigError(f"balanced: got True with the file {self.data}, expected False: it divides test images.")
+        if self.data is None:
+            return
+        if is_drawn(str(self.data)):
+            canonical(str(self.data))
+        elif not is_data_file(str(self.data)):
+            raise ConfigError(
+                f"data: got {self.data}, expected the path of an .npz or .mat file, or a task whose trials are drawn."
+            )
+        if self.balanced:
+            raise ConfigError(f"balanced: got True with the data {self.data}, expected False: it divides test images.")
 
 
 # Figure 3a of the paper: Adam at 1e-4, batches of 100, up to 100 epochs, the last checkpoint.
@@ -83,8 +90,8 @@ PAPER_RETRAINING = Retraining(
 class TransferResult:
     """Scores on the held-out half of the test images: upright, rotated, and rotated after retraining n and s.
 
-    With a data file of the user, `before` is the score on the run's own test examples, and the others are those on the
-    test examples of the file. `validation` has the score on the validation examples after each epoch of the retraining,
+    With data of its own, `before` is the score on the run's own test examples, and the others are those on the test
+    examples of that data. `validation` has the score on the validation examples after each epoch of the retraining,
     first that before it; `epoch` is the one whose weights `retrained` is of.
     """
 
@@ -101,12 +108,12 @@ def transfer(run: Path, retraining: Retraining | None = None, report: Report = l
     """Retrain n and s of a run on rotated images or a file; the new run, in `folder_of`, resumes where it was killed.
 
     Args:
-        run: a run of an adaptive or gamma network on a task that has a rotated twin; with a file, on any task.
+        run: a run of an adaptive or gamma network on a task that has a rotated twin; with data of its own, on any task.
         retraining: epochs, learning rate, and what is trained on.
         report: called with the fraction that is done.
 
     Raises:
-        ConfigError: the run's model has no n and s, its task has no rotated twin, or the file does not fit.
+        ConfigError: the run's model has no n and s, its task has no rotated twin, or the data does not fit.
         RunError, DataError, NonFiniteError: as in `training.train`.
     """
     run, retraining = Path(run), retraining or Retraining()
@@ -131,9 +138,9 @@ def transfer_item(item: tuple[Path, Retraining], report: Report) -> TransferResu
 
 
 def folder_of(run: Path, retraining: Retraining) -> Path:
-    """The folder of the retrained run: RUN/transfer, RUN/transfer-balanced, or RUN/transfer-NAME for a file NAME."""
+    """The folder of the retrained run: RUN/transfer, RUN/transfer-balanced, or RUN/transfer-NAME for data NAME."""
     if retraining.data is not None:
-        return run / f"transfer-{retraining.data.stem}"
+        return run / f"transfer-{label_of(canonical(str(retraining.data)))}"
     return run / ("transfer-balanced" if retraining.balanced else "transfer")
 
 
@@ -147,7 +154,7 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
         raise ConfigError(f"run: got a {config.model} in {run}, which has no n and s; expected {', '.join(ADAPTABLE)}.")
     own = {}
     if retraining.data is not None:
-        task = os.path.abspath(retraining.data)
+        task = canonical(str(retraining.data))
         _check_fits(config, task)
         own = {"pixels_per_step": 1, "permutation_seed": 0}
     else:
@@ -176,10 +183,10 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
     )
 
 
-def _check_fits(config: TrainConfig, path: str) -> None:
-    """Raise ConfigError where the network of a run can't read or predict what is in a file."""
+def _check_fits(config: TrainConfig, name: str) -> None:
+    """Raise ConfigError where the network of a run can't read or predict the data of another task."""
     sizes = []
-    for task in (task_of(config), task_of(config, path)):
+    for task in (task_of(config), task_of(config, name)):
         target = task.target
         sizes.append((task.encoder, task.input_size, target.n_outputs, target.is_classes, target.every_step))
     own, given = sizes
@@ -189,7 +196,7 @@ def _check_fits(config: TrainConfig, path: str) -> None:
             f"{' at every step' * every_step}{' behind an encoder' * (encoder != 'linear')}"
             for encoder, n_inputs, n_outputs, is_classes, every_step in sizes
         ]
-        raise ConfigError(f"data: got {path} with {kinds[1]}, expected {kinds[0]}, as the run has.")
+        raise ConfigError(f"data: got {name} with {kinds[1]}, expected {kinds[0]}, as the run has.")
 
 
 def _validation(run: Path, which: str, task: str) -> Score:

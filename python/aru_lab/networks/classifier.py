@@ -11,14 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
-from aru_kernels import ARUN, GammaRNN
+from aru_kernels import ARUN, GammaRNN, constraints
 from aru_kernels.init import henaff_orthogonal_
 from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
 from aru_lab.networks.encoders import ConvEncoder
 from aru_lab.networks.initial import NORMAL, SHARED, values_of
-from aru_lab.networks.names import MODELS, PARTS
+from aru_lab.networks.names import ADAPTABLE, MODELS, PARTS
 
 # Parameters that determine n and s: n and s themselves in the gamma networks, the controller in the ARUN.
 STATIC = ("gain_l0", "saturation_l0")
@@ -138,8 +139,10 @@ def driven_rnn(rnn: nn.RNN | nn.LSTM | nn.GRU, x: Tensor, drive: float | Tensor 
         x: input, (T, B, I).
         drive: None, a number, (T,), or 3-D and broadcastable to (T, B, H).
     """
-    if drive is None:
+    constrained = parametrize.is_parametrized(rnn, "weight_hh_l0")  # rnn itself would read V and not W
+    if drive is None and not constrained:
         return rnn(x)[0]
+    drive = 0.0 if drive is None else drive
     n_steps, batch, _ = x.shape
     drive = torch.as_tensor(drive, dtype=x.dtype, device=x.device)
     if drive.dim() < 2:
@@ -215,6 +218,7 @@ def build_classifier(
     encoder: str = "linear",
     device: Any = None,
     dtype: torch.dtype | None = None,
+    leak: float | None = None,
 ) -> SequenceClassifier:
     """A freshly initialised classifier with the recurrent network named `model`, one of names.MODELS.
 
@@ -227,12 +231,14 @@ def build_classifier(
         encoder: "linear" or "conv"; for "conv", I must be 256.
         device: where the parameters live.
         dtype: their floating-point type.
+        leak: α of an ARUN or a gamma network; other networks have none.
 
     Raises:
         ConfigError: an unknown name.
     """
     check_choice("model", model, MODELS)
-    recurrent = BUILDERS[model](input_size, hidden_size, controller_size, device=device, dtype=dtype)
+    options = {"leak": leak} if model in ADAPTABLE else {}
+    recurrent = BUILDERS[model](input_size, hidden_size, controller_size, device=device, dtype=dtype, **options)
     front = ConvEncoder(device=device, dtype=dtype) if encoder == "conv" else None
     return SequenceClassifier(recurrent, n_classes, front, device=device, dtype=dtype)
 
@@ -273,7 +279,7 @@ def draw_biases(classifier: SequenceClassifier) -> None:
     if isinstance(recurrent, GammaRNN):
         draws = [torch.empty_like(recurrent.bias_l0).uniform_(-bound, bound) for bound in bounds]
         recurrent.bias_l0.copy_(sum(draws))
-    elif type(recurrent) is nn.RNN:
+    elif isinstance(recurrent, nn.RNN):
         for bias, bound in zip((recurrent.bias_ih_l0, recurrent.bias_hh_l0), bounds, strict=True):
             bias.uniform_(-bound, bound)
 
@@ -287,6 +293,22 @@ def draw_lstm_weights(classifier: SequenceClassifier) -> None:
         deviation = (2 / (recurrent.input_size + 2 * size)) ** 0.5
         for weight in (recurrent.weight_ih_l0, recurrent.weight_hh_l0):
             weight.normal_(0, deviation)
+
+
+def constrain(classifier: SequenceClassifier, excitatory: float | None, sparsity: float) -> None:
+    """Constrain W_hh: to a share of the connections, and to neurons that only excite or only inhibit.
+
+    Args:
+        classifier: freshly initialised, with a single matrix W_hh.
+        excitatory: fraction of excitatory neurons, which are the first ones; None: weights of both signs. The matrix is
+            drawn again, balanced, as `aru_kernels.constraints.dale` does.
+        sparsity: fraction of the connections that do not exist.
+    """
+    if sparsity > 0:
+        # the mask comes from torch's generator on the CPU, so that every device has the same
+        constraints.sparse(classifier.recurrent, 1 - sparsity)
+    if excitatory is not None:
+        constraints.dale(classifier.recurrent, excitatory)
 
 
 def parts(classifier: SequenceClassifier) -> dict[str, list[nn.Parameter]]:

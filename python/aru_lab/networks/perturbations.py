@@ -9,7 +9,6 @@ the result does not depend on the batch size.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from aru_lab.arguments import check_finite, check_whole
+from aru_lab.arguments import check_finite, check_whole, parse_parameters
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import DRIVABLE
 
@@ -255,7 +254,6 @@ PERTURBATIONS: dict[str, type[Perturbation]] = {
     "paper-noise": PaperNoise,
     "sine": Sine,
 }
-_FLAGS = {"true": True, "false": False}
 
 
 def is_defined(model: str, perturbation: Perturbation | None) -> bool:
@@ -286,40 +284,7 @@ def parse(text: str) -> Perturbation:
     Raises:
         ConfigError: an unknown name or parameter, a missing one, or a value that is not a number.
     """
-    name, _, rest = text.partition(":")
-    if name not in PERTURBATIONS:
-        raise ConfigError(f"perturb: got {text!r}, expected one of {', '.join(map(usage, PERTURBATIONS))}.")
-    fields = {field.name: field for field in dataclasses.fields(PERTURBATIONS[name])}
-    values: dict[str, float | int | bool] = {}
-    for item in filter(None, rest.split(",")):
-        key, _, value = item.partition("=")
-        if key not in fields or key in values:
-            raise ConfigError(f"perturb: got {item!r} in {text!r}, expected {usage(name)}, each parameter once.")
-        if fields[key].type == "bool":
-            if value not in _FLAGS:
-                raise ConfigError(f"perturb: got {item!r} in {text!r}, expected true or false after the sign =.")
-            values[key] = _FLAGS[value]
-            continue
-        try:
-            values[key] = int(value) if "int" in str(fields[key].type) else float(value)
-        except ValueError as error:
-            raise ConfigError(f"perturb: got {item!r} in {text!r}, expected a number after the sign =.") from error
-    missing = [key for key, field in fields.items() if field.default is dataclasses.MISSING and key not in values]
-    if missing:
-        raise ConfigError(f"perturb: got {text!r} without {', '.join(missing)}, expected {usage(name)}.")
-    try:
-        return PERTURBATIONS[name](**values)
-    except ConfigError as error:
-        raise ConfigError(f"perturb: {text!r}: {error}") from error
-
-
-def usage(name: str) -> str:
-    """How the perturbation called `name` is written, optional parameters in brackets."""
-    parameters = [
-        f"{field.name}=..." if field.default is dataclasses.MISSING else f"[{field.name}=...]"
-        for field in dataclasses.fields(PERTURBATIONS[name])
-    ]
-    return f"{name}:{','.join(parameters)}"
+    return parse_parameters("perturb", text, PERTURBATIONS)
 
 
 def describe(perturbation: Perturbation) -> str:

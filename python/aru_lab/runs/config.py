@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from aru_lab.arguments import MOST, check_choice, check_positive, check_whole, suggestion
+from aru_lab.arguments import (
+    MOST,
+    as_names,
+    as_path,
+    check_choice,
+    check_fraction,
+    check_positive,
+    check_whole,
+    suggestion,
+)
 from aru_lab.data.images import SPLIT_SEED
 from aru_lab.data.preparation import Preparation
 from aru_lab.data.targets import KINDS
-from aru_lab.data.tasks import TASKS, find_task, is_data_file
+from aru_lab.data.tasks import FORMS, canonical, check_permutation, find_task, is_data_file, label_of
 from aru_lab.data.transform import MISSING
 from aru_lab.errors import ConfigError
 from aru_lab.networks.initial import BIASES, LSTM_WEIGHTS, check_initial
@@ -67,9 +75,10 @@ class TrainConfig:
             was expected.
     """
 
-    task: Annotated[tyro.conf.Positional[str], _one_of((*sorted(TASKS), "FILE.npz", "FILE.mat"))] = "psdigits"
+    task: Annotated[tyro.conf.Positional[str], _one_of(FORMS)] = "psdigits"
     """What to learn: a task of the list, or a file of sequences x (N, T, I) with a label or a number each, y (N,); see
-    docs/data.md. The run keeps the file's absolute path and checksum."""
+    docs/data.md. The run keeps the file's absolute path and checksum. Tasks whose trials are drawn take options, such
+    as copy:delay=30,length=10; see docs/cognitive-tasks.md."""
 
     model: Annotated[str, _one_of(MODELS)] = "arun"
     """The recurrent network in front of the linear read-out."""
@@ -116,6 +125,20 @@ class TrainConfig:
 
     input_noise: float = 0.0
     """Standard deviation of the normal noise added to every input of the training examples (pixels are in [0, 1])."""
+
+    leak: float | None = None
+    """α of arun and the gamma networks, in (0, 1]: h = (1 - α) h + α γ, with the time constant Δt/α. None: h is γ."""
+
+    noise: float = 0.0
+    """Standard deviation σ of the private normal noise that is added to every pre-activation in training (in lstm and
+    gru to that of the candidate). With --leak α below 1 it is √(2/α) σ, as in aru_kernels.noise.gaussian."""
+
+    dale: float | None = None
+    """Fraction of excitatory neurons, from 0 to 1; the others inhibit (Dale's law). W_hh is drawn so that both cancel
+    (aru_kernels.constraints.dale). None: weights of both signs. Not for lstm and gru."""
+
+    sparsity: float = 0.0
+    """Fraction of the connections of W_hh that do not exist, below 1. Not for lstm and gru."""
 
     rate_penalty: float = 0.0
     """λ of the term λ · mean(h²) of the training loss: h is the state of the recurrent network, the mean that over the
@@ -239,10 +262,7 @@ class TrainConfig:
     """Write the metrics for TensorBoard too, into the run folder's tensorboard/."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.task, str) and is_data_file(self.task):
-            object.__setattr__(self, "task", os.path.abspath(self.task))
-        else:
-            check_choice("task", self.task, sorted(TASKS), " or the path of an .npz or .mat file")
+        object.__setattr__(self, "task", canonical(self.task))
         if (changed := self.preparation.changed) and not is_data_file(self.task):
             raise ConfigError(
                 f"{changed[0]}: got {getattr(self, changed[0])!r} with the task {self.task}, expected the path of a "
@@ -262,7 +282,7 @@ class TrainConfig:
             check_whole(name, getattr(self, name), 1, MOST, optional=True)
         check_whole("threads", self.threads, 1, MOST_THREADS, optional=True)
         for name in ("perturb", "freeze"):
-            object.__setattr__(self, name, _as_names(name, getattr(self, name)))
+            object.__setattr__(self, name, as_names(name, getattr(self, name)))
         for part in self.freeze:
             check_choice("freeze", part, PARTS)
         check_choice("initial_checkpoint", self.initial_checkpoint, CHECKPOINTS)
@@ -275,22 +295,19 @@ class TrainConfig:
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected True or False.")
         check_whole("seed", self.seed, 0, 2**63 - 1)
         check_whole("permutation_seed", self.permutation_seed, 0, MOST_PERMUTATIONS - SPLIT_SEED, optional=True)
-        if is_data_file(self.task) and self.permutation_seed != 0:
-            raise ConfigError(
-                f"permutation_seed: got {self.permutation_seed} with the file {self.task}, expected 0: --split says "
-                "how a file is divided."
-            )
+        check_permutation(self.task, self.permutation_seed)
         check_positive("learning_rate", self.learning_rate, optional=True)
-        for name in ("input_noise", "rate_penalty", "weight_penalty"):
+        for name in ("input_noise", "noise", "rate_penalty", "weight_penalty"):
             check_positive(name, getattr(self, name), or_zero=True)
         check_positive("clip", self.clip, optional=True)
+        check_fraction("leak", self.leak, with_0=False, optional=True)
+        check_fraction("dale", self.dale, optional=True)
+        check_fraction("sparsity", self.sparsity, with_1=False)
         check_positive("checkpoint_seconds", self.checkpoint_seconds, or_zero=True)
         for name, kind in (("device", "a torch device such as cpu or cuda:0"), ("backend", "a backend of aru_kernels")):
             if not isinstance(getattr(self, name), str):
                 raise ConfigError(f"{name}: got {getattr(self, name)!r}, expected auto or the name of {kind}.")
-        share = self.perturb_share
-        if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 <= share <= 1:
-            raise ConfigError(f"perturb_share: got {share!r}, expected a probability from 0 to 1.")
+        check_fraction("perturb_share", self.perturb_share, what="probability")
         if self.controller_from is not None and self.model != "arun":
             raise ConfigError(
                 f"controller_from: got {self.controller_from} with the model {self.model}, expected the model arun: "
@@ -298,7 +315,7 @@ class TrainConfig:
             )
         for name in ("data_dir", "output", *SOURCES):
             if getattr(self, name) is not None:
-                object.__setattr__(self, name, _as_path(name, getattr(self, name)))
+                object.__setattr__(self, name, as_path(name, getattr(self, name)))
 
     @property
     def preparation(self) -> Preparation:
@@ -314,8 +331,7 @@ class TrainConfig:
     @property
     def run_folder(self) -> Path:
         """The run folder: `output` where it is given, else runs/TASK-MODEL-seedSEED."""
-        task = Path(self.task).stem if is_data_file(self.task) else self.task
-        return self.output or Path("runs") / f"{task}-{self.model}-seed{self.seed}"
+        return self.output or Path("runs") / f"{label_of(self.task)}-{self.model}-seed{self.seed}"
 
     def with_learning_rate(self) -> TrainConfig:
         """The configuration with a number as learning rate; None becomes `default_learning_rate`.
@@ -380,17 +396,3 @@ class TrainConfig:
         if isinstance(values["task"], str) and is_data_file(values["task"]):
             earlier["keep_gaps"] = True  # labels were counted from 0 to the largest
         return cls(**earlier | values)
-
-
-def _as_names(name: str, value: object) -> tuple[str, ...]:
-    # JSON has lists and no tuples.
-    if not isinstance(value, (list, tuple)) or not all(isinstance(item, str) for item in value):
-        raise ConfigError(f"{name}: got {value!r}, expected a list of names.")
-    return tuple(value)
-
-
-def _as_path(name: str, value: object) -> Path:
-    if not isinstance(value, (str, Path)):
-        raise ConfigError(f"{name}: got {value!r}, expected a path or None.")
-    # Where a run is found again from any folder; its own folder may be moved.
-    return Path(value) if name == "output" else Path(os.path.abspath(value))

@@ -15,7 +15,7 @@ from aru_lab.arguments import MOST, check_choice, check_whole
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import Baseline, baseline, targets_of
 from aru_lab.data.targets import Target
-from aru_lab.data.tasks import Task, find_task, is_data_file
+from aru_lab.data.tasks import Task, find_task, is_data_file, is_drawn
 from aru_lab.data.transform import Scale, Transform
 from aru_lab.errors import RunError
 from aru_lab.files import reading, reason
@@ -23,10 +23,12 @@ from aru_lab.networks.classifier import (
     CONTROLLER,
     SequenceClassifier,
     build_classifier,
+    constrain,
     draw_biases,
     draw_lstm_weights,
     set_gamma,
 )
+from aru_lab.networks.names import DRIVABLE
 from aru_lab.networks.perturbations import Perturbation, seeds_of
 from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 from aru_lab.runs.folder import RunFolder
@@ -220,8 +222,9 @@ def or_to_the_data(config: TrainConfig) -> str:
 def task_of(config: TrainConfig, name: str | None = None) -> Task:
     """The task of a configuration, or another by name, with the pixels grouped as the configuration says."""
     name = name or config.task
-    # the steps of another file are given, whatever was done to the images of the run
-    pixels = 1 if is_data_file(name) and name != config.task else config.pixels_per_step
+    # the steps of other data are given, whatever was done to the images of the run
+    given = is_data_file(name) or is_drawn(name)
+    pixels = 1 if given and name != config.task else config.pixels_per_step
     return find_task(name, pixels, config.preparation, config.permutation)
 
 
@@ -252,12 +255,15 @@ def build_network(
         encoder,
         device=device,
         dtype=resolve_dtype(config.dtype),
+        leak=config.leak,
     )
     if config.biases == "torch":
         draw_biases(classifier)
     if config.lstm_weights == "xavier":
         draw_lstm_weights(classifier)
     set_gamma(classifier, config.initial_gain, config.initial_saturation)
+    if config.model in DRIVABLE and device.type != "meta":  # which has sizes only
+        constrain(classifier, config.dale, config.sparsity)
     return classifier
 
 

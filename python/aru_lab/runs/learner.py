@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aru_kernels import ARUN, GammaRNN, parameter_groups
+from aru_kernels.noise import gaussian
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task
 from aru_lab.errors import ConfigError
-from aru_lab.networks.classifier import STATIC, freeze
+from aru_lab.networks.classifier import STATIC, driven_rnn, freeze
+from aru_lab.networks.names import ADAPTABLE
 from aru_lab.networks.perturbations import Perturbation
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.counts import Counts
@@ -208,6 +210,8 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.mixed_precision):
             reading = read_out(examples, index)
             reading |= perturbed(self.model, x, perturbation, seeds, examples.centre)
+            if self.config.noise > 0:
+                reading["drive"] = self._noisy(reading.get("drive"), x)
             if self.config.rate_penalty > 0:
                 outputs, states = self.parallel(x, **reading, return_states=True)
                 lengths = None if examples.lengths is None else torch.from_numpy(examples.lengths)[index]
@@ -216,6 +220,15 @@ class Learner:
                 outputs, penalty = self.parallel(x, **reading), None
         outputs, y = scored(outputs.to(self.dtype), y, examples, index)
         return loss_of(outputs, y, weights=self.class_weights), penalty, outputs, y
+
+    def _noisy(self, drive: Tensor | None, x: Tensor) -> Tensor:
+        """The private noise of the neurons for inputs x (B, T, I), added to a drive: (T, B, H)."""
+        sizes = self.model.n_steps(x.shape[1]), len(x), self.model.recurrent.hidden_size
+        leak = self.config.leak if self.config.model in ADAPTABLE else None
+        noise = gaussian(*sizes, self.config.noise, leak=leak or 1.0, device=x.device, dtype=x.dtype)
+        if drive is None:
+            return noise
+        return noise + (drive[:, None, None] if drive.dim() == 1 else drive)
 
     def largest_state(self, examples: Sequences) -> float:
         """The largest |h| of the first examples, over all steps and neurons; nothing of the training changes."""
@@ -247,8 +260,10 @@ class Learner:
         was_training = self.model.training
         self.model.eval()
         with torch.no_grad():
-            x = x if self.model.encoder is None else self.model.encoder(x)
-            found = self.model.recurrent(x.transpose(0, 1), **options)
+            x = (x if self.model.encoder is None else self.model.encoder(x)).transpose(0, 1)
+            recurrent = self.model.recurrent
+            is_torch = isinstance(recurrent, nn.RNNBase)
+            found = (driven_rnn(recurrent, x, None),) if is_torch else recurrent(x, **options)
         self.model.train(was_training)
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from aru_lab.errors import ConfigError
-from aru_lab.networks.names import ADAPTABLE, GAMMA
+from aru_lab.networks.names import ADAPTABLE, DRIVABLE, GAMMA
 from aru_lab.runs.config import TrainConfig
 
 # Other models ignore these fields.
@@ -16,6 +16,9 @@ OF_MODELS = {
     "biases": (*GAMMA, "relu"),
     "lstm_weights": ("lstm",),
     "backend": ADAPTABLE,
+    "leak": ADAPTABLE,
+    "dale": DRIVABLE,
+    "sparsity": DRIVABLE,
 }
 
 

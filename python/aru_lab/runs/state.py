@@ -50,12 +50,13 @@ _DECISIVE = ("threads", "processes", "sources")
 
 
 def sources_of(config: TrainConfig) -> dict[str, str]:
-    """SHA-256 of the inputs of a run, by field of its configuration: its data file and the weights of other runs.
+    """SHA-256 of the inputs of a run, by field of its configuration: its file or trials, the weights of other runs.
 
     Raises:
         DataError, RunError: a file can't be read.
     """
-    found = {"task": find_task(config.task).checksum} if is_data_file(config.task) else {}
+    data = data_of(config)
+    found = {} if data is None else {"task": data}
     for name in SOURCES:
         run = getattr(config, name)
         if run is not None:
@@ -67,13 +68,12 @@ def sources_of(config: TrainConfig) -> dict[str, str]:
 
 
 def data_of(config: TrainConfig, task: str | None = None) -> str | None:
-    """SHA-256 of the file with the data of a configuration, or of another task by name; None for data sets.
+    """SHA-256 of the file or the trials of a configuration, or of another task by name; None for data sets.
 
     Raises:
         DataError: the file can't be read.
     """
-    name = task or config.task
-    return find_task(name).checksum if is_data_file(name) else None
+    return find_task(task or config.task).checksum
 
 
 def measure_of(environment: dict[str, Any]) -> str:
@@ -84,17 +84,18 @@ def measure_of(environment: dict[str, Any]) -> str:
 
 
 def check_data(config: TrainConfig, environment: dict[str, Any]) -> None:
-    """Refuse a data file that has changed since the run began.
+    """Refuse a data file, or trials, that have changed since the run began.
 
     Raises:
-        DataError: it has another checksum, or can't be read.
+        DataError: they have another checksum, or can't be read.
     """
     began_with = environment.get("sources", {}).get("task")
-    if is_data_file(config.task) and began_with is not None and find_task(config.task).checksum != began_with:
-        raise DataError(
-            f"{config.task} has changed since the run began: its SHA-256 no longer is {began_with}; put the file back "
-            "as it was, or start a new run."
-        )
+    if began_with is None or data_of(config) == began_with:
+        return
+    advice = "put the file back as it was, or start a new run."
+    if not is_data_file(config.task):
+        advice = "use the versions that config.json names, which draw the same trials, or start a new run."
+    raise DataError(f"{config.task} has changed since the run began: its SHA-256 no longer is {began_with}; {advice}")
 
 
 def check_sources(config: TrainConfig, environment: dict[str, Any]) -> None:

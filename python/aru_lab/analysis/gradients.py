@@ -18,10 +18,12 @@ from torch import Tensor, nn
 from aru_lab.analysis.network import recurrent_weight
 from aru_lab.analysis.parts import Part, Report
 from aru_lab.analysis.settings import Settings
+from aru_lab.data.tasks import is_data_file
 from aru_lab.errors import ConfigError
 from aru_lab.networks.classifier import SequenceClassifier, driven_rnn
 from aru_lab.networks.perturbations import rescale
 from aru_lab.runs.analyses import Result, Run, Table
+from aru_lab.runs.evaluation import task_of
 from aru_lab.runs.losses import loss_of
 
 STRIDE = 28  # steps of the 784-step task between two positions at which the paper's claims are judged
@@ -103,7 +105,7 @@ def gradient_terms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor])
         raise ConfigError(f"x: got shape {tuple(x.shape)}, expected (T, B, {network.input_size}).")
     drive = x.new_zeros(*x.shape[:2], network.hidden_size, requires_grad=True)
     with torch.enable_grad():
-        h = driven_rnn(network, x, drive) if type(network) is nn.RNN else network(x, drive=drive)[0]
+        h = driven_rnn(network, x, drive) if isinstance(network, nn.RNN) else network(x, drive=drive)[0]
         value = loss(h)
         if not value.requires_grad:
             raise ConfigError("loss: got a value that does not depend on the states, expected one that does.")
@@ -112,10 +114,15 @@ def gradient_terms(network: nn.Module, x: Any, loss: Callable[[Tensor], Tensor])
     return GradientTerms(da.mT @ before, da.double().flatten(1).square().sum(1), value.item(), x.shape[1])
 
 
+def _refusal(run: Run) -> str | None:
+    task = task_of(run.config)
+    if task.target.every_step or (is_data_file(run.config.task) and run.test.lengths is not None):
+        return "has several lengths or a target at every step, expected one target at step T."
+    return None
+
+
 def analyse_gradients(run: Run, settings: Settings, report: Report) -> Result:
     """Norm of the gradient for W_hh on training examples, accumulated from each position, before and after training."""
-    if run.test.lengths is not None or run.test.mask is not None:
-        raise ConfigError("gradients: got several lengths or a target at every step, expected one target at step T.")
     arrays, rows = {}, []
     for done, (when, model) in enumerate((("before", run.initial_model), ("after", run.model))):
         x, y = run.sequences(settings.examples, model, "train")
@@ -149,4 +156,4 @@ def _mean_terms(model: SequenceClassifier, x: Tensor, y: Tensor) -> GradientTerm
     return total
 
 
-PART = Part(analyse_gradients, ("examples",), suits="single")
+PART = Part(analyse_gradients, ("examples",), suits="single", refuses=_refusal)

@@ -170,6 +170,8 @@ def from_jacobian(step: Callable[[Tensor], Tensor], jacobian: Callable[[Tensor],
 def static_tangent(layer: Layer, n: Tensor, s: Tensor, current: Tensor) -> TangentMap:
     """The tangent map of h -> γ(W_hh h + I_t; n, s) with n and s held: J = diag(γ'(a)) W_hh.
 
+    With a leak α, h -> (1 - α) h + α γ, and J becomes (1 - α) + α J.
+
     Args:
         layer: of `network.layer_of`.
         n, s: (H,), or (B, H) with values of their own for each initial condition.
@@ -179,9 +181,16 @@ def static_tangent(layer: Layer, n: Tensor, s: Tensor, current: Tensor) -> Tange
     def tangent(h: Tensor, vectors: Tensor, step: int) -> tuple[Tensor, Tensor]:
         a = h @ layer.weight_hh.T + current[min(step, len(current) - 1)]
         slope = gamma_slope(a, n, s, layer.n_floor)
-        return reference.gamma(a, n, s, layer.n_floor), slope[..., None] * (layer.weight_hh @ vectors)
+        moved = slope[..., None] * (layer.weight_hh @ vectors)
+        following = reference.leaky(h, reference.gamma(a, n, s, layer.n_floor), layer.leak)
+        return following, reference.leaky(vectors, moved, _of_vectors(layer))
 
     return tangent
+
+
+def _of_vectors(layer: Layer) -> Tensor | None:
+    """The leak for vectors (B, H, k)."""
+    return None if layer.leak is None else layer.leak[:, None]
 
 
 def relu_tangent(weight_hh: Tensor, current: Tensor) -> TangentMap:
@@ -205,7 +214,7 @@ def _joint_step(layer: Layer, state: Tensor, current: Tensor) -> tuple[Tensor, T
     h, g = state[:, :H], state[:, H:].unflatten(1, (H, G))
     a = h @ layer.weight_hh.T + current
     n, s, g = reference.controller_step(a, g, *layer.controller)
-    h = reference.gamma(a, n, s, layer.n_floor)
+    h = reference.leaky(h, reference.gamma(a, n, s, layer.n_floor), layer.leak)
     return torch.cat([h, g.flatten(1)], dim=1), a, n, s, g
 
 
@@ -213,7 +222,7 @@ def joint_tangent(layer: Layer, current: Tensor) -> TangentMap:
     """The tangent map of `joint_step`, without its Jacobian, whose side is H (1 + G).
 
         δa = W_hh δh,  δg' = (1 - g'²) (w_ag δa + W_gg δg),  (δn, δs) = W_gc δg'
-        δh' = ∂γ/∂x δa + ∂γ/∂n δn + ∂γ/∂s δs
+        δh' = ∂γ/∂x δa + ∂γ/∂n δn + ∂γ/∂s δs;  with a leak α, (1 - α) δh + α δh'
 
     `current` as in `static_tangent`.
     """
@@ -228,6 +237,7 @@ def joint_tangent(layer: Layer, current: Tensor) -> TangentMap:
         delta_g = (1 - g**2)[..., None] * delta_u  # (B, H, G, k)
         delta_n, delta_s = (weight_gc @ delta_g).unbind(2)
         delta_h = dx[..., None] * delta_a + dn[..., None] * delta_n + ds[..., None] * delta_s
+        delta_h = reference.leaky(vectors[:, :H], delta_h, _of_vectors(layer))
         return following, torch.cat([delta_h, delta_g.flatten(1, 2)], dim=1)
 
     return tangent
@@ -263,7 +273,7 @@ def network_exponents(
         ConfigError: an argument does not fit the network.
         AnalysisError: as in `lyapunov_exponents`.
     """
-    relu = type(network) is nn.RNN
+    relu = isinstance(network, nn.RNN)
     weight = recurrent_weight(network)
     layer = None if relu else layer_of(network)
     H, G = len(weight), 0 if relu else layer.controller_size

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from aru_kernels import ARUN, GammaRNN, reference
 from aru_lab.errors import ConfigError
-from aru_lab.networks.classifier import CONTROLLER
+from aru_lab.networks.classifier import CONTROLLER, STATIC
 
 SHARED = ("weight_ih_l0", "weight_hh_l0", "bias_l0")  # what ARUN and GammaRNN have alike
 
@@ -21,7 +22,7 @@ class Layer:
     """Weights of one recurrent layer, detached copies in float64 on the CPU.
 
     weight_ih (H, I), weight_hh (H, H), bias (H,); controller: the five weights of `reference.controller_step`, or None;
-    gain, saturation (H,) of a GammaRNN, or None; n_floor as in `aru_kernels.functional.gamma`.
+    gain, saturation (H,) of a GammaRNN, or None; n_floor as in `aru_kernels.functional.gamma`; leak (H,) or None.
     """
 
     weight_ih: Tensor
@@ -31,6 +32,7 @@ class Layer:
     gain: Tensor | None
     saturation: Tensor | None
     n_floor: float
+    leak: Tensor | None = None
 
     @property
     def hidden_size(self) -> int:
@@ -58,8 +60,9 @@ def layer_of(network: nn.Module) -> Layer:
     gain = saturation = None
     if controller is None:
         gain, saturation = (weight(name).expand(network.hidden_size) for name in ("gain", "saturation"))
+    leak = weight("leak") if hasattr(network, "leak_l0") else None
     return Layer(
-        weight("weight_ih"), weight("weight_hh"), weight("bias"), controller, gain, saturation, network.n_floor
+        weight("weight_ih"), weight("weight_hh"), weight("bias"), controller, gain, saturation, network.n_floor, leak
     )
 
 
@@ -93,17 +96,40 @@ def recurrent_weight(network: nn.Module) -> Tensor:
     Raises:
         ConfigError: another kind of network; the gates of an LSTM or GRU have one matrix each.
     """
-    if type(network) is not nn.RNN:
+    if not isinstance(network, nn.RNN):
         check_network(network)
     elif network.num_layers != 1 or network.bidirectional:
         raise ConfigError("network: got more than one layer or direction, expected one.")
     return network.weight_hh_l0.detach().to("cpu", torch.float64, copy=True)
 
 
+def unconstrained(network: nn.Module) -> nn.Module:
+    """A copy of an ARUN or GammaRNN whose W_hh is a parameter of its own, without constraints."""
+    check_network(network)
+    if not parametrize.is_parametrized(network, "weight_hh_l0"):
+        return copy.deepcopy(network)
+    # A deep copy shares the class on which PyTorch keeps the constraints, and would take those of `network` away.
+    if isinstance(network, ARUN):
+        return _filled(ARUN, network, {"controller_size": network.controller_size}, (*SHARED, *CONTROLLER))
+    return _filled(GammaRNN, network, {"heterogeneous": network.heterogeneous}, (*SHARED, *STATIC))
+
+
+def _filled(kind: type[Any], network: Any, options: dict[str, Any], names: tuple[str, ...], **values: Any) -> Any:
+    """A layer of the sizes of `network`, with its weights of these names and with further values."""
+    weight = network.weight_hh_l0
+    options |= {"batch_first": network.batch_first, "n_floor": network.n_floor, "dtype": weight.dtype}
+    options |= {"leak": getattr(network, "leak_l0", None), "device": weight.device}
+    layer = kind(network.input_size, network.hidden_size, **options)
+    with torch.no_grad():
+        for name, value in ({name: getattr(network, name) for name in names} | values).items():
+            into = getattr(layer, name)
+            into.copy_(torch.as_tensor(value).to(into).expand_as(into))
+    return layer
+
+
 def isolated(network: nn.Module) -> nn.Module:
     """A copy of an ARUN or GammaRNN whose neurons do not see each other: of W_hh only the diagonal is left."""
-    check_network(network)
-    copied = copy.deepcopy(network)
+    copied = unconstrained(network)
     with torch.no_grad():
         copied.weight_hh_l0.copy_(copied.weight_hh_l0.diagonal().clone().diag())
     return copied
@@ -111,8 +137,7 @@ def isolated(network: nn.Module) -> nn.Module:
 
 def uncoupled(network: nn.Module) -> nn.Module:
     """A copy of an ARUN or GammaRNN without W_hh and b: the pre-activation is the input's and the drive's."""
-    check_network(network)
-    copied = copy.deepcopy(network)
+    copied = unconstrained(network)
     with torch.no_grad():
         copied.weight_hh_l0.zero_()
         copied.bias_l0.zero_()
@@ -122,15 +147,7 @@ def uncoupled(network: nn.Module) -> nn.Module:
 def held(network: nn.Module, n: Any, s: Any) -> GammaRNN:
     """The static network with the weights of an ARUN and its n and s held: numbers, or (H,), one a neuron."""
     check_network(network)
-    options = {"batch_first": network.batch_first, "n_floor": network.n_floor}
-    weight = network.weight_hh_l0
-    static = GammaRNN(network.input_size, network.hidden_size, device=weight.device, dtype=weight.dtype, **options)
-    values = {"gain_l0": n, "saturation_l0": s} | {name: getattr(network, name) for name in SHARED}
-    with torch.no_grad():
-        for name, value in values.items():
-            into = getattr(static, name)
-            into.copy_(torch.as_tensor(value).to(into).expand_as(into))
-    return static
+    return _filled(GammaRNN, network, {}, SHARED, gain_l0=n, saturation_l0=s)
 
 
 def gamma_derivatives(a: Tensor, n: Tensor, s: Tensor, n_floor: float = 1e-3) -> tuple[Tensor, Tensor, Tensor]:

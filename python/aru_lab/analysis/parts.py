@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from aru_lab.analysis.settings import Settings
+from aru_lab.data.cognitive import KINDS
+from aru_lab.data.tasks import base_of
 from aru_lab.runs.analyses import Result, Run
 
 Report = Callable[[int, int], None]
@@ -22,10 +24,18 @@ class Part:
     settings: tuple[str, ...]
     needs: tuple[str, ...] = ()
     suits: str = "gamma"
-    """single: all but LSTM and GRU; gamma: ARUN or RNN+γ; adaptive: ARUN."""
+    """single: all but LSTM and GRU; gamma: ARUN or RNN+γ; adaptive: ARUN; trials: all, on the tasks of KINDS."""
+    on_request: bool = False
+    """Whether it is computed only where it is named."""
+    refuses: Callable[[Run], str | None] | None = None
+    """Gives the end of the sentence that says what else a run has to be, or None."""
 
     def refusal(self, name: str, run: Run) -> str | None:
         """The reason why the part called `name` cannot be computed for the run, in a sentence; None if it can."""
+        if self.suits == "trials":
+            if base_of(run.config.task) in KINDS:
+                return None
+            return f"{name}: {run.path} is a run of {run.config.task}, expected one of {', '.join(KINDS)}."
         came, model = f"{name}: {run.path} is a run of {run.config.model}, expected", run.config.model
         if self.suits == "adaptive" and not run.adaptive:
             return f"{came} one of arun: it has no controller to analyse."
@@ -33,4 +43,6 @@ class Part:
             return f"{came} one of arun or an RNN+γ: it has no γ to analyse."
         if self.suits == "single" and model in ("lstm", "gru"):
             return f"{came} one with a single matrix W_hh, not one for every gate."
+        if self.refuses is not None and (reason := self.refuses(run)) is not None:
+            return f"{name}: {run.path} {reason}"
         return None

@@ -43,7 +43,7 @@ def read_driven(network: nn.Module, x: Tensor, amplitude: float) -> Iterator[tup
     drive = PaperStep(amplitude).drive(len(x)).to(x)
     for part in x.split(_AT_ONCE, dim=1):
         with torch.no_grad():
-            if type(network) is nn.RNN:
+            if isinstance(network, nn.RNN):
                 yield (driven_rnn(network, part, drive),)
             else:
                 h, _, trace = network(part, drive=drive.reshape(-1, 1, 1), return_trace=True)

@@ -46,6 +46,13 @@ class Settings:
     exponents: int = 1
     """How many Lyapunov exponents, the largest."""
 
+    descent: int = 3000
+    """Steps of the gradient descent to fixed points."""
+
+    input_step: int | None = None
+    """Step whose mean input over test sequences is held constant at fixed points. None: on trials that are drawn the
+    end of the delay, or the step before the response; on other data the mean over all steps."""
+
     joint: bool = False
     """Whether to compute Lyapunov exponents of an ARUN's joint state (h, g), too."""
 
@@ -72,8 +79,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         lowest = {"repeats": 1, "sequences": 2, "examples": 2, "starts": 1, "steps": 10, "transient": 0, "exponents": 1}
-        for name, least in (lowest | {"grid": 2, "seed": 0}).items():
+        for name, least in (lowest | {"descent": 1, "grid": 2, "seed": 0}).items():
             check_whole(name, getattr(self, name), least)
+        check_whole("input_step", self.input_step, 0, optional=True)
         choices = {"fractional": PROTOCOLS, "noise_into": NOISE_INTO, "inputs": INPUTS, "sigma": SIGMA}
         for name, permitted in choices.items():
             check_choice(name, getattr(self, name), permitted)

@@ -20,6 +20,12 @@ PAPER_DRIVES = np.array([0.9, 1.1, 1.5, 2.0, 3.0, 5.0, 30.0])
 PAPER_GAINS = np.linspace(2, 5, 100)
 
 
+def _refusal(run: Run) -> str | None:
+    if run.config.leak is None:
+        return None
+    return f"has the leak {run.config.leak:g}, expected none: Proposition 1 is about networks without a leak."
+
+
 def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
     """Norm of the Jacobian over (n, s), boundary and path of Proposition 1, and n and s under steps."""
     saved = run.files.load("adaptation")
@@ -80,4 +86,9 @@ def analyse_stability(run: Run, settings: Settings, report: Report) -> Result:
     )
 
 
-PART = Part(analyse_stability, ("amplitudes", "sequences", "sigma", "grid", "seed"), needs=("adaptation",))
+PART = Part(
+    analyse_stability,
+    ("amplitudes", "sequences", "sigma", "grid", "seed"),
+    needs=("adaptation",),
+    refuses=_refusal,
+)

@@ -25,7 +25,8 @@ class Analyse:
 
     what: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[WHAT ...]")] = ()
     """responses, fractional, gain-scaling, controller, adaptation, stability, lyapunov, spectrum, gradients,
-    heterogeneity, states; none means all that the network permits. Finished parts are skipped."""
+    heterogeneity, states, psychometric; none means all of these that the run permits. On request: trajectories,
+    fixed-points. Finished parts are skipped."""
 
     checkpoint: Annotated[str, tyro.conf.arg(metavar="{best,last}")] = "best"
     """best: the epoch with the best validation accuracy; last: the latest checkpoint."""
@@ -54,11 +55,13 @@ class Figure:
 
     number: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{" + ",".join(FIGURES) + "}")]
     """1: the activations γ; 2: robustness; 3: fractional order; 4: gain scaling; 5: the controller; 6: stability;
-    appendix: gradients, spectra, heterogeneity; states: h, n and s on one's own test sequences."""
+    appendix: gradients, spectra, heterogeneity; states: h, n and s on one's own test sequences; psychometric: choices
+    against the stimulus on trials that are drawn; trajectories: the population in principal components;
+    fixed-points."""
 
     run_folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]")] = ()
-    """Folders of analysed runs of one task (figure 2: after `aru robustness`); runs of one model are its seeds and are
-    averaged. Figure 1 needs none."""
+    """Folders of analysed runs of one task (psychometric: its options may differ; figure 2: after `aru robustness`);
+    runs of one model are its seeds and are averaged. Figure 1 needs none."""
 
     output: Path = Path("figures")
     """Folder for figure-N.png and figure-N.pdf."""

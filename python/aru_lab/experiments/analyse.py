@@ -13,18 +13,22 @@ from aru_lab.analysis import (
     adaptation,
     controller,
     exponents,
+    fixed_points,
     fractional,
     gain_scaling,
     gradients,
     heterogeneity,
+    psychometric,
     responses,
     stability,
     states,
     steady_states,
+    trajectories,
 )
 from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.parts import Part
 from aru_lab.analysis.settings import Settings
+from aru_lab.data.tasks import label_of
 from aru_lab.errors import ConfigError
 from aru_lab.runs.analyses import Run
 from aru_lab.runs.runtime import run_on
@@ -42,6 +46,9 @@ PARTS: dict[str, Part] = {
     "gradients": gradients.PART,
     "heterogeneity": heterogeneity.PART,
     "states": states.PART,
+    "psychometric": psychometric.PART,
+    "trajectories": trajectories.PART,
+    "fixed-points": fixed_points.PART,
 }
 
 
@@ -59,7 +66,8 @@ def analyse(
 
     Args:
         run: the run folder.
-        what: names of PARTS; none means all that the network permits. Parts that these depend on are computed first.
+        what: names of PARTS; none means all that the run permits, without those that are computed on request. Parts
+            that these depend on are computed first.
         settings: None takes the defaults.
         checkpoint: "best" or "last".
         retrained: see `runs.Run`.
@@ -121,15 +129,16 @@ def _plan(run: Run, what: tuple[str, ...], console: Console) -> list[str]:
             raise ConfigError(reasons[0])
         wanted = set(what) | {need for name in what for need in PARTS[name].needs}
         return [name for name in PARTS if name in wanted]
-    suitable = [name for name in PARTS if PARTS[name].refusal(name, run) is None]
+    usual = [name for name, part in PARTS.items() if not part.on_request]
+    suitable = [name for name in usual if PARTS[name].refusal(name, run) is None]
     if not suitable:
         raise ConfigError(
             f"run: {run.path} is a run of {run.config.model}, expected a network with γ or with a single matrix W_hh; "
             f"its sensitivity is measured by `aru robustness {run.path}`."
         )
-    if len(suitable) < len(PARTS):
-        left_out = ", ".join(name for name in PARTS if name not in suitable)
-        say(console, f"Not for a network of {run.config.model}: {left_out}")
+    if len(suitable) < len(usual):
+        left_out = ", ".join(name for name in usual if name not in suitable)
+        say(console, f"Not for a network of {run.config.model} on {label_of(run.config.task)}: {left_out}")
     return suitable
 
 

@@ -47,7 +47,9 @@ from .conftest import OPTIONS, SETTINGS, quiet, train_tiny
 
 XI = np.array(SETTINGS.amplitudes)
 ENDS = {"n", "s", "held", "before", "after"}  # what the names of arrays in the documentation are continued by
-FOR_STATIC = set(PARTS) - {"gain-scaling", "controller"}
+# not on request, and not on trials that are drawn
+USUAL = {name for name, part in PARTS.items() if not part.on_request and part.suits != "trials"}
+FOR_STATIC = USUAL - {"gain-scaling", "controller"}
 
 
 def times(run: Path) -> dict[str, int]:
@@ -62,7 +64,7 @@ def table(run: Path, name: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("arun", set(PARTS)),
+        ("arun", USUAL),
         ("gamma-heterogeneous", FOR_STATIC),
         ("relu", {"lyapunov", "spectrum", "gradients"}),
     ],

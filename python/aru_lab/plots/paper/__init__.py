@@ -6,4 +6,4 @@ Only the names of the figures are here, so that the command line can list them; 
 from __future__ import annotations
 
 OF_THE_PAPER = ("1", "2", "3", "4", "5", "6", "appendix")
-FIGURES = (*OF_THE_PAPER, "states")
+FIGURES = (*OF_THE_PAPER, "states", "psychometric", "trajectories", "fixed-points")

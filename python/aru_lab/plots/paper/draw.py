@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from aru_lab.arguments import check_choice
+from aru_lab.data.tasks import base_of
 from aru_lab.errors import ConfigError
 from aru_lab.files import is_file
 from aru_lab.plots.paper import FIGURES
@@ -22,6 +23,8 @@ from aru_lab.plots.paper.responses import fractional_orders, gain_scaling
 from aru_lab.plots.paper.sensitivity import sensitivity
 from aru_lab.plots.paper.stability import stability
 from aru_lab.plots.paper.states import states
+from aru_lab.plots.population import fixed_points, trajectories
+from aru_lab.plots.psychometric import psychometric
 from aru_lab.plots.style import MODELS, save, style
 from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.folder import RunFolder
@@ -38,6 +41,9 @@ DRAWINGS: dict[str, tuple[Callable[[list[Analysed]], Any], tuple[str, ...]]] = {
     "6": (stability, _GAMMA),
     "appendix": (appendix, ("arun", "gamma-heterogeneous", "gamma-homogeneous", "relu")),
     "states": (states, _GAMMA),
+    "psychometric": (psychometric, tuple(MODELS)),
+    "trajectories": (trajectories, (*_GAMMA, "relu")),
+    "fixed-points": (fixed_points, (*_GAMMA, "relu")),
 }
 
 
@@ -72,7 +78,8 @@ def draw(
     if models and not shown:
         came = ", ".join(sorted({run.model for run in found})) or "no runs"
         raise ConfigError(f"runs: got {came}, expected at least one run of {', '.join(models)} for figure {number}.")
-    if len(tasks := {run.task for run in shown}) > 1:
+    # runs of one task with other options stand side by side
+    if len(tasks := {base_of(run.task) if number == "psychometric" else run.task for run in shown}) > 1:
         raise ConfigError(f"runs: got runs of {' and '.join(sorted(tasks))}, expected one task in a figure.")
     with style():
         return save(drawing(shown), output, f"figure-{number}")

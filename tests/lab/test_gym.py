@@ -132,7 +132,13 @@ def test_a_run_goes_from_training_to_prediction(
     name: str, quality: float, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tmp_path / "run"
-    config = TrainConfig(f"neurogym:{name}:trials=300", "gru", **SIZES | {"epochs": 10}, learning_rate=1e-2, output=run)
+    config = TrainConfig(
+        f"neurogym:{name}:trials=300,fixate=false",
+        "gru",
+        **SIZES | {"epochs": 8, "batch_size": 10},
+        learning_rate=1e-2,
+        output=run,
+    )
     train(config, Console(quiet=True))
     assert evaluate_in_detail(run, []).clean.score.accuracy > quality
     assert main(["evaluate", str(run)]) == 0

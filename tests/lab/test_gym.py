@@ -76,11 +76,19 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         "Bare-v0": lambda **options: Environment(with_period=False, **options),
         "Broken-v0": Broken,
     }
-    module = types.ModuleType("neurogym")
-    module.all_envs = lambda collections=False: list(made)  # type: ignore[attr-defined]
-    module.make = lambda name, **options: made[name](**options)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "neurogym", module)
+    registration = types.ModuleType("neurogym.envs.registration")
+    registration.all_envs = lambda collections=False: list(made)  # type: ignore[attr-defined]
+    registration.make = lambda name, **options: made[name](**options)  # type: ignore[attr-defined]
+    for name in ("neurogym", "neurogym.envs"):
+        monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
+    monkeypatch.setitem(sys.modules, registration.__name__, registration)
     gym._environment.cache_clear()
+
+
+def without_neurogym(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "neurogym"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "neurogym", None)
 
 
 def drawn(task: str, part: str = "train") -> Trials:
@@ -145,7 +153,7 @@ def test_a_run_goes_from_training_to_prediction(
     assert main(["analyse", str(run), "psychometric"]) == 2
     assert "expected one of delayed-match-to-sample" in capsys.readouterr().err
     x = find_task(config.task).load().test.x
-    monkeypatch.setitem(sys.modules, "neurogym", None)  # a prediction needs no environment
+    without_neurogym(monkeypatch)  # a prediction needs no environment
     assert len(aru_lab.load(run).predict(x)) >= 1
 
 
@@ -185,7 +193,7 @@ def test_what_is_not_there_is_a_sentence(task: str, sentence: str) -> None:
 
 
 def test_missing_neurogym_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "neurogym", None)
+    without_neurogym(monkeypatch)
     gym._environment.cache_clear()
     with pytest.raises(ConfigError, match=r'NeuroGym to be installed: `pip install "aru_kernels\[tasks\]"`'):
         find_task("neurogym:Signs-v0:seed=77").load()
@@ -194,11 +202,11 @@ def test_missing_neurogym_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None
 @needs_neurogym
 @pytest.mark.filterwarnings("ignore")
 def test_environments_of_neurogym_are_served() -> None:
-    import neurogym
+    from neurogym.envs.registration import all_envs
 
     gym._environment.cache_clear()
     refused = []
-    for name in neurogym.all_envs():
+    for name in all_envs():
         task = find_task(f"neurogym:{name}:trials=6")
         try:
             data = task.load()
@@ -210,7 +218,7 @@ def test_environments_of_neurogym_are_served() -> None:
         assert np.isfinite(data.train.x).all()
         assert data.test.mask.any(axis=1).all()
         assert task.checksum == TrialTask(task.base, task.kind).checksum
-    assert len(refused) < len(neurogym.all_envs()) / 4, refused
+    assert len(refused) < len(all_envs()) / 4, refused
     assert find_task(TASK).target.names == ("fixation", "choice 1", "choice 2")
 
 
@@ -218,6 +226,7 @@ def test_environments_of_neurogym_are_served() -> None:
 @pytest.mark.filterwarnings("ignore")
 def test_a_decision_is_learned(tmp_path: Path) -> None:
     gym._environment.cache_clear()
-    config = TrainConfig(f"{TASK}:trials=300", **SIZES | {"epochs": 10, "hidden_size": 16}, output=tmp_path / "run")
+    sizes = SIZES | {"epochs": 8, "hidden_size": 16, "batch_size": 10}
+    config = TrainConfig(f"{TASK}:trials=300,fixate=false", **sizes, output=tmp_path / "run")
     train(config, Console(quiet=True))
     assert evaluate_in_detail(tmp_path / "run", []).clean.score.accuracy > 0.6

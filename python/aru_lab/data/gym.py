@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,19 +135,21 @@ def _made(name: str, dt: float | None) -> Any:
     """
     task = f"task: got {PREFIX + name!r}"
     try:
-        import neurogym
+        from neurogym.envs.registration import all_envs, make
     except ImportError as error:
         raise ConfigError(
             f'{task}, expected NeuroGym to be installed: `pip install "aru_kernels[tasks]"` ({error}).'
         ) from error
-    known = sorted(neurogym.all_envs(collections=True))
+    known = sorted(all_envs(collections=True))
     if name not in known:
         raise ConfigError(
             f"{task}, expected one of {', '.join(PREFIX + one for one in known)}.{suggestion(name, known)}"
         )
     step = {} if dt is None else {"dt": int(dt) if float(dt).is_integer() else dt}
     try:
-        env = neurogym.make(name, **step).unwrapped
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Gymnasium's, about the metadata of environments
+            env = make(name, **step).unwrapped
         env.reset(seed=0)
         env.new_trial()
         if len(env.gt) != len(env.ob):

@@ -17,6 +17,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +30,7 @@ from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
-VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "aru_kernels" / "_version.py").read_text())[1]
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "aru_kernels" / "_version.py").read_text(encoding="utf-8"))[1]
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 
 # Compiled once per instruction set; the namespace, the flags and the width of a vector in bytes.
@@ -60,6 +61,8 @@ FLAGS = [
 CLANG_CL = "/clang:"
 # gcc aligns the stack of Windows programs to 16 bytes, where it moves vectors of 32.
 MINGW_FLAGS = ["-Wa,-muse-unaligned-vector-move"]
+# Python does not look on the PATH for the DLLs of MinGW's C++ library and threads.
+MINGW_LINK_FLAGS = ["-static"]
 FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignored-attributes"]
 
 
@@ -217,9 +220,11 @@ class OptionalBuild(build_ext):
             outcome = f"{error}; {cure}, repeat `pip install -e .`"
             self.extensions = []
         self.compiler = compiler
-        print(f"aru_kernels: {title} extension: {outcome}", flush=True)
+        encoding = sys.stdout.encoding or "ascii"
+        printed = f"aru_kernels: {title} extension: {outcome}".encode(encoding, "backslashreplace")
+        print(printed.decode(encoding), flush=True)
         note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(f"{outcome}\n{self.report}")
+        note.write_text(f"{outcome}\n{self.report}", encoding="utf-8", errors="backslashreplace")
         return self.extensions
 
     def build_extension(self, ext: Extension) -> None:
@@ -229,14 +234,13 @@ class OptionalBuild(build_ext):
             return
         self._choose_compiler()
         self._check_compiler()
-        parallel = self._flags("-fopenmp")
-        probe = "#include <omp.h>\nint main() { return omp_in_parallel(); }"
-        openmp = parallel if self._compiles(probe, *parallel) else []
+        openmp = self._openmp()
         ext.extra_compile_args = [*self._flags(*FLAGS), *openmp]
-        if self.compiler.compiler_type == "mingw32":
-            ext.extra_compile_args += MINGW_FLAGS
         # without OpenMP the kernels have C++ threads
         ext.extra_link_args = [] if self._is_msvc() else openmp or ["-pthread"]
+        if self.compiler.compiler_type == "mingw32":
+            ext.extra_compile_args += MINGW_FLAGS
+            ext.extra_link_args = MINGW_LINK_FLAGS
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             compiled = pool.map(lambda job: self._compile_kernel(ext, *job), product(ISAS, PER_ISA_SOURCES))
             ext.extra_objects += [path for paths in compiled for path in paths]
@@ -277,6 +281,15 @@ class OptionalBuild(build_ext):
             extra_postargs=[*ext.extra_compile_args, *self._flags(*flags)],
             depends=HEADERS,
         )
+
+    def _openmp(self) -> list[str]:
+        """The flags of OpenMP, where the kernels may use it."""
+        # torch brings a run time of Intel's or LLVM's on Windows and macOS. It ends a process that loads another one
+        # ("OMP: Error #15"), which is what -fopenmp links there.
+        if self.compiler.compiler_type in ("msvc", "mingw32") or platform.system() == "Darwin":
+            return []
+        flags = ["-fopenmp"]
+        return flags if self._compiles("#include <omp.h>\nint main() { return omp_in_parallel(); }", *flags) else []
 
     def _is_msvc(self) -> bool:
         return self.compiler.compiler_type == "msvc"
@@ -348,7 +361,7 @@ class EditableWheel(editable_wheel.editable_wheel):
 
 def repository() -> str | None:
     """The public address, as [project.urls] of pyproject.toml names it."""
-    found = re.search(r'^Repository = "(.+?)/*"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    found = re.search(r'^Repository = "(.+?)/*"', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)
     return found[1] if found else None
 
 

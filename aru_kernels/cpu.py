@@ -66,7 +66,7 @@ def unavailable() -> str | None:
     """Why the extension cannot be used, or None."""
     if _C is None:
         outcome = Path(__file__).with_name("_build.txt")
-        if outcome.exists() and (text := outcome.read_text().strip()) != "built":
+        if outcome.exists() and (text := outcome.read_text(encoding="utf-8").strip()) != "built":
             return f"the C++ extension is not built: {text}; {cure()}"
         return f"the C++ extension cannot be loaded ({_import_error}); {cure()}"
     if _C.version != __version__:

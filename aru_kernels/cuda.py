@@ -54,7 +54,7 @@ def unavailable() -> str | None:
     """Why the extension cannot be used, or None."""
     if _C is None:
         outcome = Path(__file__).with_name("_build_cuda.txt")
-        if outcome.exists() and (text := outcome.read_text().split("\n", 1)[0]) != "built":
+        if outcome.exists() and (text := outcome.read_text(encoding="utf-8").split("\n", 1)[0]) != "built":
             return f"the CUDA extension is not built: {text}"
         return f"the CUDA extension cannot be loaded ({_import_error}); {cure()}"
     if _C.version != __version__:

@@ -63,6 +63,14 @@ print(*aru_kernels.ARUN(1, 4, controller_size=3)(torch.rand(3, 2, 1))[0].shape)
     assert used.stdout.split()[-3:] == ["3", "2", "4"]
 
 
+def test_the_outcome_may_have_characters_that_the_system_does_not(build):
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii:strict"}
+    outcome, done = build(CC="/nonexistent/ξ", CXX="/nonexistent/ξ", **ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert "no working C++ compiler: `/nonexistent/" in outcome
+    assert "no working C++ compiler: `/nonexistent/" in done.stdout
+
+
 def test_a_build_that_is_asked_for_must_succeed(build):
     _, done = build(ARU_BUILD_CPU="1", **NO_COMPILER)
     assert done.returncode != 0
@@ -289,3 +297,46 @@ def test_clang_cl_is_accepted(on_windows, monkeypatch, compiler):
     assert command.compiler.cc == compiler
     assert command.compiler.compile_options == ["/nologo", "/O2"]
     assert command.compiler.flags == ["/clang:-std=c++17"]
+
+
+def built_with(command, monkeypatch, kind: str):
+    """The extension of the CPU kernels as a compiler of this kind would build it."""
+    from setuptools import Extension
+    from setuptools.command.build_ext import build_ext
+
+    command.compiler.compiler_type = kind
+    monkeypatch.setenv("CXX", "clang-cl")
+    monkeypatch.setattr(build_ext, "build_extension", lambda *_: None)
+    command.build_temp = "build"
+    extension = Extension("aru_kernels._C", [])
+    command.build_extension(extension)
+    return extension
+
+
+def test_flags_of_clang_cl(on_windows, setup_names, monkeypatch):
+    """Without OpenMP: a process that loads LLVM's run time beside torch's ends on Windows."""
+    command, _ = on_windows
+    extension = built_with(command, monkeypatch, "msvc")
+    assert extension.extra_compile_args == ["/clang:" + flag for flag in setup_names["FLAGS"]]
+    assert extension.extra_link_args == []
+    assert all(flag.startswith("/clang:-") for flag in command.compiler.flags)
+    assert ("/clang:-mavx2" in command.compiler.flags) == setup_names["X86"]
+    assert not any("openmp" in flag for flag in command.compiler.flags)
+
+
+def test_flags_of_mingw(on_windows, setup_names, monkeypatch):
+    """Linked statically: Python does not find MinGW's DLLs by the PATH."""
+    command, _ = on_windows
+    command.compiler.compiler_so_cxx = ["g++"]
+    extension = built_with(command, monkeypatch, "mingw32")
+    assert extension.extra_compile_args == [*setup_names["FLAGS"], "-Wa,-muse-unaligned-vector-move"]
+    assert extension.extra_link_args == ["-static"]
+    assert not any("openmp" in flag for flag in command.compiler.flags)
+
+
+def test_flags_on_macos(on_windows, setup_names, monkeypatch):
+    """Without OpenMP, whatever the compiler: torch has LLVM's run time, and Homebrew's would be the second."""
+    monkeypatch.setattr(setup_names["platform"], "system", lambda: "Darwin")
+    extension = built_with(on_windows[0], monkeypatch, "unix")
+    assert extension.extra_compile_args == setup_names["FLAGS"]
+    assert extension.extra_link_args == ["-pthread"]

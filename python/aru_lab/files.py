@@ -13,6 +13,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 import time
 import warnings
 import zipfile
@@ -25,6 +26,7 @@ import numpy as np
 from aru_lab.errors import LabError
 
 TEMPORARY_SUFFIX = ".partial"
+BUSY_SECONDS = 5.0
 FORGOTTEN_SECONDS = 3600.0  # no write takes this long: a dead process left a temporary file this old
 CHECKSUM = "checksum"  # the key of a line's own checksum
 CHECKSUM_DIGITS = 16
@@ -122,7 +124,7 @@ def replace_file(content: bytes, path: Path) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        _replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
@@ -140,6 +142,19 @@ def remove_temporaries(path: Path, older_than: float = 0.0) -> None:
             is_ours = name.startswith(_stem(path)) and name.endswith(TEMPORARY_SUFFIX) and _is_hexadecimal(digits, 16)
             if is_ours and (temporary := path.with_name(name)).stat().st_mtime <= limit:
                 temporary.unlink()
+
+
+def _replace(temporary: Path, path: Path) -> None:
+    # Windows refuses as long as anyone has `path` open: another writer, a reader, a virus scanner.
+    end = time.monotonic() + (BUSY_SECONDS if sys.platform == "win32" else 0.0)
+    while True:
+        try:
+            os.replace(temporary, path)
+            return
+        except PermissionError:
+            if time.monotonic() >= end:
+                raise
+            time.sleep(0.01)
 
 
 def _stem(path: Path) -> str:

@@ -252,6 +252,8 @@ def _unreadable(path: Path) -> None:
 
 def replacements() -> dict[str, Callable[[Path], None]]:
     """What is no file to read, by name: functions that put it at a path."""
+    if os.name != "posix":
+        return {"a folder": _folder}
     found = {
         "a folder": _folder,
         "a loop of links": _loop,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -110,6 +109,7 @@ append_result({"b": 1}, folder / "scores.jsonl")
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of the size of files")
 def test_full_disk_leaves_whole_files_and_no_temporary_ones(tmp_path: Path) -> None:
     """A limit of the size of files stands for the disk: what fits is written before the error comes."""
     done = subprocess.run(
@@ -123,10 +123,37 @@ def test_full_disk_leaves_whole_files_and_no_temporary_ones(tmp_path: Path) -> N
     assert (tmp_path / "metrics.jsonl").read_bytes() == b""
     lines = [json.loads(line) for line in (tmp_path / "scores.jsonl").read_text().splitlines()]
     assert [sorted(line) for line in lines] == [["a", "checksum"], ["b", "checksum"]]
-    assert resource.getrlimit(resource.RLIMIT_FSIZE) != (1000, 1000)
 
 
-@pytest.mark.parametrize("put", ["folder", "pipe"])
+@pytest.mark.parametrize("platform", ["win32", "linux"])
+def test_on_windows_a_file_that_someone_reads_is_replaced_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    """Windows refuses to replace an open file; elsewhere the refusal is final."""
+    refusals = [PermissionError(13, "Permission denied")] * 2
+    replace = os.replace
+
+    def refuse_twice(source: Path, target: Path) -> None:
+        if refusals:
+            raise refusals.pop()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse_twice)
+    monkeypatch.setattr(sys, "platform", platform)
+    if platform == "win32":
+        replace_file(b"new", tmp_path / "x")
+        assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"new"]
+        refusals += [PermissionError(13, "Permission denied")] * 1000
+        monkeypatch.setattr(files, "BUSY_SECONDS", 0.1)
+    with pytest.raises(PermissionError):
+        replace_file(b"newer", tmp_path / "x")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == ([b"new"] if platform == "win32" else [])
+
+
+NO_PIPE = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+
+
+@pytest.mark.parametrize("put", ["folder", pytest.param("pipe", marks=NO_PIPE)])
 def test_results_are_not_appended_to_what_is_no_file(tmp_path: Path, put: str) -> None:
     path = tmp_path / "scores.jsonl"
     path.mkdir() if put == "folder" else os.mkfifo(path)

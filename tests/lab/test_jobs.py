@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +18,9 @@ from rich.console import Console
 
 from aru_lab.errors import DataError, Interrupted, LabError, MachineError
 from aru_lab.experiments.processes import Report, run_jobs
-from aru_lab.runs.signals import StopRequest
+from aru_lab.runs.signals import StopRequest, terminate_this_process
+
+from .conftest import with_sources
 
 QUIET = Console(quiet=True)
 
@@ -163,6 +168,64 @@ def _terminate(items: list[Path], number: int) -> None:
     while not all(item.exists() for item in items):
         time.sleep(0.01)
     os.kill(os.getpid(), number)
+
+
+def save_on_windows(item: Path, report: Report) -> None:
+    """As training does, in a process whose os.kill is that of Windows: it calls no handler."""
+    sys.platform = "win32"
+    os.kill = lambda *_: os._exit(1)
+    try:
+        save_and_stop(item, report)
+    finally:
+        item.with_suffix(".saved").touch()
+
+
+def test_stopped_processes_save_on_windows_too(tmp_path: Path) -> None:
+    items = [tmp_path / name for name in "ab"]
+    threading.Thread(target=_interrupt, args=(items,), daemon=True).start()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        run_jobs(save_on_windows, items, 2, "waiting", QUIET)
+    assert all(item.with_suffix(".saved").exists() for item in items)
+
+
+def _interrupt(items: list[Path]) -> None:
+    while not all(item.exists() for item in items):
+        time.sleep(0.01)
+    _thread.interrupt_main()
+
+
+@pytest.mark.parametrize("platform", [sys.platform, "win32"])
+def test_a_process_terminates_itself(platform: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From another thread, and the handler runs."""
+    monkeypatch.setattr(sys, "platform", platform)
+    if platform == "win32":
+        monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("os.kill calls no handler on Windows"))
+    stop = StopRequest()
+    with stop:
+        thread = threading.Thread(target=terminate_this_process)
+        thread.start()
+        thread.join()
+        deadline = time.monotonic() + 10
+        while stop.received is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert stop.received == signal.SIGTERM
+
+
+BREAK = """
+import signal
+signal.SIGBREAK = signal.SIGUSR1  # which this system has in its place
+from aru_lab.runs import signals
+stop = signals.StopRequest()
+with stop:
+    signal.raise_signal(signal.SIGUSR1)
+assert stop.received == signal.SIGBREAK
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has SIGBREAK itself")
+def test_ctrl_break_stops_as_ctrl_c_does() -> None:
+    done = subprocess.run([sys.executable, "-c", BREAK], env=with_sources(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_nothing_to_do() -> None:

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from aru_lab.errors import Interrupted, LabError, MachineError
 from aru_lab.experiments.attempts import attempt
 from aru_lab.experiments.slurm import Slurm, run_on_cluster
-from aru_lab.runs.signals import STOPPING
+from aru_lab.runs.signals import STOPPING, terminate_this_process
 from aru_lab.terminal import progress_console, say
 
 Item = TypeVar("Item")
@@ -176,7 +176,7 @@ def _in_pool(
 
 @contextlib.contextmanager
 def _stoppable() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP stop the work as Ctrl-C does; an ignored signal stays ignored."""
+    """Let SIGTERM, SIGHUP and SIGBREAK stop the work as Ctrl-C does; an ignored signal stays ignored."""
     before: dict[int, Any] = {}
 
     def interrupt(_number: int, _frame: Any) -> None:
@@ -219,7 +219,7 @@ def _watch(stop: Any) -> None:
     # Whoever stopped or ended the other process may have sent this one the same signal.
     time.sleep(GRACE_SECONDS)
     while True:
-        os.kill(os.getpid(), signal.SIGTERM)
+        terminate_this_process()
         time.sleep(PATIENCE_SECONDS)
 
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
 import threading
 import time
 from typing import Any
 
-# SIGHUP comes when the terminal closes or the connection breaks; Windows has none.
-STOPPING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+# SIGHUP comes when the terminal closes or the connection breaks. Windows has none; there Ctrl-Break, which other
+# programs can send too (CTRL_BREAK_EVENT), is SIGBREAK.
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGBREAK")
+STOPPING = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 SAME_REQUEST_SECONDS = 2.0  # service managers and shells send SIGTERM and SIGHUP together
 
 
 class StopRequest:
-    """Within the block, the first of Ctrl-C, SIGTERM and SIGHUP is only recorded; the next one acts as usual.
+    """Within the block, the first of Ctrl-C, SIGTERM, SIGHUP and SIGBREAK is only recorded; the next one acts as usual.
 
-    Another one of the three within two seconds belongs to the same request. A signal that was ignored before the block
+    Another one of these within two seconds belongs to the same request. A signal that was ignored before the block
     (SIGHUP under nohup) stays ignored.
     """
 
@@ -45,3 +49,11 @@ class StopRequest:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
         self._handlers.clear()
+
+
+def terminate_this_process() -> None:
+    """Send SIGTERM to this process, from any thread; a handler runs in the main thread."""
+    if sys.platform == "win32":
+        signal.raise_signal(signal.SIGTERM)  # os.kill would end the process without calling the handler
+    else:
+        os.kill(os.getpid(), signal.SIGTERM)  # a signal that another thread raises does not wake the main thread

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -33,12 +32,21 @@ def peak_in_fresh_process(backend: str, shape: Shape) -> float:
     return float(done.stdout.split()[-1])
 
 
-def _resident_peak() -> int:
+def resident_peak() -> int:
+    """Bytes that this process has had in memory at most.
+
+    Raises:
+        RuntimeError: on Windows, which has another way to tell.
+    """
     try:
         # not getrusage, where Linux counts what the parent of a process had in memory before
         status = Path("/proc/self/status").read_text()
         return 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", status)[1])
     except (OSError, TypeError):
+        if sys.platform == "win32":
+            raise RuntimeError("the peak of memory is not measured on Windows") from None
+        import resource
+
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return peak if sys.platform == "darwin" else peak * 1024
 
@@ -63,9 +71,9 @@ def main(backend: str, *sizes: str) -> None:
         torch.cuda.synchronize()
         peak = torch.cuda.max_memory_allocated()
     else:
-        before = _resident_peak()
+        before = resident_peak()
         run(T)
-        peak = _resident_peak()
+        peak = resident_peak()
     print((peak - before) / 1e6)
 
 

@@ -95,19 +95,25 @@ def run_python() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session")
-def _server() -> Iterator[Server]:
-    server = Server(_environment(), ROOT / "tests")
+def _server() -> Iterator[Server | None]:
+    """None on a system that has no fork."""
+    server = Server(_environment(), ROOT / "tests") if hasattr(os, "fork") else None
     yield server
-    server.stop()
+    if server is not None:
+        server.stop()
 
 
 @pytest.fixture
-def run_forked(_server: Server, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def run_forked(
+    _server: Server | None, run_python: Callable, tmp_path: Path
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """run_forked(*arguments, timeout=280, **environment): as `run_python`, but torch is imported already.
 
     It saves the seconds of that import.  Arguments begin with -c or -m.  The program runs with one thread, and a
-    variable of the environment that torch reads when it is imported has no effect.
+    variable of the environment that torch reads when it is imported has no effect.  Without fork it is `run_python`.
     """
+    if _server is None:
+        return run_python
 
     def run(*arguments: str, timeout: int = 280, **environment: str) -> subprocess.CompletedProcess[str]:
         return _server.run(arguments, environment, timeout, tmp_path)

@@ -19,6 +19,7 @@ from benchmarks.memory import peak_in_fresh_process
 from benchmarks.records import Record
 from benchmarks.timing import Times, interleaved
 from benchmarks.work import Shape
+from support.helpers import needs_resident_peak
 
 ROOT = Path(__file__).parents[1]
 MACHINE = {
@@ -201,6 +202,7 @@ def test_interleaved_takes_turns():
     assert Times.of([5.0, 1.0, 2.0, 3.0, 4.0, 6.0]) == Times(1.0, 2.0, 3.0, 5.0, 6)
 
 
+@needs_resident_peak
 def test_peak_memory_is_not_that_of_the_parent():
     held = torch.ones(100 * 2**20)  # 400 MiB in this process
     peak = peak_in_fresh_process("reference", Shape(32, 64, 64, 16))

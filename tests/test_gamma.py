@@ -14,7 +14,7 @@ from torch.autograd import gradcheck
 
 import aru_kernels.functional as F
 from aru_kernels import cpu, reference, use_backend
-from support.helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels, needs_fork
 from support.tolerances import assert_all_close, assert_close, ulp_error
 
 pytestmark = needs_cpu_kernels
@@ -299,6 +299,7 @@ sys.exit(code)
 """
 
 
+@needs_fork
 def test_after_fork(run_python):
     """OpenMP's threads do not live on in a forked child, such as a worker of a DataLoader."""
     result = run_python("-c", FORK, OMP_NUM_THREADS="2")

@@ -12,12 +12,12 @@ from aru_kernels import _memory
 from support.helpers import ROOT
 
 # Hidden as on Windows: modules, functions of os, signals.
-WITHOUT_POSIX = """
+HIDE_POSIX = """
 import sys
 import torch  # another package's own imports are not the question; nor are those of the libraries below
 import matplotlib, numpy, pooch, rich, scipy, sklearn, tyro, filelock, safetensors, multiprocessing.pool, subprocess
-import sklearn.decomposition, matplotlib.pyplot, torch.export, torch.utils.data
-import importlib, os, pkgutil, signal
+import sklearn.decomposition, matplotlib.pyplot, torch.export, torch.utils.data, hypothesis
+import os, signal
 
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
@@ -28,7 +28,9 @@ for name in ("fork", "sysconf", "register_at_fork", "sched_getaffinity", "getuid
 for name in ("SIGHUP", "SIGKILL", "SIGUSR1", "SIGUSR2", "SIGALRM", "SIGCHLD", "SIGPIPE", "alarm", "pthread_sigmask"):
     if hasattr(signal, name):
         delattr(signal, name)
-
+"""
+IMPORT_ALL = """
+import importlib, pkgutil
 import aru_kernels, aru_lab
 names = [
     found.name
@@ -51,9 +53,20 @@ print(len(names), "modules")
 
 def test_every_module_is_imported_without_what_windows_lacks(run_python):
     pytest.importorskip("tyro")
-    done = run_python("-c", WITHOUT_POSIX)
+    done = run_python("-c", HIDE_POSIX + IMPORT_ALL)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout.split()[-2]) > 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_every_test_is_collected_without_what_windows_lacks(run_python, tmp_path):
+    pytest.importorskip("tyro")
+    (tmp_path / "hide_posix.py").write_text(HIDE_POSIX)
+    code = f"import sys, pytest; sys.path.insert(0, {str(tmp_path)!r}); sys.exit(pytest.main(sys.argv[1:]))"
+    arguments = ("-p", "hide_posix", "--collect-only", "-q", "--rootdir", str(ROOT), str(ROOT / "tests"))
+    done = run_python("-c", code, *arguments, timeout=800)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
 
 
 @pytest.mark.skipif(not hasattr(os, "sysconf"), reason="this is Windows, where the real function is called")

@@ -15,7 +15,7 @@ import aru_kernels
 import aru_kernels.functional as F
 from aru_kernels import _memory, cpu, ops
 from benchmarks.tolerances import relative_error
-from support.helpers import needs_cpu_kernels
+from support.helpers import needs_cpu_kernels, needs_fork, needs_resident_peak
 from support.problems import (
     ADAPTIVE,
     STATIC,
@@ -361,6 +361,7 @@ def test_two_callers_at_once():
     assert not wrong
 
 
+@needs_fork
 def test_after_fork(run_python):
     program = """
 import os, torch, aru_kernels
@@ -456,13 +457,13 @@ def test_saturated_controller_passes_no_gradient():
         assert relative_error(fused, exact) < 3 * relative_error(eager, exact) + 2e-6
 
 
+@needs_resident_peak
 @pytest.mark.slow
 def test_memory_stays_within_the_budget(run_python):
     """The paper's psMNIST step (6.4 GB of controller state) under a budget of 1 GiB, in a process of its own."""
     program = """
-import resource, torch, aru_kernels
-def peak():
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+import torch, aru_kernels
+from benchmarks.memory import resident_peak as peak
 layer, x = aru_kernels.ARUN(1, 400, controller_size=50), torch.rand(784, 100, 1)
 before = peak()
 layer(x)[0].square().sum().backward()

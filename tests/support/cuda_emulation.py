@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import hashlib
 import importlib.util
 import os
@@ -29,6 +28,7 @@ from aru_kernels import __version__, cuda
 from aru_kernels.backends import BACKENDS
 from support.helpers import ROOT
 
+fcntl = pytest.importorskip("fcntl", reason="the emulation needs Linux")
 CXX = os.environ.get("CXX", "g++")
 FLAGS = ["-std=c++17", "-g0", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fPIC", "-fvisibility=hidden"]
 FLAGS += ['-DARU_PRIMITIVES="prim_emulated.h"']  # instead of the GPU's instructions (csrc/cuda/prim.cuh)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,10 @@ from aru_kernels import cpu
 ROOT = Path(__file__).resolve().parents[2]
 
 needs_cpu_kernels = pytest.mark.skipif(cpu.unavailable() is not None, reason=f"no backend cpu: {cpu.unavailable()}")
+needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+needs_resident_peak = pytest.mark.skipif(
+    sys.platform == "win32", reason="the peak of memory is not measured on Windows"
+)
 
 
 def run_sanitized(program: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -73,5 +73,7 @@ intersphinx_mapping = (
 
 html_theme = "furo"
 html_title = f"aru_kernels {version}"
+html_static_path = ["_static"]
+html_css_files = ["narrow.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True

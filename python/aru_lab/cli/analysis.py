@@ -54,10 +54,11 @@ class Figure:
     """Draw a figure of the paper from the files that `aru analyse` wrote."""
 
     number: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="{" + ",".join(FIGURES) + "}")]
-    """1: the activations γ; 2: robustness; 3: fractional order; 4: gain scaling; 5: the controller; 6: stability;
-    appendix: gradients, spectra, heterogeneity; states: h, n and s on one's own test sequences; psychometric: choices
-    against the stimulus on trials that are drawn; trajectories: the population in principal components;
-    fixed-points."""
+    """The paper's number. 1: the activations γ; 2: robustness; 3: heterogeneity, gain scaling; 4: fractional order; 5:
+    the controller, stability, spectra; 6: the Jacobian's norm; 9 to 11: fits of the order; 18: gradients. The others of
+    the paper show several tasks or kinds of training: `aru reproduce paper`. states: h, n and s on one's own test
+    sequences; psychometric: choices against the stimulus on trials that are drawn; trajectories: the population in
+    principal components; fixed-points."""
 
     run_folders: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="[RUN ...]")] = ()
     """Folders of analysed runs of one task (psychometric: its options may differ; figure 2: after `aru robustness`);

@@ -275,7 +275,7 @@ class Reproduce:
     ]
     """paper: a verdict on each of the paper's 53 claims, in one table and one HTML page with the figures; table1: all
     models, clean and perturbed; fig2: sensitivity to the strength of the perturbations; transfer: rotated images;
-    transplant: another seed's controller; figures: analyses, figures 1 to 6 and the appendix, in one HTML page."""
+    transplant: another seed's controller; figures: analyses and the paper's figures on one task, in one HTML page."""
 
     scale: Annotated[str, tyro.conf.arg(metavar="{tiny,small,long,paper}")] = "small"
     """tiny: some minutes, a check that everything runs; small: psMNIST in 112 steps on two cores (paper: hours; the

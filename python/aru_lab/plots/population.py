@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.plots.paper.analysed import Analysed
+from aru_lab.plots.paper.measured import Analysed
 from aru_lab.plots.style import BLACK, DARK, GREY, as_label, letter, new_figure
 
 _MOST_NAMES = 12  # conditions whose names have room

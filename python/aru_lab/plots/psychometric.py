@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aru_lab.errors import ConfigError
-from aru_lab.plots.paper.analysed import Analysed
+from aru_lab.plots.paper.measured import Analysed
 from aru_lab.plots.style import DARK, GREY, MODELS, PURPLE, as_label, letter, new_figure
 
 _ACROSS = 3  # panels in a row

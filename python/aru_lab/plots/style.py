@@ -1,7 +1,7 @@
 """One style for every figure: sizes, colours, names of models, axes, files.
 
 Colours of models and curves are those of Okabe and Ito, of amplitudes cividis: both can be told apart with every common
-form of colour vision. Figures are as wide as a column of text and hold no letters below 7 points.
+form of colour vision. Figures are as wide as a column or a page and hold no letters below 7 points.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SKY, GREEN = "#56B4E9", "#009E73"
 DARK = "#4D4D4D"  # what no model stands for: letters, marks, fits
 PURPLE = "#CC79A7"  # neither a model's nor an amplitude's
 
-WIDTH = 5.2  # inches: the text column of PLOS
+COLUMN, PAGE = 8.5 / 2.54, 17 / 2.54  # inches
 DPI = 300
 
 # One look a model, whatever models a figure shows: colour, marker and dash, so that print in grey tells them apart too.
@@ -83,11 +83,11 @@ def style() -> Iterator[None]:
         yield
 
 
-def new_figure(height: float) -> Any:
-    """A figure one column wide and `height` inches high."""
+def new_figure(height: float, width: float = PAGE) -> Any:
+    """A figure `width` inches wide and `height` inches high."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(WIDTH, height), layout="constrained", dpi=DPI)
+    return Figure(figsize=(width, height), layout="constrained", dpi=DPI)
 
 
 def save(figure: Any, folder: Path, name: str) -> list[Path]:
@@ -135,19 +135,15 @@ def as_label(name: str) -> str:
     return f" {shown}" if shown.startswith("_") else shown
 
 
-def letter(axes: Any, text: str, paper: str = "") -> None:
-    """The panel's letter, at its upper left, and beside it the paper's panel that shows the same.
+def letter(axes: Any, text: str) -> None:
+    """The panel's letter, at its upper left."""
+    axes.set_title(text, loc="left", fontweight="bold", fontsize=9)
 
-    Args:
-        axes: the panel.
-        text: its letter.
-        paper: number and letter of the paper's panel, such as "4c"; empty if there is none.
-    """
-    title = axes.set_title(text, loc="left", fontweight="bold", fontsize=9)
-    if paper:
-        axes.annotate(
-            f"paper {paper}", (1, 0), (4, 0), xycoords=title, textcoords="offset points", fontsize=7, color=DARK
-        )
+
+def blank(axes: Any) -> None:
+    """A panel of what was not measured."""
+    axes.text(0.5, 0.5, "not measured", ha="center", va="center", transform=axes.transAxes)
+    axes.set(xticks=[], yticks=[])
 
 
 def amplitude_colours(amplitudes: Sequence[float]) -> list[Any]:

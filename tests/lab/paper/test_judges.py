@@ -95,10 +95,10 @@ def test_no_verdict_on_trained_networks_where_the_scale_judges_none() -> None:
 
 
 def test_no_verdict_before_all_seeds_are_trained() -> None:
-    evidence = dataclasses.replace(planted(), waiting={"psmnist": "4 of 60 networks are trained"})
+    evidence = dataclasses.replace(planted(), waiting={("psmnist", "arun"): (4, 10)})
     found = judged(evidence)
     assert found["C1"].verdict == UNTESTED
-    assert found["C1"].remark == "waits for all its networks (4 of 60 networks are trained)"
+    assert found["C1"].remark == "waits for all its networks (psMNIST: 4 of 10 networks are there)"
     assert found["C17"].remark.startswith("needs ")  # of other networks
     assert found["C4"].verdict == PAPER_SIZE
 

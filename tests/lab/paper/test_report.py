@@ -78,8 +78,8 @@ def test_first_page_sorts_the_claims_by_verdict(reproduction: Reproduction) -> N
         verdict: sum(finding.verdict == verdict for finding in reproduction.findings) for verdict in rules.VERDICTS
     }
     expected = [f"## {report.MEANINGS[verdict]} ({n})" for verdict, n in counted.items() if n]
-    assert headings == [*expected, "## The pictures that matter", "## Remarks"]
-    assert "![Figure 2](figure-2.png)" in text
+    assert headings == ["## The pictures that matter", *expected, "## Remarks"]
+    assert "![Figure 2](figures/figure-2.png)" in text
     part = text.split(f"## {report.MEANINGS[FAILS]}")[1].split("## ")[0]
     assert "**C9** step drive, psMNIST: ARUN is highly robust" in part
 

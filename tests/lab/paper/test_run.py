@@ -151,7 +151,7 @@ def test_networks_that_are_not_trained_yet_are_counted(root: Path, tmp_path: Pat
     lines = (kept / "tiny/psdigits" / LINES).read_text().splitlines(keepends=True)
     (kept / "tiny/psdigits" / LINES).write_text("".join(lines[:3]))
     evidence = Gathering(1, QUIET, "tiny", tmp_path, kept, False, {}).gather(registry.chosen(["C8"]))
-    assert evidence.waiting == {"psmnist": "psMNIST: 3 of 8 networks are there"}
+    assert evidence.waiting == {("psmnist", model): (int(model == "arun"), 2) for model in RNNS}
     assert re.fullmatch(r"T = 16, H = \d+, 1 seed", evidence.sizes["psmnist"])
 
 

@@ -81,6 +81,10 @@ class Claim:
         """The groups of networks that it reads, each once."""
         return tuple(dict.fromkeys(need.group for need in self.needs if need.group))
 
+    def variants(self, group: str) -> tuple[str, ...]:
+        """The variants of a group that it reads, each once."""
+        return tuple(dict.fromkeys(variant for need in self.needs if need.group == group for variant in need.variants))
+
     @property
     def paper_only(self) -> bool:
         """Whether it is decided at the paper's size only."""

@@ -51,9 +51,10 @@ class Evidence:
         folders: run folders, by (group, variant) and seed.
         scores: by (group, variant, sweep), then by seed, then by point of the sweep.
         values: other numbers, by (group, variant, name) and seed: sizes of a retraining, validation accuracies.
+        records: the same for arrays that figures show: "retraining" and "course", see `plots.paper.measured.Measured`.
         once: results that belong to no trained network, by name.
         sizes: by group, what the networks are: T, H and so on.
-        waiting: by group whose networks are not all trained yet, how many are.
+        waiting: by (group, variant) whose networks are not all trained yet, how many are and how many will be.
     """
 
     reduced: bool = True
@@ -61,9 +62,10 @@ class Evidence:
     folders: dict[tuple[str, str], dict[int, Path]] = field(default_factory=dict)
     scores: dict[tuple[str, str, str], dict[int, dict[Point, Score]]] = field(default_factory=dict)
     values: dict[tuple[str, str, str], BySeed] = field(default_factory=dict)
+    records: dict[tuple[str, str, str], dict[int, Mapping[str, np.ndarray]]] = field(default_factory=dict)
     once: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     sizes: dict[str, str] = field(default_factory=dict)
-    waiting: dict[str, str] = field(default_factory=dict)
+    waiting: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def put_scores(self, group: str, variant: str, sweep: str, seed: int, scores: dict[Point, Score]) -> None:
         """Add the scores of one network on a sweep."""
@@ -72,6 +74,18 @@ class Evidence:
     def put_value(self, group: str, variant: str, name: str, seed: int, value: float) -> None:
         """Add a number of one network."""
         self.values.setdefault((group, variant, name), {})[seed] = value
+
+    def put_record(self, group: str, variant: str, name: str, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Add arrays of one network."""
+        self.records.setdefault((group, variant, name), {})[seed] = arrays
+
+    def lacks(self, group: str, variants: Iterable[str]) -> str:
+        """How many networks of these variants are there, in a sentence; empty where all are."""
+        counts = [self.waiting[group, variant] for variant in variants if (group, variant) in self.waiting]
+        if not counts:
+            return ""
+        planned = sum(planned for _, planned in counts)
+        return f"{GROUPS[group]}: {sum(there for there, _ in counts)} of {planned} networks are there"
 
     def points(self, group: str, variant: str, sweep: str) -> dict[int, dict[Point, Score]]:
         """The scores of a sweep, by seed and point.

@@ -58,7 +58,7 @@ def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Finding]:
 
 
 def _judged(claim: Claim, evidence: Evidence) -> Finding:
-    untrained = [evidence.waiting[group] for group in claim.groups if group in evidence.waiting]
+    untrained = [lacking for group in claim.groups if (lacking := evidence.lacks(group, claim.variants(group)))]
     waiting = f"waits for all its networks ({'; '.join(untrained)})" if untrained else ""
     try:
         outcomes = tuple(claim.judge(evidence))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +33,7 @@ from aru_lab.experiments.scales import NETWORKS
 from aru_lab.experiments.session import Jobs
 from aru_lab.experiments.slurm import Slurm
 from aru_lab.files import is_file
+from aru_lab.plots.paper.measured import COURSE
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, task_of
 from aru_lab.runs.folder import RunFolder
@@ -134,9 +136,11 @@ class Gathering(Jobs):
             found = [kept for kept in read_kept(self.kept / scale / name) if variant_of(group, kept.config) in variants]
             for kept in found:
                 self.take(group, kept, evidence)
-            planned = len(network_set.seeds) * (len(network_set.starts) if network_set.starts else len(models))
-            if len(found) < planned:
-                evidence.waiting[group] = f"{GROUPS[group]}: {len(found)} of {planned} networks are there"
+            there = Counter(variant_of(group, kept.config) for kept in found)
+            starts = [start_name((float(n), float(s))) for n, s in network_set.starts or ()]
+            for variant in starts or models:
+                if there[variant] < len(network_set.seeds):
+                    evidence.waiting[group, variant] = there[variant], len(network_set.seeds)
             if found:
                 evidence.sizes[group] = size_of([kept.config for kept in found])
 
@@ -165,6 +169,10 @@ class Gathering(Jobs):
         evidence.put_scores(group, variant, "clean", seed, {(): kept.clean})
         for name, value in values_of_log(kept.history).items():
             evidence.put_value(group, variant, name, seed, value)
+        if group.startswith(GRID) and all("gain_mean" in entry for entry in kept.history):
+            # Of a homogeneous network the mean over neurons is n, and s, itself.
+            shape = [(entry["gain_mean"], entry["saturation_mean"]) for entry in kept.history]
+            evidence.put_record(group, variant, COURSE, seed, {"shape": np.array(shape)})
         folder = self.folder_of(group, kept)
         if folder is None and kept.weights is not None:
             self.failures.append((f"{group} {kept.name}", LabError(f"its weights are not in {kept.folder}")))

@@ -12,10 +12,23 @@ from aru_lab.errors import ConfigError
 from aru_lab.experiments.paper.claim import Claim
 from aru_lab.experiments.paper.judges import accuracy, fractional, gain, gradients, heterogeneity, robustness, stability
 
-MODULES = (accuracy, robustness, heterogeneity, gain, fractional, stability, gradients)
+TOPICS = {
+    "Accuracy, transplanted controllers": accuracy,
+    "Robustness": robustness,
+    "Diversity, the shape of γ": heterogeneity,
+    "Gain scaling": gain,
+    "Fractional order": fractional,
+    "Adaptation, stability": stability,
+    "Gradients": gradients,
+}
 CLAIMS: tuple[Claim, ...] = tuple(
-    sorted((claim for module in MODULES for claim in module.COLLECTION.claims), key=lambda claim: claim.number)
+    sorted((claim for module in TOPICS.values() for claim in module.COLLECTION.claims), key=lambda claim: claim.number)
 )
+
+
+def topic_of(claim: Claim) -> str:
+    """The topic of a claim of the registry."""
+    return next(topic for topic, module in TOPICS.items() if claim in module.COLLECTION.claims)
 
 
 def chosen(names: Sequence[str] = ()) -> list[Claim]:

@@ -3,6 +3,7 @@
 paper.csv    a line for every test of every claim
 paper.md     a row for every claim
 paper.html   the same with all tests and the figures
+figures      the pictures, figure-N.png and figure-N.pdf
 README.md    what holds, what does not, what is open, in three minutes
 """
 
@@ -16,14 +17,17 @@ from pathlib import Path
 
 from aru_lab.experiments.pages import figures_of, page
 from aru_lab.experiments.paper.findings import Finding, seeds_needed
+from aru_lab.experiments.paper.registry import TOPICS, topic_of
 from aru_lab.experiments.paper.rules import FAILS, HOLDS, PAPER_SIZE, UNDECIDED, UNTESTED, VERDICTS, Outcome
 from aru_lab.experiments.pictures import Picture
-from aru_lab.experiments.tables import as_markdown, made_by, markdown_table, write_csv
+from aru_lab.experiments.tables import Row, as_markdown, made_by, markdown_table, write_csv
+from aru_lab.plots.style import NAMES
 from aru_lab.runs.folder import write_result
 
 TITLE = "The paper's claims, tested again"
 PAPER = "Geadah, Horoi, Kerg, Wolf, Lajoie, bioRxiv 2022.04.29.489963 v3"
-MAIN_FIGURES = ("2", "3", "5")  # the pictures of the first page
+FIGURES = "figures"  # the folder of the pictures
+MAIN_FIGURES = ("2", "4", "5")  # the pictures of the first page
 HEADINGS = ("claim", "where", "the paper", "measured", "test", "N", "mean [95%]", "d_z", "p", "p (Holm)", "verdict")
 MEANINGS = {
     HOLDS: "What holds",
@@ -32,6 +36,13 @@ MEANINGS = {
     PAPER_SIZE: "What needs the paper's size",
     UNTESTED: "What was not tested",
 }
+MODELS_IN_SHORT = (
+    "Each neuron has the activation γ(x; n, s) with a gain n and a saturation s. An *ARUN* is a recurrent network in "
+    "which a small controller, itself a recurrent network and shared by all neurons, sets n and s of every neuron at "
+    "every step from the neuron's input current. In *RNN+γ*, n and s are learned constants: one pair for all neurons "
+    "(homogeneous) or a pair for each (heterogeneous). *RNN+ReLU*, LSTM and GRU are the baselines. All have equally "
+    "many parameters."
+)
 KEY = (
     "The seed is the unit of every test. PT: paired t-test over seeds, one-sided as claimed; EQ(m): equivalence within "
     "±m percent points; OM(k): at least k orders of magnitude; SH(q): share above q; CO: rank correlation over a grid; "
@@ -46,7 +57,7 @@ _CLASS = {HOLDS: "holds", FAILS: "fails"}
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a report says: the scale and its description, the findings, pictures, remarks and the command."""
+    """What a report says: the scale and its description, findings, pictures, remarks, the command, rows of table 1."""
 
     scale: str
     description: str
@@ -54,6 +65,7 @@ class Reproduction:
     pictures: Sequence[Picture]
     remarks: Sequence[str]
     command: str
+    table1: Sequence[Row] = ()
 
 
 def write(report: Reproduction, folder: Path) -> dict[str, Path]:
@@ -105,7 +117,16 @@ def as_table(report: Reproduction) -> str:
     """The Markdown table of all claims."""
     text = [f"# {TITLE}", "", f"{PAPER}. Scale `{report.scale}`: {report.description}", "", counted(report), ""]
     text += markdown_table(HEADINGS, [map(as_markdown, _cells(finding)) for finding in report.findings])
-    text += ["", KEY, "", *(f"* {as_markdown(remark)}" for remark in report.remarks), "", made_by(report.command), ""]
+    text += [
+        "",
+        KEY,
+        "",
+        *table1(report),
+        *(f"* {as_markdown(remark)}" for remark in report.remarks),
+        "",
+        made_by(report.command),
+        "",
+    ]
     return "\n".join(text)
 
 
@@ -165,6 +186,35 @@ def _exact(value: float | None) -> object:
     return "" if value is None or math.isnan(value) else f"{value:.6g}"
 
 
+def table1(report: Reproduction) -> list[str]:
+    """The Markdown of table 1, accuracies of all models; empty where none is known."""
+    if not report.table1:
+        return []
+    columns = list(dict.fromkeys(row.quantity for row in report.table1))
+    cells = {(row.model, row.quantity): f"{row} (N = {len(row.values)})" for row in report.table1}
+    rows = [
+        (NAMES[model], *(cells.get((model, column), "-") for column in columns))
+        for model in dict.fromkeys(row.model for row in report.table1)
+    ]
+    said = "Test accuracy in %, mean ± standard deviation over N seeds. Drives are not defined for LSTM and GRU."
+    return ["## Table 1", "", said, "", *markdown_table(("model", *columns), rows, numbers_from=1), ""]
+
+
+def _by_topic(findings: Sequence[Finding]) -> list[str]:
+    """The claims of every topic by what became of them."""
+    told: dict[str, dict[str, list[str]]] = {}
+    for finding in findings:
+        of_topic = told.setdefault(topic_of(finding.claim), {})
+        column = finding.verdict if finding.verdict in (HOLDS, FAILS) else "open"
+        of_topic.setdefault(column, []).append(finding.claim.name)
+    rows = [
+        (topic, *(", ".join(told[topic].get(column, ())) or "-" for column in (HOLDS, FAILS, "open")))
+        for topic in TOPICS
+        if topic in told
+    ]
+    return markdown_table(("topic", HOLDS, FAILS, "open"), rows)
+
+
 def as_first_page(report: Reproduction, further: Mapping[str, str] | None = None) -> str:
     """The first page: what holds, what does not, what is open, and the pictures that matter.
 
@@ -173,30 +223,37 @@ def as_first_page(report: Reproduction, further: Mapping[str, str] | None = None
     text = [
         "# Does the paper hold? The result in three minutes",
         "",
-        f"The claims of {PAPER}, each put to the test that decides it. {counted(report)}",
+        *(MODELS_IN_SHORT, ""),
+        f"Below are the claims of {PAPER}, each put to the test that decides it. {counted(report)}",
+        "",
+        *_by_topic(report.findings),
         "",
         f"Scale `{report.scale}`: {report.description}",
         "",
         "[All claims with their numbers](paper.md), [as CSV](paper.csv).",
         "",
+        *_main_pictures(report.pictures),
     ]
     for verdict, heading in MEANINGS.items():
         of_verdict = [finding for finding in report.findings if finding.verdict == verdict]
         if of_verdict:
             told = _together(of_verdict) if verdict == UNTESTED else map(_plainly, of_verdict)
             text += [f"## {heading} ({len(of_verdict)})", "", *told, ""]
-    drawn = {picture.number: picture for picture in report.pictures if picture.file is not None}
-    shown = [drawn[name] for name in MAIN_FIGURES if name in drawn]
-    if shown:
-        text += ["## The pictures that matter", ""]
-        for picture in shown:
-            text += [f"![Figure {picture.number}]({picture.file.name})", ""]
-            text += [f"{picture.heading}. {as_markdown(picture.caption)}", ""]
+    text += table1(report)
     if report.remarks:
         text += ["## Remarks", "", *(f"* {as_markdown(remark)}" for remark in report.remarks), ""]
     if further:
         text += ["## Further pages", "", *(f"* [{as_markdown(title)}]({path})" for path, title in further.items()), ""]
     return "\n".join([*text, made_by(report.command), ""])
+
+
+def _main_pictures(pictures: Sequence[Picture]) -> list[str]:
+    drawn = {picture.number: picture for picture in pictures if picture.file is not None}
+    text: list[str] = []
+    for picture in (drawn[number] for number in MAIN_FIGURES if number in drawn):
+        text += [f"![Figure {picture.number}]({FIGURES}/{picture.file.name})", ""]
+        text += [f"*{picture.heading}.* {as_markdown(picture.caption)}", ""]
+    return ["## The pictures that matter", "", *text] if text else []
 
 
 def _plainly(finding: Finding) -> str:
@@ -206,16 +263,19 @@ def _plainly(finding: Finding) -> str:
     parts += [f"N = {finding.n}"] if shown is not None else []
     parts += [f"p {'' if p.startswith('<') else '= '}{p}" for p in [p_value(finding.p)] if p != "-"]
     parts += [f"N = {needed} would decide" for needed in [seeds_needed(finding.needed)] if needed]
+    parts += [finding.remark.removeprefix("at the reduced size ")] if finding.verdict == PAPER_SIZE else []
     return f"* **{claim.name}** {as_markdown(claim.says)} ({as_markdown('; '.join(parts))})"
 
 
 def _together(findings: Sequence[Finding]) -> list[str]:
-    """Claims without a verdict: a line for each reason."""
+    """Claims without a verdict: a line for each reason, and what was measured so far."""
     by_reason: dict[str, list[str]] = {}
     for finding in findings:
         reason = finding.remark if finding.verdict == UNTESTED else ""
         by_reason.setdefault(reason or "too few seeds", []).append(finding.claim.name)
-    return [f"* {', '.join(names)}: {as_markdown(reason)}" for reason, names in by_reason.items()]
+    lines = [f"* {', '.join(names)}: {as_markdown(reason)}" for reason, names in by_reason.items()]
+    measured = [_plainly(finding) for finding in findings if finding.deciding is not None]
+    return [*lines, *(["", "Measured so far, on fewer networks than planned:", "", *measured] if measured else [])]
 
 
 def as_page(report: Reproduction) -> str:

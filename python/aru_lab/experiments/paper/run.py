@@ -12,12 +12,18 @@ from rich.console import Console
 from aru_lab.arguments import check_choice, check_whole
 from aru_lab.errors import ConfigError, LabError
 from aru_lab.experiments.paper import registry, report
+from aru_lab.experiments.paper.evidence import GROUPS, Evidence
 from aru_lab.experiments.paper.findings import Finding, judge
 from aru_lab.experiments.paper.gather import Gathering
 from aru_lab.experiments.paper.plans import PLANS
+from aru_lab.experiments.paper.shown import measured
 from aru_lab.experiments.pictures import draw_all
 from aru_lab.experiments.slurm import Slurm
+from aru_lab.experiments.tables import Row
+from aru_lab.networks.names import MODELS
 from aru_lab.terminal import progress_console, say
+
+TABLE1 = ("psmnist", "scifar10", "scifar10-conv")  # the tasks of the paper's table 1
 
 
 @dataclass(frozen=True)
@@ -27,6 +33,18 @@ class Reproduced:
     findings: list[Finding]
     files: dict[str, Path]
     failures: list[LabError]
+
+
+def table1_of(evidence: Evidence) -> list[Row]:
+    """The accuracies of the paper's table 1 that were measured."""
+    columns = [(group, sweep) for group in TABLE1 for sweep in ("clean", "noisy drive")]
+    return [
+        Row(group, model, GROUPS[group] + (f", {sweep}" if sweep != "clean" else ""), accuracies)
+        for model in MODELS
+        for group, sweep in columns
+        if (group, model, sweep) in evidence.scores
+        and (accuracies := tuple(evidence.accuracy(group, model, sweep).values()))
+    ]
 
 
 def reproduce_paper(
@@ -71,11 +89,14 @@ def reproduce_paper(
     gathering = Gathering(jobs, console, scale, root, networks or root / "kept", networks is None, own)
     evidence = gathering.gather(chosen)
     findings = judge(chosen, evidence)
-    folders = [folder for (group, _), of in evidence.folders.items() if group == "psmnist" for folder in of.values()]
-    pictures = draw_all(gathering, folders, output) if folders else []
+    pictures = draw_all(gathering, measured(evidence), output / report.FIGURES)
+    if claims:  # what these claims do not need was not measured
+        pictures = [picture for picture in pictures if picture.file is not None]
     command = " ".join(["aru reproduce paper --scale", scale, *(["--claims", *claims] if claims else [])])
     remarks = gathering.remarks
-    made = report.Reproduction(scale, PLANS[scale].description, findings, pictures, remarks, command)
+    made = report.Reproduction(
+        scale, PLANS[scale].description, findings, pictures, remarks, command, table1_of(evidence)
+    )
     files = report.write(made, output)
     say(results, f"{report.counted(made)} Table: {files['paper.md']}, page: {files['paper.html']}")
     return Reproduced(findings, files, [error for _, error in gathering.failures])

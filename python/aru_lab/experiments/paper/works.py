@@ -34,6 +34,7 @@ from aru_lab.experiments.transfer import folder_of, transfer_item
 from aru_lab.files import Form, archive_of, check_form, is_file, read_arrays, read_lines, reading, sha256_of
 from aru_lab.networks.classifier import CONTROLLER, STATIC
 from aru_lab.networks.perturbations import describe
+from aru_lab.plots.paper.measured import RETRAINING
 from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
 from aru_lab.runs.folder import RunFolder, append_result, write_result
 from aru_lab.runs.runtime import run_on
@@ -51,16 +52,26 @@ def rotation(jobs: Jobs, plan: Plan, evidence: Evidence, _: Path) -> None:
         seed = list(folders)[k]
         found = {UPRIGHT: result.before.accuracy, ROTATED: result.rotated.accuracy}
         found |= {RETRAINED: result.retrained.accuracy}
-        for when, folder in (("trained", result.run), ("retrained", folder_of(result.run, plan.retraining))):
-            found |= {f"{name} {when}": value for name, value in spreads(folder).items()}
+        moments = {"trained": result.run, "retrained": folder_of(result.run, plan.retraining)}
+        shapes = {when: shapes_of(folder) for when, folder in moments.items()}
+        for when, (n, s) in shapes.items():
+            found |= {f"{name} {when}": value for name, value in spreads(n, s).items()}
+        (n, s), (n_after, s_after) = shapes.values()
+        record = {"n_before": n, "s_before": s, "n_after": n_after, "s_after": s_after}
+        evidence.put_record("psmnist", HETEROGENEOUS, RETRAINING, seed, record)
         for name, value in found.items():
             evidence.put_value("psmnist", HETEROGENEOUS, name, seed, value)
 
 
-def spreads(run: Path) -> dict[str, float]:
-    """How n and s of a network with constant ones differ between neurons; see `heterogeneity.SPREADS`."""
+def shapes_of(run: Path) -> tuple[np.ndarray, np.ndarray]:
+    """n and s, (H,) each, of a network with constant ones."""
     weights = load_classifier(run, "last")[0].recurrent.state_dict()
     n, s = (weights[name].double().numpy() for name in STATIC)
+    return n, s
+
+
+def spreads(n: np.ndarray, s: np.ndarray) -> dict[str, float]:
+    """How n and s differ between neurons; see `heterogeneity.SPREADS`."""
     return dict(zip(SPREADS, (float(n.std()), float(s.std()), float(np.linalg.det(np.cov(n, s)))), strict=True))
 
 

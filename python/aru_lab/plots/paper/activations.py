@@ -7,13 +7,13 @@ from typing import Any
 import torch
 
 from aru_kernels.functional import gamma
-from aru_lab.plots.paper.analysed import Analysed
-from aru_lab.plots.style import amplitude_colours, letter, new_figure
+from aru_lab.plots.paper.measured import Measured
+from aru_lab.plots.style import PAGE, amplitude_colours, letter, new_figure
 
 
-def activations(_: list[Analysed]) -> Any:
+def activations(_: Measured) -> Any:
     """γ(x; n, s) for several gains n and for several saturations s."""
-    figure = new_figure(2.1)
+    figure = new_figure(2.2, PAGE)
     axes = figure.subplots(1, 2, sharey=True)
     x = torch.linspace(-2, 2, 401, dtype=torch.float64)
     panels = (

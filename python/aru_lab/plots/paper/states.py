@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from aru_lab.plots.paper.analysed import Analysed
+from aru_lab.plots.paper.measured import MAIN, Measured
 from aru_lab.plots.style import BLACK, GREY, as_label, letter, new_figure
 
 _LABELS = {"h": "state h", "n": "gain n", "s": "saturation s"}
 _MOST_CLASSES = 12  # whose names have room
 
 
-def states(runs: list[Analysed]) -> Any:
+def states(measured: Measured) -> Any:
     """Means over test sequences and neurons, of each class (left); single neurons of one sequence (right)."""
     import matplotlib
 
     figure = new_figure(5.0)
     axes = figure.subplots(3, 2, sharex=True)
-    content = runs[0].load("states")
+    content = measured.runs[MAIN][0].load("states")
     names = [str(name) for name in content["names"]]
     classes = range(1, min(len(names), _MOST_CLASSES + 1))
     colours = matplotlib.colormaps["turbo"](np.linspace(0.03, 0.97, max(len(classes), 1)))

@@ -61,7 +61,7 @@ CAPTIONS = {
     "6": "Random networks: (A) mean norm of the Jacobian and (B) largest Lyapunov exponent over n and s. Homogeneous "
     "RNN+γ: (C) test accuracy from each start with n and s frozen, the best one framed; (D) n and s over the epochs "
     "where they are trained, the ends coloured by test accuracy.",
-    "9": f"Panels a to f: n, panels g to l: s. {_OF_FITS}",
+    "9": f"Panels a to f: n, panels g to l: s, which change by far less than ξ: errors hardly depend on α. {_OF_FITS}",
     **dict.fromkeys(("10", "11", "12"), _OF_FITS),
     **dict.fromkeys(("13", "14", "15", "16"), _OF_GRIDS),
     "17": "Test accuracy of ARUNs trained as a whole, of those trained around the frozen controller of another seed, "

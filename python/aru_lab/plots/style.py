@@ -153,14 +153,14 @@ def amplitude_colours(amplitudes: Sequence[float]) -> list[Any]:
     return list(matplotlib.colormaps["cividis"](np.linspace(0, 0.92, max(len(amplitudes), 2))))[: len(amplitudes)]
 
 
-def amplitude_bar(figure: Any, axes: Any, amplitudes: Sequence[float], label: str) -> None:
-    """A colour bar with one step for each amplitude, beside `axes`."""
+def amplitude_bar(figure: Any, axes: Any, amplitudes: Sequence[float], label: str, aspect: float = 30) -> None:
+    """A colour bar with one step for each amplitude, beside `axes`; `aspect` is its height over its width."""
     from matplotlib.cm import ScalarMappable
     from matplotlib.colors import BoundaryNorm, ListedColormap
 
     count = len(amplitudes)
     mappable = ScalarMappable(BoundaryNorm(np.arange(count + 1), count), ListedColormap(amplitude_colours(amplitudes)))
-    bar = figure.colorbar(mappable, ax=axes, aspect=30, pad=0.02, ticks=np.arange(count) + 0.5)
+    bar = figure.colorbar(mappable, ax=axes, aspect=aspect, pad=0.02, ticks=np.arange(count) + 0.5)
     bar.ax.set_yticklabels([f"{x:.3g}" for x in amplitudes])
     bar.ax.tick_params(length=0)
     bar.set_label(label)
@@ -177,7 +177,17 @@ def drive_scale(axes: Any, amplitudes: Sequence[float]) -> None:
     ]
     axes.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axes.minorticks_off()
-    axes.set_xlim(-0.12 * positive[0] if min(amplitudes) == 0 else 0.85 * positive[0], 1.25 * positive[-1])
+    # Room for the markers of curves that lie apart.
+    axes.set_xlim(-0.3 * positive[0] if min(amplitudes) == 0 else 0.8 * positive[0], 1.4 * positive[-1])
+
+
+def plain_log(axis: Any) -> None:
+    """Ticks at 1, 2 and 5 times powers of ten, as plain numbers, on a logarithmic axis."""
+    from matplotlib import ticker
+
+    axis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")
 
 
 def shade(axes: Any, onset: int, end: int) -> None:

@@ -6,6 +6,7 @@ one score.
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 from aru_lab.arguments import check_choice
 from aru_lab.data.sequences import Sequences
+from aru_lab.data.tasks import Task
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import Form, check_form, read_lines, reading, sha256_of
 from aru_lab.networks.perturbations import Perturbation, describe, parse
@@ -79,7 +81,7 @@ def known_scores(
     missing = {name: perturbation for name, perturbation in zip(names, perturbations, strict=True) if name not in known}
     if missing:
         model, config = load_classifier(run, which)
-        sequences = task_of(config, task).load(config.data_dir).test
+        sequences = _test_examples(task_of(config, task), config.data_dir, data)
         sequences = sequences if test_subset is None else _first(sequences, test_subset)
         with run_on(config.backend, model, config.matmul_precision):
             for k, (name, perturbation) in enumerate(missing.items()):
@@ -89,6 +91,15 @@ def known_scores(
                 append_result({**line, "n": result.n}, path)
                 report((k + 1) / len(missing))
     return [known[name] for name in names]
+
+
+@functools.lru_cache(maxsize=1)
+def _test_examples(task: Task, data_dir: Path | None, data: str | None) -> Sequences:
+    """The test examples of a task whose file, if it has one, has the checksum `data`.
+
+    The last ones stay in memory: several sweeps of one network, and networks of one seed, read the same.
+    """
+    return task.load(data_dir).test
 
 
 def kept_scores(run: Path) -> list[dict[str, Any]]:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import math
 from pathlib import Path
 
 import pytest
 
+from aru_lab.experiments import tables
 from aru_lab.experiments.paper import findings, registry, report, rules
 from aru_lab.experiments.paper.findings import Finding, seeds_needed
+from aru_lab.experiments.paper.protocol import RNNS
 from aru_lab.experiments.paper.report import Reproduction
 from aru_lab.experiments.paper.rules import FAILS, HOLDS, PAPER_SIZE, UNDECIDED, UNTESTED, Outcome
+from aru_lab.experiments.paper.run import table1_of
 from aru_lab.experiments.pictures import Picture
+from aru_lab.networks.names import MODELS
 from support.pages import Page
 
 from .planted import FALLS, planted
@@ -82,6 +87,45 @@ def test_first_page_sorts_the_claims_by_verdict(reproduction: Reproduction) -> N
     assert "![Figure 2](figures/figure-2.png)" in text
     part = text.split(f"## {report.MEANINGS[FAILS]}")[1].split("## ")[0]
     assert "**C9** step drive, psMNIST: ARUN is highly robust" in part
+
+
+def test_first_page_counts_the_claims_of_every_topic(reproduction: Reproduction) -> None:
+    text = report.as_first_page(reproduction)
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    by_topic = {row[0]: row[1:] for row in rows if row[0] in registry.TOPICS}
+    assert list(by_topic) == list(registry.TOPICS)
+    told = {}
+    for cells in by_topic.values():
+        for cell, verdict in zip(cells, (HOLDS, FAILS, ""), strict=True):
+            told |= dict.fromkeys((name for name in cell.split(", ") if name != "-"), verdict)
+    assert told == {
+        finding.claim.name: finding.verdict if finding.verdict in (HOLDS, FAILS) else ""
+        for finding in reproduction.findings
+    }
+
+
+def test_table_1_is_in_the_table_and_on_the_first_page(reproduction: Reproduction) -> None:
+    rows = table1_of(planted())
+    assert {(row.model, row.quantity) for row in rows if row.task == "psmnist"} == {
+        *((model, "psMNIST") for model in MODELS),
+        *((model, "psMNIST, noisy drive") for model in RNNS),
+    }
+    with_table = dataclasses.replace(reproduction, table1=rows)
+    for text in (report.as_first_page(with_table), report.as_table(with_table)):
+        part = text.split("## Table 1")[1]
+        (line,) = [line for line in part.splitlines() if line.startswith("| LSTM |")]
+        values = planted().accuracy("psmnist", "lstm").values()
+        assert line.startswith(f"| LSTM | {tables.percent(list(values))} (N = 10) | - | ")
+    assert "## Table 1" not in report.as_first_page(reproduction)
+
+
+def test_first_page_tells_what_was_measured_so_far() -> None:
+    (claim,) = registry.chosen(["C3"])
+    one = Finding(claim, UNTESTED, (Outcome("a - b", "EQ(0.01)", UNTESTED, 1, 0.005),), "waits for all its networks")
+    text = report.as_first_page(Reproduction("small", "", [one], [], [], "x"))
+    assert "* C3: waits for all its networks" in text
+    assert "Measured so far, on fewer networks than planned:\n\n* **C3**" in text
+    assert "(a - b: 0.005; N = 1)" in text
 
 
 def test_first_page_links_what_else_is_in_the_folder(reproduction: Reproduction, tmp_path: Path) -> None:

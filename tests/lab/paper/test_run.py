@@ -10,6 +10,7 @@ import math
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,6 +35,7 @@ from aru_lab.experiments.paper.run import Reproduced, reproduce_paper
 from aru_lab.experiments.scales import NETWORKS
 from aru_lab.files import read_lines
 from aru_lab.networks.names import MODELS
+from aru_lab.plots.paper.measured import COURSE, RETRAINING
 from aru_lab.runs import scores
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score, build_for, score
@@ -41,6 +43,7 @@ from aru_lab.runs.folder import METRICS
 
 QUIET = Console(quiet=True)
 CLAIMS = ("C8", "C17", "C41", "C44", "C45", "C50", "C51")
+CLEAN = Score(1.0, 0.5, 10)
 RNNS = {"arun", "gamma-homogeneous", "gamma-heterogeneous", "relu"}
 
 
@@ -244,6 +247,36 @@ def test_log_gives_validation_and_spread_of_gradient_norms() -> None:
     history = [{"validation_accuracy": 0.5, "gradient_norm": 0.1}, {"validation_accuracy": 0.75, "gradient_norm": 10.0}]
     assert values_of_log(history) == {VALIDATION: 0.75, SD_OF_NORMS: pytest.approx(math.sqrt(2))}
     assert values_of_log([{"validation_accuracy": 0.5}]) == {VALIDATION: 0.5}  # of an earlier version
+
+
+def test_course_of_n_and_s_of_a_start(tmp_path: Path) -> None:
+    """A homogeneous network's mean over neurons is its n, and its s, at the end of every epoch."""
+    gathering = Gathering(1, QUIET, "tiny", tmp_path, tmp_path, False, {})
+    evidence = Evidence()
+    entry = dict.fromkeys(METRICS, 1.0)
+    shapes = [(1.5, 0.25), (2.0, 0.125)]
+    history = [entry | {"gain_mean": n, "saturation_mean": s} for n, s in shapes]
+    gathering.take("grid-trained", dataclasses.replace(kept_network(), history=history, clean=CLEAN), evidence)
+    assert evidence.records["grid-trained", "n=1.25,s=0.5", COURSE][3]["shape"].tolist() == list(map(list, shapes))
+    gathering.take("grid-frozen", dataclasses.replace(kept_network(), history=[entry], clean=CLEAN), evidence)
+    assert len(evidence.records) == 1  # earlier versions did not write n and s
+
+
+def test_retraining_keeps_n_and_s_of_the_neurons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = {"run": (np.array([5.0, 6.0]), np.array([0.0, 0.1])), "transfer": (np.array([4.0, 7.0]), np.zeros(2))}
+    monkeypatch.setattr(works, "shapes_of", lambda folder: shapes[folder.name.partition("-")[0]])
+    result = SimpleNamespace(run=tmp_path / "run", before=CLEAN, rotated=CLEAN, retrained=CLEAN)
+    jobs = SimpleNamespace(map=lambda *_: [(0, result)])
+    evidence = Evidence(folders={("psmnist", "gamma-heterogeneous"): {7: tmp_path / "run"}})
+    works.rotation(jobs, PLANS["tiny"], evidence, tmp_path)
+    record = evidence.records["psmnist", "gamma-heterogeneous", RETRAINING][7]
+    assert {name: values.tolist() for name, values in record.items()} == {
+        "n_before": [5.0, 6.0],
+        "s_before": [0.0, 0.1],
+        "n_after": [4.0, 7.0],
+        "s_after": [0.0, 0.0],
+    }
+    assert evidence.value("psmnist", "gamma-heterogeneous", "sd of n retrained") == {7: 1.5}
 
 
 def test_exchanged_controller_is_that_of_the_next_seed(root: Path) -> None:

@@ -198,13 +198,15 @@ class Gathering(Jobs):
 
     def score(self, wanted: Wanted, evidence: Evidence) -> None:
         """Test every network on its sweeps; the clean score is known."""
-        items, keys = [], []
+        wanted_here = []
         for (group, variant), sweeps in wanted.sweeps.items():
             for seed, folder in evidence.folders.get((group, variant), {}).items():
                 perturbed = tuple(sweep for sweep in sweeps if sweep != "clean")
                 if perturbed and folder not in self.without_encoder:
-                    items.append((folder, perturbed, self.plan.grid_subset, self.threads))
-                    keys.append((group, variant, seed))
+                    wanted_here.append((group, seed, variant, folder, perturbed))
+        wanted_here.sort(key=lambda item: item[:2])  # networks of one seed read the same examples
+        items = [(folder, perturbed, self.plan.grid_subset, self.threads) for *_, folder, perturbed in wanted_here]
+        keys = [(group, variant, seed) for group, seed, variant, *_ in wanted_here]
         for k, found in self.map(score_item, items, "testing"):
             group, variant, seed = keys[k]
             for sweep, scores in found.items():

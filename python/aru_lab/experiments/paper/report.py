@@ -259,7 +259,8 @@ def _main_pictures(pictures: Sequence[Picture]) -> list[str]:
 def _plainly(finding: Finding) -> str:
     """One claim that has a verdict, as a line of the first page."""
     claim, shown = finding.claim, finding.deciding
-    parts = [] if shown is None or math.isnan(shown.low) else [f"{shown.name}: {mean_and_interval(shown)}"]
+    told = mean_and_interval(shown)
+    parts = [] if shown is None or told == "-" else [f"{shown.name}: {told}"]
     parts += [f"N = {finding.n}"] if shown is not None else []
     parts += [f"p {'' if p.startswith('<') else '= '}{p}" for p in [p_value(finding.p)] if p != "-"]
     parts += [f"N = {needed} would decide" for needed in [seeds_needed(finding.needed)] if needed]

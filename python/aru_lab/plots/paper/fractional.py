@@ -15,6 +15,7 @@ from aru_lab.plots.style import (
     MODELS,
     PAGE,
     PURPLE,
+    amplitude_bar,
     amplitude_colours,
     bars_apart,
     blank,
@@ -35,22 +36,22 @@ def responses(measured: Measured) -> Any:
     pairs = [pair for model in models for pair in pairs_of(measured, MAIN, model)]
     if not pairs and not adaptation:
         raise needed("4", "run with these analyses", "adaptation", "fractional")
-    figure = new_figure(4.6, PAGE)
-    panels = figure.subplot_mosaic(
-        [*[["n", "b", "c", "d"]], *[["n", "b1", "c1", "d"]], *[["s", "b1", "c1", "d"]], *[["s", "b2", "c2", "d"]]],
-        height_ratios=(1, 0.5, 0.5, 1),
-    )
-    _courses(figure, panels["n"], panels["s"], adaptation)
-    for c, (name, where) in enumerate(zip("bc", CONNECTIVITY, strict=True)):
-        of_name = [panels[name], panels[f"{name}1"], panels[f"{name}2"]]
+    figure = new_figure(4.4, PAGE)
+    first, *others, last = figure.subfigures(1, 4, width_ratios=(1.25, 1, 1, 1))
+    gains, saturations = first.subplots(2, 1)
+    _courses(first, gains, saturations, adaptation)
+    letter(gains, "a")
+    for c, (part, text, where) in enumerate(zip(others, "bc", CONNECTIVITY, strict=True)):
+        panels = part.subplots(3, 1)
         if pairs:
-            _by_sign(of_name, *pairs[0], c, where)
+            _by_sign(panels, *pairs[0], c, where)
         else:
-            for panel in of_name:
+            for panel in panels:
                 blank(panel)
-    _against(panels["d"], measured)
-    for name, text in (("n", "a"), ("b", "b"), ("c", "c"), ("d", "d")):
-        letter(panels[name], text)
+        letter(panels[0], text)
+    against = last.subplots()
+    _against(against, measured)
+    letter(against, "d")
     return figure
 
 
@@ -75,13 +76,10 @@ def _courses(figure: Any, gains: Any, saturations: Any, files: list[Arrays]) -> 
         panel.set(ylabel=f"mean {name}$_t$")
     gains.tick_params(labelbottom=False)
     saturations.set(xlabel="step t")
-    handles, labels = gains.get_legend_handles_labels()
-    figure.legend(
-        handles, labels, title="a: amplitude ξ of the step", title_fontsize=7, loc="outside lower left", ncols=4
-    )
+    amplitude_bar(figure, [gains, saturations], content["amplitudes"][chosen], "amplitude ξ of the step", 60)
 
 
-def _by_sign(panels: list[Any], responses: Arrays, orders: Arrays, c: int, where: str) -> None:
+def _by_sign(panels: Any, responses: Arrays, orders: Arrays, c: int, where: str) -> None:
     """Distribution of α over neurons, and the mean response of neurons with α > 0 and of the others."""
     top, *traces = panels
     amplitudes = orders["amplitudes"]
@@ -89,7 +87,8 @@ def _by_sign(panels: list[Any], responses: Arrays, orders: Arrays, c: int, where
     alpha = orders["order"][c, i]
     top.hist(alpha, np.linspace(-1, 1, 26), density=True, color=GREY, edgecolor=DARK, linewidth=0.4)
     top.axvline(orders["order_of_mean"][c, i], color=MODELS["arun"][1], linewidth=1.4)
-    top.set(xlabel=f"order α ({where}, ξ = {amplitudes[i]:g})", ylabel="density")
+    top.set(xlabel="order α", ylabel="density")
+    top.set_title(f"{where}, ξ = {amplitudes[i]:g}", fontsize=7, loc="right")
     above = alpha > 0
     at = int(np.flatnonzero(np.isclose(responses["amplitudes"], amplitudes[i]))[0])
     for panel, chosen, (sign, colour, dash) in zip(traces, (above, ~above), _SIGNS, strict=True):
@@ -105,8 +104,8 @@ def _by_sign(panels: list[Any], responses: Arrays, orders: Arrays, c: int, where
 def _against(axes: Any, measured: Measured) -> None:
     """α of the mean response of isolated neurons against the amplitude, by task; bars: 95% interval over seeds."""
     series = [
-        (measured.tasks.get(MAIN, MAIN), "arun", MAIN, "full"),
-        ("sCIFAR10, conv.", "arun", LONGER, "none"),
+        (f"ARUN, {measured.tasks.get(MAIN, MAIN)}", "arun", MAIN, "full"),
+        ("ARUN, sCIFAR10", "arun", LONGER, "none"),
         ("RNN+γ het.", "gamma-heterogeneous", MAIN, "none"),
         ("RNN+γ hom.", "gamma-homogeneous", MAIN, "none"),
     ]
@@ -131,14 +130,11 @@ def _against(axes: Any, measured: Measured) -> None:
         bars_apart(axes, amplitudes, values.mean(0), interval, place, len(found), label=label, **look)
     drive_scale(axes, amplitudes)
     axes.axhline(0, color=GREY, linewidth=0.7, zorder=0)
-    axes.set(xlabel="amplitude ξ of the step", ylabel="α of the mean response, isolated")
-    axes.figure.legend(
-        *axes.get_legend_handles_labels(),
-        title="d: ARUN, mean and 95% interval",
-        title_fontsize=7,
-        loc="outside lower right",
-        ncols=2,
-    )
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(low, -1.05), min(high, 1.05))  # an interval of two seeds leaves the orders that there are
+    axes.set(xlabel="amplitude ξ", ylabel="order α of the mean response, isolated")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.figure.legend(handles, labels, loc="outside lower center", ncols=1)
 
 
 def some(count: int, most: int) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from aru_lab.plots.paper.measured import CONVOLUTIONAL, LINEAR, MAIN, Measured, needed
 from aru_lab.plots.paper.robustness import check_equal
-from aru_lab.plots.style import MODELS, PAGE, letter, new_figure
+from aru_lab.plots.style import MODELS, PAGE, letter, new_figure, plain_log
 
 # By figure: the groups, the first of which that was measured is drawn, and the sweep.
 GRIDS = {
@@ -22,7 +22,7 @@ _AXES = {
     "contrast grid": ("amplitude A", "phase φ / π", np.pi),
     "step grid": ("amplitude ξ", "length τ of 784 steps", 1.0),
 }
-_TICKS = 5
+_TICKS = {"x": 3, "y": 6}  # at most so many, plus one
 
 
 def grid(measured: Measured, number: str) -> Any:
@@ -58,8 +58,8 @@ def grid(measured: Measured, number: str) -> Any:
     for panel, (model, by_seed) in zip(axes[0], shown.items(), strict=True):
         panel.set_title(f"{MODELS[model][0]}\nN = {len(by_seed)}", fontsize=7, loc="right", pad=4)
     for panel in axes[1]:
-        _ticks(panel.xaxis, np.array(second) / unit)
-    _ticks(axes[0, 0].yaxis, np.array(first))
+        _ticks(panel.xaxis, np.array(second) / unit, _TICKS["x"])
+    _ticks(axes[0, 0].yaxis, np.array(first), _TICKS["y"])
     figure.supxlabel(f"{horizontal} ({title})", fontsize=8)
     return figure
 
@@ -77,10 +77,12 @@ def _row(figure: Any, panels: Any, maps: dict[str, np.ndarray], label: str) -> N
             np.ma.masked_invalid(values), cmap="cividis_r" if of_loss else "cividis", norm=norm, rasterized=True
         )
         panel.set_facecolor("white")
-    figure.colorbar(mesh, ax=list(panels), label=label, pad=0.01, aspect=12)
+    bar = figure.colorbar(mesh, ax=list(panels), label=label, pad=0.01, aspect=12)
+    if of_loss:
+        plain_log(bar.ax.yaxis)
 
 
-def _ticks(axis: Any, values: np.ndarray) -> None:
-    """Some of the cells' values, at their centres."""
-    places = np.unique(np.linspace(0, len(values) - 1, min(len(values), _TICKS)).round().astype(int))
+def _ticks(axis: Any, values: np.ndarray, most: int) -> None:
+    """Some of the cells' values, evenly spaced, at their centres."""
+    places = np.arange(0, len(values), -(-len(values) // most))
     axis.set_ticks(places + 0.5, [f"{values[k]:.3g}" for k in places])

@@ -23,8 +23,8 @@ def heterogeneity(measured: Measured) -> Any:
         raise needed("3", "run with these analyses", "heterogeneity", "gain-scaling")
     figure = new_figure(3.9, PAGE)
     panels = figure.subplot_mosaic([["a", "n", "s"], ["a2", "n", "s"]], width_ratios=(1, 1, 1))
-    _moved(panels["a"], trained, ("start", "trained"), MODELS[HETEROGENEOUS][1], "s")
-    _moved(panels["a2"], retrained, ("upright", "retrained on 45°"), PURPLE, "D")
+    _moved(panels["a"], trained, ("start", "trained"), "training", MODELS[HETEROGENEOUS][1], "s")
+    _moved(panels["a2"], retrained, ("upright", "45°"), "retraining", PURPLE, "D")
     for name in FORMS:
         if noise:
             _against_noise(panels[name], noise, name)
@@ -54,7 +54,7 @@ def _retrained(measured: Measured) -> Arrays | None:
     return None
 
 
-def _moved(axes: Any, neurons: Arrays | None, moments: tuple[str, str], colour: str, mark: str) -> None:
+def _moved(axes: Any, neurons: Arrays | None, moments: tuple[str, str], title: str, colour: str, mark: str) -> None:
     """Every neuron before and after, joined by a line, and the centre of mass after."""
     if neurons is None:
         blank(axes)
@@ -62,22 +62,16 @@ def _moved(axes: Any, neurons: Arrays | None, moments: tuple[str, str], colour: 
     n, s = (np.stack([neurons[f"{name}_before"], neurons[f"{name}_after"]]) for name in "ns")
     axes.plot(n, s, color=GREY, linewidth=0.4, zorder=1)
     alike = max(np.ptp(n[0]), np.ptp(s[0])) == 0  # one start
-    axes.plot(
-        n[0],
-        s[0],
-        "*" if alike else ".",
-        color=BLACK,
-        markersize=7 if alike else 2.5,
-        label=moments[0],
-        zorder=3 if alike else 2,
-    )
+    before = ("*", 7, 3) if alike else (".", 2.5, 2)
+    axes.plot(n[0], s[0], before[0], color=BLACK, markersize=before[1], label=moments[0], zorder=before[2])
     ring = {"fillstyle": "none", "markersize": 3, "markeredgewidth": 0.7}  # a ring hides no dot
     axes.plot(n[1], s[1], mark, color=colour, label=moments[1], zorder=2, **ring)
     axes.plot(n[1].mean(), s[1].mean(), "X", color=colour, markeredgecolor=BLACK, markersize=6, label="mean", zorder=4)
     axes.set(xlabel="gain n", ylabel="saturation s")
+    axes.set_title(title, fontsize=7, loc="right")
     low, high = axes.get_ylim()
-    axes.set_ylim(low, high + 0.22 * (high - low))  # room for the legend
-    axes.legend(loc="upper left", ncols=3, borderpad=0, handletextpad=0.2, columnspacing=0.7)
+    axes.set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes.legend(loc="upper left", ncols=3, borderpad=0, handlelength=0.8, handletextpad=0.3, columnspacing=0.7)
 
 
 def _against_noise(axes: Any, files: list[Arrays], name: str) -> None:
@@ -92,7 +86,7 @@ def _against_noise(axes: Any, files: list[Arrays], name: str) -> None:
         base = course[0]
         up = course[-1] > course[np.flatnonzero(xi == fitted[0])[0]]
         rises.append(up)
-        mark = {"marker": "^" if up else "v", "fillstyle": "full" if up else "none", "linestyle": ""}
+        mark = {"marker": "^" if up else "v", "fillstyle": "full" if up else "none", "linestyle": "-", "linewidth": 0.4}
         axes.plot(xi, course - base, color=MODELS["arun"][1], label="rises" if up else "falls", **mark)
         parameters = content["parameters"][k, 0]
         if np.isfinite(parameters).all():

@@ -71,7 +71,7 @@ def _curves(axes: Any, measured: Measured, group: str, sweep: str) -> None:
     if sweep == "step sweep" and positive:
         drive_scale(axes, sorted({0.0, *(x for (x,) in strengths)}))
     else:
-        axes.margins(x=0.06)
+        axes.margins(x=0.1)
     axes.margins(y=0.06)
 
 

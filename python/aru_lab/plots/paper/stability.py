@@ -26,7 +26,7 @@ from aru_lab.plots.style import (
 )
 
 STILL = 1e-3  # a controller that moves by more than this in its last step has not settled
-_KINDS = {"adaptive": "ARUN, adaptive", "fixed": "ARUN, n and s at rest", "joint": "ARUN, joint state"}
+_KINDS = {"fixed": "ARUN at rest", "joint": "ARUN, joint state"}
 # Looks of an ARUN's other kinds. No model has these colours.
 _OTHER = {"fixed": (PURPLE, "x", "--"), "joint": (GREY, "d", ":")}
 _COURSES = (0.0, 1.0, 5.0, 30.0)  # the paper's amplitudes of panel c
@@ -113,7 +113,7 @@ def _visited(axes: Any, content: Arrays, figure: Any, adaptation: list[Arrays]) 
     axes.set(xlim=(left, right), ylim=(low, high), xlabel="gain n", ylabel="saturation s")
     amplitude_bar(figure, axes, xi, "step ξ")
     said = f"boundaries of {len(crossing)} of {len(xi)} ξ" if crossing else "no boundary within the axes"
-    axes.set_title(f"triangle: onset, square: rest\ndashed: {said}; -·-: path of Prop. 1", fontsize=7, loc="right")
+    axes.set_title(said, fontsize=7, loc="right")
 
 
 def _course(axes: Any, content: Arrays) -> None:
@@ -131,7 +131,7 @@ def _course(axes: Any, content: Arrays) -> None:
     axes.margins(x=0.06)
     axes.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     above = {"loc": "lower right", "bbox_to_anchor": (1.0, 1.0), "borderpad": 0}
-    axes.legend(ncols=min(len(chosen), 4), columnspacing=0.8, handletextpad=0.3, **above)
+    axes.legend(ncols=-(-len(chosen) // 2), columnspacing=0.8, handletextpad=0.3, **above)
 
 
 def _exponents(axes: Any, files: dict[str, list[Arrays]]) -> None:
@@ -144,7 +144,7 @@ def _exponents(axes: Any, files: dict[str, list[Arrays]]) -> None:
         drives = common("amplitudes", files[model])
         name, colour, marker = MODELS[model]
         colour, marker, dash = _OTHER.get(kind, (colour, marker, LOOKS[model][2]))
-        look = {"color": colour, "marker": marker, "linestyle": dash, "label": _KINDS.get(kind, f"{name}, fixed")}
+        look = {"color": colour, "marker": marker, "linestyle": dash, "label": _KINDS.get(kind, name)}
         curves = [
             np.where(np.isfinite(of["exponents"][i, :, 0]), of["exponents"][i, :, 0], np.nan) for of in files[model]
         ]

@@ -204,7 +204,8 @@ def test_neurons_before_and_after_training(figures: dict[str, Figure], runs: lis
 
 def test_gain_scaling_of_every_seed_rising_or_falling(figures: dict[str, Figure], runs: list[Path]) -> None:
     figure = figures["3"]
-    for k, (panel, name) in enumerate(zip((panels(figure)["b"], figure.axes[-1]), "ns", strict=True)):
+    for k, name in enumerate("ns"):
+        (panel,) = [axes for axes in figure.axes if axes.get_ylabel().startswith(f"{name}(ξ)")]
         files = [loaded(runs[i], "gain-scaling") for i in (1, 3)]
         courses = [of[name].mean(1) for of in files]
         rises = [course[-1] > course[list(XI).index(1.0)] for course in courses]
@@ -213,7 +214,7 @@ def test_gain_scaling_of_every_seed_rising_or_falling(figures: dict[str, Figure]
         for line, course in zip(shown, courses, strict=True):
             np.testing.assert_allclose(line.get_ydata(), course - course[0])
         title = panel.get_title(loc="right")
-        assert f"{name} rises in {sum(rises)}, falls in {2 - sum(rises)} of 2 seeds" in title
+        assert title.startswith(f"{name}: {sum(rises)} seeds rise, {2 - sum(rises)} fall\n")
         favoured = sum(best_form(of, k) == ("power", "exponential")[k] for of in files)
         assert title.endswith(f"fits best in {favoured}")
 
@@ -280,7 +281,7 @@ def test_settled_and_moving_controllers_are_told_apart(figures: dict[str, Figure
     saved = loaded(runs[1], "controller")
     moves = saved["speed"].max(1) > STILL
     squares = [line for line in plane.lines if line.get_marker() == "s"]
-    assert [line.get_markerfacecolor() == "white" for line in squares] == list(moves)
+    assert [isinstance(line.get_markerfacecolor(), str) for line in squares] == list(moves)  # white, or its colour
     for i, line in enumerate(squares):
         wanted = saved["steady_scores"][i] if moves[i] else saved["scores"][i, -1]
         np.testing.assert_allclose((line.get_xdata()[0], line.get_ydata()[0]), wanted[:2], rtol=1e-6)
@@ -348,6 +349,7 @@ def test_gradients_against_the_length(figures: dict[str, Figure], runs: list[Pat
     whole, each = (panels(figures["18"])[name] for name in "ab")
     for panel, name in ((whole, "accumulated"), (each, "each")):
         values = np.array([loaded(runs[i], "gradients")[f"{name}_after"] for i in (1, 3)])
+        values = np.where(values > 0, values, np.nan)  # the state before the first step is 0
         mean = np.exp(np.log(values).mean(0))
         curve = next(line for line in panel.lines if line.get_color() == MODELS["arun"][1])
         np.testing.assert_allclose(curve.get_ydata(), mean)

@@ -46,7 +46,10 @@ def _log_curve(axes: Any, x: np.ndarray, curves: np.ndarray, place: int, count: 
     """The geometric mean over seeds, with bars of one deviation of the logarithm at some places."""
     logs = np.log(np.where(curves > 0, curves, np.nan))  # 0 has no place on a log axis
     mean = np.exp(logs.mean(0))
-    chosen = np.unique(np.linspace(0, len(x) - 1, min(_MARKS, len(x))).round().astype(int))
+    positive = np.flatnonzero(np.isfinite(mean))
+    if not len(positive):
+        return
+    chosen = positive[np.unique(np.linspace(0, len(positive) - 1, min(_MARKS, len(positive))).round().astype(int))]
     axes.plot(x, mean, look["linestyle"], color=look["color"])
     spread = None
     if len(curves) > 1:

@@ -95,7 +95,7 @@ def _against_noise(axes: Any, files: list[Arrays], name: str) -> None:
     axes.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     drive_scale(axes, xi)
     axes.set(xlabel="deviation ξ of the noise", ylabel=f"{name}(ξ) - {name}(low noise)")
-    said = f"{name} rises in {sum(rises)}, falls in {len(rises) - sum(rises)} of {len(rises)} seeds"
+    said = f"{name}: {sum(rises)} seeds rise, {len(rises) - sum(rises)} fall"
     axes.set_title(f"{said}\n{formula} fits best in {favoured}", fontsize=7, loc="right")
 
 

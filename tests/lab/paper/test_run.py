@@ -154,7 +154,10 @@ def test_networks_that_are_not_trained_yet_are_counted(root: Path, tmp_path: Pat
     lines = (kept / "tiny/psdigits" / LINES).read_text().splitlines(keepends=True)
     (kept / "tiny/psdigits" / LINES).write_text("".join(lines[:3]))
     evidence = Gathering(1, QUIET, "tiny", tmp_path, kept, False, {}).gather(registry.chosen(["C8"]))
-    assert evidence.waiting == {("psmnist", model): (int(model == "arun"), 2) for model in RNNS}
+    there = [network.config.model for network in read_kept(kept / "tiny/psdigits")]
+    assert evidence.waiting == {("psmnist", model): (there.count(model), 2) for model in RNNS}
+    assert evidence.lacks("psmnist", RNNS) == "psMNIST: 3 of 8 networks are there"
+    assert evidence.lacks("psmnist", ["lstm"]) == ""  # another claim's
     assert re.fullmatch(r"T = 16, H = \d+, 1 seed", evidence.sizes["psmnist"])
 
 
@@ -256,9 +259,11 @@ def test_course_of_n_and_s_of_a_start(tmp_path: Path) -> None:
     entry = dict.fromkeys(METRICS, 1.0)
     shapes = [(1.5, 0.25), (2.0, 0.125)]
     history = [entry | {"gain_mean": n, "saturation_mean": s} for n, s in shapes]
-    gathering.take("grid-trained", dataclasses.replace(kept_network(), history=history, clean=CLEAN), evidence)
+    kept = kept_network()
+    kept = dataclasses.replace(kept, clean=CLEAN, config=dataclasses.replace(kept.config, learning_rate=1e-3))
+    gathering.take("grid-trained", dataclasses.replace(kept, history=history), evidence)
     assert evidence.records["grid-trained", "n=1.25,s=0.5", COURSE][3]["shape"].tolist() == list(map(list, shapes))
-    gathering.take("grid-frozen", dataclasses.replace(kept_network(), history=[entry], clean=CLEAN), evidence)
+    gathering.take("grid-frozen", dataclasses.replace(kept, history=[entry]), evidence)
     assert len(evidence.records) == 1  # earlier versions did not write n and s
 
 

@@ -17,8 +17,8 @@ from aru_lab.data.tasks import find_task
 from aru_lab.data.trials import TrialTask
 from aru_lab.errors import ConfigError
 from aru_lab.experiments.analyse import analyse
-from aru_lab.plots.paper.analysed import Analysed
 from aru_lab.plots.paper.draw import DRAWINGS, draw
+from aru_lab.plots.paper.measured import MAIN, Analysed, Measured
 from aru_lab.plots.style import style
 from aru_lab.runs.analyses import AnalysisFolder, Run
 from aru_lab.runs.evaluation import evaluate_in_detail
@@ -163,7 +163,7 @@ def test_the_figure(runs: dict[str, Path], tmp_path: Path, capsys: pytest.Captur
     assert "figure-psychometric.png" in capsys.readouterr().out.replace("\n", "")
     with style():
         shown = [Analysed(AnalysisFolder(run), model, "") for run, model in zip(both, ("arun", "lstm"), strict=True)]
-        figure = DRAWINGS["psychometric"][0](shown)
+        figure = DRAWINGS["psychometric"][0](Measured(runs={MAIN: shown}))
     for axes, run in zip(figure.axes, both, strict=True):
         arrays = AnalysisFolder(run).load("psychometric")
         points = [container.lines[0] for container in axes.containers]

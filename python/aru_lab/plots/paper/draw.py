@@ -41,7 +41,6 @@ _GAMMA = ("arun", "gamma-heterogeneous", "gamma-homogeneous")
 _SINGLE = (*_GAMMA, "relu")  # one matrix W_hh
 
 
-
 def _of_runs(drawing: Callable[[list[Analysed]], Any]) -> Callable[[Measured], Any]:
     """A drawing of runs as one of measurements."""
     return lambda measured: drawing(list(measured.runs[MAIN]))

@@ -163,7 +163,7 @@ def test_a_file_of_other_sizes_is_refused(tmp_path: Path, sizes: tuple[int, int]
     [
         ({"checkpoint": "first"}, "checkpoint: got 'first', expected one of best, last"),
         ({"data": Path("own.csv")}, r"data: got own.csv, expected the path of an \.npz or \.mat file"),
-        ({"data": Path("own.npz"), "balanced": True}, "balanced: got True with the file own.npz, expected False"),
+        ({"data": Path("own.npz"), "balanced": True}, "balanced: got True with the data own.npz, expected False"),
     ],
 )
 def test_refusals(options: dict[str, Any], sentence: str) -> None:

@@ -28,7 +28,6 @@ class DelayedMatchToSample(Timed):
         sample, delay, test: durations in ms.
     """
 
-    trials: int = 2000
     stimuli: int = 2
     sample: float = 500.0
     delay: float = 1000.0

@@ -60,8 +60,9 @@ def trajectories(runs: list[Analysed]) -> Any:
             panel.plot(_component(content, k)[condition], label=label, linewidth=1.0, **look)
         for start in content["period_starts"][1:]:
             panel.axvline(start, color=GREY, linewidth=0.6, zorder=0)
-        for name, start in zip(content["periods"], content["period_starts"], strict=True):
-            place = {"xytext": (2, 2), "textcoords": "offset points", "fontsize": 6, "color": DARK}
+        for row, (name, start) in enumerate(zip(content["periods"], content["period_starts"], strict=True)):
+            # in two rows, for short periods have no room for their names
+            place = {"xytext": (2, 2 + 8 * (row % 2)), "textcoords": "offset points", "fontsize": 7, "color": DARK}
             panel.annotate(str(name), (start, 1), xycoords=panel.get_xaxis_transform(), **place)
         panel.set(xlabel="step t", ylabel=_label(content, k))
     for panel, text in zip(axes.flat, "abcd", strict=True):

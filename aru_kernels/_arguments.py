@@ -304,3 +304,8 @@ class LeakyGammaRnnSaved(NamedTuple):
     h: Tensor
     a: Tensor
     leak: Tensor  # (H,)
+
+
+def leak_of(arguments: NamedTuple) -> Tensor | None:
+    """The leak (H,) among the inputs or saved tensors of a sequence, or None."""
+    return getattr(arguments, "leak", None)

@@ -114,6 +114,18 @@ def _refuses(module: str, H: int, G: int) -> str | None:
     return importlib.import_module(module).refuses(H, G)
 
 
+# All operations; a sequence with a leak is an operation of its own.
+_OPS = frozenset(
+    {
+        "gamma",
+        "controller_step",
+        "aru_sequence",
+        "gamma_rnn_sequence",
+        "leaky_aru_sequence",
+        "leaky_gamma_rnn_sequence",
+    }
+)
+
 # In the order in which `auto` asks them; the reference serves whatever is left.
 BACKENDS: dict[str, Backend] = {
     backend.name: backend
@@ -121,16 +133,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "cpu",
             "aru_kernels.cpu",
-            ops=frozenset(
-                {
-                    "gamma",
-                    "controller_step",
-                    "aru_sequence",
-                    "gamma_rnn_sequence",
-                    "leaky_aru_sequence",
-                    "leaky_gamma_rnn_sequence",
-                }
-            ),
+            ops=_OPS,
             devices=frozenset({"cpu"}),
             dtypes=frozenset({torch.float32, torch.float64}),
         ),
@@ -147,7 +150,7 @@ BACKENDS: dict[str, Backend] = {
         Backend(
             "triton",
             "aru_kernels.triton",
-            ops=frozenset({"gamma", "controller_step", "aru_sequence", "gamma_rnn_sequence"}),
+            ops=_OPS,
             devices=frozenset({"cpu" if INTERPRETED else "cuda"}),
             dtypes=frozenset({torch.float32, torch.float64} if INTERPRETED else {torch.float32}),
             narrow=dict.fromkeys(

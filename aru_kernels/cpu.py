@@ -46,6 +46,7 @@ from aru_kernels._arguments import (
     StepSaved,
     StepStates,
     controller_of,
+    leak_of,
 )
 from aru_kernels._install import cure
 from aru_kernels._memory import state_budget
@@ -300,7 +301,7 @@ def aru_sequence_bwd(
 ) -> AruInputs | LeakyAruInputs:
     """The gradients of the inputs."""
     a, weights = saved.a, controller_of(saved)
-    leak = saved.leak if isinstance(saved, LeakyAruSaved) else None
+    leak = leak_of(saved)
     d_leak = None if leak is None else _empty_like(leak)
     (T, B, H), G = a.shape, saved.g0.shape[-1]
     d_xp = _from_pool(a, a.shape)
@@ -397,7 +398,7 @@ def gamma_rnn_sequence_fwd(inputs: GammaRnnInputs | LeakyGammaRnnInputs, options
         weight_hh=inputs.weight_hh,
         n=inputs.n.expand(H),
         s=inputs.s.expand(H),
-        leak=inputs.leak if isinstance(inputs, LeakyGammaRnnInputs) else None,
+        leak=leak_of(inputs),
         h=states.h,
         a=states.a,
     )
@@ -409,7 +410,7 @@ def gamma_rnn_sequence_bwd(
 ) -> GammaRnnInputs | LeakyGammaRnnInputs:
     """The gradients of the inputs."""
     a = saved.a
-    leak = saved.leak if isinstance(saved, LeakyGammaRnnSaved) else None
+    leak = leak_of(saved)
     d_leak = None if leak is None else _empty_like(leak)
     T, B, H = a.shape
     d_xp, d_h0, d_weight_hh = map(_empty_like, (a, saved.h0, saved.weight_hh))

@@ -27,6 +27,7 @@ from aru_kernels._arguments import (
     LeakyGammaRnnSaved,
     SequenceSettings,
     controller_of,
+    leak_of,
 )
 from aru_kernels._operation import (
     CONTROLLER_DIMS,
@@ -121,7 +122,7 @@ class AruSequence(Operation):
         return AruInputs(saved.h, saved.h0, saved.g0, saved.weight_hh, *controller_of(saved))
 
     def reference(self, inputs: AruInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
-        plain, leak = AruInputs(*inputs[: len(AruInputs._fields)]), getattr(inputs, "leak", None)
+        plain, leak = AruInputs(*inputs[: len(AruInputs._fields)]), leak_of(inputs)
         h, g, trace = reference.aru_sequence(*plain, settings.n_floor, settings.trace, leak)
         return h, h[-1].clone(), g.clone(), *(trace or (empty(h) for _ in range(3)))
 
@@ -201,7 +202,7 @@ class GammaRnnSequence(Operation):
         return GammaRnnInputs(saved.h, saved.h0, saved.weight_hh, saved.n, saved.s)
 
     def reference(self, inputs: GammaRnnInputs, settings: SequenceSettings) -> tuple[Tensor, ...]:
-        plain, leak = GammaRnnInputs(*inputs[: len(GammaRnnInputs._fields)]), getattr(inputs, "leak", None)
+        plain, leak = GammaRnnInputs(*inputs[: len(GammaRnnInputs._fields)]), leak_of(inputs)
         h, trace = reference.gamma_rnn_sequence(*plain, settings.n_floor, settings.trace, leak)
         return h, h[-1].clone(), trace.a if trace else empty(h)
 

@@ -16,9 +16,19 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pack_sequence, pad_packed_sequence
 
 import aru_kernels.functional as F
-from aru_kernels import ARUN, ARUNCell, GammaRNN, GammaRNNCell, cpu, parameter_groups, reference, use_backend
+from aru_kernels import (
+    ARUN,
+    ARUNCell,
+    GammaRNN,
+    GammaRNNCell,
+    backends,
+    cpu,
+    parameter_groups,
+    reference,
+    use_backend,
+)
 from support.helpers import needs_cpu_kernels
-from support.problems import ADAPTIVE, STATIC, adaptive_arguments, run, static_arguments
+from support.problems import ADAPTIVE, STATIC, adaptive_arguments, leaky, run, static_arguments, with_leak
 from support.tolerances import assert_all_close, assert_close
 
 ISAS = cpu._C.usable_isas() if cpu.unavailable() is None else []
@@ -37,14 +47,11 @@ def best_isa():
 def arguments_of(kind: str, T: int, B: int, H: int, G: int, dtype: torch.dtype) -> list[Tensor]:
     """Arguments of a sequence, and the leak as the last."""
     arguments = adaptive_arguments(T, B, H, G, dtype) if kind == "adaptive" else static_arguments(T, B, H, dtype=dtype)
-    return [*arguments, (0.05 + 0.95 * torch.rand(H)).to(dtype).requires_grad_()]
+    return with_leak(arguments)
 
 
 def run_leaky(backend: str, kind: str, arguments: list[Tensor], trace: bool) -> tuple[list[Tensor], list[Tensor]]:
-    def function(*tensors: Tensor, return_trace: bool) -> tuple:
-        return SEQUENCES[kind](*tensors[:-1], return_trace=return_trace, leak=tensors[-1])
-
-    return run(backend, function, arguments, trace)
+    return run(backend, leaky(SEQUENCES[kind]), arguments, trace)
 
 
 @pytest.mark.parametrize("kind", SEQUENCES)
@@ -135,14 +142,22 @@ def test_empty_batch(kind):
     assert torch.equal(leak.grad, torch.zeros(4))
 
 
-@pytest.mark.parametrize("backend", ["triton", "cuda"])
-def test_other_backends_say_that_they_have_no_kernel(backend):
-    arguments = arguments_of("static", 2, 1, 3, 0, torch.float32)
-    with (
-        use_backend(backend),
-        pytest.raises(RuntimeError, match=f"^backend '{backend}' cannot run leaky_gamma_rnn_seq"),
-    ):
-        F.gamma_rnn_sequence(*arguments[:-1], leak=arguments[-1])
+def test_the_cuda_backend_says_that_it_has_no_kernel():
+    *plain, leak = arguments_of("static", 2, 1, 3, 0, torch.float32)
+    with use_backend("cuda"), pytest.raises(RuntimeError, match=r"^backend 'cuda' cannot run leaky_gamma_rnn_seq"):
+        F.gamma_rnn_sequence(*plain, leak=leak)
+    refused = backends.BACKENDS["cuda"].refuses("leaky_aru_sequence", torch.device("cuda"), torch.float32, 400, 50)
+    assert refused == "it has no kernel for leaky_aru_sequence, only for aru_sequence, gamma_rnn_sequence"
+
+
+@pytest.mark.parametrize("op", ["leaky_aru_sequence", "leaky_gamma_rnn_sequence"])
+def test_auto_takes_triton_on_a_gpu(op, monkeypatch):
+    """Also where the CUDA kernels are compiled, which serve sequences without a leak."""
+    monkeypatch.setattr(backends, "_unavailable", lambda module: None)
+    monkeypatch.setattr(backends, "_refuses", lambda module, H, G: None)
+    gpu = torch.device("cuda")
+    assert backends.select(op, gpu, torch.float32, 400, 50) == "triton"
+    assert backends.select(op.removeprefix("leaky_"), gpu, torch.float32, 400, 50) == "cuda"
 
 
 @LAYERS

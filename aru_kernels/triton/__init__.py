@@ -125,12 +125,15 @@ def _kernel(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
+# Sequences with and without a leak are the same functions.
 KERNELS = {
-    op: tuple(_kernel(module, f"{op}_{direction}") for direction in ("fwd", "bwd"))
+    op: tuple(_kernel(module, f"{op.removeprefix('leaky_')}_{direction}") for direction in ("fwd", "bwd"))
     for op, module in (
         ("gamma", "gamma"),
         ("controller_step", "controller"),
         ("aru_sequence", "sequence"),
         ("gamma_rnn_sequence", "sequence"),
+        ("leaky_aru_sequence", "sequence"),
+        ("leaky_gamma_rnn_sequence", "sequence"),
     )
 }

@@ -141,13 +141,19 @@ class Controller:
         g_next: Tensor,
         n: Tensor | None,
         s: Tensor | None,
+        leak: Tensor | None = None,
+        h_before: Tensor | None = None,
     ) -> None:
-        """Fills h, g_next and, if given, n and s, and total with a + x where x is given; g_next may be g."""
+        """Fills h, g_next and, if given, n and s, and total with a + x where x is given; g_next may be g.
+
+        leak: with a row for every element of h_before, the h before the step.
+        """
         R = a.numel()
         options = self._launch("forward", g, R)
         controller_step_fwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
-            *(x, a, total, g, self.w, h, g_next, n, s, R),
+            *(x, a, total, g, self.w, leak, h_before, h, g_next, n, s, R),
             HAS_X=x is not None,
+            HAS_LEAK=leak is not None,
             GP=self.GP,
             GAINS=n is not None,
             N_FLOOR=self.n_floor,
@@ -178,12 +184,18 @@ class Controller:
         da: Tensor,
         du: Tensor,
         vectors: Tensor,
+        leak: Tensor | None = None,
+        h_before: Tensor | None = None,
+        d_leak: Tensor | None = None,
     ) -> None:
-        """Fills da, du and, for the sums, vectors (3, ...) with a, dn and ds; g: the state after the step."""
+        """Fills da, du and, for the sums, vectors (3, ...) with a, dn and ds; g: the state after the step.
+
+        With a leak, as in `step`, it adds to d_leak, and d_rec becomes the gradient of h_before through the leak.
+        """
         R = a.numel()
         options = self._launch("backward", g, R)
         controller_step_bwd_kernel[(triton.cdiv(R, options["BLOCK_R"]),)](
-            *(d_h, d_rec, d_a, d_n, d_s, d_g, du_after, a, g, self.w, da, du, *vectors, R),
+            *(d_h, d_rec, d_a, d_n, d_s, d_g, du_after, a, g, self.w, leak, h_before, da, du, *vectors, d_leak, R),
             HAS_H=d_h is not None,
             HAS_REC=d_rec is not None,
             HAS_A=d_a is not None,
@@ -191,6 +203,7 @@ class Controller:
             HAS_S=d_s is not None,
             HAS_G=d_g is not None,
             HAS_AFTER=du_after is not None,
+            HAS_LEAK=leak is not None,
             GP=self.GP,
             N_FLOOR=self.n_floor,
             **options,

@@ -26,11 +26,12 @@ from aru_kernels.triton.networks import (
     AdaptiveBackwardAtOnce,
     AdaptiveForward,
     AdaptiveUpstream,
+    Past,
     Static,
     StaticBackward,
     StaticForward,
 )
-from aru_kernels.triton.ways import AtOnce, start_gradient
+from aru_kernels.triton.ways import AtOnce, over_batch, slots, start_gradient
 
 # The largest networks that fit into registers without spilling, by the compiler's report: neurons of a static and of an
 # adaptive network, and units of its controller.
@@ -66,10 +67,12 @@ def adaptive_forward(network: Adaptive, x: AdaptiveForward) -> None:
     """Launches steps of the adaptive network; fills h, a, g, n and s."""
     (S, B, H), controller = x.xp.shape, network.controller
     adaptive_steps_fwd_kernel[(B,)](
-        *(x.xp, x.h_before, x.g_before, network.weight_hh, controller.w, x.a, x.h, x.g, x.n, x.s, B, S),
+        *(x.xp, x.h_before, x.g_before, network.weight_hh, controller.w, network.leak),
+        *(x.a, x.h, x.g, x.n, x.s, B, S),
         KEEP_A=len(x.a) == S,
         KEEP_G=len(x.g) == S,
         GAINS=x.n is not None,
+        HAS_LEAK=network.leak is not None,
         GS=x.g.shape[-1],
         GP=controller.GP,
         PRODUCT=_product(controller),
@@ -78,15 +81,16 @@ def adaptive_forward(network: Adaptive, x: AdaptiveForward) -> None:
 
 
 def adaptive_backward(network: Adaptive, x: AdaptiveBackwardAtOnce) -> None:
-    """Launches steps of the adaptive network backward; fills d_xp, updates d_rec, dg and the partial sums."""
+    """Launches steps of the adaptive network backward; fills d_xp, updates d_rec, dg and the sums."""
     (S, B, H), controller = x.a.shape, network.controller
     adaptive_steps_bwd_kernel[(B,)](
-        *(x.d_h, x.d_a, x.d_n, x.d_s, x.a, x.g, network.weight_hh, controller.w, x.d_xp, x.d_rec, x.dg, x.partials),
-        *(B, S),
+        *(x.d_h, x.d_a, x.d_n, x.d_s, x.a, x.g, network.weight_hh, controller.w, network.leak, x.h_before),
+        *(x.d_xp, x.d_rec, x.dg, x.partials, x.d_leak, B, S),
         HAS_H=x.d_h is not None,
         HAS_A=x.d_a is not None,
         HAS_N=x.d_n is not None,
         HAS_S=x.d_s is not None,
+        HAS_LEAK=network.leak is not None,
         GS=x.g.shape[-1],
         GP=controller.GP,
         PRODUCT=_product(controller),
@@ -98,19 +102,22 @@ def static_forward(network: Static, x: StaticForward) -> None:
     """Launches steps of the static network; fills h and a."""
     S, B, H = x.xp.shape
     static_steps_fwd_kernel[(B,)](
-        *(x.xp, x.h_before, network.weight_hh, network.n, network.s, x.a, x.h, B, S),
+        *(x.xp, x.h_before, network.weight_hh, network.n, network.s, network.leak, x.a, x.h, B, S),
         KEEP_A=len(x.a) == S,
+        HAS_LEAK=network.leak is not None,
         **_constants(H, network.n_floor, x.xp),
     )
 
 
 def static_backward(network: Static, x: StaticBackward) -> None:
-    """Launches steps of the static network backward; fills d_xp, updates d_rec, dn and ds."""
+    """Launches steps of the static network backward; fills d_xp, updates d_rec and the sums."""
     S, B, H = x.a.shape
     static_steps_bwd_kernel[(B,)](
-        *(x.d_h, x.d_a, x.a, network.weight_hh, network.n, network.s, x.d_xp, x.d_rec, x.dn, x.ds, B, S),
+        *(x.d_h, x.d_a, x.a, network.weight_hh, network.n, network.s, network.leak, x.h_before),
+        *(x.d_xp, x.d_rec, x.dn, x.ds, x.d_leak, B, S),
         HAS_H=x.d_h is not None,
         HAS_A=x.d_a is not None,
+        HAS_LEAK=network.leak is not None,
         **_constants(H, network.n_floor, x.a),
     )
 
@@ -125,11 +132,18 @@ class AdaptiveAtOnce(AtOnce[Adaptive]):
         return self.network.weight_hh.dtype
 
     def gradients(
-        self, upstream: AdaptiveUpstream, a: Tensor, kept: Tensor, g0: Tensor, d_xp: Tensor, segment: int
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
-        """Fills d_xp; returns the gradients of h0, g0 and the controller's weights.
+        self,
+        upstream: AdaptiveUpstream,
+        a: Tensor,
+        kept: Tensor,
+        g0: Tensor,
+        d_xp: Tensor,
+        segment: int,
+        past: Past | None,
+    ) -> tuple[Tensor, ...]:
+        """Fills d_xp; returns the gradients of h0, g0, the controller's weights and, with `past`, the leak.
 
-        a: (T, B, H).  kept: the states that the forward pass kept, (slots, B, H, GS).
+        a: (T, B, H).  kept: the states that the forward pass kept, (slots, B, H, GS).  past: of a network with a leak.
         """
         T, B, H = a.shape
         controller, parts = self.network.controller, self.chunks(T, segment)
@@ -138,7 +152,7 @@ class AdaptiveAtOnce(AtOnce[Adaptive]):
         d_rec = a.new_empty(B, H)
         start_gradient(d_rec, upstream.d_h_last)
         dg = a.new_zeros(kept.shape[1:]) if upstream.d_g is None else padded_rows(upstream.d_g, kept.shape[-1])
-        partials = controller.new_partials(B)
+        partials, d_leak = controller.new_partials(B), None if past is None else torch.empty_like(a)
         for index, part in reversed(list(enumerate(parts))):
             if segment == 1:
                 g = states[part]
@@ -149,11 +163,20 @@ class AdaptiveAtOnce(AtOnce[Adaptive]):
             adaptive_backward(
                 self.network,
                 AdaptiveBackwardAtOnce(
-                    *upstream.of_steps(part), a=a[part], g=g, d_xp=d_xp[part], d_rec=d_rec, dg=dg, partials=partials
+                    *upstream.of_steps(part),
+                    a=a[part],
+                    g=g,
+                    d_xp=d_xp[part],
+                    d_rec=d_rec,
+                    dg=dg,
+                    partials=partials,
+                    h_before=None if past is None else past.before(part),
+                    d_leak=slots(d_leak, part),
                 ),
             )
         d_g0 = dg[..., : g0.shape[-1]].clone(memory_format=torch.contiguous_format)
-        return d_rec, d_g0, controller.gradients_of_partials(partials, a.dtype)
+        leak = () if d_leak is None else (over_batch(d_leak.flatten(0, 1), (H,)),)
+        return d_rec, d_g0, *controller.gradients_of_partials(partials, a.dtype), *leak
 
 
 class StaticAtOnce(AtOnce[Static]):

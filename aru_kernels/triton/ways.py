@@ -114,3 +114,8 @@ def slots(x: Tensor | None, steps: slice) -> Tensor | None:
 def start_gradient(d_rec: Tensor, d_h_last: Tensor | None) -> None:
     """Sets d_rec to the part of the last h's gradient that comes from no step, 0 where there is none."""
     d_rec.zero_() if d_h_last is None else d_rec.copy_(d_h_last)
+
+
+def over_batch(sums: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The gradient of a parameter of this shape, which broadcasts to (H,), from its terms (N, H), added in float64."""
+    return sums.sum(0, dtype=torch.float64).sum_to_size(shape).to(sums.dtype)

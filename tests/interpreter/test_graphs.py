@@ -20,7 +20,7 @@ from aru_kernels.triton.networks import (
     StaticForward,
 )
 from support import last_state
-from support.problems import adaptive_arguments, double, run, static_arguments
+from support.problems import adaptive_arguments, double, leaky, run, static_arguments, with_leak
 from support.tolerances import assert_all_close, assert_close
 
 
@@ -55,12 +55,17 @@ def repeat(function, make, times: int, trace: bool = False) -> list[list[Tensor]
     return results
 
 
-@pytest.mark.parametrize("kind", ["adaptive", "static"])
+@pytest.mark.parametrize("kind", ["adaptive", "static", "leaky adaptive", "leaky static"])
 def test_graphs_compute_the_same(kind, budget, fake_graphs, monkeypatch):
     """Whole chunks are replayed, from the second call on; what remains is launched.  The same bits as without."""
     function, make = {
         "adaptive": (F.aru_sequence, lambda: adaptive_arguments(10, 2, 3, 2, torch.float32)),
         "static": (F.gamma_rnn_sequence, lambda: static_arguments(10, 2, 3, (3,), torch.float32)),
+        "leaky adaptive": (leaky(F.aru_sequence), lambda: with_leak(adaptive_arguments(10, 2, 3, 2, torch.float32))),
+        "leaky static": (
+            leaky(F.gamma_rnn_sequence),
+            lambda: with_leak(static_arguments(10, 2, 3, (3,), torch.float32)),
+        ),
     }[kind]
     monkeypatch.setattr(ways, "CHUNK", 4)
     with_graphs = repeat(function, make, 3, trace=True)
@@ -115,6 +120,22 @@ def test_graphs_follow_the_weights_dtype_and_floor(fake_graphs, monkeypatch):
     assert len(fake_graphs) == 4
 
 
+@pytest.mark.parametrize("kind", ["adaptive", "static"])
+def test_graphs_follow_the_leak(kind, fake_graphs, monkeypatch):
+    """Its values are copied; networks without one have graphs of their own."""
+    function, make = {
+        "adaptive": (F.aru_sequence, lambda: adaptive_arguments(4, 1, 3, 2)),
+        "static": (F.gamma_rnn_sequence, lambda: static_arguments(4, 1, 3, (3,))),
+    }[kind]
+    monkeypatch.setattr(ways, "CHUNK", 2)
+    for _ in range(3):
+        for sequence, arguments in ((function, make()), (leaky(function), with_leak(make()))):
+            results, expected = (run(backend, sequence, arguments) for backend in ("triton", "reference"))
+            for actual, exact in zip(results, expected, strict=True):
+                assert_all_close([str(i) for i in range(len(exact))], actual, exact, "sequence")
+    assert len(fake_graphs) == 4
+
+
 @last_state.each_use
 def test_graphs_and_a_gradient_of_the_last_h(used, fake_graphs, budget, monkeypatch):
     monkeypatch.setattr(ways, "CHUNK", 4)
@@ -128,17 +149,18 @@ def random(*sizes: int) -> Tensor:
     return torch.rand(sizes, dtype=torch.float64) - 0.5
 
 
-def launches_of(trace: bool, of_last: bool):
+def launches_of(trace: bool, of_last: bool, leak: Tensor | None):
     """(launcher, network, arguments) of all launchers that graphs record; S = 5 steps, more than slots for the sums."""
     S, B, H, G, GS, slots = 5, 2, 3, 4, 4, 3
     *_, weight_hh, w_ag, w_gg, b_g, w_gc, b_c = (x.detach() for x in adaptive_arguments(S, B, H, G))
-    adaptive = Adaptive(weight_hh, (w_ag, w_gg, b_g, w_gc, b_c), 1e-3, "highest")
-    static = Static(weight_hh, 4 + random(H), random(H), 1e-3)
+    adaptive = Adaptive(weight_hh, (w_ag, w_gg, b_g, w_gc, b_c), 1e-3, "highest", leak)
+    static = Static(weight_hh, 4 + random(H), random(H), 1e-3, leak)
     steps = (S, B, H)
     gains = (random(*steps), random(*steps)) if trace else (None, None)
     a_slots, g_slots = (S, S) if trace else (1, 1)
     upstream = [random(*steps) if trace else None for _ in range(4)]
     states = random(S, B, H, GS)
+    through_leak = () if leak is None else (random(*steps), random(B, H))
     yield (
         stepwise.adaptive_forward,
         adaptive,
@@ -153,6 +175,7 @@ def launches_of(trace: bool, of_last: bool):
         AdaptiveBackward(
             *(*upstream, random(B, H, GS) if of_last else None, random(*steps), states, random(*steps), random(B, H)),
             *(random(slots, B, H, GS), random(3, slots, B, H), random(*adaptive.controller.sums_shape(2 * B * H))),
+            *through_leak,
         ),
     )
     yield (
@@ -163,14 +186,18 @@ def launches_of(trace: bool, of_last: bool):
     yield (
         stepwise.static_backward,
         static,
-        StaticBackward(*upstream[:2], *(random(*steps) for _ in range(2)), *(random(B, H) for _ in range(3))),
+        StaticBackward(
+            *upstream[:2], *(random(*steps) for _ in range(2)), *(random(B, H) for _ in range(3)), *through_leak
+        ),
     )
 
 
 @pytest.mark.parametrize(("trace", "of_last"), [(True, False), (False, True)])
-def test_arguments_are_used_as_they_are_declared(trace, of_last):
+@pytest.mark.parametrize("leaks", [False, True])
+def test_arguments_are_used_as_they_are_declared(trace, of_last, leaks):
     """What a launcher writes is among the written fields; what it writes and does not read is not among the updated."""
-    for launch, network, given in launches_of(trace, of_last):
+    leak = 0.1 + torch.rand(3, dtype=torch.float64) if leaks else None
+    for launch, network, given in launches_of(trace, of_last, leak):
         first, again = (type(given)(*(None if x is None else x.clone() for x in given)) for _ in range(2))
         assert set(given.updated) <= set(given.written) <= set(given._fields)
         launch(network, first)

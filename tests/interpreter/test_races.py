@@ -17,7 +17,7 @@ from aru_kernels._module import controller_shapes
 from aru_kernels.triton import persistent as launchers
 from aru_kernels.triton.controller import Controller
 from aru_kernels.triton.kernels import controller, gamma, persistent, static
-from support.problems import adaptive_arguments, static_arguments
+from support.problems import adaptive_arguments, leaky, static_arguments, with_leak
 from support.races import _Launch, races
 
 
@@ -157,13 +157,18 @@ def test_every_barrier_of_the_kernels_is_needed(races_found, monkeypatch):
     modules = (controller, gamma, persistent, static)
     members = {name: value for module in modules for name, value in vars(module).items() if name.endswith("_kernel")}
     with_barrier = {name for name, kernel in members.items() if "tl.debug_barrier()" in inspect.getsource(kernel.fn)}
-    assert len(with_barrier) == 6
+    assert len(with_barrier) == 7
     monkeypatch.setattr(_Launch, "barrier", lambda launch, program: None)
     for largest in (0, 1024):  # step by step, and in one launch
         monkeypatch.setattr(launchers, "MAX_BATCH", largest)
         with use_backend("triton"):
             adaptive, fixed = adaptive_arguments(3, 2, 5, 3), static_arguments(3, 2, 5, (5,))
-            for function, arguments in ((F.aru_sequence, adaptive), (F.gamma_rnn_sequence, fixed)):
+            # the step backward has a barrier because of the leak
+            for function, arguments in (
+                (F.aru_sequence, adaptive),
+                (F.gamma_rnn_sequence, fixed),
+                (leaky(F.aru_sequence), with_leak(adaptive)),
+            ):
                 torch.autograd.grad(function(*arguments)[0].sum(), arguments)
                 with torch.no_grad():  # the controller's state is updated in place
                     function(*arguments)

@@ -12,7 +12,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -140,31 +140,40 @@ def step_calls(G: int, dtype: torch.dtype) -> None:
 
 
 def sequence_calls(
-    G: int, H: int = 400, kinds: tuple[tuple[int, bool], ...] = ((2, True),), precision: str = "highest"
+    G: int,
+    H: int = 400,
+    kinds: tuple[tuple[int, bool], ...] = ((2, True),),
+    precision: str = "highest",
+    leaky: bool = False,
 ) -> None:
     """Forward and backward of the operation aru_sequence; kinds: (segment, trace), the widest by default.
 
-    precision: decides only the dtypes of states; the kind of product is that of `recorded_launches`.
+    precision: decides only the dtypes of states; the kind of product is that of `recorded_launches`.  leaky: with a
+    leak.
     """
     T, B = 4, 100
     xp, h0, g0, weight_hh = empty(T, B, H), empty(B, H), empty(B, H, G), empty(H, H)
     tensors = (h0, g0, weight_hh, *controller_weights(G, torch.float32))
+    inputs = arguments.LeakyAruInputs(xp, *tensors, empty(H)) if leaky else arguments.AruInputs(xp, *tensors)
     for segment, trace in kinds:
         options = arguments.AruOptions(1e-3, precision, segment, trace)
-        h, g, a, n, s, kept = sequence.aru_sequence_fwd(arguments.AruInputs(xp, *tensors), options)
+        h, g, a, n, s, kept = sequence.aru_sequence_fwd(inputs, options)
         if segment:
             upstream = arguments.AruOutputs(h, h[-1], g, *((a, n, s) if trace else (None, None, None)))
-            saved = arguments.AruSaved(*tensors, h=h, a=a, n=n, s=s, kept=kept)
+            plain = arguments.AruSaved(*tensors, h=h, a=a, n=n, s=s, kept=kept)
+            saved = arguments.LeakyAruSaved(*plain, empty(H)) if leaky else plain
             sequence.aru_sequence_bwd(upstream, saved, options)
 
 
-def static_calls(*sizes: int) -> None:
+def static_calls(*sizes: int, leaky: bool = False) -> None:
     """Forward and backward of the operation gamma_rnn_sequence; by default step by step and in one launch."""
     for H in sizes or (400, persistent.MAX_STATIC):
         xp, h0, weight_hh, n = empty(4, 100, H), empty(100, H), empty(H, H), empty(H)
         options = arguments.GammaRnnOptions(1e-3, "highest", True)
-        h, a = sequence.gamma_rnn_sequence_fwd(arguments.GammaRnnInputs(xp, h0, weight_hh, n, n), options)
-        saved = arguments.GammaRnnSaved(h0, weight_hh, n, n, h, a)
+        inputs = arguments.GammaRnnInputs(xp, h0, weight_hh, n, n)
+        h, a = sequence.gamma_rnn_sequence_fwd(arguments.LeakyGammaRnnInputs(*inputs, n) if leaky else inputs, options)
+        plain = arguments.GammaRnnSaved(h0, weight_hh, n, n, h, a)
+        saved = arguments.LeakyGammaRnnSaved(*plain, n) if leaky else plain
         for d_a in (None, a):
             sequence.gamma_rnn_sequence_bwd(arguments.GammaRnnOutputs(h, h[-1], d_a), saved, options)
 
@@ -174,24 +183,29 @@ def launches_for(backend: str, architecture: int | str, everything: bool) -> lis
     precisions = {product_kind_of(backend, architecture, wanted): wanted for wanted in PRECISIONS}
     first = next(iter(precisions))
     small = functools.partial(sequence_calls, persistent.MAX_UNITS, persistent.MAX_ADAPTIVE)
+    work: list[tuple[str, Callable[[], None]]] = []
     if not everything:
-        work = [(p, functools.partial(sequence_calls, 50, precision=wanted)) for p, wanted in precisions.items()]
-        work += [(first, small), (first, static_calls)]
         # element-wise kernels hardly differ between architectures
         dtypes = {90: tuple(TYPES), "gfx942": (torch.float32,)}.get(architecture, ())
-        work += [(first, functools.partial(gamma_calls, dtype)) for dtype in dtypes]
+        for leaky in (False, True):
+            calls = functools.partial(sequence_calls, 50, leaky=leaky)
+            work += [(p, functools.partial(calls, precision=wanted)) for p, wanted in precisions.items()]
+            work += [(first, functools.partial(function, leaky=leaky)) for function in (small, static_calls)]
+            if not leaky:
+                work += [(first, functools.partial(gamma_calls, dtype)) for dtype in dtypes]
     else:
         largest = MAX_CONTROLLER_7_5 if architecture == 75 else MAX_CONTROLLER
         sizes = tuple(G for G in (16, 32, 50, 128) if largest >= G)
         kinds = ((0, False), (1, False), (2, False), (2, True))
-        work = [(first, static_calls)]
         work += [(first, functools.partial(gamma_calls, dtype)) for dtype in TYPES]
-        for product, wanted in precisions.items():
-            calls = functools.partial(sequence_calls, kinds=kinds, precision=wanted)
-            work += [(product, functools.partial(calls, G)) for G in sizes]
-            work.append((product, functools.partial(small, kinds=kinds)))
-            # rows of g as they come, 50 units and no whole vectors; narrow tensors
-            work += [(product, functools.partial(step_calls, 50, dtype)) for dtype in TYPES]
+        for leaky in (False, True):
+            work.append((first, functools.partial(static_calls, leaky=leaky)))
+            for product, wanted in precisions.items():
+                calls = functools.partial(sequence_calls, kinds=kinds, precision=wanted, leaky=leaky)
+                work += [(product, functools.partial(calls, G)) for G in sizes]
+                work.append((product, functools.partial(small, kinds=kinds, leaky=leaky)))
+        # rows of g as they come, 50 units and no whole vectors; narrow tensors
+        work += [(p, functools.partial(step_calls, 50, dtype)) for p in precisions for dtype in TYPES]
     launches: dict[Launch, None] = {}
     for product, calls in work:
         with recorded_launches(product, warp_size=64 if backend == "hip" else 32) as found:

@@ -62,3 +62,18 @@ def run(
         *outputs, traced = function(*arguments, return_trace=trace)
     outputs += list(traced or ())
     return outputs, list(torch.autograd.grad(weighted_sum(outputs), arguments))
+
+
+def with_leak(arguments: list[Tensor]) -> list[Tensor]:
+    """Arguments of a sequence, and a leak (H,) as the last."""
+    xp = arguments[0]
+    return [*arguments, *leaves([0.05 + 0.95 * torch.rand(xp.shape[-1])], xp.dtype)]
+
+
+def leaky(function: Callable[..., tuple]) -> Callable[..., tuple]:
+    """A sequence whose last tensor is the leak."""
+
+    def call(*tensors: Tensor, **options: object) -> tuple:
+        return function(*tensors[:-1], leak=tensors[-1], **options)
+
+    return call

@@ -85,12 +85,15 @@ def controller_step_fwd_kernel(
     total_ptr,
     g_ptr,
     w_ptr,
+    leak_ptr,
+    h_before_ptr,
     h_ptr,
     g_next_ptr,
     n_ptr,
     s_ptr,
     R,
     HAS_X: tl.constexpr,
+    HAS_LEAK: tl.constexpr,
     GS: tl.constexpr,
     GP: tl.constexpr,
     GAINS: tl.constexpr,
@@ -99,10 +102,11 @@ def controller_step_fwd_kernel(
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """A step of the controller, fused with γ.
+    """A step of the controller, fused with γ and, with HAS_LEAK, the leak.
 
     Grid: one program per BLOCK_R rows.
-    Inputs: a (R,), to which x (R,) is added with HAS_X; g (R, GS) before the step; the packed weights w.
+    Inputs: a (R,), to which x (R,) is added with HAS_X; g (R, GS) before the step; the packed weights w; with HAS_LEAK
+    leak (R,) and h_before (R,), h before the step.
     Outputs: h (R,); g_next (R, GS), which may be g; n and s (R,) with GAINS; total (R,) = a + x with HAS_X.  total may
     not be a: a row of a tile belongs to several threads, and another one may not have read a yet.
     """
@@ -122,7 +126,12 @@ def controller_step_fwd_kernel(
     tl.debug_barrier()
     tl.store(g_next_ptr + start * GS + state, g, mask)
     n, s = read_out(g, w_ptr, GP)
-    tl.store(h_ptr + start + i, math.gamma(a, n, s, N_FLOOR), row)
+    at = h_ptr + start + i
+    h = math.gamma(a, n, s, N_FLOOR)
+    if HAS_LEAK:
+        before = tl.load(h_before_ptr + start + i, row, 0.0).to(ACC)
+        h = math.leaky(before, h, tl.load(leak_ptr + start + i, row, 1.0).to(ACC))
+    tl.store(at, h, row)
     if GAINS:
         tl.store(n_ptr + start + i, n, row)
         tl.store(s_ptr + start + i, s, row)
@@ -200,11 +209,14 @@ def controller_step_bwd_kernel(
     a_ptr,
     g_ptr,
     w_ptr,
+    leak_ptr,
+    h_before_ptr,
     da_ptr,
     du_ptr,
     a_out_ptr,
     dn_out_ptr,
     ds_out_ptr,
+    d_leak_ptr,
     R,
     HAS_H: tl.constexpr,
     HAS_REC: tl.constexpr,
@@ -213,6 +225,7 @@ def controller_step_bwd_kernel(
     HAS_S: tl.constexpr,
     HAS_G: tl.constexpr,
     HAS_AFTER: tl.constexpr,
+    HAS_LEAK: tl.constexpr,
     GS: tl.constexpr,
     GP: tl.constexpr,
     N_FLOOR: tl.constexpr,
@@ -220,14 +233,16 @@ def controller_step_bwd_kernel(
     ACC: tl.constexpr,
     BLOCK_R: tl.constexpr,
 ):
-    """A step of the controller and γ backwards.
+    """A step of the controller and γ, and with HAS_LEAK of the leak, backwards.
 
     Grid: one program per BLOCK_R rows.
     Gradients in, each with its HAS_*: d_h, d_a, d_n and d_s (R,) of the step's results; d_rec (R,), of h from the next
-    step, through W_hh; du_after (R, GS), of the next step's u, or instead of it d_g (R, GS), of g_t.
-    Inputs: a (R,); g (R, GS) after the step; the packed weights w.
+    step; du_after (R, GS), of the next step's u, or instead of it d_g (R, GS), of g_t.
+    Inputs: a (R,); g (R, GS) after the step; the packed weights w; with HAS_LEAK leak (R,) and h_before (R,), h before
+    the step.
     Outputs: da (R,), the whole gradient of a; du (R, GS), of u, which may be du_after; and for the sums of the weights'
-    gradients a_out (R,), a copy of a, and dn_out and ds_out (R,), the whole gradients of n and s.
+    gradients a_out (R,), a copy of a, and dn_out and ds_out (R,), the whole gradients of n and s.  With HAS_LEAK, also
+    d_leak (R,), a sum over steps, to which this step is added, and in d_rec the gradient of h_before through the leak.
     """
     start = tl.program_id(0).to(tl.int64) * BLOCK_R
     i, j = tl.arange(0, BLOCK_R), tl.arange(0, GP)
@@ -239,6 +254,15 @@ def controller_step_bwd_kernel(
     d_h = add_from(d_rec_ptr, start + i, tl.zeros((BLOCK_R,), ACC), row, ACC, HAS_REC)
     d_h = add_from(d_h_ptr, start + i, d_h, row, ACC, HAS_H)
     n, s = read_out(g, w_ptr, GP)
+    if HAS_LEAK:
+        before = tl.load(h_before_ptr + start + i, row, 0.0).to(ACC)
+        leak = tl.load(leak_ptr + start + i, row, 1.0).to(ACC)
+        past, d_h, d_leak = math.through_leak(d_h, before, math.gamma(a, n, s, N_FLOOR), leak)
+        d_leak += tl.load(d_leak_ptr + start + i, row, 0.0)
+        # other threads may have loaded the same elements
+        tl.debug_barrier()
+        tl.store(d_leak_ptr + start + i, d_leak, row)
+        tl.store(d_rec_ptr + start + i, past, row)
     by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
     d_n = add_from(d_n_ptr, start + i, d_h * by_n, row, ACC, HAS_N)
     d_s = add_from(d_s_ptr, start + i, d_h * by_s, row, ACC, HAS_S)

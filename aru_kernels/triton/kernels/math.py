@@ -113,6 +113,18 @@ def gamma_derivatives(x, n, s, N_FLOOR: tl.constexpr):
 
 
 @triton.jit
+def leaky(h, y, leak):
+    """h_t of neurons with a leak, from h_{t-1} and y = γ_t."""
+    return (1 - leak) * h + leak * y
+
+
+@triton.jit
+def through_leak(d_h, h, y, leak):
+    """Back through the leak, given the gradient of h_t, h_{t-1} and y = γ_t: gradients of h_{t-1}, y and the leak."""
+    return (1 - leak) * d_h, leak * d_h, d_h * (y - h)
+
+
+@triton.jit
 def product(x, y, PRODUCT: tl.constexpr):
     """The matrix product x y, accumulated in the dtype of x; PRODUCT: an input_precision of tl.dot, or "bf16" operands.
 

@@ -36,6 +36,7 @@ def adaptive_steps_fwd_kernel(
     g_before_ptr,
     w_hh_ptr,
     w_ptr,
+    leak_ptr,
     a_ptr,
     h_ptr,
     g_ptr,
@@ -46,6 +47,7 @@ def adaptive_steps_fwd_kernel(
     KEEP_A: tl.constexpr,
     KEEP_G: tl.constexpr,
     GAINS: tl.constexpr,
+    HAS_LEAK: tl.constexpr,
     H: tl.constexpr,
     HP: tl.constexpr,
     GS: tl.constexpr,
@@ -58,7 +60,7 @@ def adaptive_steps_fwd_kernel(
 
     Grid: one program per sequence.
     Inputs: xp (S, B, H); h_before (B, H) and g_before (B, H, GS), the states before the first step; w_hh (H, H); the
-    controller's packed weights w.
+    controller's packed weights w; leak (H,) with HAS_LEAK.
     Outputs: h (S, B, H); a (S, B, H) with KEEP_A; n and s (S, B, H) with GAINS; g (S, B, H, GS) with KEEP_G, otherwise
     (B, H, GS), the last state, which may be g_before.
     """
@@ -72,14 +74,19 @@ def adaptive_steps_fwd_kernel(
     g = tl.load(g_before_ptr + start * GS + state, mask, 0.0).to(ACC)
     # g may be g_before, whose elements several threads load
     tl.debug_barrier()
+    if HAS_LEAK:
+        leak = tl.load(leak_ptr + i, row, 1.0).to(ACC)
     stride = tl.cast(B, tl.int64) * H
     step = 0
     while step < STEPS:
         a = tl.load(xp_ptr + start + i, row, 0.0) + math.sums(w_hh, h[None, :], 1)
         g = next_state(a, g, w_ptr, load_w_gg(w_ptr, GP, True), GP, PRODUCT)
         n, s = read_out(g, w_ptr, GP)
+        y = math.gamma(a, n, s, N_FLOOR)
+        if HAS_LEAK:
+            y = math.leaky(h, y, leak)
         # rows of padding have a gain, too; without this their h could be NaN, and NaN times W_hh's zeros is NaN
-        h = tl.where(row, math.gamma(a, n, s, N_FLOOR), 0)
+        h = tl.where(row, y, 0)
         tl.store(h_ptr + start + i, h, row)
         if KEEP_A:
             tl.store(a_ptr + start + i, a, row)
@@ -98,6 +105,8 @@ def adaptive_steps_fwd_kernel(
 def _through_gamma(
     a,
     g,
+    n,
+    s,
     d_h,
     d_n_ptr,
     d_s_ptr,
@@ -112,15 +121,13 @@ def _through_gamma(
     PRODUCT: tl.constexpr,
     ACC: tl.constexpr,
 ):
-    """Back through γ and the read-out, for a and d_h (HP,) and g (HP, GP), the state before the step.
+    """Back through γ and the read-out, for a, n, s and d_h, the gradient of γ, (HP,), and g_t (HP, GP).
 
     d_n_ptr, d_s_ptr: gradients of the trace, with HAS_*.  d_x (GP, COLUMNS): sums over rows.
-    Returns g_t, the read-out's share of its gradient, γ's share of d_a, d_n, d_s, and d_x with the sums of dW_gc added
-    in columns 2 and 3.
+    Returns the read-out's share of the gradient of g_t, γ's share of d_a, d_n, d_s, and d_x with the sums of dW_gc
+    added in columns 2 and 3.
     """
     x = tl.arange(0, COLUMNS)[None, :]
-    g = next_state(a, g, w_ptr, load_w_gg(w_ptr, GP, True), GP, PRODUCT)
-    n, s = read_out(g, w_ptr, GP)
     by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
     d_n = add_from(d_n_ptr, offset, d_h * by_n, row, ACC, HAS_N)
     d_s = add_from(d_s_ptr, offset, d_h * by_s, row, ACC, HAS_S)
@@ -128,7 +135,7 @@ def _through_gamma(
     gains = tl.where(x == 2, d_n[:, None], tl.where(x == 3, d_s[:, None], 0.0))
     d_x += math.product(tl.trans(g), gains, PRODUCT)
     d_g = d_n[:, None] * load_vector(w_ptr, 2, GP) + d_s[:, None] * load_vector(w_ptr, 3, GP)
-    return g, d_g, d_h * by_a, d_n, d_s, d_x
+    return d_g, d_h * by_a, d_n, d_s, d_x
 
 
 @triton.jit
@@ -148,16 +155,20 @@ def adaptive_steps_bwd_kernel(
     g_ptr,
     w_hh_ptr,
     w_ptr,
+    leak_ptr,
+    h_before_ptr,
     da_ptr,
     d_rec_ptr,
     dg_ptr,
     partial_ptr,
+    d_leak_ptr,
     B,
     STEPS,
     HAS_H: tl.constexpr,
     HAS_A: tl.constexpr,
     HAS_N: tl.constexpr,
     HAS_S: tl.constexpr,
+    HAS_LEAK: tl.constexpr,
     H: tl.constexpr,
     HP: tl.constexpr,
     GS: tl.constexpr,
@@ -170,8 +181,9 @@ def adaptive_steps_bwd_kernel(
 
     Grid: one program per sequence.
     Gradients in: d_h, d_a, d_n and d_s (S, B, H), each with its HAS_*.
-    Inputs: a (S, B, H); g (S, B, H, GS) before each step; w_hh (H, H); the controller's packed weights w.
-    Outputs: da (S, B, H), the whole gradients of a.
+    Inputs: a (S, B, H); g (S, B, H, GS) before each step; w_hh (H, H); the controller's packed weights w; with HAS_LEAK
+    leak (H,) and h_before (S, B, H), h before each step.
+    Outputs: da (S, B, H), the whole gradients of a; with HAS_LEAK d_leak (S, B, H), each step's term of the gradient.
     Updated: d_rec (B, H) and dg (B, H, GS), the gradients of h and g at the step that follows; partial
     (B, GP·COLUMNS + COLUMNS + GP²), to which each program adds its sums: (GP, COLUMNS) of dw_ag, db_g and dW_gc, then
     db_c in COLUMNS elements, then dW_gg (GP, GP).
@@ -191,6 +203,8 @@ def adaptive_steps_bwd_kernel(
     dg_ptr += own * GS
     d_rec = tl.load(d_rec_ptr + i, row, 0.0)
     d_g = tl.load(dg_ptr + state, mask, 0.0)
+    if HAS_LEAK:
+        leak = tl.load(leak_ptr + i, row, 1.0).to(ACC)
     stride = tl.cast(B, tl.int64) * H
     step = STEPS - 1
     while step >= 0:
@@ -198,18 +212,28 @@ def adaptive_steps_bwd_kernel(
         a = tl.load(a_ptr + start + i, row, 0.0).to(ACC)
         g = tl.load(g_ptr + start * GS + state, mask, 0.0).to(ACC)
         d_h = add_from(d_h_ptr, start + i, d_rec, row, ACC, HAS_H)
-        g_now, d_g_now, d_a, d_n, d_s, d_x = _through_gamma(
-            a, g, d_h, d_n_ptr, d_s_ptr, start + i, row, d_x, w_ptr, HAS_N, HAS_S, GP, N_FLOOR, PRODUCT, ACC
+        g_now = next_state(a, g, w_ptr, load_w_gg(w_ptr, GP, True), GP, PRODUCT)
+        n, s = read_out(g_now, w_ptr, GP)
+        if HAS_LEAK:
+            h = tl.load(h_before_ptr + start + i, row, 0.0).to(ACC)
+            past, d_h, d_leak = math.through_leak(d_h, h, math.gamma(a, n, s, N_FLOOR), leak)
+            tl.store(d_leak_ptr + start + i, d_leak, row)
+        d_g_now, d_a, d_n, d_s, d_x = _through_gamma(
+            a, g_now, n, s, d_h, d_n_ptr, d_s_ptr, start + i, row, d_x, w_ptr, HAS_N, HAS_S, GP, N_FLOOR, PRODUCT, ACC
         )
         d_u, d_a = through_tanh(g_now, d_g + d_g_now, d_a, w_ptr, GP)
         d_a = add_from(d_a_ptr, start + i, d_a, row, ACC, HAS_A)
         tl.store(da_ptr + start + i, d_a, row)
+        if HAS_LEAK:
+            # before the products, which take the registers of `past`
+            d_rec = past + math.sums(w_hh, tl.where(row, d_a, 0)[:, None], 0)
         d_g = math.product(d_u, load_w_gg(w_ptr, GP, False), PRODUCT)
         d_u = tl.trans(d_u)
         d_x = _with_inputs(d_x, d_u, a, PRODUCT, ACC)
         d_w_gg += math.product(d_u, g, PRODUCT)
         # rows of padding have a gradient, too
-        d_rec = math.sums(w_hh, tl.where(row, d_a, 0)[:, None], 0)
+        if not HAS_LEAK:
+            d_rec = math.sums(w_hh, tl.where(row, d_a, 0)[:, None], 0)
         d_b_n += d_n
         d_b_s += d_s
         step -= 1
@@ -232,11 +256,13 @@ def static_steps_fwd_kernel(
     w_hh_ptr,
     n_ptr,
     s_ptr,
+    leak_ptr,
     a_ptr,
     h_ptr,
     B,
     STEPS,
     KEEP_A: tl.constexpr,
+    HAS_LEAK: tl.constexpr,
     H: tl.constexpr,
     HP: tl.constexpr,
     N_FLOOR: tl.constexpr,
@@ -245,7 +271,7 @@ def static_steps_fwd_kernel(
     """All steps of the static network.
 
     Grid: one program per sequence.
-    Inputs: xp (S, B, H); h_before (B, H); w_hh (H, H); n and s (H,).
+    Inputs: xp (S, B, H); h_before (B, H); w_hh (H, H); n and s (H,); leak (H,) with HAS_LEAK.
     Outputs: h (S, B, H); a (S, B, H) with KEEP_A.
     """
     start = tl.program_id(0).to(tl.int64) * H
@@ -254,11 +280,16 @@ def static_steps_fwd_kernel(
     w_hh = _load_w_hh(w_hh_ptr, H, HP)
     n, s = tl.load(n_ptr + i, row, 1.0), tl.load(s_ptr + i, row, 0.0)
     h = tl.load(h_before_ptr + start + i, row, 0.0).to(ACC)
+    if HAS_LEAK:
+        leak = tl.load(leak_ptr + i, row, 1.0)
     stride = tl.cast(B, tl.int64) * H
     step = 0
     while step < STEPS:
         a = tl.load(xp_ptr + start + i, row, 0.0) + math.sums(w_hh, h[None, :], 1)
-        h = tl.where(row, math.gamma(a, n, s, N_FLOOR), 0)
+        y = math.gamma(a, n, s, N_FLOOR)
+        if HAS_LEAK:
+            y = math.leaky(h, y, leak)
+        h = tl.where(row, y, 0)
         tl.store(h_ptr + start + i, h, row)
         if KEEP_A:
             tl.store(a_ptr + start + i, a, row)
@@ -274,14 +305,18 @@ def static_steps_bwd_kernel(
     w_hh_ptr,
     n_ptr,
     s_ptr,
+    leak_ptr,
+    h_before_ptr,
     da_ptr,
     d_rec_ptr,
     dn_ptr,
     ds_ptr,
+    d_leak_ptr,
     B,
     STEPS,
     HAS_H: tl.constexpr,
     HAS_A: tl.constexpr,
+    HAS_LEAK: tl.constexpr,
     H: tl.constexpr,
     HP: tl.constexpr,
     N_FLOOR: tl.constexpr,
@@ -291,9 +326,10 @@ def static_steps_bwd_kernel(
 
     Grid: one program per sequence.
     Gradients in: d_h with HAS_H and d_a with HAS_A (S, B, H).
-    Inputs: a (S, B, H); w_hh (H, H); n and s (H,).
+    Inputs: a (S, B, H); w_hh (H, H); n and s (H,); with HAS_LEAK leak (H,) and h_before (S, B, H), h before each step.
     Output: da (S, B, H), the whole gradients of a.
-    Updated: d_rec (B, H), the gradient of h at the step that follows; dn and ds (B, H), sums over the steps.
+    Updated: d_rec (B, H), the gradient of h at the step that follows; dn and ds (B, H), and with HAS_LEAK d_leak
+    (B, H), sums over the steps.
     """
     own = tl.program_id(0).to(tl.int64) * H
     i = tl.arange(0, HP)
@@ -302,21 +338,31 @@ def static_steps_bwd_kernel(
     n, s = tl.load(n_ptr + i, row, 1.0), tl.load(s_ptr + i, row, 0.0)
     d_rec = tl.load(d_rec_ptr + own + i, row, 0.0).to(ACC)
     dn, ds = tl.load(dn_ptr + own + i, row, 0.0), tl.load(ds_ptr + own + i, row, 0.0)
+    if HAS_LEAK:
+        leak, d_leak = tl.load(leak_ptr + i, row, 1.0), tl.load(d_leak_ptr + own + i, row, 0.0)
     stride = tl.cast(B, tl.int64) * H
     step = STEPS - 1
     while step >= 0:
         start = own + step * stride
         a = tl.load(a_ptr + start + i, row, 0.0).to(ACC)
         d_h = add_from(d_h_ptr, start + i, d_rec, row, ACC, HAS_H)
+        if HAS_LEAK:
+            h = tl.load(h_before_ptr + start + i, row, 0.0).to(ACC)
+            past, d_h, d_leak_now = math.through_leak(d_h, h, math.gamma(a, n, s, N_FLOOR), leak)
+            d_leak += d_leak_now
         by_a, by_n, by_s = math.gamma_derivatives(a, n, s, N_FLOOR)
         d_a = add_from(d_a_ptr, start + i, d_h * by_a, row, ACC, HAS_A)
         tl.store(da_ptr + start + i, d_a, row)
         dn += d_h * by_n
         ds += d_h * by_s
         d_rec = math.sums(w_hh, tl.where(row, d_a, 0)[:, None], 0)
+        if HAS_LEAK:
+            d_rec += past
         step -= 1
     # other threads may have loaded the same elements
     tl.debug_barrier()
     tl.store(d_rec_ptr + own + i, d_rec, row)
     tl.store(dn_ptr + own + i, dn, row)
     tl.store(ds_ptr + own + i, ds, row)
+    if HAS_LEAK:
+        tl.store(d_leak_ptr + own + i, d_leak, row)

@@ -222,7 +222,10 @@ onnx_warns = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::Deprec
 
 @onnx_warns
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["ARUN", "GammaRNN both directions", "ARUNCell", "Gamma"])
+@pytest.mark.parametrize(
+    "case",
+    ["ARUN", "GammaRNN both directions", "ARUN with a leak", "GammaRNN with a trained leak", "ARUNCell", "Gamma"],
+)
 def test_onnx(case, tmp_path):
     """onnxruntime agrees, for any batch; the steps of a sequence are written out, so their number is fixed."""
     pytest.importorskip("onnxscript", reason="ONNX export needs onnx and onnxscript")
@@ -230,6 +233,8 @@ def test_onnx(case, tmp_path):
     module, shape, dim = {
         "ARUN": (ARUN(I, H, controller_size=G, batch_first=True), (B, T, I), 0),
         "GammaRNN both directions": (GammaRNN(I, H, bidirectional=True), (T, B, I), 1),
+        "ARUN with a leak": (ARUN(I, H, controller_size=G, leak=torch.linspace(0.1, 1, H)), (T, B, I), 1),
+        "GammaRNN with a trained leak": (GammaRNN(I, H, leak=0.3, train_leak=True), (T, B, I), 1),
         "ARUNCell": (ARUNCell(I, H, controller_size=G), (B, I), 0),
         "Gamma": (Gamma(), (B, I), 0),
     }[case]

@@ -23,6 +23,12 @@ MODULES = {
     "ARUN": (lambda: ARUN(I, H, controller_size=G), (T, B, I), "aru_sequence"),
     "ARUN both directions": (lambda: ARUN(I, H, 2, bidirectional=True), (T, B, I), "aru_sequence"),
     "GammaRNN": (lambda: GammaRNN(I, H), (T, B, I), "gamma_rnn_sequence"),
+    "ARUN with a leak": (lambda: ARUN(I, H, controller_size=G, leak=0.3), (T, B, I), "leaky_aru_sequence"),
+    "GammaRNN with a trained leak": (
+        lambda: GammaRNN(I, H, leak=0.3, train_leak=True),
+        (T, B, I),
+        "leaky_gamma_rnn_sequence",
+    ),
     "ARUNCell": (lambda: ARUNCell(I, H, controller_size=G), (B, I), "controller_step"),
     "GammaRNNCell": (lambda: GammaRNNCell(I, H), (B, I), "gamma"),
     "AdaptiveGamma": (lambda: AdaptiveGamma(G), (B, 4, H), "controller_step"),
@@ -54,8 +60,9 @@ def test_flops_are_those_of_the_reference(name):
         assert plain <= own <= ratio * plain, counts
 
 
-def test_flops_by_the_formula():
-    """2 B T (H² + H G² + 3 H G) forward, as much again twice backward, beside the input projection."""
+@pytest.mark.parametrize("leak", [None, 0.3])
+def test_flops_by_the_formula(leak):
+    """2 B T (H² + H G² + 3 H G) forward, as much again twice backward, beside the input projection; with a leak too."""
     module, projection = ARUN(I, H, controller_size=G), 2 * T * B * I * H
     expected = 2 * B * T * (H * H + H * G * G + 3 * H * G)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -66,8 +73,9 @@ def test_flops_by_the_formula():
     assert counter.get_total_flops() == 3 * (expected + projection)
 
 
-def test_flops_of_an_exported_program():
-    module, x = ARUN(I, H, controller_size=G), torch.randn(T, B, I)
+@pytest.mark.parametrize("leak", [None, 0.3])
+def test_flops_of_an_exported_program(leak):
+    module, x = ARUN(I, H, controller_size=G, leak=leak), torch.randn(T, B, I)
     program = torch.export.export(module, (x,)).module()
     counts = []
     for f in (program, module):
@@ -118,6 +126,14 @@ def functions() -> dict[str, tuple[Callable[..., Tensor], list[Tensor]]]:
         "gamma_rnn_sequence": (
             lambda *x: F.gamma_rnn_sequence(*x)[0],
             leaves((T, B, H), (B, H), (H, H), (H,), (H,)),
+        ),
+        "leaky_aru_sequence": (
+            lambda *x: F.aru_sequence(*x[:-1], leak=x[-1])[0],
+            leaves((T, B, H), (B, H), (B, H, G), (H, H), *controller, (H,)),
+        ),
+        "leaky_gamma_rnn_sequence": (
+            lambda *x: F.gamma_rnn_sequence(*x[:-1], leak=x[-1])[0],
+            leaves((T, B, H), (B, H), (H, H), (H,), (H,), (H,)),
         ),
     }
 

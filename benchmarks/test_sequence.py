@@ -125,3 +125,30 @@ def test_peak_memory(measure, device, shape):
         steps=shape.T,
         rounds=3,
     )
+
+
+@MODES
+@pytest.mark.parametrize("shape", [work.QUICK, work.PAPER_START], ids=str)
+def test_leak(measure, device, shape, backward):
+    """A network with a leak, the same without one, and the reference."""
+    B, T, H, G = shape
+    x, variants = torch.rand(T, B, 1, device=device), {}
+    for label, leak, op in (("", 0.2, "leaky_aru_sequence"), (", without a leak", None, "aru_sequence")):
+        torch.manual_seed(0)
+        layer = aru_kernels.ARUN(1, H, controller_size=G, leak=leak, device=device)
+        for name in fused_backends(op, device):
+            variants[f"{name}{label}"] = Variant(
+                on(name, lambda layer=layer: pass_over(layer, x, backward)), same_function=leak is not None
+            )
+        if leak is not None:
+            variants["reference"] = Variant(on("reference", lambda layer=layer: pass_over(layer, x, backward)))
+    measure(
+        "leaky_aru_sequence",
+        NAMES[backward],
+        shape._asdict(),
+        next(iter(variants)),
+        variants,
+        gflop=shape.gflop(backward),
+        steps=T,
+        rounds=15 if shape.gflop(backward) < 1 else 4,
+    )

@@ -37,6 +37,7 @@ from benchmarks.gpu.problems import (
     random,
     refusal,
     run,
+    sequences,
     served,
     static,
 )
@@ -91,11 +92,7 @@ def sequences_are_accurate(place: Place) -> None:
     if not place.small:
         shapes = [(40, 32, 64, 16), (21, 7, 65, 50), (9, 3, 130, 128), (70, 9, 400, 50), (5, 100, 400, 50)]
         shapes += [(11, 6, 90, 32), (8, 5, 77, 64), (9, 5, 61, 51), (12, 6, 50, 19)]  # other kernels
-    problems = [
-        problem
-        for shape in shapes
-        for problem in ((F.aru_sequence, adaptive(place, *shape)), (F.gamma_rnn_sequence, static(place, *shape[:3])))
-    ]
+    problems = [problem for shape in shapes for problem in sequences(place, *shape)]
     for function, arguments in served(place, problems):
         T, B, _ = arguments[0].shape
         op, H, G = operation(function, arguments)
@@ -113,15 +110,16 @@ def sequences_are_accurate(place: Place) -> None:
 
 def long_sequences_are_accurate(place: Place) -> None:
     """T = 784 and 5,000: plain float32 is off by 1e-6 and 2e-6 there."""
-    for shape in ((40, 1, 3, 2),) if place.small else ((784, 16, 64, 16), (5000, 2, 8, 4)):
-        arguments = adaptive(place, *shape)
-        exact = exact_results(F.aru_sequence, arguments)
-        for budget in ("1T", "1"):
+    shapes = ((40, 1, 3, 2),) if place.small else ((784, 16, 64, 16), (5000, 2, 8, 4))
+    problems = [problem for shape in shapes for problem in sequences(place, *shape)]
+    for function, arguments in served(place, problems):
+        T, B, _ = arguments[0].shape
+        op, H, G = operation(function, arguments)
+        exact = exact_results(function, arguments)
+        for budget in ("1T", "1") if G else ("1T",):
             with environment(ARU_STATE_BUDGET=budget):
-                what = f"adaptive (T, B, H, G) = {shape}, budget {budget}"
-                compare(place, F.aru_sequence, arguments, PRODUCTS["highest"], what, exact)
-        what = f"static (T, B, H) = {shape[:3]}"
-        compare(place, F.gamma_rnn_sequence, static(place, *shape[:3]), PRODUCTS["highest"], what)
+                what = f"{op}, (T, B, H, G) = {T, B, H, G}, budget {budget}"
+                compare(place, function, arguments, PRODUCTS["highest"], what, exact)
 
 
 def _problems(place: Place) -> list[Problem]:
@@ -151,12 +149,11 @@ def same_bits(place: Place, function: Function, arguments: list[Tensor], runs: i
 
 def results_do_not_depend_on_recorded_graphs(place: Place) -> None:
     """From the second call on a sequence may be replayed: the same bits as launched, with other numbers each time."""
-    for function, make in (
-        (F.aru_sequence, lambda: adaptive(place, 5 if place.small else 70, 3, 20, 6)),
-        (F.gamma_rnn_sequence, lambda: static(place, 5 if place.small else 70, 3, 20)),
-    ):
+    # more neurons than run in one launch
+    sizes = (5, 3, 20, 6) if place.small else (70, 3, 70, 6)
+    for function, arguments in served(place, sequences(place, *sizes)):
         for _ in range(4):
-            arguments = make()
+            arguments = [x + 0.01 * torch.randn_like(x) for x in arguments]
             with environment(ARU_TRITON_GRAPHS="0"):
                 launched = run(place.backend, function, arguments)
             assert all(map(torch.equal, launched, run(place.backend, function, arguments))), function.__name__

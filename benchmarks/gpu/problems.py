@@ -105,18 +105,50 @@ def static(place: Place, T: int, B: int, H: int) -> list[Tensor]:
     return problems.static(T, B, H, device=place.device)
 
 
+def leaky_aru_sequence(
+    xp: Tensor,
+    h0: Tensor,
+    g0: Tensor,
+    weight_hh: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    leak: Tensor,
+) -> object:
+    """aru_sequence, with the leak by position."""
+    return F.aru_sequence(xp, h0, g0, weight_hh, weight_ag, weight_gg, bias_g, weight_gc, bias_c, leak=leak)
+
+
+def leaky_gamma_rnn_sequence(xp: Tensor, h0: Tensor, weight_hh: Tensor, n: Tensor, s: Tensor, leak: Tensor) -> object:
+    """gamma_rnn_sequence, with the leak by position."""
+    return F.gamma_rnn_sequence(xp, h0, weight_hh, n, s, leak=leak)
+
+
+def with_leak(arguments: list[Tensor]) -> list[Tensor]:
+    """Arguments of a sequence with a leak, from those of one without.
+
+    The gradient of the leak is a sum over steps of γ_t - h_{t-1}, times the gradient of h_t. h starts at 0, below γ,
+    and follows it slowly, so that the terms have one sign, as those of `one_signed_step`.
+    """
+    xp, h0, *others = arguments
+    return [1 + 0.2 * xp, torch.zeros_like(h0), *others, torch.linspace(0.02, 0.1, xp.shape[-1], device=xp.device)]
+
+
 Function = Callable[..., object]
 Problem = tuple[Function, list[Tensor]]
 
 
 def operation(function: Function, arguments: list[Tensor]) -> tuple[str, int, int]:
-    """The operation of a backend behind a function of aru_kernels.functional, and its H and G."""
+    """The operation of a backend behind a function of aru_kernels.functional or this module, and its H and G."""
     if function is F.gamma:
         return "gamma", 0, 0
-    if function is F.gamma_rnn_sequence:
-        return "gamma_rnn_sequence", arguments[1].shape[-1], 0
-    if function is F.aru_sequence:
-        return "aru_sequence", *arguments[2].shape[-2:]
+    leaky = "leaky_" if function in (leaky_aru_sequence, leaky_gamma_rnn_sequence) else ""
+    if function in (F.gamma_rnn_sequence, leaky_gamma_rnn_sequence):
+        return f"{leaky}gamma_rnn_sequence", arguments[1].shape[-1], 0
+    if function in (F.aru_sequence, leaky_aru_sequence):
+        return f"{leaky}aru_sequence", *arguments[2].shape[-2:]
     return "controller_step", *arguments[1].shape[-2:]
 
 
@@ -134,6 +166,16 @@ def served(place: Place, wanted: list[Problem]) -> list[Problem]:
     return [problem for problem, reason in zip(wanted, reasons, strict=True) if reason is None]
 
 
+def sequences(place: Place, T: int, B: int, H: int, G: int) -> list[Problem]:
+    """A problem of every operation on sequences."""
+    return [
+        (F.aru_sequence, adaptive(place, T, B, H, G)),
+        (F.gamma_rnn_sequence, static(place, T, B, H)),
+        (leaky_aru_sequence, with_leak(adaptive(place, T, B, H, G))),
+        (leaky_gamma_rnn_sequence, with_leak(static(place, T, B, H))),
+    ]
+
+
 def one_of_each(place: Place, T: int, B: int, H: int, G: int) -> list[Problem]:
     """A problem of every operation that the backend has."""
     return served(
@@ -141,8 +183,7 @@ def one_of_each(place: Place, T: int, B: int, H: int, G: int) -> list[Problem]:
         [
             (F.gamma, [random(place, 50, H), 4 + random(place, H), random(place)]),
             (F.adaptive_gamma, one_signed_step(place, B, H, G)),
-            (F.aru_sequence, adaptive(place, T, B, H, G)),
-            (F.gamma_rnn_sequence, static(place, T, B, H)),
+            *sequences(place, T, B, H, G),
         ],
     )
 

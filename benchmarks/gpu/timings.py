@@ -404,6 +404,28 @@ def static_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
             yield Case(name, variants, steps=T)
 
 
+def leak_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
+    """A training step of networks with a leak beside the same networks without one."""
+    for B, T, H, G in [(2, 5, 6, 4)] if place.small else SHAPES[:2]:
+        for kind, op, sizes in (
+            ("ARUN", "leaky_aru_sequence", {"controller_size": G}),
+            ("GammaRNN", "leaky_gamma_rnn_sequence", {}),
+        ):
+            shape = f"(B, T, H, G) = {B, T, H, G}" if sizes else f"(B, T, H) = {B, T, H}"
+            name = f"{kind} {shape} with a leak, {direction(True)}"
+            if not wanted(name) or BACKENDS[place.backend].refuses(
+                op, place.device, torch.float32, H, G if sizes else 0
+            ):
+                continue
+            x, variants = torch.rand(T, B, 1, device=place.device), {}
+            for variant, leak in ((place.backend, 0.2), (f"{place.backend}, without a leak", None)):
+                torch.manual_seed(0)
+                layer = getattr(aru_kernels, kind)(1, H, **sizes, leak=leak, device=place.device)
+                ours = on(place.backend, training(layer, x))
+                variants[variant], variants[f"{variant}, medium"] = ours, at_precision("medium", ours)
+            yield Case(name, variants, steps=T)
+
+
 def others(place: Place, op: str, H: int, G: int = 0) -> list[str]:
     """The other fused backends that serve the same sequence."""
     return [
@@ -451,6 +473,7 @@ def all_cases(place: Place, wanted: Wanted = lambda name: True) -> Iterator[Case
         ("controller_step", step_cases),
         ("aru_sequence", sequence_cases),
         ("gamma_rnn_sequence", static_cases),
+        ("leaky_aru_sequence", leak_cases),
     ):
         if op in BACKENDS[place.backend].ops:
             yield from cases(place, wanted)

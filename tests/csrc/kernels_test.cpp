@@ -76,6 +76,13 @@ template <class T> double largest_error(const Results<T>& x, const Results<T>& y
   return worst;
 }
 
+// A leak for each of H neurons, from 0.1 to 1.
+template <class T> Tensor<T> leaks(int64_t H) {
+  Tensor<T> leak(H);
+  for (int64_t i = 0; i < H; ++i) leak.get()[i] = T(1 - 0.9 * double(i) / double(H));
+  return leak;
+}
+
 template <class T> constexpr aru::Scalar scalar = sizeof(T) == 4 ? aru::Scalar::float32 : aru::Scalar::float64;
 
 struct Shape {
@@ -83,19 +90,21 @@ struct Shape {
 };
 
 template <class T>
-Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent, aru::Scalar computed = scalar<T>) {
+Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent, aru::Scalar computed = scalar<T>,
+                    bool leaky = false) {
   const aru::Kernels& k = aru::kernels();
   const aru::SequenceSizes sizes{z.T, z.B, z.H, z.G, z.tile, segment};
   const int64_t rows = z.B * z.H, all = z.T * rows;
   const Tensor<T> xp(all, 1, 1), h0(rows, 2, 1), g0(rows * z.G, 3, 0.5), hh(z.H * z.H, 4, 1 / std::sqrt(double(z.H)));
   const Tensor<T> ag(z.G, 5, 1), gg(z.G * z.G, 6, 1 / std::sqrt(double(z.G))), bg(z.G, 7, 0.1), gc(2 * z.G, 8, 0.1);
-  const Tensor<T> bc(2, 9, 1);
+  const Tensor<T> bc(2, 9, 1), leak = leaks<T>(z.H);
   Tensor<T> h(all), a(all), n(all), s(all), g(rows * z.G), kept(k.kept_elements(computed, sizes));
   const void* weight = recurrent ? hh.get() : nullptr;
   aru::AruForward f{};
   f.sizes = sizes;
   f.xp = xp.get(), f.h0 = h0.get(), f.g0 = g0.get(), f.weight_hh = weight;
   f.controller = {ag.get(), gg.get(), bg.get(), gc.get(), bc.get()};
+  f.leak = leaky ? leak.get() : nullptr;
   f.n_floor = 1e-3;
   f.h = h.get(), f.a = a.get(), f.n = n.get(), f.s = s.get(), f.g_last = g.get(), f.kept = kept.get();
   f.threads = threads;
@@ -103,7 +112,7 @@ Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent
 
   const Tensor<T> d_h(all, 10, 1), d_a(all, 11, 1), d_g(rows * z.G, 12, 1);
   Tensor<T> d_xp(all), d_h0(rows), d_g0(rows * z.G), d_hh(z.H * z.H), d_ag(z.G), d_gg(z.G * z.G), d_bg(z.G);
-  Tensor<T> d_gc(2 * z.G), d_bc(2);
+  Tensor<T> d_gc(2 * z.G), d_bc(2), d_leak(z.H);
   aru::AruBackward b{};
   b.sizes = sizes;
   b.h0 = h0.get(), b.weight_hh = weight, b.controller = f.controller, b.n_floor = f.n_floor;
@@ -113,6 +122,7 @@ Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent
   b.d_xp = d_xp.get(), b.d_h0 = d_h0.get(), b.d_g0 = d_g0.get(), b.d_weight_hh = d_hh.get();
   b.d_weight_ag = d_ag.get(), b.d_weight_gg = d_gg.get(), b.d_bias_g = d_bg.get(), b.d_weight_gc = d_gc.get();
   b.d_bias_c = d_bc.get();
+  b.leak = f.leak, b.d_leak = leaky ? d_leak.get() : nullptr;
   b.threads = threads;
   k.aru_bwd(computed, b);
 
@@ -120,23 +130,26 @@ Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent
   for (Tensor<T>* x : {&h, &g, &d_xp, &d_g0, &d_ag, &d_gg, &d_bg, &d_gc, &d_bc}) results.push_back(std::move(*x));
   if (recurrent)
     for (Tensor<T>* x : {&d_h0, &d_hh}) results.push_back(std::move(*x));
+  if (leaky) results.push_back(std::move(d_leak));
   return results;
 }
 
-template <class T> Results<T> fixed(const Shape& z, int threads) {
+template <class T> Results<T> fixed(const Shape& z, int threads, bool leaky = false) {
   const aru::Kernels& k = aru::kernels();
   const aru::SequenceSizes sizes{z.T, z.B, z.H, 0, z.tile, 1};
   const int64_t rows = z.B * z.H, all = z.T * rows;
   const Tensor<T> xp(all, 1, 1), h0(rows, 2, 1), hh(z.H * z.H, 4, 1 / std::sqrt(double(z.H)));
-  const Tensor<T> n(z.H, 5, 3), s(z.H, 6, 1), d_h(all, 10, 1), d_a(all, 11, 1);
-  Tensor<T> h(all), a(all), d_xp(all), d_h0(rows), d_hh(z.H * z.H), d_n(z.H), d_s(z.H);
+  const Tensor<T> n(z.H, 5, 3), s(z.H, 6, 1), rates = leaks<T>(z.H), d_h(all, 10, 1), d_a(all, 11, 1);
+  Tensor<T> h(all), a(all), d_xp(all), d_h0(rows), d_hh(z.H * z.H), d_n(z.H), d_s(z.H), d_leak(z.H);
+  const void* leak = leaky ? rates.get() : nullptr;
   k.gamma_rnn_fwd(scalar<T>,
-                  {sizes, xp.get(), h0.get(), hh.get(), n.get(), s.get(), nullptr, 1e-3, h.get(), a.get(), threads});
-  k.gamma_rnn_bwd(scalar<T>,
-                  {sizes, h0.get(), hh.get(), n.get(), s.get(), nullptr, 1e-3, h.get(), a.get(), d_h.get(), d_a.get(),
-                   d_a.get(), d_xp.get(), d_h0.get(), d_hh.get(), d_n.get(), d_s.get(), nullptr, threads});
+                  {sizes, xp.get(), h0.get(), hh.get(), n.get(), s.get(), leak, 1e-3, h.get(), a.get(), threads});
+  k.gamma_rnn_bwd(scalar<T>, {sizes, h0.get(), hh.get(), n.get(), s.get(), leak, 1e-3, h.get(), a.get(), d_h.get(),
+                              d_a.get(), d_a.get(), d_xp.get(), d_h0.get(), d_hh.get(), d_n.get(), d_s.get(),
+                              leaky ? d_leak.get() : nullptr, threads});
   Results<T> results;
   for (Tensor<T>* x : {&h, &d_xp, &d_h0, &d_hh, &d_n, &d_s}) results.push_back(std::move(*x));
+  if (leaky) results.push_back(std::move(d_leak));
   return results;
 }
 
@@ -180,6 +193,16 @@ template <class T> void run(const std::string& dtype, double tolerance) {
       all.push_back(adaptive<T>({1, z.B, z.H, z.G, z.tile}, 1, 2, false));
       Results<T> unit = fixed<T>(z, 1);
       expect(same_bits(unit, fixed<T>(z, 3)), name + ": static network: bits depend on the threads");
+      all.push_back(std::move(unit));
+      const auto leaky = [&](int64_t segment, int threads) {
+        return adaptive<T>(z, segment, threads, true, scalar<T>, true);
+      };
+      one = leaky(1, 1);
+      expect(same_bits(one, leaky(1, 3)), name + ": with a leak: bits depend on the threads");
+      expect(same_bits(one, leaky(2, 4)), name + ": with a leak: bits depend on the segment");
+      all.push_back(std::move(one));
+      unit = fixed<T>(z, 1, true);
+      expect(same_bits(unit, fixed<T>(z, 3, true)), name + ": static network, leak: bits depend on the threads");
       all.push_back(std::move(unit));
     }
     for (const Shape& z : {Shape{3, 1, 650, 0, 1}, Shape{18, 3, 501, 0, 2}})

@@ -17,14 +17,14 @@ def activations(_: Measured) -> Any:
     axes = figure.subplots(1, 2, sharey=True)
     x = torch.linspace(-2, 2, 401, dtype=torch.float64)
     panels = (
-        ("a", "n", (1.0, 2.0, 5.0, 20.0), lambda n: (n, 0.0), "gain n, with s = 0"),
-        ("b", "s", (0.0, 0.25, 0.5, 0.75, 1.0), lambda s: (5.0, s), "saturation s, with n = 5"),
+        ("n", (1.0, 2.0, 5.0, 20.0), lambda n: (n, 0.0), "gain n, with s = 0"),
+        ("s", (0.0, 0.25, 0.5, 0.75, 1.0), lambda s: (5.0, s), "saturation s, with n = 5"),
     )
-    for panel, (name, symbol, values, shape, title) in zip(axes, panels, strict=True):
+    for panel, (symbol, values, shape, title) in zip(axes, panels, strict=True):
         for value, colour in zip(values, amplitude_colours(values), strict=True):
             panel.plot(x, gamma(x, *shape(value)), color=colour, label=f"{symbol} = {value:g}")
         panel.set(xlabel="input current x", title=title)
         panel.legend(loc="upper left", borderpad=0)
-        letter(panel, name)
+    letter(axes[0], "a")  # both are the paper's
     axes[0].set_ylabel("γ(x; n, s)")
     return figure

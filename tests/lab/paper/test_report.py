@@ -124,7 +124,7 @@ def test_first_page_tells_what_was_measured_so_far() -> None:
     one = Finding(claim, UNTESTED, (Outcome("a - b", "EQ(0.01)", UNTESTED, 1, 0.005),), "waits for all its networks")
     text = report.as_first_page(Reproduction("small", "", [one], [], [], "x"))
     assert "* C3: waits for all its networks" in text
-    assert "Measured so far, on fewer networks than planned:\n\n* **C3**" in text
+    assert "Measured so far, without a verdict:\n\n* **C3**" in text
     assert "(a - b: 0.005; N = 1)" in text
 
 

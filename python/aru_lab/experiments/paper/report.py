@@ -276,7 +276,7 @@ def _together(findings: Sequence[Finding]) -> list[str]:
         by_reason.setdefault(reason or "too few seeds", []).append(finding.claim.name)
     lines = [f"* {', '.join(names)}: {as_markdown(reason)}" for reason, names in by_reason.items()]
     measured = [_plainly(finding) for finding in findings if finding.deciding is not None]
-    return [*lines, *(["", "Measured so far, on fewer networks than planned:", "", *measured] if measured else [])]
+    return [*lines, *(["", "Measured so far, without a verdict:", "", *measured] if measured else [])]
 
 
 def as_page(report: Reproduction) -> str:

@@ -24,7 +24,9 @@ from aru_lab.plots.paper import measured as shown
 from aru_lab.plots.paper.draw import DRAWINGS, draw_measured
 from aru_lab.plots.paper.transplant import TESTS
 from aru_lab.plots.style import style
+from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import Score
+from aru_lab.runs.folder import RunFolder
 
 from .planted import PSMNIST, SEEDS, plant, planted
 
@@ -72,6 +74,17 @@ def test_groups_are_those_of_the_evidence() -> None:
     groups = {shown.MAIN, shown.LINEAR, shown.CONVOLUTIONAL, shown.LONGER, shown.HOMOGENEOUS, shown.TRANSPLANT}
     assert groups | {shown.SWAPPED, shown.FROZEN, shown.TRAINED} <= GROUPS.keys()
     assert tuple(TESTS) == TRANSPLANT_TESTS
+
+
+def test_other_tasks_are_named(tmp_path: Path) -> None:
+    """The scale tiny reads digits in place of MNIST."""
+    folders = {}
+    for group, task in (("psmnist", "psdigits"), ("scifar10", "scifar10")):
+        RunFolder(tmp_path / group).make()
+        RunFolder(tmp_path / group).create(TrainConfig(task, "arun", learning_rate=1e-3), {})
+        folders[group, "arun"] = {0: tmp_path / group}
+    tasks = measured(Evidence(folders=folders)).tasks
+    assert (tasks["psmnist"], tasks["scifar10"]) == ("psdigits", "sCIFAR10")
 
 
 @pytest.mark.parametrize("number", ["2", "3", "6", "13", "14", "15", "16", "17"])

@@ -9,7 +9,7 @@ import numpy as np
 
 from aru_lab.errors import ConfigError
 from aru_lab.plots.paper.measured import MAIN, Measured, by_model, needed
-from aru_lab.plots.style import COLUMN, LOOKS, MODELS, bars_apart, letter, new_figure
+from aru_lab.plots.style import COLUMN, LOOKS, MODELS, bars_apart, letter, new_figure, plain_log
 
 _MARKS = 8  # of a curve
 
@@ -37,6 +37,9 @@ def gradients(measured: Measured) -> Any:
     each.set(xlabel="position in the sequence", ylabel="norm of its term")
     for panel, text in ((whole, "a"), (each, "b")):
         panel.set_yscale("log")
+        low, high = panel.get_ylim()
+        if high < 100 * low:  # too narrow for powers of ten
+            plain_log(panel.yaxis)
         letter(panel, text)
     figure.legend(*whole.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure

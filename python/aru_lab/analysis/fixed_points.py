@@ -97,7 +97,7 @@ def find_fixed_points(
     Examples:
         >>> A = torch.tensor([[0.5, 0.0], [0.0, 2.0]], dtype=torch.float64)
         >>> found = find_fixed_points(lambda z: z @ A.T, lambda z, v, t: (z @ A.T, A @ v), [[1.0, 1.0]])
-        >>> abs(found.states).max() < 1e-9, found.eigenvalues.real.tolist(), found.n_unstable.tolist()
+        >>> bool(abs(found.states).max() < 1e-9), found.eigenvalues.real.tolist(), found.n_unstable.tolist()
         (True, [[2.0, 0.5]], [1])
     """
     z = torch.from_numpy(checks.array("starts", starts, ndim=2).copy()).requires_grad_()

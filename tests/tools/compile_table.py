@@ -5,8 +5,9 @@
 No GPU is needed.  The program fails if a kernel spills registers (with Triton 3.9 or later), needs more shared memory
 than the GPU has, or, on NVIDIA, has a sum that threads disagree on (see `sums` in kernels/math.py) or a product with an
 operand at a wrong address (see support/descriptors.py).  Without --all the table has the paper's size and a small
-network at every precision on every architecture, with every option that takes registers, and the dtypes of γ only on
-sm_90.  --all adds other controller sizes and every combination of options.
+network at every precision on every architecture, with every option that takes registers, the dtypes of γ only on sm_90,
+and networks with a leak only on sm_90 and gfx942.  --all adds other controller sizes, every combination of options, and
+the leak on every architecture.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def test_default_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     [
         (
             "train fly",
-            r"task: got 'fly', expected one of balanced-.*psmnist, .* or the path of an \.npz or \.mat file\.",
+            r"task: got 'fly', expected one of adding, .*psmnist, .* or the path of an \.npz or \.mat file\.",
         ),
         ("train fly.npz", r"fly\.npz: there is no such file; expected an \.npz file with x of shape \(N, T, I\)"),
         ("train --model rnn", r"model: got 'rnn', expected one of arun"),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from aru_kernels import _checks as check
-from aru_kernels._module import Module, Shapes, controller_shapes, gamma_shapes, recurrent_shapes
+from aru_kernels._module import Module, Shapes, controller_shapes, gamma_shapes
 from aru_kernels._recurrent import Recurrent
 from aru_kernels.activations import AdaptiveGamma, Gamma
 from aru_kernels.cells import ARUNCell, GammaRNNCell
@@ -124,8 +124,7 @@ def _named(module: nn.Module) -> Iterator[tuple[str, Tensor, float]]:
         for layer, suffix in module._layers():
             yield from _of_layer(module, module._shapes(layer) | module._leak_shapes(), suffix)
     elif isinstance(module, (ARUNCell, GammaRNNCell)):
-        shapes = recurrent_shapes(module.input_size, module.hidden_size) | module._activation_shapes()
-        yield from _of_layer(module, shapes | module._leak_shapes(), "")
+        yield from _of_layer(module, module._all_shapes(bias=True) | module._leak_shapes(), "")
     elif isinstance(module, AdaptiveGamma):
         yield from _of_layer(module, controller_shapes(module.controller_size), "")
     elif isinstance(module, Gamma):

@@ -1,9 +1,8 @@
 """Transfer: images are rotated by 45°, and only the parameters that determine n and s are retrained.
 
 Half of the test images, which the network never saw, are rotated and trained on (the last tenth of them validates);
-the other half tests. In the static networks n and s are parameters; in the ARUN the controller computes
-them, so the whole controller is retrained. A data file of the user, or other
-trials, can take the place of the rotated images.
+the other half tests. In the static networks n and s are parameters; in the ARUN the controller computes them, so the
+whole controller is retrained. A data file of the user, or other trials, can take the place of the rotated images.
 """
 
 from __future__ import annotations

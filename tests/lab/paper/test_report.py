@@ -64,6 +64,13 @@ def test_table_has_a_row_for_every_claim(reproduction: Reproduction) -> None:
         assert finding.verdict in row
 
 
+def test_the_drawn_pictures_stand_below_the_table(reproduction: Reproduction) -> None:
+    below = report.as_table(reproduction).split("## Figures")[1]
+    assert below.count("![") == 1
+    assert "![Figure 2](figures/figure-2.png)" in below
+    assert "*Figure 2. " in below
+
+
 def test_page_is_whole_and_shows_everything(reproduction: Reproduction) -> None:
     page = Page(report.as_page(reproduction))
     assert (page.open, page.fetched) == ([], [])

@@ -1,8 +1,8 @@
 """The report of a reproduction: one table (CSV and Markdown), one page (HTML with its pictures), and a first page.
 
 paper.csv    a line for every test of every claim
-paper.md     a row for every claim
-paper.html   the same with all tests and the figures
+paper.md     a row for every claim, then the figures
+paper.html   the same in one file, with all tests
 figures      the pictures, figure-N.png and figure-N.pdf
 README.md    what holds, what does not, what is open, in three minutes
 """
@@ -124,6 +124,7 @@ def as_table(report: Reproduction) -> str:
         *table1(report),
         *(f"* {as_markdown(remark)}" for remark in report.remarks),
         "",
+        *_shown("Figures", [picture for picture in report.pictures if picture.file is not None]),
         made_by(report.command),
         "",
     ]
@@ -249,11 +250,17 @@ def as_first_page(report: Reproduction, further: Mapping[str, str] | None = None
 
 def _main_pictures(pictures: Sequence[Picture]) -> list[str]:
     drawn = {picture.number: picture for picture in pictures if picture.file is not None}
+    return _shown("The pictures that matter", [drawn[number] for number in MAIN_FIGURES if number in drawn])
+
+
+def _shown(heading: str, pictures: Sequence[Picture]) -> list[str]:
+    """The Markdown of pictures that are drawn, with their captions; empty where there are none."""
     text: list[str] = []
-    for picture in (drawn[number] for number in MAIN_FIGURES if number in drawn):
+    for picture in pictures:
+        assert picture.file is not None
         text += [f"![Figure {picture.number}]({FIGURES}/{picture.file.name})", ""]
         text += [f"*{picture.heading}.* {as_markdown(picture.caption)}", ""]
-    return ["## The pictures that matter", "", *text] if text else []
+    return [f"## {heading}", "", *text] if text else []
 
 
 def _plainly(finding: Finding) -> str:

@@ -131,7 +131,7 @@ def _against(axes: Any, measured: Measured) -> None:
     drive_scale(axes, amplitudes)
     axes.axhline(0, color=GREY, linewidth=0.7, zorder=0)
     low, high = axes.get_ylim()
-    axes.set_ylim(max(low, -1.05), min(high, 1.05))  # an interval of two seeds leaves the orders that there are
+    axes.set_ylim(max(low, -1.05), min(high, 1.05))  # with two seeds an interval exceeds the range of orders
     axes.set(xlabel="amplitude ξ", ylabel="order α of the mean response, isolated")
     handles, labels = axes.get_legend_handles_labels()
     axes.figure.legend(handles, labels, loc="outside lower center", ncols=1)

@@ -57,7 +57,7 @@ def stability(measured: Measured) -> Any:
 
 
 def draw_or_blank(axes: Any, files: list[Arrays], drawing: Any, *more: Any) -> None:
-    """drawing(axes, first file, ...), or a panel that says that there is none."""
+    """Call drawing(axes, first file, ...), or mark the panel as not measured."""
     if files:
         drawing(axes, files[0], *more)
     else:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +116,23 @@ def test_multiply_adds():
         assert 1 < rate_of(torch.device("cpu")) < 1e5
     finally:
         torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(cpu.unavailable() is not None, reason="needs the C++ extension")
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads instructions of x86-64")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+def test_multiply_adds_run_in_chains_of_their_own():
+    """Compilers merge equal chains into one, whose rate is that of the latency times their number."""
+    from aru_kernels import _C
+
+    listing = subprocess.run(
+        ["objdump", "-dC", "--no-show-raw-insn", _C.__file__], capture_output=True, text=True, check=True
+    ).stdout
+    for isa in ("avx2", "avx512"):
+        functions = re.findall(rf"^\w+ <[^\n]*aru::{isa}::multiply_adds.*?(?=\n\n)", listing, re.M | re.S)
+        assert functions
+        registers = set(re.findall(r"vfmadd\d+ps [^\n]*(%[yz]mm\d+)\n", "\n".join(functions)))
+        assert len(registers) == 12, isa
 
 
 def test_latest_keeps_the_last_record_of_each_variant():

@@ -13,9 +13,12 @@ namespace {
 constexpr int chains = 12;
 constexpr int64_t steps = 1000;
 
-// Every step waits for the previous one of its chain.  With x = y = 1/2 the sums tend to 1.
+// Every step waits for the previous one of its chain.  With x = y = 1/2 the sums tend to 1.  Each chain begins at
+// another number, because the compiler would make a single one of equal chains.
 template <class V, class Step> double run_chains(int64_t rounds, const Step& step) {
-  V sum[chains] = {};
+  V sum[chains];
+#pragma GCC unroll 12
+  for (int c = 0; c < chains; ++c) sum[c] = splat<V>(element_of<V>(c + 2));
   for (int64_t i = 0; i < rounds * steps; ++i) {
 #pragma GCC unroll 12
     for (int c = 0; c < chains; ++c) sum[c] = step(sum[c]);

@@ -77,7 +77,8 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
       Ring<U>& ring = rings[p];
       for (int64_t first = 0; first < part.count; first += gamma_strips) {
         const int count = int(at_most(gamma_strips, part.count - first));
-        Strip<T> a[gamma_strips] = {}, n[gamma_strips] = {}, s[gamma_strips] = {};
+        Strip<T> a[gamma_strips], n[gamma_strips], s[gamma_strips];
+        for (int q = count; q < gamma_strips; ++q) a[q] = n[q] = s[q] = Strip<T>{};
         for (int q = 0; q < count; ++q) {
           const int64_t k = first + q, i = part.first + k, row = i * strip<T>, left = tile.rows - row;
           const U* g = keep_all ? kept + t * slot + i * size : ring.slot(k);

@@ -14,13 +14,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from aru_kernels.triton._mode import INTERPRETED
 from support.forked import Server
 from support.helpers import ROOT
+from support.interpreted import patch_once_a_launch
 
 # derandomize: a failure in CI is a failure at home, too.
 hypothesis.settings.register_profile("aru", deadline=None, max_examples=50, derandomize=True, database=None)
 hypothesis.settings.load_profile("aru")
 
+
+if INTERPRETED:
+    patch_once_a_launch()
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
 

@@ -126,13 +126,21 @@ def test_table_1_is_in_the_table_and_on_the_first_page(reproduction: Reproductio
     assert "## Table 1" not in report.as_first_page(reproduction)
 
 
-def test_first_page_tells_what_was_measured_so_far() -> None:
+def test_first_page_says_where_measurements_without_a_verdict_are() -> None:
     (claim,) = registry.chosen(["C3"])
     one = Finding(claim, UNTESTED, (Outcome("a - b", "EQ(0.01)", UNTESTED, 1, 0.005),), "waits for all its networks")
     text = report.as_first_page(Reproduction("small", "", [one], [], [], "x"))
     assert "* C3: waits for all its networks" in text
-    assert "Measured so far, without a verdict:\n\n* **C3**" in text
-    assert "(a - b: 0.005; N = 1)" in text
+    assert "[The table of all claims](paper.md) has what was measured so far for 1 of them." in text
+    assert "a - b" not in text
+    bare = dataclasses.replace(one, outcomes=())
+    assert "measured so far" not in report.as_first_page(Reproduction("small", "", [bare], [], [], "x"))
+
+
+def test_verdicts_are_counted_in_a_sentence() -> None:
+    first, second, third = registry.chosen(["C1", "C2", "C3"])
+    found = [Finding(first, HOLDS), Finding(second, HOLDS), Finding(third, FAILS)]
+    assert report.counted(Reproduction("small", "", found, [], [], "x")) == "3 claims: 2 hold, 1 does not hold."
 
 
 def test_first_page_links_what_else_is_in_the_folder(reproduction: Reproduction, tmp_path: Path) -> None:

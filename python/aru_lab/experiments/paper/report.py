@@ -134,8 +134,10 @@ def as_table(report: Reproduction) -> str:
 def counted(report: Reproduction) -> str:
     """How many claims have which verdict, in a sentence."""
     counts = {verdict: sum(finding.verdict == verdict for finding in report.findings) for verdict in VERDICTS}
+    of_several = {HOLDS: "hold", FAILS: "do not hold"}
+    told = [f"{k} {verdict if k == 1 else of_several.get(verdict, verdict)}" for verdict, k in counts.items() if k]
     n = len(report.findings)
-    return f"{n} claim{'s' * (n != 1)}: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.items() if n) + "."
+    return f"{n} claim{'s' * (n != 1)}: {', '.join(told)}."
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -276,14 +278,15 @@ def _plainly(finding: Finding) -> str:
 
 
 def _together(findings: Sequence[Finding]) -> list[str]:
-    """Claims without a verdict: a line for each reason, and what was measured so far."""
+    """Claims without a verdict: a line for each reason, and how many have measurements."""
     by_reason: dict[str, list[str]] = {}
     for finding in findings:
         reason = finding.remark if finding.verdict == UNTESTED else ""
         by_reason.setdefault(reason or "too few seeds", []).append(finding.claim.name)
     lines = [f"* {', '.join(names)}: {as_markdown(reason)}" for reason, names in by_reason.items()]
-    measured = [_plainly(finding) for finding in findings if finding.deciding is not None]
-    return [*lines, *(["", "Measured so far, without a verdict:", "", *measured] if measured else [])]
+    measured = sum(finding.deciding is not None for finding in findings)
+    told = f"[The table of all claims](paper.md) has what was measured so far for {measured} of them."
+    return [*lines, *(["", told] if measured else [])]
 
 
 def as_page(report: Reproduction) -> str:

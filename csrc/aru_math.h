@@ -223,7 +223,7 @@ template <class V, class F = Accurate<V>> ARU_FUNCTION V gamma_value(V x, V n, V
 // spec: d/dx = (1-s) sigma + s n v,  d/dn = -(1-s) E/n^2 + s x v,  d/ds = sigma - softplus/n,
 // v = sigma (1 - sigma) and E = log1p(e) + |z| e / (1 + e), the entropy of sigma.
 template <class V> struct GammaDerivatives {
-  V dx, dn, ds;
+  V value, dx, dn, ds;
 };
 
 template <class V, class F = Accurate<V>>
@@ -239,7 +239,9 @@ ARU_FUNCTION GammaDerivatives<V> gamma_derivatives(V x, V n, V s, element_of<V> 
   GammaDerivatives<V> d;
   d.dx = (T(1) - s) * parts.sigma + s * (parts.n * v);
   d.dn = s * (x * v) - (T(1) - s) * ((entropy * inverse_n) * inverse_n);
-  d.ds = parts.sigma - (parts.log1p_e * inverse_n + parts.positive_part);
+  const V softplus_over_n = parts.log1p_e * inverse_n + parts.positive_part;
+  d.ds = parts.sigma - softplus_over_n;
+  d.value = (T(1) - s) * softplus_over_n + s * parts.sigma;
   return d;
 }
 

@@ -13,10 +13,10 @@ template <class T, int R> struct Upstream {
 };
 
 // Of the part's strips from the i-th on.  row: their first row in the tile; left: rows of the tile from there on.
-template <class S, int R>
+template <class S, int R, bool leaky>
 ARU_FUNCTION Upstream<scalar_of<S>, R> upstream_of(const AruBackward& f, int64_t rows, int64_t row, int64_t left,
                                                    const Segment<S>& segment, int64_t t, int64_t i,
-                                                   const scalar_of<S>* dh) {
+                                                   const scalar_of<S>* dh, const StepLeak<scalar_of<S>>& leak) {
   using T = scalar_of<S>;
   const int64_t place = (t - segment.t0) * segment.step + i * strip<T>;
   Upstream<T, R> up;
@@ -32,7 +32,14 @@ ARU_FUNCTION Upstream<scalar_of<S>, R> upstream_of(const AruBackward& f, int64_t
 #pragma GCC unroll 4
   for (int q = 0; q < R; ++q) {
     const int64_t next = q * strip<T>;
-    const Strip<T> d_h = load_strip(dh + row + next, left - next);
+    Strip<T> d_h = load_strip(dh + row + next, left - next);
+    if constexpr (leaky) {
+      const Strip<T> value = strip_of<T>(d.value, q);
+      for (int r = 0; r < strip_vectors; ++r) {
+        const int64_t lane = next + r * lanes<T>;
+        d_h.v[r] = leak.through(row + lane, left - lane, d_h.v[r], value.v[r]);
+      }
+    }
     const auto times = [&](const Pack<vec<T>, R * strip_vectors>& derivative, const void* more) {
       Strip<T> result = strip_of<T>(derivative, q);
 #pragma GCC unroll 4
@@ -52,14 +59,15 @@ ARU_FUNCTION Upstream<scalar_of<S>, R> upstream_of(const AruBackward& f, int64_t
 
 // One step of R strips of the part, from the i-th on: fills du and da, and adds to the sums of all weight gradients but
 // that of W_gg.
-template <class S, int R>
+template <class S, int R, bool leaky>
 void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& tile, const Part& part, int64_t t,
-                     int64_t i, const Segment<S>& segment, const scalar_of<S>* dh, BackwardScratch<S>& own) {
+                     int64_t i, const Segment<S>& segment, const scalar_of<S>* dh, BackwardScratch<S>& own,
+                     const StepLeak<scalar_of<S>>& leak) {
   using T = scalar_of<S>;
   using U = stored_of<S>;
   const int64_t size = strip_elements<S>(c.G), dg_size = gradient_elements<S>(c.G);
   const int64_t rows = t * f.sizes.B * f.sizes.H + tile.offset, row = (part.first + i) * strip<T>;
-  auto up = upstream_of<S, R>(f, rows, row, tile.rows - row, segment, t, i, dh);
+  auto up = upstream_of<S, R, leaky>(f, rows, row, tile.rows - row, segment, t, i, dh, leak);
 
   const U* g = segment.g(t) + i * size;
   const U* g_before = segment.g_before(t) + i * size;  // read soon, by the products for dW_gg
@@ -119,7 +127,7 @@ template <class S> bool fit_together(int64_t G) {
          20 * 1024;
 }
 
-template <class S>
+template <class S, bool leaky>
 void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, scalar_of<S>* dh, double* totals,
                    const TileLeak<scalar_of<S>>& leak, const Member& member) {
   using T = scalar_of<S>;
@@ -157,12 +165,14 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
     const int64_t rows = t * step + tile.offset;
     const T* upstream = at<T>(f.d_h, rows);
     if (t + 1 < z.T && f.weight_hh) {
-      multiply(w.recurrent, at<T>(f.d_xp, rows + step), leak ? leak.carry : upstream, dh, tile.count,
+      multiply(w.recurrent, at<T>(f.d_xp, rows + step), leaky ? leak.carry : upstream, dh, tile.count,
                member.begin(panels), member.end(panels));
     } else if (member.index == 0) {
       sum_or_zero(dh, upstream, at<T>(f.d_h_last, tile.offset), tile.rows);
     }
     member.wait();  // for all of dh_t
+    const StepLeak<T> step_leak{leak, t ? at<T>(f.d_h, rows - step) : nullptr,
+                                t ? at<T>(f.h, rows - step) : at<T>(f.h0, tile.offset)};
     for (int64_t p = member.index; p < parts; p += member.size) {
       const Part part(z, strips, p);
       BackwardScratch<S>& own = scratch[p];
@@ -170,25 +180,21 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
       if (t < segment.t0)
         segment = z.segment == 1 ? read_kept<S>(f, tile, part, t)
                                  : recompute<S>(f, c, tile, part, t / z.segment * z.segment, own);
-      const int64_t row = part.first * strip<T>, count = at_most(part.count * strip<T>, tile.rows - row);
-      if (leak) {
-        const int64_t place = (t - segment.t0) * segment.step;
-        leak.backward(row, count, dh, t ? at<T>(f.d_h, rows - step) : nullptr,
-                      t ? at<T>(f.h, rows - step) : at<T>(f.h0, tile.offset), at<T>(f.a, rows), segment.n + place,
-                      segment.s + place, f.n_floor);
-        if (t % 16 == 0) leak.flush(row, count);
-      }
       for (int64_t first = 0; first < part.count; first += chunk) {
         const int64_t end = at_most(first + chunk, part.count);
         int64_t i = first;
         if (together)
           for (; i + strips_together <= end; i += strips_together)
-            backward_strips<S, strips_together>(f, c, tile, part, t, i, segment, dh, own);
-        for (; i < end; ++i) backward_strips<S, 1>(f, c, tile, part, t, i, segment, dh, own);
+            backward_strips<S, strips_together, leaky>(f, c, tile, part, t, i, segment, dh, own, step_leak);
+        for (; i < end; ++i) backward_strips<S, 1, leaky>(f, c, tile, part, t, i, segment, dh, own, step_leak);
         own.sums.add_products(own.du + first * size, segment.g_before(t) + first * size, end - first);
       }
       // Often enough that a float sum keeps its accuracy over any number of steps.
-      if (t % 16 == 0) own.sums.flush(totals + p * WeightSums<S>::total_elements(z.G));
+      if (t % 16 == 0) {
+        own.sums.flush(totals + p * WeightSums<S>::total_elements(z.G));
+        const int64_t row = part.first * strip<T>;
+        if (leaky) leak.flush(row, at_most(part.count * strip<T>, tile.rows - row));
+      }
     }
     member.wait();  // for all of da_t
   }
@@ -216,9 +222,9 @@ template <class S> void backward(const AruBackward& f) {
   const Buffer<double> totals(tiles * parts * elements);
   const Leak<T> leak(z, f.leak, true);
   std::memset(totals.get(), 0, sizeof(double) * size_t(tiles * parts * elements));
+  const auto of_tile = f.leak ? backward_tile<S, true> : backward_tile<S, false>;
   parallel_teams(tiles, parts, f.threads, [&](int64_t i, const Member& member) {
-    backward_tile<S>(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, leak.of_tile(i),
-                     member);
+    of_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * parts * elements, leak.of_tile(i), member);
   });
   // The order is that of WeightSums' totals.
   const double* from = totals.get();

@@ -74,23 +74,17 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
         sum_or_zero(dh + row, at<T>(upstream, row), at<T>(f.d_h_last, tile.offset + row), own.end - own.begin);
       }
     }
-    if (leak) {
-      for (int64_t b = 0; b < tile.count; ++b) {
-        const int64_t row = b * z.H + own.begin, count = own.end - own.begin;
-        leak.backward(row, count, dh, t ? at<T>(f.d_h, rows - z.B * z.H) : nullptr,
-                      t ? at<T>(f.h, rows - z.B * z.H) : at<T>(f.h0, tile.offset), a, n + own.begin, s + own.begin,
-                      f.n_floor);
-        if (t % 16 == 0) leak.flush(row, count);
-      }
-    }
+    const StepLeak<T> step_leak{leak, t ? at<T>(f.d_h, rows - z.B * z.H) : nullptr,
+                                t ? at<T>(f.h, rows - z.B * z.H) : at<T>(f.h0, tile.offset)};
     for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
       const int64_t left = own.end - i;
       const vec<T> ni = load_first(n + i, left), si = load_first(s + i, left);
       vec<T> sum_n = load(sums + i), sum_s = load(sums + padded + i);
       for (int64_t b = 0; b < tile.count; ++b) {
         const int64_t row = b * z.H + i;
-        const vec<T> g = load_first(dh + row, left);
+        vec<T> g = load_first(dh + row, left);
         const auto d = gamma_derivatives(load_first(a + row, left), ni, si, T(f.n_floor));
+        if (leak) g = step_leak.through(row, left, g, d.value);
         vec<T> dx = g * d.dx;
         if (extra) dx += load_first(extra + row, left);
         store_first(da + row, dx, left);
@@ -106,6 +100,7 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
         totals[z.H + i] += double(sums[padded + i]);
       }
       std::memset(sums, 0, sizeof(T) * size_t(2 * padded));
+      for (int64_t b = 0; leak && b < tile.count; ++b) leak.flush(b * z.H + own.begin, own.end - own.begin);
     }
     member.wait();  // for all of da_t
   }

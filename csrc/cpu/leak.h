@@ -25,29 +25,29 @@ template <class T> struct TileLeak {
 
   explicit operator bool() const { return rate; }
 
-  // One step of the rows from `row` on, which are [count].  dh, the gradient of h_t, becomes that of gamma_t.
-  // upstream: the gradient of h_{t-1} from outside, or null.  n, s: of the first of these rows and the following ones.
-  void backward(int64_t row, int64_t count, T* dh, const T* upstream, const T* before, const T* a, const T* n,
-                const T* s, double n_floor) const {
-    for (int64_t i = 0; i < count; i += lanes<T>) {
-      const int64_t left = count - i, r = row + i;
-      const vec<T> own = load_first(rate + r, left), d = load_first(dh + r, left);
-      const vec<T> y =
-          gamma_value(load_first(a + r, left), load_first(n + i, left), load_first(s + i, left), T(n_floor));
-      vec<T> past = (T(1) - own) * d;
-      if (upstream) past += load_first(upstream + r, left);
-      store_first(carry + r, past, left);
-      store_first(sums + r, load_first(sums + r, left) + d * (y - load_first(before + r, left)), left);
-      store_first(dh + r, own * d, left);
-    }
-  }
-
   // Adds the sums of these rows to their totals.
   void flush(int64_t row, int64_t count) const {
     for (int64_t r = row; r < row + count; ++r) {
       totals[r] += double(sums[r]);
       sums[r] = T(0);
     }
+  }
+};
+
+// The leak in one step of the backward pass.
+template <class T> struct StepLeak {
+  const TileLeak<T>& tile;
+  const T* upstream;  // [rows], the gradient of h_{t-1} from outside, or null
+  const T* before;    // [rows], h_{t-1}
+
+  // The gradient of gamma_t, whose value is y, from that of h_t; of a vector of rows, the first `left` of them.
+  ARU_MEMBER vec<T> through(int64_t row, int64_t left, vec<T> d_h, vec<T> y) const {
+    const vec<T> own = load_first(tile.rate + row, left);
+    vec<T> past = (T(1) - own) * d_h;
+    if (upstream) past += load_first(upstream + row, left);
+    store_first(tile.carry + row, past, left);
+    store_first(tile.sums + row, load_first(tile.sums + row, left) + d_h * (y - load_first(before + row, left)), left);
+    return own * d_h;
   }
 };
 

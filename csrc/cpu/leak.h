@@ -1,5 +1,5 @@
-// The leak of the sequences, h_t = (1 - leak) h_{t-1} + leak gamma_t, as passes over rows beside those of the step, so
-// that sequences without a leak run as if there were none.
+// The leak of the sequences, h_t = (1 - leak) h_{t-1} + leak gamma_t: a pass over rows in the forward direction, and a
+// part of the step in the backward one, so that sequences without a leak run as if there were none.
 #pragma once
 
 #include "tiles.h"

@@ -83,11 +83,13 @@ class Module(nn.Module):
 
         They may have been exchanged: by assignment, by a parametrization or in torch.func.functional_call.
 
-        like: the first parameter of the module, for all but the first layer; that of `shapes` if None.
+        like: weight_ih of the first layer, or of the cell; the first of `shapes` if None.
         """
         first = next(iter(shapes)) + suffix
         if like is None:
             like = check.tensor(first, getattr(self, first))
+        else:
+            first = "weight_ih_l0" if suffix else "weight_ih"
         dtype, device, in_memory = like.dtype, like.device, check.memory_is_known()
         parameters = self._parameters  # where torch.nn.Module looks, in a third of the time
         weights = []
@@ -101,7 +103,7 @@ class Module(nn.Module):
                 or weight.dtype != dtype
                 or weight.device != device
             ):
-                _check_weight(name, weight, shape, like, first.replace(suffix, "_l0") if suffix else first)
+                _check_weight(name, weight, shape, like, first)
             if plain and in_memory:
                 # what check.in_memory passes first, without a call
                 if weight.layout != torch.strided:

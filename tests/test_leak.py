@@ -341,3 +341,13 @@ def test_an_exchanged_leak_is_checked(layer):
     network.leak_l0 = torch.ones(3)
     with pytest.raises(ValueError, match=r"^leak_l0 has shape \(3,\), expected \(4,\)\.$"):
         network(torch.randn(2, 1, 3))
+
+
+@pytest.mark.parametrize(("make", "name"), [(ARUN, "weight_ih_l0"), (GammaRNNCell, "weight_ih")])
+def test_a_leak_on_another_device_is_told(make, name):
+    """A buffer stays where it is when functional_call exchanges the parameters."""
+    module = make(3, 4, leak=0.5)
+    parameters = {name: parameter.to("meta") for name, parameter in module.named_parameters()}
+    leak = name.replace("weight_ih", "leak")
+    with pytest.raises(ValueError, match=f"^{leak} is on cpu, expected meta, the device of {name}\\.$"):
+        torch.func.functional_call(module, parameters, (torch.empty(2, 3, device="meta"),))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from aru_lab.runs.analyses import AnalysisFolder, Result
 from aru_lab.runs.folder import load_checkpoint, save_checkpoint
 
 from .damage import bit_flips, damages, replacements
-from .damaged import SUBJECTS, Subject, build, comparable, expectation, outcome, trials
+from .damaged import SUBJECTS, Subject, build, command, comparable, expectation, outcome, trials
+from .small_run import run
 
 TRIALS = 4  # of a subject, and one of what is no file at all
 
@@ -162,3 +164,89 @@ def test_files_that_are_no_files_do_not_hang(tmp_path: Path) -> None:
         put(path)
         with pytest.raises(LabError, match=r"\.pt (can't be read|does not exist)"):
             load_checkpoint(path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one epoch that follows the validation loss, not to be written to."""
+    torch.set_num_threads(1)
+    return run(
+        tmp_path_factory.mktemp("trained") / "run", model="gamma-heterogeneous", epochs=1, schedule="plateau"
+    ).run
+
+
+def moments(content: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The moments of one parameter in last.pt."""
+    return content["optimizer"]["state"][1]
+
+
+def group(content: dict[str, Any]) -> dict[str, Any]:
+    """The optimizer's group of parameters in last.pt."""
+    return content["optimizer"]["param_groups"][0]
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (
+            lambda content: content["model"]["recurrent.weight_hh_l0"].view(-1)[1:2].fill_(torch.nan),
+            "its weight recurrent",
+        ),
+        (lambda content: moments(content)["exp_avg"].view(-1)[:1].fill_(torch.nan), "exp_avg of its optimizer"),
+        (lambda content: moments(content)["exp_avg_sq"].fill_(torch.inf), "exp_avg_sq of its optimizer"),
+        (lambda content: moments(content)["step"].fill_(torch.nan), "step of its optimizer"),
+        (lambda content: group(content).update(lr=torch.nan), "lr of its optimizer"),
+        (lambda content: content["plateau"].update(best=torch.nan), "best of its plateau"),
+        (lambda content: content["plateau"].update(_last_lr=[torch.inf]), "_last_lr of its plateau"),
+        (lambda content: content["position"].update(loss_sum=torch.nan), "loss_sum of its position"),
+        (lambda content: content["position"].update(seconds=torch.inf), "seconds of its position"),
+        (lambda content: content["position"].update(best_accuracy=torch.nan), "best_accuracy of its position"),
+        (lambda content: content["position"].update(best_loss=torch.inf), "its position has no best epoch"),
+        (lambda content: content["position"]["history"][0].update(train_loss=torch.nan), "'train_loss' is nan"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(
+    trained: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    """Training would go on with them; it never saves them."""
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    assert command("train", "--resume", str(copy))
+    content = load_checkpoint(copy / "last.pt")
+    change(content)
+    save_checkpoint(content, copy / "last.pt")
+    for arguments in (("train", "--resume", str(copy)), ("evaluate", str(copy), "--checkpoint", "last")):
+        with pytest.raises(
+            LabError, match=rf"^aru: \S+last\.pt can't be read \({sentence}.*\); it is damaged: restore"
+        ):
+            command(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda content: group(content).update(lr=-1.0), "its optimizer has the learning rate -1.0"),
+        (lambda content: group(content).update(lr="x"), "its optimizer has the learning rate 'x'"),
+        (lambda content: group(content).update(betas="ab"), "its optimizer has the betas 'ab'"),
+        (lambda content: group(content).update(amsgrad=True), "its optimizer has the amsgrad True"),
+        (
+            lambda content: moments(content).update(exp_avg=torch.zeros(1)),
+            "its optimizer has another state of parameter 1",
+        ),
+        (lambda content: moments(content).pop("exp_avg_sq"), "its optimizer has another state of parameter 1"),
+        (lambda content: content["optimizer"]["state"].pop(2), "its optimizer has the state of 6 of 7 parameters"),
+        (lambda content: content["plateau"].update(step=3), "its plateau has the step 3"),
+        (lambda content: content["plateau"].update(factor="x"), "its plateau has the factor 'x'"),
+        (lambda content: content["plateau"].update(min_lrs=[None]), r"its plateau has the min_lrs \[None\]"),
+    ],
+)
+def test_state_of_another_optimizer_is_refused(
+    trained: Path, tmp_path: Path, change: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
+    copy = Path(shutil.copytree(trained, tmp_path / "copy"))
+    content = load_checkpoint(copy / "last.pt")
+    change(content)
+    save_checkpoint(content, copy / "last.pt")
+    with pytest.raises(
+        LabError, match=rf"last\.pt does not belong to the configuration in .*config\.json \({sentence}"
+    ):
+        command("train", "--resume", str(copy))

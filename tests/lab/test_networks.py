@@ -246,6 +246,7 @@ def test_a_network_with_an_encoder_is_restored_with_it(tmp_path: Path) -> None:
 def test_damaged_weights_are_refused(made: Any, tmp_path: Path) -> None:
     made(sets=("first",))
     network = read_kept(tmp_path / "out" / "first")[0]
+    weights = network.read_weights()
     content = bytearray(network.file.read_bytes())
     content[-1] ^= 1
     network.file.write_bytes(content)
@@ -254,6 +255,10 @@ def test_damaged_weights_are_refused(made: Any, tmp_path: Path) -> None:
     network.file.unlink()
     with pytest.raises(RunError, match=r"arun-seed0\.safetensors can't be read"):
         network.read_weights()
+    content = safetensors.torch.save({name: torch.full_like(weight, torch.nan) for name, weight in weights.items()})
+    network.file.write_bytes(content)
+    with pytest.raises(RunError, match=r"arun-seed0\.safetensors can't be read \(its weight .* is not finite\)"):
+        dataclasses.replace(network, weights=hashlib.sha256(content).hexdigest()).restore(tmp_path / "again")
 
 
 def test_restoring_does_not_write_over_another_run(made: Any, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import json
 import math
 import shutil
 from pathlib import Path
@@ -15,10 +16,13 @@ from aru_lab.cli import main
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.experiments import robustness as experiment
 from aru_lab.experiments.robustness import mean_over, robustness
+from aru_lab.files import CHECKSUM
 from aru_lab.networks.perturbations import NoisyDrive, StepDrive, VariableContrast
+from aru_lab.plots.curves import Curve, sensitivity_figure
 from aru_lab.runs import scores
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.evaluation import evaluate
+from aru_lab.runs.folder import append_result
 from aru_lab.runs.scores import known_scores
 from aru_lab.runs.sensitivity import Strengths, axes_of
 from aru_lab.runs.training import train
@@ -135,6 +139,31 @@ def test_figure_is_a_picture(measured: tuple[list[dict], Path]) -> None:
     content = measured[1].with_suffix(".png").read_bytes()
     assert content.startswith(b"\x89PNG")
     assert len(content) > 30_000
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("losses", [(1.0, math.nan), (math.inf, math.nan)])
+def test_figure_of_a_network_that_overflows(tmp_path: Path, losses: tuple[float, ...]) -> None:
+    points = {strength: [(0.1, loss), (0.2, loss)] for strength, loss in enumerate(losses)}
+    sensitivity_figure([Curve("relu", "drive", points)], {"drive": "drive"}, "task", tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("accuracy", "loss"), [(-math.inf, math.inf), (math.nan, math.nan)])
+def test_scores_of_a_network_that_overflows_are_read_back(
+    runs: list[Path], tmp_path: Path, accuracy: float, loss: float
+) -> None:
+    """R² of numbers that are not finite."""
+    run = Path(shutil.copytree(runs[2], tmp_path / "run"))
+    (score,) = known_scores(run, [None])
+    line = json.loads((run / scores.FILE).read_text().splitlines()[-1])
+    del line[CHECKSUM]
+    append_result(line | {"accuracy": accuracy, "loss": loss}, run / scores.FILE)
+    (found,) = known_scores(run, [None])
+    assert str(found) == str(dataclasses.replace(score, accuracy=accuracy, loss=loss))
+    append_result(line | {"loss": -1.0}, run / scores.FILE)
+    with pytest.raises(RunError, match=r"scores\.jsonl can't be read \(line \d+: it has the accuracy .* loss -1\.0 of"):
+        known_scores(run, [None])
 
 
 def test_run_that_fails_does_not_keep_the_others(

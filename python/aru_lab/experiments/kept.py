@@ -20,7 +20,14 @@ from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import Form, check_form, read_bytes, read_lines, reading
 from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
 from aru_lab.runs.evaluation import Score
-from aru_lab.runs.folder import RunFolder, append_result, check_metrics, save_checkpoint, write_result
+from aru_lab.runs.folder import (
+    RunFolder,
+    append_result,
+    check_finite_weights,
+    check_metrics,
+    save_checkpoint,
+    write_result,
+)
 from aru_lab.runs.schedules import best_epoch
 from aru_lab.runs.state import load_last
 
@@ -81,7 +88,7 @@ class Kept:
         """The weights by name, as in the state of a `SequenceClassifier`.
 
         Raises:
-            RunError: none are kept, or the file is missing or another one.
+            RunError: none are kept, or the file is missing, another one, or its weights are not finite.
         """
         if self.weights is None:
             raise RunError(f"{self.folder}: no weights of {self.name} are kept; train it again.")
@@ -89,7 +96,9 @@ class Kept:
             content = read_bytes(self.file)
             if hashlib.sha256(content).hexdigest() != self.weights:
                 raise ValueError(f"it does not have the checksum in {LINES}")
-            return load(content)
+            weights = load(content)
+            check_finite_weights(weights)
+            return weights
 
     def restore(self, runs: Path) -> Path:
         """Make a run folder that holds the network as its last checkpoint; it can be tested and analysed, not resumed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,8 @@ def sensitivity_figure(
             strengths = sorted(curve.points)
             for row, scale in ((0, 100), (1, 1)):
                 values = [scale * np.array(curve.points[x])[:, row] for x in strengths]
+                # of a network that overflows there is nothing to draw
+                values = [np.where(np.isfinite(v), v, np.nan) for v in values]
                 mean = np.array([v.mean() for v in values])
                 lowest, highest = (np.array([end(v) for v in values]) for end in (np.min, np.max))
                 look = {"color": colour, "marker": marker, "linestyle": dash, "markersize": 4}
@@ -192,7 +195,11 @@ def sensitivity_figure(
         panels[1, column].set_xlabel(label)
     panels[0, 0].set(ylabel="accuracy (%)" if classes else "R² (%)")
     panels[0, 0].set_ylim(0 if classes else None, 102)
-    panels[1, 0].set(ylabel="cross-entropy (nats)" if classes else "mean squared error", yscale="log")
+    losses = [loss for curve in curves for scores in curve.points.values() for _, loss in scores]
+    drawn = any(0 < loss < math.inf for loss in losses)
+    panels[1, 0].set(
+        ylabel="cross-entropy (nats)" if classes else "mean squared error", yscale="log" if drawn else "linear"
+    )
     for axes in panels.flat:
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -354,12 +354,17 @@ def load_checkpoint(path: Path, absent: str | None = None) -> dict[str, Any]:
         loaded = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
         if not isinstance(loaded, dict) or not isinstance(loaded.get("model"), dict):
             raise ValueError("it holds no network")
-        for name, weight in loaded["model"].items():
-            if not isinstance(weight, torch.Tensor):
-                raise ValueError(f"its {name} is a {type(weight).__name__} and not a tensor")
-            if not weight.isfinite().all():
-                raise ValueError(f"its weight {name} is not finite")
+        check_finite_weights(loaded["model"])
     return loaded
+
+
+def check_finite_weights(weights: dict[str, Any]) -> None:
+    """Raise ValueError unless all weights are tensors of finite numbers."""
+    for name, weight in weights.items():
+        if not isinstance(weight, torch.Tensor):
+            raise ValueError(f"its {name} is a {type(weight).__name__} and not a tensor")
+        if not weight.isfinite().all():
+            raise ValueError(f"its weight {name} is not finite")
 
 
 def _check_archive(content: bytes) -> None:

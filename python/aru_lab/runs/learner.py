@@ -34,6 +34,10 @@ from aru_lab.runs.state import put_weights
 PLATEAU_EPS = 1e-8
 STATE_SEQUENCES = 32
 OPTIMIZERS = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
+# What an optimizer keeps of each parameter.
+_KEPT = {"adam": {"step", "exp_avg", "exp_avg_sq"}, "rmsprop": {"step", "square_avg"}}
+# What may differ between the optimizer of a checkpoint and that of its configuration: the rate, and which kernels run.
+_FREE = {"lr", "fused", "foreach", "capturable", "differentiable"}
 
 
 @dataclass(frozen=True)
@@ -282,11 +286,51 @@ class Learner:
             Exception: of many types, where the content is another network's.
         """
         put_weights(self.model, content["model"])
-        saved, own = (len(state["param_groups"]) for state in (content["optimizer"], self.optimizer.state_dict()))
-        if saved != own:
-            raise ValueError(
-                f"its optimizer has {saved} group{'s' * (saved > 1)} of learning rates, and learning_rate_scaling "
-                f"{self.config.learning_rate_scaling} makes {own}"
-            )
+        self._check_optimizer(content["optimizer"], started=content["position"]["step"] > 0)
+        self._check_plateau(content["plateau"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.plateau.load_state_dict(content["plateau"])
+
+    def _check_optimizer(self, saved: dict[str, Any], started: bool) -> None:
+        """Raise ValueError unless the state of an optimizer, which has taken steps if `started`, fits this one."""
+        groups = saved["param_groups"], self.optimizer.state_dict()["param_groups"]
+        n_saved, n_own = map(len, groups)
+        if n_saved != n_own:
+            raise ValueError(
+                f"its optimizer has {n_saved} group{'s' * (n_saved > 1)} of learning rates, and learning_rate_scaling "
+                f"{self.config.learning_rate_scaling} makes {n_own}"
+            )
+        for theirs, own in zip(*groups, strict=True):
+            if not _of_kind(theirs["lr"], own["lr"]) or theirs["lr"] < 0:
+                raise ValueError(
+                    f"its optimizer has the learning rate {theirs['lr']!r}, expected a number of at least 0"
+                )
+            for name in own.keys() & theirs.keys() - _FREE:
+                if theirs[name] != own[name]:
+                    raise ValueError(f"its optimizer has the {name} {theirs[name]!r}, expected {own[name]!r}")
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        if started and saved["state"].keys() != set(range(len(parameters))):
+            raise ValueError(f"its optimizer has the state of {len(saved['state'])} of {len(parameters)} parameters")
+        for k, state in saved["state"].items():
+            shapes = {name: value.shape for name, value in state.items()}
+            step = shapes.pop("step", None)
+            kept = _KEPT[self.config.optimizer] - {"step"}
+            if step != () or shapes != dict.fromkeys(kept, parameters[k].shape):
+                raise ValueError(f"its optimizer has another state of parameter {k} than {self.config.optimizer} keeps")
+
+    def _check_plateau(self, saved: dict[str, Any]) -> None:
+        """Raise ValueError unless the state of a scheduler, of this version of torch or another one, fits this one."""
+        own = self.plateau.state_dict()
+        for name, value in saved.items():
+            fits = _of_kind(value, own[name]) if name in own else not hasattr(type(self.plateau), str(name))
+            if not fits:
+                raise ValueError(f"its plateau has the {name} {value!r}")
+
+
+def _of_kind(value: Any, own: Any) -> bool:
+    """Whether both are numbers, or lists of as many numbers, or of one type."""
+    if isinstance(own, list):
+        return isinstance(value, list) and len(value) == len(own) and all(map(_of_kind, value, own))
+    if isinstance(own, (int, float)) and not isinstance(own, bool):
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    return type(value) is type(own)

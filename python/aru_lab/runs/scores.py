@@ -121,8 +121,9 @@ def _read(path: Path) -> list[dict[str, Any]]:
 
 def _check(line: dict[str, Any]) -> None:
     check_form({"data": None} | line, _LINE)
-    if line["n"] < 1 or not line["accuracy"] <= 1:
-        raise ValueError(f"it has the accuracy {line['accuracy']} of {line['n']} sequences")
+    # of a network that overflows under a perturbation they are not finite
+    if line["n"] < 1 or line["accuracy"] > 1 or line["loss"] < 0:
+        raise ValueError(f"it has the accuracy {line['accuracy']} and the loss {line['loss']} of {line['n']} sequences")
     if line["perturbation"] != CLEAN:
         try:
             parse(line["perturbation"])

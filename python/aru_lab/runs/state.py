@@ -8,10 +8,13 @@ and only their form is checked.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from aru_lab.data.tasks import find_task, is_data_file
@@ -45,6 +48,11 @@ _POSITION: Form = {
     "history": list,
 }
 _NORMS: Form = {"norm_sum": float, "n_norms": int}  # earlier versions did not count them
+# What numbers are before the first epoch: the best scores, and those of torch.optim.lr_scheduler.ReduceLROnPlateau.
+_UNSET = {
+    "plateau": {"best": math.inf, "mode_worse": math.inf},
+    "position": {"best_accuracy": -math.inf, "best_loss": math.inf},
+}
 # Of the environment, what decides the bits of a run.
 _DECISIVE = ("threads", "processes", "sources")
 
@@ -95,7 +103,10 @@ def check_data(config: TrainConfig, environment: dict[str, Any]) -> None:
     advice = "put the file back as it was, or start a new run."
     if not is_data_file(config.task):
         advice = "use the versions that config.json names, which draw the same trials, or start a new run."
-    raise DataError(f"{config.task} has changed since the run began: its SHA-256 no longer is {began_with}; {advice}")
+    raise DataError(
+        f"{config.task} has changed since the run began: its SHA-256 no longer is that in config.json, {began_with}; "
+        f"{advice}"
+    )
 
 
 def check_sources(config: TrainConfig, environment: dict[str, Any]) -> None:
@@ -137,8 +148,34 @@ def load_last(folder: RunFolder) -> dict[str, Any]:
             raise ValueError(f"it holds {len(position['history'])} epochs and the position {position['epoch']}")
         for entry in position["history"]:
             check_metrics(entry)
+        _check_finite(content)
     check_epochs(position["history"], folder.last_file)
     return content
+
+
+def _check_finite(content: dict[str, Any]) -> None:
+    """Raise ValueError unless the numbers of last.pt with which training goes on are finite."""
+    for place in ("optimizer", "plateau", "position"):
+        for name, value in _numbers(content[place]):
+            if name in _UNSET.get(place, ()) and value == _UNSET[place][name]:
+                continue
+            if not torch.as_tensor(value).isfinite().all():
+                raise ValueError(f"{name} of its {place} is not finite")
+    position = content["position"]
+    if position["history"] and not math.isfinite(position["best_accuracy"] - position["best_loss"]):
+        raise ValueError("its position has no best epoch")
+
+
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Numbers and tensors in nested dictionaries and lists, each with the name of the closest dictionary."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _numbers(item, str(key))
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _numbers(item, name)
+    elif isinstance(value, (float, Tensor)):
+        yield name, value
 
 
 def load_best(folder: RunFolder) -> dict[str, Any]:

@@ -67,6 +67,13 @@ void backward_strips(const AruBackward& f, const Controller<S>& c, const Tile& t
   using U = stored_of<S>;
   const int64_t size = strip_elements<S>(c.G), dg_size = gradient_elements<S>(c.G);
   const int64_t rows = t * f.sizes.B * f.sizes.H + tile.offset, row = (part.first + i) * strip<T>;
+  const int64_t ahead = (t ? rows - f.sizes.B * f.sizes.H : rows) + row;
+  for (int q = 0; q < R; ++q) {
+    const int64_t place = ahead + q * strip<T>;
+    prefetch_row_to_write(at<T>(f.d_xp, place));
+    for (const void* in : {f.a, f.d_h, f.n, f.s})
+      if (in) prefetch_row(at<T>(in, place));
+  }
   auto up = upstream_of<S, R, leaky>(f, rows, row, tile.rows - row, segment, t, i, dh, leak);
 
   const U* g = segment.g(t) + i * size;

@@ -71,6 +71,7 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
       a_rows = xp;
     }
     member.wait();  // for all of a_t
+    const int64_t ahead = t + 1 < z.T ? rows + step : rows;
     const bool checkpoint = f.kept && !keep_all && t % z.segment == 0;
     for (int64_t p = member.index; p < parts; p += member.size) {
       const Part part(z, strips, p);
@@ -84,6 +85,9 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
           const U* g = keep_all ? kept + t * slot + i * size : ring.slot(k);
           U* g_next = keep_all ? kept + (t + 1) * slot + i * size : ring.next_slot(k);
           if (checkpoint) std::memcpy(kept + t / z.segment * slot + i * size, g, sizeof(U) * size_t(size));
+          prefetch_row(at<T>(f.xp, ahead + row));
+          for (void* out : {f.h, f.a, f.n, f.s})
+            if (out) prefetch_row_to_write(at<T>(out, ahead + row));
           a[q] = load_strip(a_rows + row, left);
           w.controller.step(a[q], g, g_next, n[q], s[q]);
           if (f.kept) pad(g_next);

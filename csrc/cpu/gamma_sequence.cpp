@@ -37,7 +37,12 @@ void forward_tile(const GammaRnnForward& f, const RecurrentWeight<T>& w, const T
     T *h = at<T>(f.h, rows), *a = f.a ? at<T>(f.a, rows) : scratch_a;
     const T* before = t ? h - z.B * z.H : at<T>(f.h0, tile.offset);
     multiply(w.packed, before, at<T>(f.xp, rows), a, tile.count, own.first_panel, own.end_panel);
+    const int64_t ahead = t + 1 < z.T ? rows + z.B * z.H : rows;
     for (int64_t b = 0; b < tile.count; ++b) {
+      const int64_t place = ahead + b * z.H + own.begin;
+      prefetch_rows(at<T>(f.xp, place), own.end - own.begin);
+      for (void* out : {f.h, f.a})
+        if (out) prefetch_rows_to_write(at<T>(out, place), own.end - own.begin);
       for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
         const int64_t left = own.end - i, row = b * z.H + i;
         const vec<T> x = load_first(a + row, left);
@@ -52,7 +57,7 @@ void forward_tile(const GammaRnnForward& f, const RecurrentWeight<T>& w, const T
   }
 }
 
-template <class T>
+template <class T, bool leaky>
 void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const Tile& tile, T* dh, double* totals,
                    const TileLeak<T>& leak, const Member& member) {
   const SequenceSizes& z = f.sizes;
@@ -67,7 +72,7 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
     const T *a = at<T>(f.a, rows), *upstream = at<T>(f.d_h, rows), *extra = at<T>(f.d_a, rows);
     T* da = at<T>(f.d_xp, rows);
     if (t + 1 < z.T) {
-      multiply(w.packed, da + z.B * z.H, leak ? leak.carry : upstream, dh, tile.count, own.first_panel, own.end_panel);
+      multiply(w.packed, da + z.B * z.H, leaky ? leak.carry : upstream, dh, tile.count, own.first_panel, own.end_panel);
     } else if (own.begin < own.end) {
       for (int64_t b = 0; b < tile.count; ++b) {
         const int64_t row = b * z.H + own.begin;
@@ -76,6 +81,13 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
     }
     const StepLeak<T> step_leak{leak, t ? at<T>(f.d_h, rows - z.B * z.H) : nullptr,
                                 t ? at<T>(f.h, rows - z.B * z.H) : at<T>(f.h0, tile.offset)};
+    const int64_t ahead = t ? rows - z.B * z.H : rows;
+    for (int64_t b = 0; b < tile.count; ++b) {
+      const int64_t place = ahead + b * z.H + own.begin;
+      prefetch_rows_to_write(at<T>(f.d_xp, place), own.end - own.begin);
+      for (const void* in : {f.a, f.d_h})
+        if (in) prefetch_rows(at<T>(in, place), own.end - own.begin);
+    }
     for (int64_t i = own.begin; i < own.end; i += lanes<T>) {
       const int64_t left = own.end - i;
       const vec<T> ni = load_first(n + i, left), si = load_first(s + i, left);
@@ -84,7 +96,7 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
         const int64_t row = b * z.H + i;
         vec<T> g = load_first(dh + row, left);
         const auto d = gamma_derivatives(load_first(a + row, left), ni, si, T(f.n_floor));
-        if (leak) g = step_leak.through(row, left, g, d.value);
+        if (leaky) g = step_leak.through(row, left, g, d.value);
         vec<T> dx = g * d.dx;
         if (extra) dx += load_first(extra + row, left);
         store_first(da + row, dx, left);
@@ -100,7 +112,7 @@ void backward_tile(const GammaRnnBackward& f, const RecurrentWeight<T>& w, const
         totals[z.H + i] += double(sums[padded + i]);
       }
       std::memset(sums, 0, sizeof(T) * size_t(2 * padded));
-      for (int64_t b = 0; leak && b < tile.count; ++b) leak.flush(b * z.H + own.begin, own.end - own.begin);
+      for (int64_t b = 0; leaky && b < tile.count; ++b) leak.flush(b * z.H + own.begin, own.end - own.begin);
     }
     member.wait();  // for all of da_t
   }
@@ -127,8 +139,9 @@ template <class T> void backward(const GammaRnnBackward& f) {
   const Buffer<double> totals(tiles * elements);
   const Leak<T> leak(z, f.leak, true);
   std::memset(totals.get(), 0, sizeof(double) * size_t(tiles * elements));
+  const auto of_tile = f.leak ? backward_tile<T, true> : backward_tile<T, false>;
   parallel_teams(tiles, part_count(z), f.threads, [&](int64_t i, const Member& member) {
-    backward_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * elements, leak.of_tile(i), member);
+    of_tile(f, w, Tile(z, i), dh.get() + i * rows, totals.get() + i * elements, leak.of_tile(i), member);
   });
   sum_parts(totals.get(), tiles, elements, z.H, at<T>(f.d_n, 0));
   sum_parts(totals.get() + z.H, tiles, elements, z.H, at<T>(f.d_s, 0));

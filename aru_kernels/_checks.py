@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import numbers
-import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +15,18 @@ from aru_kernels._compile import constant_when_compiled
 
 # Types of tensors that are their own memory: not fake, traced, distributed, ...
 PLAIN = (Tensor, torch.nn.Parameter)
+
+_LARGEST = {dtype: torch.finfo(dtype).max for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64)}
+# Below it the reciprocal of a gain overflows in float32.
+_SMALLEST_FLOOR = torch.finfo(torch.float32).tiny
+
+
+def shown(value: object, most: int = 100) -> str:
+    """`value` for a message, in at most so many characters."""
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to print thousands of digits
+        return "a number of more than 30 digits"
+    text = repr(value)
+    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def tensor(name: str, value: object) -> Tensor:
@@ -62,7 +73,7 @@ def not_empty(name: str, value: Tensor, dim: int, what: str) -> None:
 def integer(name: str, value: object) -> int:
     """`value`, if it is an integer."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise TypeError(f"{name} must be an integer, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be an integer, got {shown(value)} of type {type(value).__name__}.")
     return int(value)
 
 
@@ -70,14 +81,16 @@ def size(name: str, value: object) -> int:
     """`value`, if it is an integer >= 1."""
     value = integer(name, value)
     if value < 1:
-        raise ValueError(f"{name} is {value}, expected an integer of at least 1.")
+        raise ValueError(f"{name} is {shown(value)}, expected an integer of at least 1.")
+    if value >= 2**63:
+        raise ValueError(f"{name} is {shown(value)}, expected an integer below 2**63.")
     return value
 
 
 def flag(name: str, value: object) -> bool:
     """`value`, if it is a bool; catches `GammaRNN(10, 20, 2, 0.5)`, where torch.nn.RNN expects bias."""
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be a bool, got {value!r} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be a bool, got {shown(value)} of type {type(value).__name__}.")
     return value
 
 
@@ -86,29 +99,36 @@ def number(
 ) -> float:
     """`value`, if it is a finite real number in [low, high]; `expected`: what else the caller would have taken."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{name} must be {expected}, got {reprlib.repr(value)} of type {type(value).__name__}.")
+        raise TypeError(f"{name} must be {expected}, got {shown(value)} of type {type(value).__name__}.")
     try:
         converted = float(value)
     except OverflowError:  # an integer
         converted = math.inf
     if not -math.inf < converted < math.inf or not low <= converted <= high:  # torch.compile traces no math.isfinite
         limits = [f"of at least {low:g}" if low > -math.inf else "", f"of at most {high:g}" if high < math.inf else ""]
+        came = shown(value) if isinstance(value, int) else value
         raise ValueError(
-            f"{name} is {value}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."
+            f"{name} is {came}, expected a finite number {' and '.join(filter(None, limits))}".strip() + "."
         )
     return converted
 
 
-def number_beside_tensor(name: str, value: object) -> float:
-    """`value`, if it is a finite number, where a tensor would do too."""
-    return number(name, value, expected="a number or a torch.Tensor")
+def number_beside_tensor(name: str, value: object, dtype: torch.dtype | None = None) -> float:
+    """`value`, if it is a finite number, in the range of `dtype` if that is given, where a tensor would do too."""
+    converted = number(name, value, expected="a number or a torch.Tensor")
+    most = math.inf if dtype is None else _LARGEST.get(dtype, math.inf)
+    if not -most <= converted <= most:
+        raise ValueError(f"{name} is {value}, expected a number within {dtype}, from {-most:g} to {most:g}.")
+    return converted
 
 
 def gain_floor(value: object) -> float:
-    """`value`, if it can serve as n_floor: finite and above 0."""
+    """`value`, if it can serve as n_floor: above 0, and within the normal numbers of float32."""
     value = number("n_floor", value)
     if value <= 0:
         raise ValueError(f"n_floor is {value}, expected a number above 0.")
+    if not _SMALLEST_FLOOR <= value <= _LARGEST[torch.float32]:
+        raise ValueError(f"n_floor is {value}, expected a number from 1.2e-38 to 3.4e+38, as float32 holds them.")
     return value
 
 

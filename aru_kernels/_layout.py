@@ -41,7 +41,7 @@ class Padded:
         if drive is None:
             return None
         if not isinstance(drive, Tensor):
-            return check.number_beside_tensor("drive", drive)
+            return check.number_beside_tensor("drive", drive, like.dtype)
         check.tensor("drive", drive)
         if drive.device != like.device:
             raise ValueError(f"drive is on {drive.device}, expected {like.device}, the device of input.")

@@ -49,7 +49,8 @@ def lstm_order(constructor: Callable[..., None]) -> Callable[..., None]:
         for value in args[2:]:
             if isinstance(value, str):
                 raise TypeError(
-                    f"{name} has no argument nonlinearity, got {value!r} by position, expected {', '.join(positional)}."
+                    f"{name} has no argument nonlinearity, got {check.shown(value)} by position, expected "
+                    f"{', '.join(positional)}."
                 )
         if adaptive and len(args) > 2 and isinstance(args[2], int) and not isinstance(args[2], bool):
             if third == "num_layers" and args[2] > _MOST_LAYERS_BY_POSITION:
@@ -71,7 +72,7 @@ class Module(nn.Module):
 
     def _register(self, shapes: Shapes, suffix: str, device: Any, dtype: torch.dtype | None) -> None:
         if dtype is not None and not isinstance(dtype, torch.dtype):
-            raise TypeError(f"dtype must be a torch.dtype, got {dtype!r} of type {type(dtype).__name__}.")
+            raise TypeError(f"dtype must be a torch.dtype, got {check.shown(dtype)} of type {type(dtype).__name__}.")
         if dtype is not None and not dtype.is_floating_point:
             raise TypeError(f"dtype is {dtype}, expected a floating-point dtype.")
         for name, shape in shapes.items():

@@ -181,7 +181,7 @@ def _checked(name: str, source: str) -> str:
     if not isinstance(name, str):
         raise TypeError(f"{source} must be a string, got {type(name).__name__}.")
     if name not in names:
-        raise ValueError(f"{source} is {name!r}, expected one of {', '.join(names)}.")
+        raise ValueError(f"{source} is {check.shown(name)}, expected one of {', '.join(names)}.")
     return name
 
 

@@ -109,7 +109,7 @@ class _Cell(_leak.Leaky):
         if drive is None:
             return a
         if not isinstance(drive, Tensor):
-            return a + check.number_beside_tensor("drive", drive)
+            return a + check.number_beside_tensor("drive", drive, a.dtype)
         check.tensor("drive", drive)
         # a size is compared with the full one first: a captured graph must not depend on whether that is 1
         if drive.ndim > a.ndim or any(d not in (f, 1) for d, f in zip(drive.shape[::-1], a.shape[::-1], strict=False)):

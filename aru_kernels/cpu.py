@@ -230,7 +230,7 @@ KEEPS_GAINS = False
 
 def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision: str, segment: int) -> int:
     """Elements of the state that a forward pass keeps: per tile, slot (step) and strip of rows."""
-    if segment == 0 or B == 0:
+    if segment == 0 or B == 0 or H == 0:
         return 0
     tile, strip = tile_size(B, H, G), _C.strip(_NAMES[dtype])
     slots = T + 1 if segment == 1 else -(-T // segment)

@@ -37,7 +37,7 @@ def gamma(x: Tensor, n: Tensor | float, s: Tensor | float, n_floor: float = 1e-3
     n, s = (
         check.tensor(name, p)
         if isinstance(p, Tensor)
-        else torch.full((), check.number_beside_tensor(name, p), dtype=x.dtype, device=x.device)
+        else torch.full((), check.number_beside_tensor(name, p, x.dtype), dtype=x.dtype, device=x.device)
         for name, p in (("n", n), ("s", s))
     )
     n_floor = check.gain_floor(n_floor)

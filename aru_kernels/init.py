@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from aru_kernels import _checks as check
+
 # Values of the argument `init` of the layers and cells.
 _CHOICES = ("paper", "uniform")
 
@@ -16,9 +18,9 @@ __all__ = ["controller_", "henaff_orthogonal_", "recurrent_", "static_gamma_"]
 def choice(init: object) -> str:
     """`init`, if it names one of the initialisations of the main network."""
     if not isinstance(init, str):
-        raise TypeError(f"init must be a string, got {init!r} of type {type(init).__name__}.")
+        raise TypeError(f"init must be a string, got {check.shown(init)} of type {type(init).__name__}.")
     if init not in _CHOICES:
-        raise ValueError(f"init is {init!r}, expected {' or '.join(map(repr, _CHOICES))}.")
+        raise ValueError(f"init is {check.shown(init)}, expected {' or '.join(map(repr, _CHOICES))}.")
     return init
 
 

@@ -58,3 +58,13 @@ def test_gamma_module():
     last.reset_parameters()
     assert last.gain.tolist() == [5.0] * 3
     assert last.saturation.tolist() == [0.0] * 3
+
+
+def test_no_features():
+    """As any activation takes an empty tensor, also where a gradient is needed."""
+    module, x = AdaptiveGamma(4), torch.empty(2, 0, requires_grad=True)
+    h, g = module(x)
+    assert (h.shape, g.shape) == ((2, 0), (2, 0, 4))
+    h.sum().backward()
+    assert x.grad.shape == (2, 0)
+    assert all(torch.equal(parameter.grad, torch.zeros_like(parameter)) for parameter in module.parameters())

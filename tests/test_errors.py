@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 import aru_kernels.functional as F
-from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, convert, init
+from aru_kernels import ARUN, AdaptiveGamma, ARUNCell, Gamma, GammaRNN, GammaRNNCell, convert, init, use_backend
 
 I, H, G, T, B = 3, 5, 4, 6, 2  # noqa: E741
 META = torch.device("meta")
@@ -259,6 +259,15 @@ CASES = [
         ValueError,
         "drive is on meta, expected cpu, the device of input.",
     ),
+    *(
+        (
+            "drive",
+            lambda make=make: make(),
+            ValueError,
+            "drive is 1e+39, expected a number within torch.float32, from -3.40282e+38 to 3.40282e+38.",
+        )
+        for make in (lambda: arun(X, None, 1e39), lambda: GammaRNNCell(I, H)(X[0], None, 1e39))
+    ),
     # ---- activations
     ("Gamma", lambda: Gamma()(3.0), TypeError, "input must be a torch.Tensor, got float."),
     (
@@ -319,7 +328,28 @@ CASES = [
         "F.gamma",
         lambda: F.gamma(X, 1.0, 0.0, n_floor=10**400),
         ValueError,
-        f"n_floor is {10**400}, expected a finite number.",
+        "n_floor is a number of more than 30 digits, expected a finite number.",
+    ),
+    *(
+        (
+            "F.gamma",
+            lambda floor=floor: F.gamma(X, 1.0, 0.0, n_floor=floor),
+            ValueError,
+            f"n_floor is {floor}, expected a number from 1.2e-38 to 3.4e+38, ...",
+        )
+        for floor in (1e-40, 1e39)
+    ),
+    (
+        "F.gamma",
+        lambda: F.gamma(X, 1e39, 0.0),
+        ValueError,
+        "n is 1e+39, expected a number within torch.float32, from -3.40282e+38 to 3.40282e+38.",
+    ),
+    (
+        "F.gamma",
+        lambda: F.gamma(X.half(), 2.0, 1e5),
+        ValueError,
+        "s is 100000.0, expected a number within torch.float16, from -65504 to 65504.",
     ),
     ("step", lambda: step(a=None), TypeError, "a must be a torch.Tensor, got NoneType."),
     ("step", lambda: step(a=zeros()), ValueError, "a has shape (), expected (..., H)."),
@@ -443,6 +473,20 @@ def test_sentence(call, error, sentence):
     with pytest.raises(error, match=quote + pattern) as caught:
         call()
     assert caught.type is error
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: ARUN(I, 10**400), "hidden_size is a number of more than 30 digits, expected an integer below 2**63."),
+        (lambda: ARUN(I, 2**63), f"hidden_size is {2**63}, expected an integer below 2**63."),
+        (lambda: ARUN(I, H, init="x" * 10**6), f"init is '{'x' * 96}..., expected 'paper' or 'uniform'."),
+        (lambda: use_backend("x" * 10**6).__enter__(), f"backend is '{'x' * 96}..., expected one of auto, "),
+    ],
+)
+def test_sentences_are_short(make, sentence):
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        make()
 
 
 def test_state_dict_of_another_size_is_refused_by_torch():

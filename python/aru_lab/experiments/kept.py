@@ -96,7 +96,7 @@ class Kept:
             content = read_bytes(self.file)
             if hashlib.sha256(content).hexdigest() != self.weights:
                 raise ValueError(f"it does not have the checksum in {LINES}")
-            weights = load(content)
+            weights = dict(sorted(load(content).items()))  # which come in any order
             check_finite_weights(weights)
             return weights
 

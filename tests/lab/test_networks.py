@@ -337,6 +337,9 @@ def test_other_scales(scale: str, models: tuple[str, ...]) -> None:
         ({"name": "../arun"}, "line 1: 'name' is '../arun', which is no name of a file"),
         ({"parameters": "many"}, "line 1: 'parameters' is 'many', expected int"),
         ({"config": {}}, "line 1: config: got no task, model"),
+        ({"test_accuracy": 7.0}, "line 1: it has the test accuracy 7.0 and the test loss"),
+        ({"test_accuracy": float("nan")}, "line 1: it has the test accuracy nan and the test loss"),
+        ({"test_loss": -1.0}, "and the test loss -1.0"),
     ],
 )
 def test_damaged_lines_are_refused(tmp_path: Path, change: dict[str, Any], sentence: str) -> None:

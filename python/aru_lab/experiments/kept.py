@@ -225,6 +225,9 @@ def _check(line: dict[str, Any]) -> None:
     if line["failure"] is None:
         if not line["metrics"] or line["test_loss"] is None or line["test_accuracy"] is None:
             raise ValueError("it has no metrics or no test score")
+        # the loss of a network that overflows on a test example is not finite
+        if not line["test_accuracy"] <= 1 or line["test_loss"] < 0:
+            raise ValueError(f"it has the test accuracy {line['test_accuracy']} and the test loss {line['test_loss']}")
         for entry in line["metrics"]:
             check_metrics(entry)
     if Path(line["name"]).name != line["name"]:

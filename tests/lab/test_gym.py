@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import sys
 import types
@@ -10,17 +11,24 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import aru_lab
+from aru_lab.analysis.psychometric import answers_of
+from aru_lab.analysis.settings import Settings
+from aru_lab.analysis.trajectories import conditions_of, periods_of
 from aru_lab.cli import main
 from aru_lab.data import gym
+from aru_lab.data.gym import COHERENCE
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import canonical, find_task, is_drawn
 from aru_lab.data.trials import Trials, TrialTask
 from aru_lab.errors import ConfigError
+from aru_lab.experiments.analyse import analyse
+from aru_lab.runs.analyses import AnalysisFolder, Run
 from aru_lab.runs.config import TrainConfig
-from aru_lab.runs.evaluation import evaluate_in_detail
+from aru_lab.runs.evaluation import evaluate_in_detail, load_classifier
 from aru_lab.runs.training import train
 
 needs_neurogym = pytest.mark.skipif(
@@ -67,14 +75,34 @@ class Broken(Environment):
         raise AttributeError("no ground truth")
 
 
+class Decision(Environment):
+    """Trials of 6 steps with a signal and a coherence: the first input is the signed coherence, with noise.
+
+    Its periods are a stimulus of 4 steps and a decision of 2.
+    """
+
+    def new_trial(self) -> None:
+        choice = self.rng.randint(2)
+        self.trial = {"coh": self.rng.choice([0, 10.5, 50]), "ground_truth": choice}
+        self.start_ind = {"stimulus": 0, "delay": 4, "decision": 4}
+        self.end_ind = {"stimulus": 4, "delay": 4, "decision": 6}
+        self.ob = np.zeros((6, 2))
+        signed = self.trial["coh"] * (2 * choice - 1) / 25
+        self.ob[:4, 0] = signed + 0.1 * self.rng.randn(4)
+        self.ob[:4, 1] = 1
+        self.gt = np.zeros(6)
+        self.gt[4:] = 1 + choice
+
+
 @pytest.fixture
 def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NeuroGym with four environments."""
+    """NeuroGym with five environments."""
     made = {
         "Signs-v0": Environment,
         "Numbers-v0": lambda **options: Environment(continuous=True, **options),
         "Bare-v0": lambda **options: Environment(with_period=False, **options),
         "Broken-v0": Broken,
+        "Decision-v0": Decision,
     }
     registration = types.ModuleType("neurogym.envs.registration")
     registration.all_envs = lambda collections=False: list(made)  # type: ignore[attr-defined]
@@ -132,6 +160,70 @@ def test_without_a_decision_the_steps_with_a_target_count() -> None:
     numbers = drawn("neurogym:Numbers-v0:trials=10")
     assert numbers.y.shape == (*numbers.x.shape[:2], 2)
     assert find_task("neurogym:Numbers-v0").target == Target(2, every_step=True)
+    assert trials.conditions == numbers.conditions == {}
+
+
+@pytest.mark.usefixtures("made_up")
+def test_the_signed_coherence_is_a_condition() -> None:
+    trials = drawn("neurogym:Decision-v0:trials=60")
+    coherence = trials.conditions[COHERENCE]
+    assert set(coherence) == {-50, -10.5, 0, 10.5, 50}
+    assert not np.signbit(coherence[coherence == 0]).any()
+    shown = coherence != 0
+    np.testing.assert_array_equal(trials.y[shown, -1], np.where(coherence[shown] > 0, 2, 1))
+    kind = find_task("neurogym:Decision-v0").kind
+    assert kind.periods == {"stimulus": slice(0, 4), "delay": slice(4, 4), "decision": slice(4, 6)}
+    assert find_task("neurogym:Signs-v0").kind.periods == {}  # its trials differ in length
+
+
+@pytest.mark.usefixtures("made_up")
+def test_choices_and_dynamics_of_a_decision(tmp_path: Path) -> None:
+    config = TrainConfig(
+        "neurogym:Decision-v0:trials=300",
+        "relu",
+        **SIZES | {"epochs": 25, "batch_size": 10, "hidden_size": 16},
+        learning_rate=1e-2,
+        dale=0.8,
+        output=tmp_path / "run",
+    )
+    train(config, Console(quiet=True))
+    run, task = Run(config.run_folder), find_task(config.task)
+    settings = Settings(sequences=40, starts=3, descent=200)
+    analyse(run.path, ["psychometric", "trajectories", "fixed-points"], settings, console=Console(quiet=True))
+
+    found = AnalysisFolder(run.path).load("psychometric")
+    coherence = task.trials("test").conditions[COHERENCE]
+    outputs = evaluate_in_detail(run.path, []).clean.outputs
+    answers = outputs.argmax(axis=1).reshape(-1, 2)[:, -1] - 1
+    assert found["levels"].tolist() == [-50, -10.5, 0, 10.5, 50]
+    for k, level in enumerate(found["levels"]):
+        of = (coherence == level) & (answers >= 0)
+        assert found["counts"][0, k] == of.sum()
+        assert found["chosen"][0, k] == answers[of].sum()
+    assert found["undecided"] == (answers < 0).sum()
+    assert found["share"][0, 0] < 0.2 < 0.8 < found["share"][0, -1]
+
+    names = ["coherence -50%", "coherence -10.5%", "coherence +0%", "coherence +10.5%", "coherence +50%"]
+    members = conditions_of(run, run.test.take(slice(40)))
+    assert list(members) == names
+    np.testing.assert_array_equal(members["coherence +50%"], coherence[:40] == 50)
+    assert list(periods_of(run, 6)) == ["stimulus", "decision"]
+    points = AnalysisFolder(run.path).load("fixed-points")
+    assert points["input_step"] == 3  # the last one before the decision
+    np.testing.assert_allclose(points["inputs"][0], run.test.x[:40, 3].mean(axis=0), rtol=1e-6)
+
+
+@pytest.mark.usefixtures("made_up")
+def test_answers_are_those_at_the_end_of_responses_of_any_length(tmp_path: Path) -> None:
+    task = "neurogym:Bare-v0:trials=40"
+    train(TrainConfig(task, "gru", **SIZES, output=tmp_path / "run"), Console(quiet=True))
+    model, test = load_classifier(tmp_path / "run")[0], find_task(task).load().test
+    mask = test.mask.copy()
+    mask[:, 0] = np.arange(len(test)) % 2 == 0  # one step or two
+    test = dataclasses.replace(test, mask=mask)
+    outputs = model(torch.from_numpy(test.x), every_step=True).argmax(-1).numpy()
+    expected = [outputs[k, np.flatnonzero(mask[k])[-1]] - 1 for k in range(len(test))]
+    assert answers_of(model, test, find_task(task).kind).tolist() == expected
 
 
 @pytest.mark.usefixtures("made_up")
@@ -151,7 +243,9 @@ def test_a_run_goes_from_training_to_prediction(
     assert evaluate_in_detail(run, []).clean.score.accuracy > quality
     assert main(["evaluate", str(run)]) == 0
     assert main(["analyse", str(run), "psychometric"]) == 2
-    assert "expected one of delayed-match-to-sample" in capsys.readouterr().err
+    refused = " ".join(capsys.readouterr().err.split())
+    assert "expected one of delayed-match-to-sample" in refused
+    assert "or a task of NeuroGym with a coherence and two choices" in refused
     x = find_task(config.task).load().test.x
     without_neurogym(monkeypatch)  # a prediction needs no environment
     assert len(aru_lab.load(run).predict(x)) >= 1
@@ -220,6 +314,11 @@ def test_environments_of_neurogym_are_served() -> None:
         assert task.checksum == TrialTask(task.base, task.kind).checksum
     assert len(refused) < len(all_envs()) / 4, refused
     assert find_task(TASK).target.names == ("fixation", "choice 1", "choice 2")
+    trials = drawn(f"{TASK}:trials=100,dt=50")
+    assert set(np.abs(trials.conditions[COHERENCE])) == {0, 6.4, 12.8, 25.6, 51.2}
+    strong = np.abs(trials.conditions[COHERENCE]) > 50
+    evidence = trials.x[strong, 2:-2, 2].mean(axis=1) > trials.x[strong, 2:-2, 1].mean(axis=1)
+    np.testing.assert_array_equal(evidence, trials.conditions[COHERENCE][strong] > 0)
 
 
 @needs_neurogym

@@ -221,8 +221,8 @@ def maps_of(network: nn.Module, x: Any) -> tuple[Map, TangentMap]:
     return step, static_tangent(layer, layer.gain, layer.saturation, current[None])
 
 
-def _starts(network: nn.Module, x: Tensor) -> np.ndarray:
-    """States of a network at some steps of the sequences x (T, B, I): (steps · B, D)."""
+def starts_of(network: nn.Module, x: Tensor) -> np.ndarray:
+    """States of a network at seven steps of the sequences x (T, B, I), from which a descent starts: (7 B, D)."""
     found = []
     for fraction in _FRACTIONS:
         prefix = x[: max(1, round(fraction * len(x)))]
@@ -249,7 +249,7 @@ def _groups(run: Run, n: int) -> dict[str, np.ndarray]:
 
 
 def _input_step(run: Run, settings: Settings, n_steps: int) -> int | None:
-    """The step whose mean input is held: the last of the delay, or before the response; None: the mean over steps.
+    """The step whose mean input is held: the last of the delay, or before the answer; None: the mean over steps.
 
     Raises:
         ConfigError: the sequences have no such step.
@@ -262,8 +262,9 @@ def _input_step(run: Run, settings: Settings, n_steps: int) -> int | None:
     if "delay" in periods:
         # the signal to recall is the last step of the delay
         return max(periods["delay"].stop - 2, periods["delay"].start)
-    if "response" in periods:
-        return max(periods["response"].start - 1, 0)
+    for answer in ("response", "decision"):  # of our tasks, and of NeuroGym's
+        if answer in periods:
+            return max(periods[answer].start - 1, 0)
     return None
 
 
@@ -282,7 +283,7 @@ def analyse_fixed_points(run: Run, settings: Settings, report: Report) -> Result
         inputs.append((held.mean(dim=0) if step is None else held[step]).cpu().numpy())
         found = find_fixed_points(
             *maps_of(run.network, inputs[-1]),
-            _starts(run.network, shown[:, : settings.starts]),
+            starts_of(run.network, shown[:, : settings.starts]),
             settings.descent,
             progress=lambda done, total, k=k: report(k * total + done, len(groups) * total),
         )

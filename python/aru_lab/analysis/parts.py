@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 from aru_lab.analysis.settings import Settings
 from aru_lab.data.cognitive import KINDS
-from aru_lab.data.tasks import base_of
+from aru_lab.data.gym import COHERENCE
+from aru_lab.data.trials import TrialTask
 from aru_lab.runs.analyses import Result, Run
+from aru_lab.runs.evaluation import task_of
 
 Report = Callable[[int, int], None]
 
@@ -24,7 +26,8 @@ class Part:
     settings: tuple[str, ...]
     needs: tuple[str, ...] = ()
     suits: str = "gamma"
-    """single: all but LSTM and GRU; gamma: ARUN or RNN+γ; adaptive: ARUN; trials: all, on the tasks of KINDS."""
+    """single: all but LSTM and GRU; gamma: ARUN or RNN+γ; adaptive: ARUN; trials: all, on the tasks of KINDS and on
+    those of NeuroGym with a coherence and two choices."""
     on_request: bool = False
     """Whether it is computed only where it is named."""
     refuses: Callable[[Run], str | None] | None = None
@@ -33,9 +36,13 @@ class Part:
     def refusal(self, name: str, run: Run) -> str | None:
         """The reason why the part called `name` cannot be computed for the run, in a sentence; None if it can."""
         if self.suits == "trials":
-            if base_of(run.config.task) in KINDS:
+            task = task_of(run.config)
+            if isinstance(task, TrialTask) and (task.base in KINDS or COHERENCE in task.trials("test").conditions):
                 return None
-            return f"{name}: {run.path} is a run of {run.config.task}, expected one of {', '.join(KINDS)}."
+            return (
+                f"{name}: {run.path} is a run of {run.config.task}, expected one of {', '.join(KINDS)}, or a task of "
+                "NeuroGym with a coherence and two choices."
+            )
         came, model = f"{name}: {run.path} is a run of {run.config.model}, expected", run.config.model
         if self.suits == "adaptive" and not run.adaptive:
             return f"{came} one of arun: it has no controller to analyse."

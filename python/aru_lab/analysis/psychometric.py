@@ -20,7 +20,10 @@ from aru_lab.data.cognitive import (
     DelayedMatchToSample,
     ParametricWorkingMemory,
 )
-from aru_lab.data.trials import Timed, Trials, TrialTask
+from aru_lab.data.gym import COHERENCE, NeuroGym
+from aru_lab.data.sequences import Sequences
+from aru_lab.data.trials import Kind, Timed, Trials
+from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runs.analyses import Result, Run, Table
 from aru_lab.runs.evaluation import score, task_of
 from aru_lab.runs.losses import quality_of, spread_of
@@ -98,11 +101,13 @@ def _shares(chosen: np.ndarray, n: np.ndarray) -> dict[str, np.ndarray]:
     return {"counts": n, "chosen": chosen, "share": share, "low": low, "high": high}
 
 
-def _curves(answers: Answers, stimuli: dict[str, tuple[np.ndarray, np.ndarray]], axis: str, choice: str) -> Result:
-    """The share of the second choice against a stimulus.
+def choice_curves(
+    answers: Answers, stimuli: dict[str, tuple[np.ndarray, np.ndarray]], axis: str, choice: str
+) -> Result:
+    """The share of the second choice against a stimulus, with intervals and logistic curves.
 
     Args:
-        answers: 0 or 1, or -1.
+        answers: 0 or 1, or -1, (N,); see `answers_of`.
         stimuli: by name of a curve, the stimulus (N,) and which trials belong to the curve.
         axis: what the stimulus is.
         choice: name of the second choice.
@@ -142,13 +147,18 @@ def _context(answers: Answers, trials: Trials) -> Result:
         for k, context in enumerate(("motion", "colour"))
         for feature in ("motion", "colour")
     }
-    return _curves(answers, stimuli, "signed coherence", "right")
+    return choice_curves(answers, stimuli, "signed coherence", "right")
 
 
 def _frequencies(answers: Answers, trials: Trials) -> Result:
     everything = np.ones(len(answers), bool)
     stimuli = {"all": (trials.conditions["difference"], everything)}
-    return _curves(answers, stimuli, "f1 - f2 (Hz)", "f1 > f2")
+    return choice_curves(answers, stimuli, "f1 - f2 (Hz)", "f1 > f2")
+
+
+def _coherences(answers: Answers, trials: Trials) -> Result:
+    stimuli = {"all": (trials.conditions[COHERENCE], np.ones(len(answers), bool))}
+    return choice_curves(answers, stimuli, "signed coherence (%)", "choice 2")
 
 
 def _pairs(answers: Answers, trials: Trials) -> Result:
@@ -194,31 +204,40 @@ FORMS: dict[type[Any], Callable[[Answers, Trials], Result]] = {
     DelayedMatchToSample: _pairs,
     CopyMemory: _positions,
     Adding: _numbers,
+    NeuroGym: _coherences,
 }
 
 
-def answers_of(run: Run, task: TrialTask) -> Answers:
-    """The answers of a run's network to its test trials.
+def answers_of(model: SequenceClassifier, sequences: Sequences, kind: Kind) -> Answers:
+    """The answers of a network to trials.
+
+    Args:
+        model: the classifier.
+        sequences: the trials as it reads them.
+        kind: the task, which says what the classes are.
 
     Returns:
         Choices (N,) at the last step of the response, -1 where the network fixates; symbols (N, length) of
         `CopyMemory`, -1 where it answers blank; numbers (N,).
     """
     kept: list[np.ndarray] = []
-    score(run.model, run.test, kept=kept)
+    score(model, sequences, kept=kept)
     outputs = np.concatenate(kept)
-    if run.test.mask is None:
+    if sequences.mask is None:
         return outputs[:, 0]
-    answers = outputs.argmax(axis=1).reshape(len(run.test), -1)
-    if isinstance(task.kind, Timed):
-        return answers[:, -1] - task.kind.fixate
-    return answers - task.kind.blanks
+    answers = outputs.argmax(axis=1)
+    if isinstance(kind, CopyMemory):
+        return answers.reshape(len(sequences), -1) - kind.blanks
+    # the outputs are those of the responses, one trial after the other
+    last = sequences.mask.sum(axis=1).cumsum() - 1
+    fixates = kind.fixate if isinstance(kind, Timed) else True  # environments of NeuroGym have the action in any case
+    return answers[last] - fixates
 
 
 def analyse_psychometric(run: Run, settings: Settings, report: Report) -> Result:
     """The answers of a run to its test trials, by what the trials show."""
     task = task_of(run.config)
-    answers = answers_of(run, task)
+    answers = answers_of(run.model, run.test, task.kind)
     report(1, 1)
     result = FORMS[type(task.kind)](answers, task.trials("test"))
     if run.test.mask is not None and answers.ndim == 1:

@@ -18,6 +18,7 @@ from aru_lab.data.cognitive import (
     DelayedMatchToSample,
     ParametricWorkingMemory,
 )
+from aru_lab.data.gym import COHERENCE, NeuroGym
 from aru_lab.data.sequences import Sequences
 from aru_lab.data.trials import Timed, TrialTask
 from aru_lab.networks.classifier import driven_rnn
@@ -42,8 +43,8 @@ def states_of(network: nn.Module, x: Tensor) -> Tensor:
 def conditions_of(run: Run, examples: Sequences) -> dict[str, np.ndarray]:
     """By name of a condition, which of a run's first test sequences belong to it, bool (N,).
 
-    Of drawn trials: pairs of sample and test; context and relevant coherence; frequency f1; the first symbol. Of other
-    data: the class, or all where there is none.
+    Of drawn trials: pairs of sample and test; context and relevant coherence; frequency f1; the first symbol; the
+    signed coherence of a decision in NeuroGym. Of other data: the class, or all where there is none.
     """
     task, n = task_of(run.config), len(examples)
     if isinstance(task, TrialTask):
@@ -57,6 +58,8 @@ def conditions_of(run: Run, examples: Sequences) -> dict[str, np.ndarray]:
             return _groups("f1 = {} Hz", shown["f1"])
         if isinstance(task.kind, CopyMemory):
             return _groups("first symbol {}", shown["symbols"][:, 0] + 1)
+        if COHERENCE in shown:
+            return _groups("coherence {:+.3g}%", shown[COHERENCE])
     names = task.target.names
     if names is None or task.target.every_step:
         return {"all": np.ones(n, bool)}
@@ -75,8 +78,9 @@ def _groups(form: str, *values: np.ndarray) -> dict[str, np.ndarray]:
 def periods_of(run: Run, n_steps: int) -> Mapping[str, slice]:
     """The periods of a run's trials; of other data one, the whole sequence."""
     task = task_of(run.config)
-    if isinstance(task, TrialTask) and isinstance(task.kind, Timed):
-        return {name: steps for name, steps in task.kind.periods.items() if steps.stop > steps.start}
+    if isinstance(task, TrialTask) and isinstance(task.kind, (Timed, NeuroGym)):
+        found = {name: steps for name, steps in task.kind.periods.items() if steps.stop > steps.start}
+        return found or {"sequence": slice(0, n_steps)}
     if isinstance(task, TrialTask) and isinstance(task.kind, CopyMemory):
         length, recall = task.kind.length, task.kind.length + task.kind.delay
         return {"symbols": slice(0, length), "delay": slice(length, recall), "recall": slice(recall, n_steps)}

@@ -1,4 +1,4 @@
-"""The command `aru networks`: train the networks that the paper's claims are judged on, and keep them.
+"""The command `aru networks`: train the networks on which claims are judged, and keep them.
 
 Whatever needs torch is imported by the command that runs, so that help and typing errors answer at once.
 """
@@ -13,12 +13,12 @@ import tyro
 
 from aru_lab.cli.options import Execution, Quiet
 
-SCALES = ("tiny", "small", "grid", "cifar", "long", "paper")
+SCALES = ("tiny", "small", "grid", "cifar", "long", "paper", "decision")
 
 
 @dataclass(frozen=True)
 class Networks:
-    """Train the networks of the paper's claims, and keep each as it is finished.
+    """Train the networks of the paper's claims, or of the project's own, and keep each as it is finished.
 
     Networks that are kept are not trained again; a stopped network resumes. Complete seeds come first.
     """
@@ -26,7 +26,7 @@ class Networks:
     scale: Annotated[str, tyro.conf.arg(metavar="{" + ",".join(SCALES) + "}")] = "small"
     """tiny: two minutes, a check that everything runs; small: psMNIST in 112 steps, H = 64, six models with ten seeds;
     grid: 85 initial n and s; cifar: both CIFAR-10 tasks, reduced; long: psMNIST in 784 steps, H = 64; paper: the size
-    of the paper, for a GPU."""
+    of the paper, for a GPU; decision: a decision of NeuroGym under Dale's law, three models with five seeds."""
 
     output: Path | None = None
     """Folder of what is kept: the weights (safetensors), configuration, log and test score of every network, in a

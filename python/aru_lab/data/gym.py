@@ -15,6 +15,8 @@ from aru_lab.data.trials import MOST_NUMBERS, MOST_SEEDS, Trials
 from aru_lab.errors import ConfigError, DataError
 
 PREFIX = "neurogym:"
+COHERENCE = "coherence"  # the condition of trials with a coherence and two choices
+_SAMPLED = 20  # trials from which the sizes of all are known
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class NeuroGym:
     """Trials of a NeuroGym environment, one sequence each, with a target at every step.
 
     The answer counts in the period "decision"; in an environment without one, at the steps whose target is not 0, or at
-    all steps.
+    all steps. Where the environment's trials have a coherence and two choices, the condition `COHERENCE` is the signed
+    coherence in percent, above 0 where the second choice is right.
 
     Args:
         env: name of the environment, such as PerceptualDecisionMaking-v0.
@@ -50,7 +53,18 @@ class NeuroGym:
     @property
     def n_steps(self) -> int:
         """T of the longest of some trials."""
-        return self.draw(np.random.RandomState(self.seed), 20).x.shape[1]
+        return self.draw(np.random.RandomState(self.seed), _SAMPLED).x.shape[1]
+
+    @property
+    def periods(self) -> dict[str, slice]:
+        """The steps of each period, in their order; empty where some trials differ in them."""
+        env = _made(self.env, self.dt)
+        found = []
+        for _ in range(_SAMPLED):
+            env.new_trial()
+            steps = {name: slice(start, env.end_ind[name]) for name, start in env.start_ind.items()}
+            found.append((len(env.ob), steps))
+        return found[0][1] if all(one == found[0] for one in found) else {}
 
     @property
     def target(self) -> Target:
@@ -77,6 +91,7 @@ class NeuroGym:
         env.seed(int(rng.randint(2**31 - 1)))
         is_numbers = not hasattr(env.action_space, "n")
         observations, targets, responses = [], [], []
+        coherences: list[float | None] = []
         for _ in range(n):
             env.new_trial()
             x = np.asarray(env.ob, np.float32)
@@ -84,6 +99,7 @@ class NeuroGym:
             y = np.asarray(env.gt)
             targets.append(y.reshape(len(y), -1).astype(np.float32) if is_numbers else y.astype(np.int64))
             responses.append(_response(env, targets[-1]))
+            coherences.append(_signed_coherence(env, targets[-1][responses[-1]]))
             if (k := len(observations)) * observations[0].size > MOST_NUMBERS:
                 raise DataError(
                     f"{PREFIX}{self.env}: {k} trials have more than {MOST_NUMBERS} numbers; take fewer trials."
@@ -98,7 +114,7 @@ class NeuroGym:
             _padded(targets, n_steps),
             response,
             trained,
-            {},
+            {} if None in coherences else {COHERENCE: np.array(coherences)},
             None if real.all() else lengths,
         )
 
@@ -119,6 +135,17 @@ def _response(env: Any, y: np.ndarray) -> np.ndarray:
     elif y.ndim == 1:
         found = y != 0
     return found if found.any() else np.ones(len(y), bool)
+
+
+def _signed_coherence(env: Any, answers: np.ndarray) -> float | None:
+    """The coherence of a trial whose right answers are `answers`; None if it has none or other than two choices."""
+    trial = getattr(env, "trial", None)
+    coherence = trial.get("coh") if isinstance(trial, dict) else None
+    # action 0 is fixation
+    if coherence is None or getattr(env.action_space, "n", 0) != 3 or answers[-1] == 0:
+        return None
+    sign = 1 if answers[-1] == 2 else -1
+    return sign * float(coherence) + 0.0  # no -0
 
 
 @functools.lru_cache(maxsize=4)

@@ -2,6 +2,7 @@
 
 FOLDER/networks.jsonl   a line for each network: its configuration, log, test score and where it was trained
 FOLDER/NAME.safetensors its last weights, with the configuration in the header
+FOLDER/trials.npz       test trials that another package drew, with which the networks are tested without it
 """
 
 from __future__ import annotations
@@ -13,11 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors.torch import load, save
 from torch import Tensor
 
+from aru_lab.data.sequences import Sequences
+from aru_lab.data.tasks import find_task
+from aru_lab.data.trials import TrialTask
 from aru_lab.errors import ConfigError, RunError
-from aru_lab.files import Form, check_form, read_bytes, read_lines, reading
+from aru_lab.files import Form, archive_of, check_form, read_arrays, read_bytes, read_lines, reading
 from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
 from aru_lab.runs.evaluation import Score
 from aru_lab.runs.folder import (
@@ -32,6 +37,8 @@ from aru_lab.runs.schedules import best_epoch
 from aru_lab.runs.state import load_last
 
 LINES = "networks.jsonl"
+TRIALS = "trials.npz"
+_CONDITION = "condition "  # how the names of conditions begin in TRIALS
 # What is kept of the weights: all of them, those of the recurrent part and the read-out, or none.
 ALL, RECURRENT, NOTHING = "all", "recurrent", "nothing"
 PARTS: dict[str, tuple[str, ...]] = {ALL: ("",), RECURRENT: ("recurrent.", "readout."), NOTHING: ()}
@@ -216,6 +223,50 @@ def read_kept(folder: Path) -> list[Kept]:
     if len(set(names)) < len(names):
         raise RunError(f"{path} is damaged: it holds one network twice; restore it from a copy.")
     return found
+
+
+def keep_trials(folder: Path, task: str) -> None:
+    """Keep the test trials of a task, so that its networks can be tested without the package that draws them.
+
+    Raises:
+        ConfigError: the package is not installed.
+        RunError: the file can't be written.
+    """
+    found = find_task(task)
+    if not isinstance(found, TrialTask):
+        raise ConfigError(f"task: got {task}, expected one whose trials are drawn.")
+    test = found.load().test
+    arrays = {"task": np.array(task), "x": test.x, "y": test.y}
+    optional = {"lengths": test.lengths, "mask": test.mask, "centre": test.centre}
+    arrays |= {name: array for name, array in optional.items() if array is not None}
+    arrays |= {_CONDITION + name: values for name, values in found.trials("test").conditions.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    write_result(archive_of(arrays), folder / TRIALS)
+
+
+def read_trials(folder: Path, task: str) -> tuple[Sequences, dict[str, np.ndarray]]:
+    """The test trials that a folder keeps, and their conditions by name.
+
+    Args:
+        folder: where they are kept.
+        task: of the networks.
+
+    Raises:
+        RunError: the file is missing, damaged, or of another task.
+    """
+    path = folder / TRIALS
+    with reading(path, RunError, "restore it from a copy."):
+        arrays = read_arrays(path)
+        if lacking := {"task", "x", "y"} - arrays.keys():
+            raise ValueError(f"it has no {' and no '.join(sorted(lacking))}")
+        if (of := str(arrays["task"])) != task:
+            raise ValueError(f"it holds trials of {of}, expected {task}")
+        for name, array in arrays.items():
+            if name not in ("task", "centre") and len(array) != len(arrays["x"]):
+                raise ValueError(f"{name} has {len(array)} trials, expected {len(arrays['x'])}")
+    conditions = {name.removeprefix(_CONDITION): arrays[name] for name in arrays if name.startswith(_CONDITION)}
+    optional = (arrays.get(name) for name in ("lengths", "mask", "centre"))
+    return Sequences(arrays["x"], arrays["y"], *optional), conditions
 
 
 def _check(line: dict[str, Any]) -> None:

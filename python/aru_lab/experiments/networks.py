@@ -1,4 +1,4 @@
-"""Train the networks that the paper's claims are judged on, and keep each as it is finished.
+"""Train the networks on which claims are judged, and keep each as it is finished.
 
 First every model's learning rate is chosen; then all models of the first seed are trained, then all of the second, so
 that complete seeds come first. What is kept is not trained again, and a stopped network resumes.
@@ -18,12 +18,12 @@ from rich.console import Console
 
 from aru_lab.arguments import check_choice, check_positive
 from aru_lab.errors import ConfigError, Interrupted, LabError, NonFiniteError, RunError, failed_together
-from aru_lab.experiments.kept import keep, read_kept
+from aru_lab.experiments.kept import TRIALS, keep, keep_trials, read_kept
 from aru_lab.experiments.processes import run_jobs
 from aru_lab.experiments.scales import NETWORKS, NetworkSet
 from aru_lab.experiments.slurm import Slurm
 from aru_lab.experiments.sweep import Finished, complete, n_parameters, plan
-from aru_lab.files import Form, check_form, read_lines
+from aru_lab.files import Form, check_form, is_file, read_lines
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.folder import append_result
@@ -143,6 +143,8 @@ class _Work:
     def train(self, network_set: NetworkSet) -> None:
         """Train what is left of a set."""
         folder = self.output / network_set.name
+        if network_set.trials and not is_file(folder / TRIALS):
+            keep_trials(folder, network_set.training.task)
         kept = {network.name for network in read_kept(folder)}
         rates = self.rates(network_set)
         left = [

@@ -93,7 +93,7 @@ def test_choices_against_the_coherence_of_motion_and_colour(runs: dict[str, Path
     for name in ("context-integration", "lstm"):
         run, found = Run(runs[name]), result_of(runs[name]).arrays
         task = find_task(TASKS["context-integration"])
-        conditions, answers = task.trials("test").conditions, answers_of(run, task)
+        conditions, answers = task.trials("test").conditions, answers_of(run.model, run.test, task.kind)
         assert found["curves"].tolist() == [
             f"{f}, {c} context" for c in ("motion", "colour") for f in ("motion", "colour")
         ]
@@ -113,7 +113,7 @@ def test_answers_are_those_at_the_last_step(runs: dict[str, Path]) -> None:
     run = Run(runs["parametric-working-memory"])
     outputs = evaluate_in_detail(run.path, []).clean.outputs
     steps = int(run.test.mask[0].sum())
-    answers = answers_of(run, find_task(run.config.task))
+    answers = answers_of(run.model, run.test, find_task(run.config.task).kind)
     np.testing.assert_array_equal(answers, outputs[steps - 1 :: steps].argmax(1) - 1)
     found = result_of(run.path).arrays
     assert found["levels"].tolist() == [-8, -4, -2, 2, 4, 8]

@@ -23,6 +23,8 @@ from aru_lab.runs.evaluation import Score
 
 BySeed = dict[int, float]
 
+DECISION = "perceptual-decision"
+
 GROUPS = {
     "psmnist": "psMNIST",
     "scifar10": "sCIFAR10, linear encoder",
@@ -34,6 +36,7 @@ GROUPS = {
     "rmsprop": "psMNIST, RMSprop",
     "grid-frozen": "initialisation grid, n and s frozen",
     "grid-trained": "initialisation grid, n and s trained",
+    DECISION: "NeuroGym, perceptual decision, Dale's law",  # not the paper's
 }
 
 

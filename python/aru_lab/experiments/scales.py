@@ -167,7 +167,7 @@ _DECISION = TrainConfig(
     task="neurogym:PerceptualDecisionMaking-v0:dt=50",
     hidden_size=64,
     controller_size=16,
-    epochs=20,
+    epochs=30,
     dale=0.8,
     threads=1,
 )
@@ -274,7 +274,7 @@ NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
             _DECISION,
             seeds=_FEW,
             models=_RNNS,
-            learning_rates=(1e-2, 3e-3, 1e-3),
+            learning_rates=(1e-2, 5e-3, 2e-3),
             trials=True,
         ),
     ),

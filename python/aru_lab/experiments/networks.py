@@ -213,7 +213,8 @@ class _Work:
                 )
             return chosen
         if not network_set.learning_rates:
-            return dict.fromkeys(network_set.models, network_set.training.learning_rate)
+            of = (dataclasses.replace(network_set.training, model=model) for model in network_set.models)
+            return {config.model: config.with_learning_rate().learning_rate for config in of}
         folder = self.output / network_set.name
         self.choose_rates(network_set, folder)
         return chosen_rates(folder)

@@ -123,7 +123,7 @@ class NetworkSet:
         seeds: each trains every model.
         models: of names.MODELS.
         learning_rates: candidates; each model takes the best one on the validation examples of the first seed. With
-            none, all take that of `training`.
+            none, all take that of `training`; where that is None, each its default.
         rates_of: name of an earlier set whose choice of learning rates holds here, too.
         match: models whose hidden size is solved; the others have that of `training`. None: all but the ARUN.
         starts: initial n and s; each pair trains a network of its own. None: those of `training`.
@@ -167,7 +167,7 @@ _DECISION = TrainConfig(
     task="neurogym:PerceptualDecisionMaking-v0:dt=50",
     hidden_size=64,
     controller_size=16,
-    epochs=30,
+    epochs=20,
     dale=0.8,
     threads=1,
 )
@@ -274,7 +274,6 @@ NETWORKS: dict[str, tuple[NetworkSet, ...]] = {
             _DECISION,
             seeds=_FEW,
             models=_RNNS,
-            learning_rates=(1e-2, 5e-3, 2e-3),
             trials=True,
         ),
     ),

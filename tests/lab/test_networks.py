@@ -21,13 +21,14 @@ from aru_lab.cli import main
 from aru_lab.cli.networks import SCALES as CHOICES
 from aru_lab.errors import ConfigError, NonFiniteError, RunError
 from aru_lab.experiments import networks as module
-from aru_lab.experiments.kept import ALL, NOTHING, RECURRENT, Kept, keep, read_kept
+from aru_lab.experiments.kept import ALL, NOTHING, RECURRENT, Kept, keep, read_kept, read_trials
 from aru_lab.experiments.networks import RATES, chosen_rates, configurations, networks
 from aru_lab.experiments.scales import NETWORKS, PROTOCOL, NetworkSet
 from aru_lab.experiments.sweep import n_parameters
 from aru_lab.files import sealed
 from aru_lab.networks.names import MODELS
-from aru_lab.runs.evaluation import Score, build_for, evaluate, load_classifier, task_of
+from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import Score, build_for, evaluate, load_classifier, load_network, score, task_of
 from aru_lab.runs.folder import METRICS, RunFolder
 
 from .small_run import CONFIG, run
@@ -309,6 +310,31 @@ def test_the_grid_has_85_starts() -> None:
     assert {task_of(config).n_steps for _, config in found} == {28}
     assert trained.training.freeze == ()
     assert frozen.training.freeze == ("activation",)
+
+
+def test_the_decision_is_the_projects_own() -> None:
+    (decision,) = NETWORKS["decision"]
+    config = decision.training
+    assert decision.trials
+    assert decision.models == ("arun", "gamma-heterogeneous", "relu")
+    assert decision.seeds == (0, 1, 2, 3, 4)
+    assert (config.task, config.dale, config.leak) == ("neurogym:PerceptualDecisionMaking-v0:dt=50", 0.8, None)
+    assert (config.learning_rate, config.learning_rate_scaling) == (None, "fan-in")  # the defaults
+
+
+def test_without_candidates_every_model_learns_at_the_default_and_trials_are_kept(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    task = "context-integration:dt=150,trials=20"
+    own = TrainConfig(task=task, hidden_size=8, controller_size=3, epochs=1, dale=0.8, threads=1, device="cpu")
+    monkeypatch.setitem(NETWORKS, "made", (NetworkSet("one", own, (0,), ("arun", "relu"), match=(), trials=True),))
+    assert networks("made", tmp_path / "out", tmp_path / "runs", console=Console(quiet=True))
+    kept = read_kept(tmp_path / "out" / "one")
+    assert {network.config.model: network.config.learning_rate for network in kept} == {"arun": 1e-2, "relu": 2e-3}
+    trials, _ = read_trials(tmp_path / "out" / "one", task)
+    for network in kept:  # with its constraint, from its file and the trials
+        model = load_network(network.restore(tmp_path / "again"), "last")[0]
+        assert score(model, trials) == network.clean
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from aru_lab.data.sequences import Sequences
-from aru_lab.data.tasks import find_task
+from aru_lab.data.tasks import canonical, find_task
 from aru_lab.data.trials import TrialTask
 from aru_lab.errors import ConfigError, RunError
 from aru_lab.files import Form, archive_of, check_form, read_arrays, read_bytes, read_lines, reading
@@ -236,7 +236,7 @@ def keep_trials(folder: Path, task: str) -> None:
     if not isinstance(found, TrialTask):
         raise ConfigError(f"task: got {task}, expected one whose trials are drawn.")
     test = found.load().test
-    arrays = {"task": np.array(task), "x": test.x, "y": test.y}
+    arrays = {"task": np.array(found.name), "x": test.x, "y": test.y}
     optional = {"lengths": test.lengths, "mask": test.mask, "centre": test.centre}
     arrays |= {name: array for name, array in optional.items() if array is not None}
     arrays |= {_CONDITION + name: values for name, values in found.trials("test").conditions.items()}
@@ -259,7 +259,7 @@ def read_trials(folder: Path, task: str) -> tuple[Sequences, dict[str, np.ndarra
         arrays = read_arrays(path)
         if lacking := {"task", "x", "y"} - arrays.keys():
             raise ValueError(f"it has no {' and no '.join(sorted(lacking))}")
-        if (of := str(arrays["task"])) != task:
+        if (of := str(arrays["task"])) != canonical(task):
             raise ValueError(f"it holds trials of {of}, expected {task}")
         for name, array in arrays.items():
             if name not in ("task", "centre") and len(array) != len(arrays["x"]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,10 @@ def test_kept_networks_are_those_of_the_scale(kept: Decisions) -> None:
     assert {network.name for network in read_kept(FOLDER)} == kept.networks.keys() == names
     for name, model in kept.models.items():
         network = kept.networks[name]
-        same = dataclasses.replace(NETWORK_SET.training, model=network.config.model, seed=network.config.seed)
-        assert set(network.config.differences(same)) <= {"hidden_size", "learning_rate"}
+        own = {name: getattr(network.config, name) for name in ("model", "seed", "learning_rate")}
+        assert own["learning_rate"] == (2e-3 if own["model"] == "relu" else 1e-2)  # the defaults
+        same = dataclasses.replace(NETWORK_SET.training, **own)
+        assert set(network.config.differences(same)) <= {"hidden_size"}
         weight = model.recurrent.weight_hh_l0
         excitatory = round(0.8 * weight.shape[1])
         assert (weight[:, :excitatory] >= 0).all(), name
@@ -169,3 +172,28 @@ def test_sweeps_are_scored_on_the_trials_with_evidence(kept: Decisions) -> None:
     assert of_sine.n == kept.trials.mask[kept.coherences != 0].sum()
     assert len(kept.with_evidence) == (kept.coherences != 0).sum()
     assert steps == [1]
+
+
+def test_the_page_has_the_numbers_of_the_kept_networks(kept: Decisions) -> None:
+    evidence = measure(kept)
+    verdicts = {finding.claim.needs[0].sweeps[1]: finding for finding in findings(evidence)}
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in PAGE.read_text().splitlines()]
+    table = {row[0]: row[1:] for row in rows if len(row) == 7}
+    for name, sweep in (
+        ("none", "clean"),
+        ("noisy drive, mean 5, deviation √2", "noisy drive"),
+        ("step drive, ξ = 1", "step drive"),
+        ("contrast, A = 0.5", "sine"),
+    ):
+        for model, cell in zip(NETWORK_SET.models, table[name], strict=False):
+            found = 100 * np.array(list(evidence.accuracy(DECISION, model, sweep).values()))
+            mean, deviation = map(float, cell.split(" ± "))
+            # another processor rounds otherwise, which may turn single choices
+            assert mean == pytest.approx(found.mean(), abs=0.3), (name, model)
+            assert deviation == pytest.approx(found.std(ddof=1), abs=0.3), (name, model)
+        if sweep == "clean":
+            continue
+        assert table[name][-1] == verdicts[sweep].verdict
+        for cell, outcome in zip(table[name][3:5], verdicts[sweep].outcomes, strict=True):
+            numbers = [float(number) for number in re.findall(r"-?\d+\.\d", cell)]
+            assert numbers == pytest.approx([100 * v for v in (outcome.mean, outcome.low, outcome.high)], abs=0.5), name

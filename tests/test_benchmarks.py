@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from aru_kernels import cpu
-from benchmarks import comparison, machine, records, report
+from benchmarks import cognitive_libraries, comparison, machine, records, report
 from benchmarks.cases import check_equal
 from benchmarks.memory import peak_in_fresh_process
 from benchmarks.records import Record
@@ -251,3 +251,14 @@ def test_quick_subset_runs_and_keeps_its_results(tmp_path):
     rows = records.load([path])
     assert {"aru_sequence", "gamma", "one long sequence"} == {r.op for r in rows}
     assert all(r.best > 0 and r.machine["commit"] for r in rows)
+
+
+def test_libraries_of_neuroscience_take_turns(capsys):
+    threads = torch.get_num_threads()
+    try:
+        assert cognitive_libraries.main(["--updates", "1", "--turns", "2"]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    printed = capsys.readouterr()
+    for name in cognitive_libraries.LIBRARIES:  # those that are not installed are named
+        assert f"{name}: " in (printed.out if name.startswith("aru_lab") else printed.out + printed.err)

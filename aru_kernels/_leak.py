@@ -50,7 +50,9 @@ def values(leak: object, train_leak: object, hidden_size: int, dtype: object) ->
         found: Values = leak.item() if leak.shape == () else tuple(leak.tolist())
     else:
         found = check.number_beside_tensor("leak", leak)
-    rounded = torch.tensor(found, dtype=dtype if isinstance(dtype, torch.dtype) else None).reshape(-1).tolist()
+    # on a CPU, for the default device may be "meta"
+    as_stored = torch.tensor(found, dtype=dtype if isinstance(dtype, torch.dtype) else None, device="cpu")
+    rounded = as_stored.reshape(-1).tolist()
     for value in rounded:
         if not 0 < value <= 1 or (train_leak and value == 1):
             limit = "above 0 and below 1 because it is trained" if train_leak else "above 0 and at most 1"

@@ -351,3 +351,14 @@ def test_a_leak_on_another_device_is_told(make, name):
     leak = name.replace("weight_ih", "leak")
     with pytest.raises(ValueError, match=f"^{leak} is on cpu, expected meta, the device of {name}\\.$"):
         torch.func.functional_call(module, parameters, (torch.empty(2, 3, device="meta"),))
+
+
+@pytest.mark.parametrize("train", [False, True])
+@LAYERS
+def test_made_without_memory(layer, train):
+    with torch.device("meta"):
+        module = layer(3, 4, leak=0.5, train_leak=train)
+    assert module.leak_l0.is_meta
+    made = module.to_empty(device="cpu")
+    made.reset_parameters()
+    assert torch.equal(made.leak_l0, torch.full((4,), 0.5))

@@ -122,7 +122,7 @@ def test_multiply_adds():
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="reads instructions of x86-64")
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
 def test_multiply_adds_run_in_chains_of_their_own():
-    """Compilers merge equal chains into one, whose rate is that of the latency times their number."""
+    """Compilers merge equal chains into one; the measured rate is then bounded by its latency."""
     from aru_kernels import _C
 
     listing = subprocess.run(

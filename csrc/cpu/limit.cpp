@@ -14,7 +14,7 @@ constexpr int chains = 12;
 constexpr int64_t steps = 1000;
 
 // Every step waits for the previous one of its chain.  With x = y = 1/2 the sums tend to 1.  Each chain begins at
-// another number, because the compiler would make a single one of equal chains.
+// another number, because the compiler would merge equal chains.
 template <class V, class Step> double run_chains(int64_t rounds, const Step& step) {
   V sum[chains];
 #pragma GCC unroll 12

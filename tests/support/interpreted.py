@@ -9,7 +9,7 @@ from typing import Any
 def patch_once_a_launch() -> None:
     """Lets a launch patch triton.language once for each function, where Triton patches at each call of a function.
 
-    Half of the interpreter's time is otherwise spent on patching what is patched.  Call this before the first launch.
+    Repeating the patches takes almost half of the interpreter's time.  Call this before the first launch.
     """
     from triton.runtime import interpreter
 

@@ -161,8 +161,8 @@ _TINY = dataclasses.replace(PROTOCOL, pixels_per_step=4, epochs=2, subset=300, l
 _CORNERS = (("1", "0"), ("1", "1"), ("5", "0.5"), ("20", "0"))
 _FEW = tuple(range(5))
 _MANY = tuple(range(10))
-# Not the paper's: a decision of NeuroGym under Dale's law, with the laboratory's own way to train. RNN+ReLU has no
-# leak, so that none has one.
+# Not the paper's: a decision of NeuroGym under Dale's law, with the laboratory's own way to train. None has a
+# leak, because RNN+ReLU has none.
 _DECISION = TrainConfig(
     task="neurogym:PerceptualDecisionMaking-v0:dt=50",
     hidden_size=64,

@@ -131,10 +131,10 @@ def test_first_page_says_where_measurements_without_a_verdict_are() -> None:
     one = Finding(claim, UNTESTED, (Outcome("a - b", "EQ(0.01)", UNTESTED, 1, 0.005),), "waits for all its networks")
     text = report.as_first_page(Reproduction("small", "", [one], [], [], "x"))
     assert "* C3: waits for all its networks" in text
-    assert "[The table of all claims](paper.md) has what was measured so far for 1 of them." in text
+    assert "[The table of all claims](paper.md) lists the measurements so far of 1 of them." in text
     assert "a - b" not in text
     bare = dataclasses.replace(one, outcomes=())
-    assert "measured so far" not in report.as_first_page(Reproduction("small", "", [bare], [], [], "x"))
+    assert "measurements so far" not in report.as_first_page(Reproduction("small", "", [bare], [], [], "x"))
 
 
 def test_verdicts_are_counted_in_a_sentence() -> None:

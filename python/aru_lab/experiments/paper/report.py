@@ -285,7 +285,7 @@ def _together(findings: Sequence[Finding]) -> list[str]:
         by_reason.setdefault(reason or "too few seeds", []).append(finding.claim.name)
     lines = [f"* {', '.join(names)}: {as_markdown(reason)}" for reason, names in by_reason.items()]
     measured = sum(finding.deciding is not None for finding in findings)
-    told = f"[The table of all claims](paper.md) has what was measured so far for {measured} of them."
+    told = f"[The table of all claims](paper.md) lists the measurements so far of {measured} of them."
     return [*lines, *(["", told] if measured else [])]
 
 

@@ -67,8 +67,11 @@ FLAGS += ["-Wall", "-Wextra", "-Wno-psabi", "-Wno-unknown-pragmas", "-Wno-ignore
 
 
 # CUDA: one source, compiled once per (form of products, direction), the longest first.
-CUDA_FORMS = ("bf16", "tf32", "split")  # in the order of csrc/cuda/forms.h
-CUDA_KERNELS = [(form, backward) for backward in (1, 0) for form in reversed(CUDA_FORMS)]
+CUDA_FORMS = ("bf16", "tf32", "split", "mixed")  # in the order of csrc/cuda/forms.h
+CUDA_KERNELS = [(form, backward) for backward in (1, 0) for form in reversed(CUDA_FORMS[:3])]
+# Of an architecture whose groups of warps make products: kernels that no other one has.
+CUDA_GROUPS = "90a"
+CUDA_KERNELS_OF_GROUPS = [("mixed", 0)]
 CUDA_SOURCES = [
     "csrc/aru_math.h",
     "csrc/addresses.h",
@@ -112,17 +115,20 @@ def cuda_architectures(nvcc: str) -> list[str]:
 def compile_cuda(nvcc: str, architectures: list[str], folder: Path) -> tuple[list[str], str]:
     """Compiles the kernels into `folder`; the objects, and a table with a line for each kernel and architecture."""
     folder.mkdir(parents=True, exist_ok=True)
-    targets = []
+    targets = {}
     for architecture in architectures:
         number = architecture.removesuffix("+PTX")
         code = f"sm_{number},compute_{number}" if architecture != number else f"sm_{number}"
-        targets.append(f"-gencode=arch=compute_{number},code=[{code}]")
-    common = [nvcc, *CUDA_FLAGS, *targets, f'-DARU_CUDA_ARCHITECTURES="{" ".join(architectures)}"']
+        targets[architecture] = f"-gencode=arch=compute_{number},code=[{code}]"
+    of_groups = [target for architecture, target in targets.items() if architecture.startswith(CUDA_GROUPS)]
+    common = [nvcc, *CUDA_FLAGS, f'-DARU_CUDA_ARCHITECTURES="{" ".join(architectures)}"']
+    kernels = [(kernel, [*targets.values()]) for kernel in CUDA_KERNELS]
+    kernels += [(kernel, of_groups) for kernel in CUDA_KERNELS_OF_GROUPS if of_groups]
     jobs = [
-        (f"kernels_{form}_{backward}", "kernels", [f"-DARU_FORM={form}", f"-DARU_BACKWARD={backward}"])
-        for form, backward in CUDA_KERNELS
+        (f"kernels_{form}_{backward}", "kernels", [*gencode, f"-DARU_FORM={form}", f"-DARU_BACKWARD={backward}"])
+        for (form, backward), gencode in kernels
     ]
-    jobs.append(("launch", "launch", []))
+    jobs.append(("launch", "launch", [*targets.values(), f"-DARU_WARP_GROUPS={int(bool(of_groups))}"]))
 
     def compile_one(job: tuple[str, str, list[str]]) -> tuple[str, str]:
         name, source, extra = job

@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,8 @@ except ImportError as error:
 
 # Form of csrc/cuda/forms.h: how float32 matrices are multiplied
 FORMS = {"medium": 0, "high": 1, "highest": 2}
+# A second form for "high", which serves forward passes that keep no state, on GPUs with groups of warps
+MIXED = 3
 
 Sizes = tuple[int, int, int, int]
 """T, B, H, G; G = 0 for the static network."""
@@ -91,6 +95,22 @@ def _tiling(index: int, form: int, backward: bool, sizes: Sizes) -> Tiling:
     if isinstance(plan, str):
         raise RuntimeError(f"backend 'cuda' cannot run the sequence: {plan}.")
     return plan
+
+
+def forward_form(index: int, precision: str, segment: int, sizes: Sizes) -> int:
+    """The form of a forward pass: MIXED where ARU_CUDA_HIGH asks for it and its kernels serve the pass."""
+    wanted = precision == "high" and _high() == "mixed" and segment == 0 and sizes[3] > 0
+    if wanted and not isinstance(_plan(index, MIXED, False, *sizes[1:]), str):
+        return MIXED
+    return FORMS[precision]
+
+
+def _high() -> str:
+    """ARU_CUDA_HIGH: the form of the products at "high", "tf32" or "mixed"."""
+    name = os.environ.get("ARU_CUDA_HIGH") or "tf32"
+    if name not in ("tf32", "mixed"):
+        raise ValueError(f"the environment variable ARU_CUDA_HIGH is {reprlib.repr(name)}, expected 'tf32' or 'mixed'.")
+    return name
 
 
 def _stream(x: Tensor) -> int:
@@ -186,7 +206,8 @@ def aru_sequence_fwd(inputs: AruInputs, options: AruOptions) -> AruStates:
 def _forward(sizes: Sizes, n_floor: float, precision: str, segment: int, **tensors: Tensor) -> None:
     """Runs the kernel with tensors by the names of its struct's fields; empty ones become null pointers."""
     xp = tensors["xp"]
-    index, form = _index(xp), FORMS[precision]
+    index = _index(xp)
+    form = forward_form(index, precision, segment, sizes)
     tiling = _tiling(index, form, segment > 0, sizes)  # what is kept lies as the backward pass has its rows
     exchange = _bytes(xp, _C.exchange_bytes(form, False, sizes, tiling))
     alive, addresses = _addresses(exchange=exchange, **tensors)

@@ -107,6 +107,8 @@ void forward(int device, uintptr_t stream, int form, const std::array<int, 4>& s
              double n_floor, int segment, const py::kwargs& addresses) {
   Forward p = common<Forward>(Form(form), false, sizes, tiling, n_floor, segment);
   fields(p).fill(p, addresses);
+  if (p.kept && !keeps_state(Form(form)))
+    throw std::invalid_argument("kept: got an address, expected none, because this form's kernels keep no state.");
   const py::gil_scoped_release release;
   check([&](const char** text) { return aru_cuda_forward(device, Form(form), &p, stream, text); });
 }

@@ -14,7 +14,8 @@ from benchmarks.cuda_micro import compile_command
 from support.cuda_emulation import DEVICES, Emulation, built, needs_compiler
 from support.helpers import ROOT
 
-FORMS = ("bf16", "tf32", "split")  # in the order of Form
+FORMS = ("bf16", "tf32", "split", "mixed")  # in the order of Form
+GROUPS_FORMS = ("bf16", "mixed")  # whose products groups of warps make, where there are any
 HEADER = (ROOT / "csrc" / "cuda" / "tiling.h").read_text()
 
 # Bytes that a kernel may store to spilled registers (direction, form of products, column tiles), and why.
@@ -120,19 +121,20 @@ def test_every_kernel_is_compiled_for_every_architecture(table):
     compiled: dict[str, set] = {}
     for kernel in kernels(table):
         compiled.setdefault(kernel.architecture, set()).add(kernel.key)
-        assert kernel.registers <= (168 if kernel.form == "bf16" else 255)
-    expected = {(direction, form, tiles) for direction in TILES for form in FORMS for tiles in TILES[direction]}
+        assert kernel.registers <= (168 if kernel.form in GROUPS_FORMS else 255)
+    everywhere = {(direction, form, tiles) for direction in TILES for form in FORMS[:3] for tiles in TILES[direction]}
+    of_groups = {("forward", "mixed", tiles) for tiles in TILES["forward"] if tiles}
     assert compiled
     for architecture, keys in compiled.items():
-        assert keys == expected, architecture
+        assert keys == (everywhere | of_groups if architecture == WITH_GROUPS else everywhere), architecture
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_products_of_groups_run_beside_other_work(table):
-    """The compiler adds one wait alone: for the product after the last step, which nobody takes."""
+    """The compiler adds only one wait, for the product after the last step, which nobody takes."""
     for kernel in kernels(table):
-        assert kernel.waits <= (kernel.direction == "forward" and kernel.form == "bf16"), kernel
+        assert kernel.waits <= (kernel.direction == "forward" and kernel.form in GROUPS_FORMS), kernel
 
 
 @pytest.mark.slow

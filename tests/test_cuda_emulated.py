@@ -10,11 +10,14 @@ import torch
 from aru_kernels import cuda, ops, reference
 from support.cuda_checks import (
     PRECISIONS,
+    RANGES,
     adaptive_arguments,
     check_adaptive,
+    check_mixed,
     complete,
     gradients,
     in_force,
+    one_signed_arguments,
     run_adaptive,
     static_arguments,
 )
@@ -54,7 +57,7 @@ def tilings(monkeypatch):
 
     def use(*both: tuple[int, ...], together: int = 4) -> None:
         def plan(index: int, form: int, backward: bool, B: int, H: int, G: int) -> tuple[int, ...]:
-            return complete(both[backward], list(cuda.FORMS)[form], together if G else 1)
+            return complete(both[backward], [*cuda.FORMS, "mixed"][form], together if G else 1)
 
         monkeypatch.setattr(cuda, "_plan", plan)
 
@@ -95,6 +98,15 @@ def test_adaptive_matches_reference(emulation, tilings, case, precision):
     check_adaptive(adaptive_arguments(*shape), precision, segment)
 
 
+@pytest.mark.parametrize("case", CASES)
+def test_mixed_products_match_reference(emulation, tilings, case):
+    shape, forward, backward, _, schedule = CASES[case]
+    emulation.schedule(schedule)
+    for tiling in {forward, backward}:
+        tilings(tiling, tiling)
+        check_mixed(adaptive_arguments(*shape))
+
+
 # As CASES; at least four warps share the sums.
 WITHOUT_GROUPS = {
     "cluster": ((6, 5, 31, 13), (1, 3, 12, 4, 2, 2), (1, 3, 12, 5, 5, 1), 1, "random, late stores"),
@@ -116,6 +128,7 @@ def test_without_groups_of_warps(without_groups, tilings, case):
 def test_every_number_of_column_tiles(emulation, tilings, G):
     tilings((1, 2, 8, 4, 1, 1), (1, 2, 8, 4, 5, 1))
     check_adaptive(adaptive_arguments(3, 3, 13, G), "medium", 2, trace=False)
+    check_mixed(adaptive_arguments(3, 3, 13, G))
 
 
 def test_many_rows_of_a_large_controller(emulation, tilings):
@@ -281,6 +294,77 @@ def test_large_weights_and_states_stay_finite_in_16_bits(emulation):
     torch.set_float32_matmul_precision("medium")
     outputs, actual = run_adaptive([x.requires_grad_() for x in arguments], 1)
     assert all(x.isfinite().all() for x in (*outputs, *actual))
+
+
+@pytest.mark.parametrize("factors", RANGES.values(), ids=RANGES)
+def test_mixed_products_have_the_range_of_float32(emulation, factors):
+    check_mixed(one_signed_arguments(6, 3, 24, 13, factors))
+
+
+def test_mixed_products_with_weights_of_every_size(emulation):
+    """One power of two serves all weights of a matrix; the largest leaves the others their bits."""
+    arguments = [x.detach() for x in adaptive_arguments(6, 3, 24, 13)]
+    g0, weight_ag, weight_gg, bias_g, weight_gc = arguments[2], *arguments[4:8]
+    for x in (g0, weight_ag, weight_gg, bias_g):  # unit 0 is 0 at every step
+        x.select(-1 if x is g0 else 0, 0).zero_()
+    weight_gg[1:, 0] = 60000
+    weight_gc[:, 0] = 60000
+    check_mixed(arguments)
+    weight_gg[1:, 0] = float("inf")
+    arguments[2] = 1e6 * g0
+    outputs = mixed_outputs(arguments)
+    assert all(x.isfinite().all() for x in outputs)
+
+
+def mixed_outputs(arguments: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """All outputs of a forward pass at "high" with ARU_CUDA_HIGH=mixed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ARU_CUDA_HIGH", "mixed")
+        return ops.call("cuda", "aru_sequence", *arguments, 1e-3, "high", 0, True)[:-1]
+
+
+def test_mixed_products_have_the_same_bits_however_threads_run(emulation, tilings):
+    arguments = [x.detach() for x in adaptive_arguments(5, 7, 24, 10)]
+    tilings((1, 3, 8, 3, 1, 2), (1, 3, 8, 3, 1, 2))
+    results = []
+    for schedule in SCHEDULES:
+        emulation.schedule(schedule)
+        results.append(mixed_outputs(arguments))
+    assert all(torch.equal(x, y) for other in results[1:] for x, y in zip(results[0], other, strict=True))
+
+
+def test_mixed_products_serve_what_they_can(emulation, monkeypatch):
+    """Forward passes that keep no state, on a GPU with groups of warps; TF32 serves the rest."""
+    sizes = (4, 3, 16, 6)
+
+    def form(precision: str = "high", segment: int = 0, sizes: tuple[int, int, int, int] = sizes) -> int:
+        return cuda.forward_form(0, precision, segment, sizes)
+
+    assert form() == cuda.FORMS["high"]
+    monkeypatch.setenv("ARU_CUDA_HIGH", "mixed")
+    assert form() == cuda.MIXED
+    assert form(segment=1) == form(sizes=(4, 3, 16, 0)) == cuda.FORMS["high"]
+    assert [form(name) for name in ("medium", "highest")] == [cuda.FORMS["medium"], cuda.FORMS["highest"]]
+    check_adaptive(adaptive_arguments(*sizes), "high", 1)
+    arguments = [x.detach() for x in adaptive_arguments(*sizes)]
+    monkeypatch.delenv("ARU_CUDA_HIGH")
+    tf32 = ops.call("cuda", "aru_sequence", *arguments, 1e-3, "high", 0, True)
+    assert not torch.equal(mixed_outputs(arguments)[2], tf32[2])
+    monkeypatch.setenv("ARU_CUDA_HIGH", "mixed")
+    emulation.device(*DEVICES["A100"])
+    assert form() == cuda.FORMS["high"]
+    assert cuda._plan(0, cuda.MIXED, False, 3, 16, 6) == (
+        "its `mixed` kernels serve the forward pass of the adaptive network on GPUs with groups of warps (sm_90a), "
+        "got emulated device"
+    )
+
+
+def test_a_wrong_form_is_refused(emulation, monkeypatch):
+    monkeypatch.setenv("ARU_CUDA_HIGH", "fast")
+    arguments = [x.detach() for x in adaptive_arguments(2, 3, 8, 4)]
+    sentence = "the environment variable ARU_CUDA_HIGH is 'fast', expected 'tf32' or 'mixed'."
+    with pytest.raises(ValueError, match=f"^{sentence}$"):
+        ops.call("cuda", "aru_sequence", *arguments, 1e-3, "high", 0, False)
 
 
 # Precisions in which the shared memory does not hold the largest sizes.

@@ -30,6 +30,7 @@ from benchmarks.gpu.problems import (
     compare,
     environment,
     exact_results,
+    mixed_products,
     one_of_each,
     one_signed_step,
     operation,
@@ -37,6 +38,7 @@ from benchmarks.gpu.problems import (
     random,
     refusal,
     run,
+    run_forward,
     sequences,
     served,
     static,
@@ -106,6 +108,27 @@ def sequences_are_accurate(place: Place) -> None:
         for dtype in NARROW if G else ():
             narrow = [x.to(dtype) for x in arguments]
             compare(place, function, narrow, TOLERANCES["sequence"][dtype], f"{what}, {dtype}")
+
+
+def mixed_products_are_accurate(place: Place) -> None:
+    """Values of passes without gradients in the second form of "high", beyond float16's range too; and their bits."""
+    shapes = [(40, 32, 64, 16), (784, 16, 64, 16), (21, 7, 65, 50), (70, 9, 400, 50), (40, 100, 400, 50)]
+    shapes += [(11, 6, 90, 32), (8, 5, 77, 64), (9, 5, 61, 51), (12, 6, 50, 19)]  # other kernels
+    for shape in shapes:
+        with mixed_products(place, shape):
+            arguments = adaptive(place, *shape)
+            xp, h0, g0, weight_hh, weight_ag, weight_gg, bias_g, weight_gc, bias_c = arguments
+            large = [1e6 * xp, 1e6 * h0, *arguments[2:]]
+            small = [xp, h0, g0, weight_hh, weight_ag, 1e-7 * weight_gg, bias_g, 1e-7 * weight_gc, bias_c]
+            for name, problem in (("usual", arguments), ("large h", large), ("small weights", small)):
+                expected = run_forward("reference", F.aru_sequence, [x.double() for x in problem])
+                first = run_forward(place.backend, F.aru_sequence, problem)
+                for index, (a, e) in enumerate(zip(first, expected, strict=True)):
+                    error = relative_error(a, e)
+                    assert error <= PRODUCTS["high"], f"{shape}, {name}: output {index} is off by {error:.2g}"
+                for _ in range(5):
+                    again = run_forward(place.backend, F.aru_sequence, problem)
+                    assert all(map(torch.equal, first, again)), f"{shape}, {name}: other bits"
 
 
 def long_sequences_are_accurate(place: Place) -> None:
@@ -412,6 +435,7 @@ CHECKS: dict[str, Callable[[Place], None]] = {
         the_sanitizer_finds_nothing,
         long_sequences_are_accurate,
         sequences_are_accurate,
+        mixed_products_are_accurate,
         operators_are_registered_correctly,
         compiled_layers_work,
         steps_are_accurate,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import aru_kernels.functional as F
-from aru_kernels import backends, use_backend
+from aru_kernels import backends, cuda, use_backend
 from benchmarks import problems
 from benchmarks.tolerances import relative_error
 
@@ -199,6 +199,24 @@ def run(backend: str, function: Function, arguments: list[Tensor], scale: float 
     weights = [scale * torch.randint(1, 9, x.shape, generator=generator) / 8 for x in outputs]
     weights = [w.to(x.device, x.dtype) for w, x in zip(weights, outputs, strict=True)]
     return [*(x.detach() for x in outputs), *torch.autograd.grad(outputs, leaves, weights)]
+
+
+def run_forward(backend: str, function: Function, arguments: list[Tensor]) -> list[Tensor]:
+    """All outputs of a pass without gradients."""
+    with torch.no_grad(), use_backend(backend):
+        outputs = function(*arguments)
+    return [x for x in outputs if isinstance(x, Tensor)]
+
+
+@contextmanager
+def mixed_products(place: Place, sizes: tuple[int, int, int, int]) -> Iterator[None]:
+    """The second form of "high" for the length of a block; raises Skip if it does not serve T, B, H, G."""
+    if place.backend != "cuda":
+        raise Skip("a form of the backend cuda")
+    with precision("high"), environment(ARU_CUDA_HIGH="mixed"):
+        if cuda.forward_form(place.device.index or 0, "high", 0, sizes) != cuda.MIXED:
+            raise Skip("the device has no groups of warps, or no room for the sizes")
+        yield
 
 
 def exact_results(function: Function, arguments: list[Tensor], scale: float = 1.0) -> list[Tensor]:

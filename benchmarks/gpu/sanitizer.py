@@ -29,6 +29,11 @@ for precision in {precisions!r}:
         run_all(5, 3, 33, 50)
         run_all(5, 3, 33, 16)
         run_all(5, 18, 70, 16)
+if {backend!r} == "cuda":
+    for sizes in ((5, 3, 33, 50), (5, 3, 33, 16), (5, 18, 70, 16)):
+        with problems.environment(ARU_CUDA_HIGH="mixed"), problems.precision("high"):
+            outputs = problems.run_forward("cuda", problems.F.aru_sequence, problems.adaptive(place, *sizes))
+            print(*(x.double().norm().item() for x in outputs))
 """
 
 

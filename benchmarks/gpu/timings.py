@@ -23,7 +23,7 @@ from aru_kernels import reference, use_backend
 from aru_kernels.backends import BACKENDS
 from benchmarks.cases import on
 from benchmarks.gpu.checks import peak_memory
-from benchmarks.gpu.problems import Place, fused_backends, precision, random
+from benchmarks.gpu.problems import Place, fused_backends, mixed_products, precision, random
 from benchmarks.peers import GraphedWork, SteppedNetwork, step
 from benchmarks.problems import controller_weights
 from benchmarks.timing import Sample, sample_of
@@ -349,6 +349,8 @@ def sequence_cases(place: Place, wanted: Wanted) -> Iterator[Case]:
                 f"{place.backend}, high": at_precision("high", ours),
                 f"{place.backend}, medium": at_precision("medium", ours),
             }
+            if not backward and place.backend == "cuda":
+                variants["cuda, mixed, high"] = in_mixed_products(place, (T, B, H, G), ours)
             for other in others(place, "aru_sequence", H, G):
                 variants[other] = on(other, passes(layer, x))
                 variants[f"{other}, medium"] = at_precision("medium", variants[other])
@@ -461,6 +463,16 @@ def at_precision(name: str, work: Work) -> Work:
 
     def run() -> object:
         with precision(name):
+            return work()
+
+    return run
+
+
+def in_mixed_products(place: Place, sizes: tuple[int, int, int, int], work: Work) -> Work:
+    """`work` in the second form of "high"."""
+
+    def run() -> object:
+        with mixed_products(place, sizes):
             return work()
 
     return run

@@ -16,6 +16,31 @@
 namespace aru {
 namespace cuda {
 
+// The power of two that brings the largest magnitude of a matrix to [2^14, 2^15), where float16's 11 bits reach from
+// that down to 2^-29 of it.
+struct PowerOfTwo {
+  float scale, inverse;
+
+  // All lanes of a warp call it.
+  ARU_DEVICE PowerOfTwo of(const float* matrix, int count) {
+    constexpr int bias = 127, wanted = bias + 14, most = 126;  // exponents; both powers are normal numbers
+    const int lane = thread_index() & 31;
+    float largest = 0;
+    for (int e = lane; e < count; e += 32) {
+      const float magnitude = matrix[e] < 0 ? -matrix[e] : matrix[e];
+      if (magnitude > largest) largest = magnitude;
+    }
+    ARU_UNROLL
+    for (int distance = 16; distance > 0; distance /= 2) {
+      const float other = shuffle(largest, lane ^ distance);
+      if (other > largest) largest = other;
+    }
+    int exponent = wanted - int(bits_of_float(largest) >> 23);
+    if (exponent > most) exponent = most;
+    return {float_of_bits(uint32_t(bias + exponent) << 23), float_of_bits(uint32_t(bias - exponent) << 23)};
+  }
+};
+
 // The weights in shared memory.
 template <class K> struct ControllerOperands {
   static constexpr Form form = K::state_form;
@@ -25,14 +50,21 @@ template <class K> struct ControllerOperands {
   uint2* products;
   float4* input;  // [column tile][q]: w_ag of the columns 2q, 2q+1, then b_g of both
   float bias_n, bias_s;
+  float unscale_gg, unscale_gc;  // of W_gg g and W_gc g, if K::scales_weights
 
   ARU_DEVICE ControllerOperands pack(const ControllerWeights& w, int G, uint8_t* shared) {
     uint2* products = reinterpret_cast<uint2*>(shared);
     float4* input = reinterpret_cast<float4*>(products + (K::tiles + 1) * K::k_tiles * words * 32);
+    PowerOfTwo gg_scale{}, gc_scale{};
+    if constexpr (K::scales_weights) {
+      gg_scale = PowerOfTwo::of(w.weight_gg, G * G);
+      gc_scale = PowerOfTwo::of(w.weight_gc, 2 * G);
+    }
+    const auto packed = [](float x, const PowerOfTwo& s) { return within<form>(K::scales_weights ? x * s.scale : x); };
     // k and n are columns of the accumulators.
     const auto gg = [&](int k, int n) {
       const int from = unit_of(k, G), to = unit_of(n, G);
-      return from < G && to < G ? within<form>(w.weight_gg[to * G + from]) : 0.f;
+      return from < G && to < G ? packed(w.weight_gg[to * G + from], gg_scale) : 0.f;
     };
     if constexpr (K::in_groups)
       pack_for_groups<form>(products, K::tiles, K::k_tiles, gg);
@@ -40,20 +72,25 @@ template <class K> struct ControllerOperands {
       pack_fragments<form>(products, K::tiles, K::k_tiles, gg);
     pack_fragments<form>(products + K::tiles * K::k_tiles * words * 32, 1, K::k_tiles, [&](int k, int n) {
       const int from = unit_of(k, G);
-      return from < G ? within<form>(w.weight_gc[(n & 1) * G + from]) : 0.f;
+      return from < G ? packed(w.weight_gc[(n & 1) * G + from], gc_scale) : 0.f;
     });
     for (int e = thread_index(); e < K::tiles * 4; e += block_threads()) {
       const int j = unit_of(2 * e, G), l = unit_of(2 * e + 1, G);
       input[e] = make_float4(j < G ? w.weight_ag[j] : 0.f, l < G ? w.weight_ag[l] : 0.f, j < G ? w.bias_g[j] : 0.f,
                              l < G ? w.bias_g[l] : 0.f);
     }
-    return {products, input, w.bias_c[0], w.bias_c[1]};
+    return {products, input, w.bias_c[0], w.bias_c[1], gg_scale.inverse, gc_scale.inverse};
   }
 
   // column_tile: `tiles` is that of W_gc^T.
   ARU_METHOD void load(int column_tile, int k_tile, uint32_t (&b)[2][words]) const {
     load_fragment<form>(products + (column_tile * K::k_tiles + k_tile) * words * 32, thread_index() & 31, b);
   }
+
+  // An element of W_gg g, from the product with the packed weights.
+  ARU_METHOD float of_gg(float product) const { return K::scales_weights ? product * unscale_gg : product; }
+  // n or s, from the sum that begin_read_out() began with this bias, or with 0.
+  ARU_METHOD float of_gc(float sum, float bias) const { return K::scales_weights ? sum * unscale_gc + bias : sum; }
 };
 
 // Accumulators of two column tiles from a lane's numbers of rows r and r + 8.
@@ -145,7 +182,7 @@ template <class K, int rows> struct StateOperands {
       for (int side = 0; side < 2; ++side)
         if (2 * j + side < K::tiles) w.load(2 * j + side, k, b[side]);
       ARU_UNROLL
-      for (int term = 0; term < instructions_of(K::form); ++term) {
+      for (int term = 0; term < instructions_of(form); ++term) {
         ARU_UNROLL
         for (int e = 0; e < 2 * rows; ++e) {
           const int side = e / rows, m = e % rows;
@@ -219,8 +256,8 @@ ARU_DEVICE void controller_finish(const ControllerOperands<K>& w, const float (&
         ARU_UNROLL
         for (int e = 0; e < 4; ++e) {
           if (half && 2 * j + side == K::tiles - 1 && e % 2 == 1) continue;
-          g[side][m][e] =
-              controller_tanh<K::form>((e & 1 ? v.y : v.x) * a[m][e / 2] + (e & 1 ? v.w : v.z) + c[side][m][e]);
+          g[side][m][e] = controller_tanh<K::form>((e & 1 ? v.y : v.x) * a[m][e / 2] + (e & 1 ? v.w : v.z) +
+                                                   w.of_gg(c[side][m][e]));
         }
       }
     }
@@ -230,12 +267,13 @@ ARU_DEVICE void controller_finish(const ControllerOperands<K>& w, const float (&
   }
 }
 
-// n and s of row tiles, ns[tile] = n and s of row r, n and s of row r + 8: their biases.
+// n and s of row tiles, ns[tile] = n and s of row r, n and s of row r + 8: their biases, or 0 where
+// ControllerOperands::of_gc() adds them.
 template <class K, int rows> ARU_DEVICE void begin_read_out(const ControllerOperands<K>& w, float (&ns)[rows][4]) {
   ARU_UNROLL
   for (int m = 0; m < rows; ++m) {
-    ns[m][0] = ns[m][2] = w.bias_n;
-    ns[m][1] = ns[m][3] = w.bias_s;
+    ns[m][0] = ns[m][2] = K::scales_weights ? 0.f : w.bias_n;
+    ns[m][1] = ns[m][3] = K::scales_weights ? 0.f : w.bias_s;
   }
 }
 

@@ -16,8 +16,8 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
   uint8_t* shared = shared_memory();
   uint4* weight = reinterpret_cast<uint4*>(shared + p.shape.weight_hh);
   float* sums = reinterpret_cast<float*>(shared + p.shape.sums);
-  const auto exchange = Exchange<form>::create(p, shared);
-  pack_recurrent<form, false>(p, weight, exchange.rank);
+  const auto exchange = Exchange<K::recurrent_form>::create(p, shared);
+  pack_recurrent<K::recurrent_form, false>(p, weight, exchange.rank);
   ControllerOperands<K> controller{};
   if constexpr (K::adaptive) controller = ControllerOperands<K>::pack(p.controller, z.G, shared + p.shape.controller);
   exchange.open();
@@ -39,7 +39,8 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
     ControllerState<K> state[2] = {};
     ControllerProduct<K, 2> product;
     int slot = 0;
-    const Image image = Image::of(z, t, p.shape.rows, first_b, first_i);
+    Image image{};
+    if constexpr (K::keeps_state) image = Image::of(z, t, p.shape.rows, first_b, first_i);
     // Groups of warps put the state to be kept into `staging`, and send it on after the next barrier: the fence before
     // that barrier waits for all stores of the thread.
     bool staged = false;
@@ -76,7 +77,7 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
             state[m].set(k, left, right);
           }
         }
-        if (p.kept) keep();
+        if (K::keeps_state && p.kept) keep();
         product.start(controller, state);
       }
     }
@@ -91,7 +92,7 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
     size_t at = size_t(own.index);
     ARU_ROLLED
     for (int step = 0; step < z.T; ++step, ++v, at += BH) {
-      RecurrentWeights<form, (K::tiles < 8 ? 5 : 2)> first_weights;  // as many as the registers hold
+      RecurrentWeights<K::recurrent_form, (K::tiles < 8 ? 5 : 2)> first_weights;  // as many as the registers hold
       first_weights.load_first(share, p.shape, weight);
       if (v > 0) exchange.receive(v);
       if (step == 0) {
@@ -115,6 +116,7 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
                                                      [&](int k) { read_out<K>(controller, state, k, ns); });
         n = q & 2 ? (q & 1 ? ns[1][2] : ns[1][0]) : (q & 1 ? ns[0][2] : ns[0][0]);
         s = q & 2 ? (q & 1 ? ns[1][3] : ns[1][1]) : (q & 1 ? ns[0][3] : ns[0][1]);
+        n = controller.of_gc(n, controller.bias_n), s = controller.of_gc(s, controller.bias_s);
       }
       const float value = gamma_value<float, GammaFunctions<form>>(a, n, s, p.n_floor), h = valid ? value : 0.f;
       exchange.send(v + 1, own.inside, word, h);
@@ -132,7 +134,7 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
         if (step + 2 < z.T) prefetch(p.xp + at + 2 * BH);
       }
       if constexpr (K::adaptive) {
-        if (p.kept && --until_kept == 0) {
+        if (K::keeps_state && p.kept && --until_kept == 0) {
           until_kept = p.segment;
           if (step + 1 < z.T || p.segment == 1) keep();
         }
@@ -156,7 +158,7 @@ template <class K> ARU_DEVICE void sequence_forward(const Forward& p) {
       }
     }
   }
-  if constexpr (K::in_groups) {
+  if constexpr (K::in_groups && K::keeps_state) {
     if (lane == 0) bulk_stores_read();
   }
   if (v > 0) exchange.receive(v);  // no block ends while others store to it

@@ -1,5 +1,6 @@
-// The kernels of one form of products (-DARU_FORM=bf16, tf32 or split) in one direction (-DARU_BACKWARD=0 or 1), to be
-// compiled in parallel.
+// The kernels of one form of products (-DARU_FORM=bf16, tf32, split or mixed) in one direction (-DARU_BACKWARD=0 or 1),
+// to be compiled in parallel.  mixed has only the forward pass of the adaptive network, and only on GPUs with groups of
+// warps.
 #include <cuda_runtime.h>
 
 #include "launch.h"
@@ -36,8 +37,9 @@ __global__ void __launch_bounds__(most_warps(form) * 32, 1) aru_forward(const __
   sequence_forward<KernelTraits<form, tiles>>(p);
 }
 template <> const void* kernel_of<form_here, false>(int tiles) {
+  if constexpr (form_here != Form::mixed)
+    if (tiles == 0) return reinterpret_cast<const void*>(&aru_forward<form_here, 0>);
   switch (tiles) {
-    case 0: return reinterpret_cast<const void*>(&aru_forward<form_here, 0>);
     case forward_tiles[0]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[0]>);
     case forward_tiles[1]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[1]>);
     case forward_tiles[2]: return reinterpret_cast<const void*>(&aru_forward<form_here, forward_tiles[2]>);

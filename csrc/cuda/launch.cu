@@ -35,9 +35,13 @@ int outcome(cudaError_t error, const char* what, const char** text) {
 
 const void* kernel(Form form, bool backward, int tiles) {
   switch (form) {
+#if ARU_WARP_GROUPS  // the build has kernels for GPUs with groups of warps (setup.py)
+    case Form::mixed: return backward ? nullptr : kernel_of<Form::mixed, false>(tiles);
+#endif
     case Form::bf16: return backward ? kernel_of<Form::bf16, true>(tiles) : kernel_of<Form::bf16, false>(tiles);
     case Form::tf32: return backward ? kernel_of<Form::tf32, true>(tiles) : kernel_of<Form::tf32, false>(tiles);
-    default: return backward ? kernel_of<Form::split, true>(tiles) : kernel_of<Form::split, false>(tiles);
+    case Form::split: return backward ? kernel_of<Form::split, true>(tiles) : kernel_of<Form::split, false>(tiles);
+    default: return nullptr;
   }
 }
 
@@ -77,6 +81,7 @@ int launch(int device, Form form, bool backward, const Arguments& p, uintptr_t s
   const OnDevice on(device);
   if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
   const void* f = kernel(form, backward, column_tiles(backward, p.sizes.G));
+  if (f == nullptr) return outcome(cudaErrorInvalidDeviceFunction, "choosing the kernel", text);
   cudaError_t error = prepare(f, device, p.tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
   if (!p.tiling.cluster) {  // clears the counters; the kernel writes the rest before it reads it
@@ -112,7 +117,7 @@ int aru_cuda_device(int device, Device* result, const char** text) {
   result->multiprocessors = properties.multiProcessorCount;
   result->shared_bytes = int(properties.sharedMemPerBlockOptin);
   result->clusters = 0;
-  result->warp_groups = properties.major == 9;
+  result->warp_groups = ARU_WARP_GROUPS && properties.major == 9;
   const void* small = kernel(Form::bf16, false, 0);
   cudaFuncAttributes attributes;
   error = cudaFuncGetAttributes(&attributes, small);
@@ -146,6 +151,7 @@ int aru_cuda_most_groups(int device, Form form, int backward, int tiles, const T
   const OnDevice on(device);
   if (on.error != cudaSuccess) return outcome(on.error, "choosing the device", text);
   const void* f = kernel(form, backward != 0, tiles);
+  if (f == nullptr) return outcome(cudaErrorInvalidDeviceFunction, "choosing the kernel", text);
   cudaError_t error = prepare(f, device, *tiling);
   if (error != cudaSuccess) return outcome(error, "preparing the kernel", text);
   cudaLaunchConfig_t config = {};

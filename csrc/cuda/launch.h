@@ -17,7 +17,7 @@ struct Device {
   int multiprocessors;
   int shared_bytes;  // most shared memory of a block
   int clusters;      // most blocks of a cluster; 0 if the device has no clusters
-  bool warp_groups;  // whether groups of warps make products (prim.cuh)
+  bool warp_groups;  // whether groups of warps make products (prim.cuh), and kernels of `mixed` exist
 };
 
 // The address of the compiled kernel for this number of column tiles; null if there is none.
@@ -25,6 +25,7 @@ template <Form form, bool backward> const void* kernel_of(int tiles);
 template <> const void* kernel_of<Form::bf16, false>(int);
 template <> const void* kernel_of<Form::tf32, false>(int);
 template <> const void* kernel_of<Form::split, false>(int);
+template <> const void* kernel_of<Form::mixed, false>(int);
 template <> const void* kernel_of<Form::bf16, true>(int);
 template <> const void* kernel_of<Form::tf32, true>(int);
 template <> const void* kernel_of<Form::split, true>(int);

@@ -6,6 +6,7 @@
 //   tf32   "high"                                a word for each                            11
 //   split  "highest"                             three words of two bfloat16, to be added   24
 //   fp16   the controller's state at "medium"    two float16 in a word                      11
+//          and in `mixed`, whose other products are tf32
 //
 // A product of split numbers is the sum of the products of parts p and q with p + q < 3.
 #pragma once
@@ -18,6 +19,7 @@ namespace cuda {
 
 // Packs two numbers into the words of a pair.
 template <Form form> ARU_DEVICE void pack(float x, float y, uint32_t (&pair)[words_of(form)]) {
+  static_assert(form != Form::mixed, "its products are of two other forms");
   if constexpr (form == Form::fp16) {
     pair[0] = pack_f16(x, y);
   } else if constexpr (form == Form::tf32) {

@@ -43,7 +43,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.sum_stride = s.row_tiles * 16 + 4;
   s.rows = t.batch * t.slice;
   s.pairs = pairs_of(t);
-  const int words = words_of(form), k = (tiles + 1) / 2, fragment = 256 * words;
+  const int words = words_of(form), k = (tiles + 1) / 2, fragment = 256 * words_of(state_form(form));
   int at = 0;
   s.weight_hh = at;
   at += s.row_tiles * s.k_tiles * words * 512;
@@ -64,7 +64,7 @@ ARU_ANYWHERE constexpr Shape shape_of(const Tiling& t, Form form, int tiles, boo
   s.right = at;
   at += 2 * operand;
   s.staging = at;
-  at += s.pairs * 4 * tiles * 128 * (!backward && t.together > 1);
+  at += s.pairs * 4 * tiles * 128 * (!backward && t.together > 1 && keeps_state(form));
   s.barriers = at;
   at += 16;
   s.total = at;

@@ -33,7 +33,7 @@ constexpr int largest_batch = 8;  // columns of a matrix product
 constexpr int largest_controller = 64;
 
 // Most warps of a block.  A thread may then use 168 registers (12 warps) or 255 (8 warps).
-constexpr int most_warps(Form form) { return form == Form::bf16 ? 12 : 8; }
+constexpr int most_warps(Form form) { return form == Form::bf16 || form == Form::mixed ? 12 : 8; }
 
 // Column tiles, of 8 controller units each, that the kernels are compiled for.  The backward pass needs two columns
 // beside the units (backward.cuh).
@@ -65,7 +65,7 @@ constexpr int column_tiles(bool backward, int G) {
 
 // Warps that make products together on a GPU with warp groups (prim.cuh).
 ARU_ANYWHERE constexpr int warps_together(Form form, int tiles, bool warp_groups) {
-  return warp_groups && form == Form::bf16 && tiles > 0 ? 4 : 1;
+  return warp_groups && (form == Form::bf16 || form == Form::mixed) && tiles > 0 ? 4 : 1;
 }
 
 // Whether the warps of a backward kernel share the sums of the controller's weight gradients, with the operands in

@@ -10,7 +10,10 @@ namespace cuda {
 // tiles_: column tiles of the controller; 0 for the static network.
 template <Form form_, int tiles_> struct KernelTraits {
   static constexpr Form form = form_;
+  static constexpr Form recurrent_form = aru::cuda::recurrent_form(form_);
   static constexpr Form state_form = aru::cuda::state_form(form_);  // of forward products with the controller's state
+  static constexpr bool scales_weights = aru::cuda::scales_weights(form_);  // of those
+  static constexpr bool keeps_state = aru::cuda::keeps_state(form_);
   static constexpr int words = words_of(form), state_words = words_of(state_form);
 
   static constexpr bool adaptive = tiles_ > 0;

@@ -20,7 +20,12 @@ Device emulated{"emulated device", 132, 232448, 16, true};
 thread_local std::string last_text;
 
 template <Form form> void run(int tiles, const Forward& p) { emulated_forward<form>(tiles, p); }
-template <Form form> void run(int tiles, const Backward& p) { emulated_backward<form>(tiles, p); }
+template <Form form> void run(int tiles, const Backward& p) {
+  if constexpr (keeps_state(form))
+    emulated_backward<form>(tiles, p);
+  else
+    emulation::machine().fail("no kernel for a backward pass of this form");
+}
 
 template <class Arguments> int launch(Form form, bool backward, const Arguments& p, const char** text) {
   const int tiles = column_tiles(backward, p.sizes.G);
@@ -31,6 +36,8 @@ template <class Arguments> int launch(Form form, bool backward, const Arguments&
         case Form::bf16: return run<Form::bf16>(tiles, p);
         case Form::tf32: return run<Form::tf32>(tiles, p);
         case Form::split: return run<Form::split>(tiles, p);
+        case Form::mixed: return run<Form::mixed>(tiles, p);
+        case Form::fp16: emulation::machine().fail("no kernel of this form");
       }
     });
   } catch (const std::exception& error) {

@@ -64,8 +64,8 @@ class Fault:
     groups: bool = True
 
 
-# Kernels' forms of products (csrc/cuda/forms.h), by torch's matmul precision.
-FORMS = {"high": "tf32", "highest": "split", "medium": "bf16"}
+# Kernels' forms of products (csrc/cuda/forms.h), by torch's matmul precision; "mixed" is the second one of "high".
+FORMS = {"high": "tf32", "highest": "split", "medium": "bf16", "mixed": "mixed"}
 
 
 def plant(folder: Path, fault: Fault | None) -> Path:
@@ -101,13 +101,15 @@ def compile_object(source: Path, target: Path, include: Path, *flags: str) -> Pa
 WITHOUT_GROUPS = "-DARU_EMULATED_GROUPS=0"  # the kernels of a GPU that has no groups of warps
 
 # Column tiles that are emulated in each form of products, a bit for each choice in csrc/cuda/tiling.h.
-TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001}
+TILES = {"bf16": 0b1111, "tf32": 0b0101, "split": 0b1001, "mixed": 0b1111}
 TILES_WITHOUT_GROUPS = 0b0101  # of bf16
 
 
 def build_kernels(target: Path, include: Path, form: str, tiles: int, *flags: str) -> Path:
     """The object of the kernels of one form of products, with the sources in `include`."""
     macros = [f"-DARU_FORM={form}", f"-DARU_TILES={tiles}"]
+    if form == "mixed":  # which has only the forward pass of the adaptive network
+        macros += ["-DARU_PASSES=1", "-DARU_STATIC=0"]
     source = ROOT / "tests" / "csrc" / "emulated_kernels.cpp"
     return compile_object(source, target, include, "-O1", *macros, *flags)
 
@@ -138,12 +140,13 @@ def build_passes(
     flags = flags if groups else (*flags, WITHOUT_GROUPS)
 
     def build(name: str, passes: int) -> Path:
-        macro = f"-DARU_PASSES={passes}"
-        return build_kernels(folder / f"{name}.o", include, FORMS[precision], 0b1, macro, *flags)
+        macros = [] if precision == "mixed" else [f"-DARU_PASSES={passes}"]
+        return build_kernels(folder / f"{name}.o", include, FORMS[precision], 0b1, *macros, *flags)
 
+    wanted = {"forward": 1} if precision == "mixed" else PASSES
     if sound is None:
-        return {name: build(name, bit) for name, bit in PASSES.items()}
-    faulty = [name for name in PASSES if fault.file in included(f"{name}.cuh")]
+        return {name: build(name, bit) for name, bit in wanted.items()}
+    faulty = [name for name in wanted if fault.file in included(f"{name}.cuh")]
     if len(faulty) == len(PASSES):
         return {"both": build("both", sum(PASSES.values()))}
     return sound | {name: build(name, PASSES[name]) for name in faulty}

@@ -238,6 +238,30 @@ FAULTS = {
         "right + (v + 1 & 1) * right_words + first",
         precision="medium",
     ),
+    # The second form of "high"
+    "weights beyond the range of float16": Fault("controller.cuh", "wanted = bias + 14", "wanted = bias + 16", "mixed"),
+    "weights that are not scaled": Fault("controller.cuh", "K::scales_weights ? x * s.scale : x", "x", "mixed"),
+    "a scale for each lane": Fault("controller.cuh", "shuffle(largest, lane ^ distance)", "largest", "mixed"),
+    "the largest weight, not the largest magnitude": Fault(
+        "controller.cuh", "matrix[e] < 0 ? -matrix[e] : matrix[e]", "matrix[e]", "mixed"
+    ),
+    "W_gc scaled as W_gg is": Fault("controller.cuh", "of(w.weight_gc, 2 * G)", "of(w.weight_gg, 2 * G)", "mixed"),
+    "W_gg g that keeps its scale": Fault(
+        "controller.cuh", "K::scales_weights ? product * unscale_gg : product", "product", "mixed"
+    ),
+    "n and s whose biases are scaled": Fault(
+        "controller.cuh", "K::scales_weights ? 0.f : w.bias_s", "w.bias_s", "mixed"
+    ),
+    "n and s without their biases": Fault(
+        "controller.cuh", "sum * unscale_gc + bias : sum", "sum * unscale_gc : sum", "mixed"
+    ),
+    "h exchanged in one word": Fault("forward.cuh", "Exchange<K::recurrent_form>", "Exchange<Form::bf16>", "mixed"),
+    "no wait for the product of scaled weights": Fault(
+        "controller.cuh", "group_wait();\n      ARU_UNROLL", "ARU_UNROLL", "mixed"
+    ),
+    "no barrier between partial sums and their sum, with groups and TF32": Fault(
+        "forward.cuh", "publish_to_groups();\n      sync_block();", "publish_to_groups();", "mixed"
+    ),
     "the last state put where the group still reads": Fault(
         "controller_backward.cuh", "if (m == 0 && step == 0) sync_group(group);", "", "medium"
     ),

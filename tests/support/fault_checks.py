@@ -17,7 +17,14 @@ import pytest
 import torch
 
 from aru_kernels import cuda
-from support.cuda_checks import adaptive_arguments, check_adaptive, complete
+from support.cuda_checks import (
+    RANGES,
+    adaptive_arguments,
+    check_adaptive,
+    check_mixed,
+    complete,
+    one_signed_arguments,
+)
 from support.cuda_emulation import Emulation
 
 SMALL = (4, 7, 23, 11), (12, 5), (12, 3)  # (T, B, H, G), slice and batch forward and backward
@@ -36,7 +43,7 @@ def check(precision: str, together: int, path: str) -> None:
     """Raises AssertionError or RuntimeError, or crashes, if the kernels of a module are wrong."""
 
     def tiling(cluster: int, slice_: int, batch: int) -> tuple[int, ...]:
-        warps = max(4 if precision == "medium" else 2, -(-slice_ * batch // 32))
+        warps = max(4 if precision in ("medium", "mixed") else 2, -(-slice_ * batch // 32))
         return complete((cluster, 2, slice_, batch, warps, 1), precision, together)
 
     emulation = Emulation(Path(path))
@@ -46,7 +53,11 @@ def check(precision: str, together: int, path: str) -> None:
             patch.setattr(cuda, "_plan", lambda index, form, backward, B, H, G, both=both: both[backward])
             emulation.schedule(schedule)
             torch.manual_seed(0)
-            check_adaptive(adaptive_arguments(*shape), precision, segment)
+            if precision == "mixed":
+                check_mixed(adaptive_arguments(*shape))
+                check_mixed(one_signed_arguments(*shape, RANGES["negative W_gc"]))
+            else:
+                check_adaptive(adaptive_arguments(*shape), precision, segment)
 
 
 def main(arguments: list[str]) -> None:

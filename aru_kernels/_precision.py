@@ -17,8 +17,10 @@ def product_precision(device_type: str) -> str:
     torch.compile cannot trace it and watches only the TF32 that comes with "high" and "medium": a compiled program does
     not notice a change between those two.
     """
+    matmul = getattr(torch.backends.mkldnn if device_type == "cpu" else torch.backends.cuda, "matmul", None)
+    own = getattr(matmul, "fp32_precision", None)  # from torch 2.9 on
     try:
-        return torch.get_float32_matmul_precision()
-    except RuntimeError:  # from torch 2.9 on, where torch.backends.*.fp32_precision was set and it has no word for that
-        backend = torch.backends.mkldnn if device_type == "cpu" else torch.backends.cuda
-        return _WORDS.get(backend.matmul.fp32_precision, "highest")
+        word = torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch.backends.*.fp32_precision was set, and torch has no word for that
+        return _WORDS.get(str(own), "highest")
+    return "highest" if own == "ieee" else word  # torch keeps the word where "ieee" was set after it

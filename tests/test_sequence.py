@@ -150,6 +150,14 @@ def test_backward_pass_keeps_the_precision_of_the_forward_pass(bfloat16_products
         ("torch.backends.cuda.matmul.fp32_precision = 'tf32'", ("highest", "high")),
         ("torch.backends.fp32_precision = 'tf32'", ("high", "high")),
         ("torch.backends.fp32_precision = 'ieee'", ("highest", "highest")),
+        (
+            "torch.set_float32_matmul_precision('high'); torch.backends.cuda.matmul.fp32_precision = 'ieee'",
+            ("high", "highest"),
+        ),
+        (
+            "torch.set_float32_matmul_precision('medium'); torch.backends.mkldnn.matmul.fp32_precision = 'ieee'",
+            ("highest", "medium"),
+        ),
     ],
 )
 def test_all_of_torchs_switches_are_read(setting, precision, run_python):

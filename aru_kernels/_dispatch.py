@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
+from aru_kernels import _program as program
 from aru_kernels import backends, ops
 from aru_kernels._arguments import (
     AruInputs,
@@ -38,7 +39,7 @@ def _call(operation: Operation, inputs: Any, settings: Any) -> Any:
     """The outputs of an operation, in the dtype of the inputs or in float32 under autocast."""
     operation.check(inputs)
     dtype = check.common_dtype(inputs._fields, inputs)
-    recorded = ops.recorded(inputs)
+    recorded = program.recorded(inputs)
     if recorded and not backends.reference_is_wanted(operation.name):
         # which backend will run is not known, so neither is whether it takes narrow tensors
         inputs = _cast(operation, inputs, check.compute_dtype(dtype))
@@ -46,7 +47,7 @@ def _call(operation: Operation, inputs: Any, settings: Any) -> Any:
     else:
         inputs = _cast(operation, inputs, dtype)
         by_operator = recorded or torch.compiler.is_compiling()
-        results = ops.run(operation, inputs, settings, ops.needs_gradient(inputs), by_operator)
+        results = ops.run(operation, inputs, settings, program.needs_gradient(inputs), by_operator)
         outputs = results[: len(operation.Outputs._fields)]
     if outputs[0].dtype != dtype:
         outputs = check.to_dtype(outputs, dtype)

@@ -5,6 +5,7 @@ Sizes: B batch, I input features, H neurons, G controller units.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aru_kernels import _checks as check
-from aru_kernels import _dispatch, _leak, init, reference
+from aru_kernels import _dispatch, _leak, _step, _usual, init, reference
 from aru_kernels._module import (
     Shapes,
     check_argument,
@@ -100,6 +101,28 @@ class _Cell(_leak.Leaky):
             check.shape("input", input, "(..., I)", (*batch, self.input_size))
         check_argument("input", input, weights[0])
         return weights, tuple(batch)
+
+    def _usual(self, op: str, input: Any, states: Sequence[Any], drive: Any) -> list[Any] | None:
+        """The parameters as `_checked` returns them, if nothing about a call of `op` needs the general path."""
+        shapes, parameters = self._shapes, self._parameters
+        if shapes is None or drive is not None or type(input) not in check.PLAIN or not _usual.program():
+            return None
+        if input.ndim != 2 or input.size(0) == 0:
+            return None
+        B = input.size(0)
+        weights: list[Any] = [parameters.get(name) for name in shapes]
+        expected = [(B, self.input_size), *((B, *sizes) for sizes in self._state_sizes()), *shapes.values()]
+        if not _usual.tensors([input, *states, *weights], expected, op):
+            return None
+        if "bias" not in shapes:
+            if parameters.get("bias") is not None:
+                return None
+            weights.insert(2, None)
+        return weights
+
+    def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        """The sizes of one sequence's states."""
+        raise NotImplementedError
 
     def _preactivation(self, input: Tensor, h: Tensor, weights: list[Tensor], drive: Any) -> Tensor:
         weight_ih, weight_hh, bias = weights
@@ -207,6 +230,9 @@ class ARUNCell(_Cell):
     def _activation_shapes(self) -> Shapes:
         return controller_shapes(self.controller_size)
 
+    def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return (self.hidden_size,), (self.hidden_size, self.controller_size)
+
     def _reset_activation(self, *parameters: Tensor) -> None:
         init.controller_(*parameters)
 
@@ -235,6 +261,11 @@ class ARUNCell(_Cell):
         """
         if (leaf := self._leaf(input, hx, drive)) is not None:
             return leaf
+        if type(hx) is tuple and len(hx) == 2 and (usual := self._usual("controller_step", input, hx, drive)):
+            h, g = hx
+            a = self._preactivation(input, h, usual[:3], None)
+            y, g = _step.adaptive_gamma(a, g, *usual[3:], n_floor=self.n_floor)
+            return reference.leaky(h, y, self._leak_of("", usual[0])), g
         (*main, weight_ag, weight_gg, bias_g, weight_gc, bias_c), batch = self._checked(input)
         sizes = (*batch, self.hidden_size)
         if hx is None:
@@ -318,6 +349,9 @@ class GammaRNNCell(_Cell):
     def _activation_shapes(self) -> Shapes:
         return gamma_shapes(self.hidden_size if self.heterogeneous else 1)
 
+    def _state_sizes(self) -> tuple[tuple[int, ...], ...]:
+        return ((self.hidden_size,),)
+
     def _reset_activation(self, *parameters: Tensor) -> None:
         init.static_gamma_(*parameters)
 
@@ -343,6 +377,10 @@ class GammaRNNCell(_Cell):
         """
         if (leaf := self._leaf(input, hx, drive)) is not None:
             return leaf
+        if hx is not None and (usual := self._usual("gamma", input, (hx,), drive)):
+            *main, gain, saturation = usual
+            y = _step.gamma(self._preactivation(input, hx, main, None), gain, saturation, self.n_floor)
+            return reference.leaky(hx, y, self._leak_of("", main[0]))
         (*main, gain, saturation), batch = self._checked(input)
         sizes, letters = (*batch, self.hidden_size), "(B, H)" if batch else "(H,)"
         h = main[0].new_zeros(sizes) if hx is None else _state("hx", hx, letters, sizes, main[0])

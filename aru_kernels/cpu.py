@@ -164,6 +164,27 @@ def gamma_fwd(y: Tensor, inputs: GammaInputs, options: GammaOptions) -> None:
     )
 
 
+def usual_gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
+    """γ of usual tensors (`aru_kernels._usual`): x is (B, H), n and s are (H,) or (1,).
+
+    What `gamma_fwd` does, in one function, because a loop over cells waits for Python.
+    """
+    y = torch.empty_like(x)
+    B, H = x.shape
+    own = (0, 1 if n.shape[0] == H else 0)
+    _C.gamma_fwd(
+        _NAMES[x.dtype],
+        (B, H),
+        n_floor,
+        torch.get_num_threads(),
+        x=(x.data_ptr(), (H, 1)),
+        n=(n.data_ptr(), own),
+        s=(s.data_ptr(), own),
+        y=y.data_ptr(),
+    )
+    return y
+
+
 def gamma_bwd(dx: Tensor, upstream: GammaOutputs, saved: GammaSaved, options: GammaOptions) -> tuple[Tensor, Tensor]:
     """Fills dx, which is contiguous, and returns the gradients of n and s, each of its operand's shape."""
     shape = dx.shape
@@ -354,6 +375,44 @@ def controller_step_fwd(inputs: StepInputs, options: StepOptions) -> StepStates:
         kept=states.kept,
     )
     return states
+
+
+def usual_step(
+    a: Tensor,
+    g0: Tensor,
+    weight_ag: Tensor,
+    weight_gg: Tensor,
+    bias_g: Tensor,
+    weight_gc: Tensor,
+    bias_c: Tensor,
+    n_floor: float,
+    precision: str,
+    keep: bool,
+) -> tuple[Tensor, ...]:
+    """What `controller_step_fwd` does with usual tensors (`aru_kernels._usual`): h, the next g and, if kept, the rest.
+
+    It is one function, because a loop over cells waits for Python.
+    """
+    (B, H, G), dtype = g0.shape, a.dtype
+    results = {"h": torch.empty_like(a), "g_last": torch.empty_like(g0)}
+    if keep:
+        results["n"], results["s"] = torch.empty_like(a), torch.empty_like(a)
+        results["kept"] = _from_pool(a, (kept_elements_of_step(B, H, G, dtype, precision),))
+    _C.aru_fwd(
+        _scalar(dtype, precision),
+        (1, B, H, G, tile_size(B, H, G), 1),
+        n_floor,
+        torch.get_num_threads(),
+        xp=a.data_ptr(),
+        g0=g0.data_ptr(),
+        weight_ag=weight_ag.data_ptr(),
+        weight_gg=weight_gg.data_ptr(),
+        bias_g=bias_g.data_ptr(),
+        weight_gc=weight_gc.data_ptr(),
+        bias_c=bias_c.data_ptr(),
+        **{name: x.data_ptr() for name, x in results.items()},
+    )
+    return tuple(results.values())
 
 
 def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOptions) -> StepInputs:

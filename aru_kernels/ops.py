@@ -16,7 +16,6 @@ Only this module knows the order of the operators' arguments; everything else us
 
 from __future__ import annotations
 
-import sys
 import typing
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor
 
 from aru_kernels import _checks as check
+from aru_kernels import _program as program
 from aru_kernels import _recall, backends
 from aru_kernels._operation import Operation, gradients_fit
 from aru_kernels.backends import BACKENDS, Backend
@@ -41,10 +41,10 @@ Kernel = Callable[..., tuple[Tensor, ...]]
 _OPERATORS: dict[tuple[str, str], Callable[..., Any]] = {}
 # (backend, operation) -> what eager programs call instead of the operator: the kernel, and a function with its gradient
 _EAGER: dict[tuple[str, str], tuple[Callable[..., Any], type[torch.autograd.Function]]] = {}
+# (backend, operation) -> the gradients of an eager program's call
+_GRADIENTS: dict[tuple[str, str], Callable[..., tuple[Tensor | None, ...]]] = {}
 # backend -> its module
 _MODULES: dict[str, ModuleType] = {}
-# operator -> its arithmetic, from the shapes of its arguments
-_FLOPS: dict[Any, Callable[..., int]] = {}
 # operation -> the operator that decides when it runs
 _DECIDING: dict[str, Callable[..., Any]] = {}
 
@@ -95,7 +95,7 @@ def _returned(operation: Operation, results: tuple[Tensor, ...]) -> Any:
 def _define(name: str, text: str, flops: Callable[..., int]) -> Any:
     _LIBRARY.define(name + text)
     packet = getattr(getattr(torch.ops, _NAMESPACE), name)
-    _FLOPS[packet] = flops
+    program.FLOPS[packet] = flops
     return packet.default
 
 
@@ -181,12 +181,8 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
         save(ctx, taken, options, (output,) if operation.single else output)
 
     def gradients(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        return differentiate(grads, ctx.saved_tensors, ctx.options)
-
-    def differentiate(
-        grads: tuple[Tensor | None, ...], saved: tuple[Tensor, ...], options: Any
-    ) -> tuple[Tensor | None, ...]:
-        return *backward_operator(*grads[: len(Outputs._fields)], *saved, *options), *no_gradients
+        grads = grads[: len(Outputs._fields)]
+        return *backward_operator(*grads, *ctx.saved_tensors, *ctx.options), *no_gradients
 
     torch.library.register_autograd(operator, gradients, setup_context=setup_context, lib=_LIBRARY)
     _refuse_second_derivative(backward_operator, operation, backend.name)
@@ -195,25 +191,35 @@ def _register_kernel(backend: Backend, operation: Operation) -> None:
     def eager_forward(ctx: Any, *arguments: Any) -> Any:
         inputs, options = _take(arguments, Inputs, Options)
         results = run_kernel(inputs, options)
-        ctx.places = _places(save(ctx, inputs, options, results))
+        ctx.places = program.places_of(save(ctx, inputs, options, results))
         return _returned(operation, results)
 
-    def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def eager_gradients(
+        grads: tuple[Tensor | None, ...], saved: tuple[Tensor, ...], options: Any, places: list[program.Place]
+    ) -> tuple[Tensor | None, ...]:
         # where a graph of the backward pass is built, the operator knows what to say if it is used
-        saved = ctx.saved_tensors  # once: this may run hooks
         if torch.compiler.is_compiling():  # compiled autograd
-            return differentiate(grads, saved, ctx.options)
-        known = _in_place(saved, ctx.places)
-        if torch.is_grad_enabled() or watched() or _without_memory(grads) or not (known or plain(saved)):
-            return differentiate(grads, saved, ctx.options)
-        upstream = Outputs(*grads[: len(Outputs._fields)])
-        return *run_backward(upstream, Saved(*saved), ctx.options, known), *no_gradients
+            return backward_operator(*grads, *saved, *options)
+        known = program.in_place(saved, places)
+        if (
+            torch.is_grad_enabled()
+            or program.watched()
+            or program.without_memory(grads)
+            or not (known or program.plain(saved))
+        ):
+            return backward_operator(*grads, *saved, *options)
+        return run_backward(Outputs(*grads), Saved(*saved), options, known)
+
+    def eager_backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors  # once: this may run hooks
+        return *eager_gradients(grads[: len(Outputs._fields)], saved, ctx.options, ctx.places), *no_gradients
 
     _OPERATORS[backend.name, operation.name] = operator
-    _EAGER[backend.name, operation.name] = run_kernel, _function(name, eager_forward, eager_backward)
+    _EAGER[backend.name, operation.name] = run_kernel, function(name, eager_forward, eager_backward)
+    _GRADIENTS[backend.name, operation.name] = eager_gradients
 
 
-def _function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
+def function(name: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> type[torch.autograd.Function]:
     """A differentiable function that autograd's graphs and profilers show under this name."""
     methods = {"forward": staticmethod(forward), "backward": staticmethod(backward)}
     metaclass: Any = type(torch.autograd.Function)
@@ -240,7 +246,7 @@ def _register_deciding(operation: Operation) -> None:
         check.same_kind(inputs)
         operation.check(inputs)
         check.gain_floor(settings.n_floor)
-        by_operator = torch.compiler.is_compiling() or recorded(inputs)
+        by_operator = torch.compiler.is_compiling() or program.recorded(inputs)
         results = run(operation, inputs, settings, needed, by_operator)
         outputs = check.to_dtype(results[: len(Outputs._fields)], inputs[0].dtype)
         return operation.asked_for(outputs, settings)
@@ -252,11 +258,11 @@ def _register_deciding(operation: Operation) -> None:
     def differentiable(*arguments: Any) -> Any:
         inputs, settings = _take(arguments, Inputs, Settings)
         check.same_kind(inputs)
-        _tell_flop_counters()
-        if not needs_gradient(inputs) or (torch.compiler.is_compiling() and torch.compiler.is_exporting()):
+        program.tell_flop_counters()
+        if not program.needs_gradient(inputs) or (torch.compiler.is_compiling() and torch.compiler.is_exporting()):
             with torch._C._AutoDispatchBelowAutograd():
                 return operator(*arguments)
-        if _captured_by_proxies():
+        if program.captured_by_proxies():
             return captured.apply(*arguments)
         return _returned(operation, outputs_of(inputs, settings, needed=True))
 
@@ -275,9 +281,9 @@ def _register_deciding(operation: Operation) -> None:
             return torch.autograd.grad(results, leaves, grads, materialize_grads=True)
 
     def differentiable_backward(*arguments: Any) -> tuple[Tensor, ...]:
-        if needs_gradient([x for x in arguments if isinstance(x, Tensor)]):
+        if program.needs_gradient([x for x in arguments if isinstance(x, Tensor)]):
             return once.apply(*arguments)
-        if _captured_by_proxies():
+        if program.captured_by_proxies():
             with torch._C._AutoDispatchBelowAutograd():
                 return backward_operator(*arguments)
         return backward(*arguments)
@@ -326,108 +332,11 @@ def _register_deciding(operation: Operation) -> None:
             "aru_kernels.use_backend('reference'), which differentiates to any order."
         )
 
-    captured = _function(operation.name, captured_forward, captured_backward)
-    once = _function(
+    captured = function(operation.name, captured_forward, captured_backward)
+    once = function(
         f"{operation.name}_backward", lambda ctx, *arguments: backward_operator(*arguments), no_second_derivative
     )
     _DECIDING[operation.name] = operator
-
-
-def needs_gradient(inputs: Sequence[Tensor]) -> bool:
-    """Whether a backward pass may follow."""
-    if torch.is_grad_enabled():
-        for x in inputs:
-            if x.requires_grad:
-                return True
-    return False
-
-
-def _observed() -> bool:
-    """Whether something watches the operators of this thread: a mode, a profiler."""
-    return torch._C._len_torch_dispatch_stack() > 0 or torch._C._autograd._profiler_enabled()
-
-
-def _tell_flop_counters() -> None:
-    """Makes the operators' formulas known to torch.utils.flop_counter, if the program uses it: it imports Triton."""
-    module = sys.modules.get("torch.utils.flop_counter")
-    if module is None:
-        return
-    if not _FLOPS.keys() <= module.flop_registry.keys():
-        for packet, flops in _FLOPS.items():
-            module.register_flop_formula(packet)(flops)
-    # a counter copies the formulas when it is made
-    for mode in torch.utils._python_dispatch._get_current_dispatch_mode_stack():
-        registry = getattr(getattr(mode, "counter", None), "flop_registry", None)
-        if registry is not None and not _FLOPS.keys() <= registry.keys():
-            registry.update({packet: module.flop_registry[packet] for packet in _FLOPS})
-
-
-def _captured_by_proxies() -> bool:
-    """Whether make_fx records the program; torch.compile, which uses it too, guards its decisions."""
-    proxies = torch._C._get_dispatch_mode(torch._C._TorchDispatchModeKey.PROXY)
-    return proxies is not None and not torch.compiler.is_compiling()
-
-
-def recorded(inputs: Sequence[Tensor]) -> bool:
-    """Whether a call must be seen as an operator: a program is captured, watched, or made of tensors of another kind.
-
-    The dispatcher costs more than a small kernel, so plain tensors of an eager program go to the kernel directly, with
-    the same formula for the gradient.
-    """
-    if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
-    return watched() or not plain(inputs)
-
-
-def watched() -> bool:
-    """Whether an eager program's operators are watched or traced."""
-    if _observed():
-        _tell_flop_counters()
-        return True
-    return torch._C._is_tracing()
-
-
-def plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether tensors hold their values in memory of their own.
-
-    Memory holds the negative of some tensors' values, as of z.conj().imag, and some zeros have no memory; the
-    dispatcher copies both.
-    """
-    types = check.PLAIN
-    return not any([type(x) not in types or x.is_neg() or x._is_zerotensor() for x in tensors])  # noqa: C419 (a generator is slower)
-
-
-def _without_memory(grads: tuple[Tensor | None, ...]) -> bool:
-    """Whether a gradient's values are not in memory of its own.
-
-    Negated, zeros without memory, or one of a batch, as in torch.autograd.grad(is_grads_batched=True), which the
-    dispatcher takes apart.
-    """
-    functorch = torch._C._functorch
-    return any(
-        x.is_neg() or x._is_zerotensor() or functorch.is_batchedtensor(x) or functorch.is_legacy_batchedtensor(x)
-        for x in grads
-        if x is not None
-    )
-
-
-Place = tuple[int, int, torch.Size, torch.dtype, bool]
-
-
-def _places(tensors: Sequence[Tensor]) -> list[Place]:
-    """Where tensors have their values, and in what form."""
-    return [(x.data_ptr(), x.untyped_storage().nbytes(), x.shape, x.dtype, x.is_neg()) for x in tensors]
-
-
-def _in_place(saved: Sequence[Tensor], places: list[Place]) -> bool:
-    """Whether saved tensors are where they were, so that they are still legal and plain.
-
-    They may come from elsewhere: torch.autograd.graph.saved_tensors_hooks.
-    """
-    try:
-        return _places(saved) == places
-    except RuntimeError:  # sparse tensors, for example, have no such memory
-        return False
 
 
 def record(operation: Operation, inputs: Any, settings: Any) -> tuple[Tensor, ...]:
@@ -489,11 +398,26 @@ def _run(
     return (results,) if operation.single else results
 
 
+def gradients(
+    backend: str,
+    op: str,
+    grads: tuple[Tensor | None, ...],
+    saved: tuple[Tensor, ...],
+    options: Any,
+    places: list[program.Place],
+) -> tuple[Tensor | None, ...]:
+    """The gradients of an eager call's inputs.
+
+    places: those of the saved tensors in the forward pass; tensors that lie elsewhere are checked first.
+    """
+    return _GRADIENTS[backend, op](grads, saved, options, places)
+
+
 def call(backend: str, op: str, *arguments: Any) -> Any:
     """What `operator(backend, op)` returns for plain tensors, without the dispatcher's time and its checks."""
     operation = OPERATIONS[op]
     inputs, options = _take(arguments, operation.Inputs, operation.Options)
-    needed, by_operator = needs_gradient(inputs), recorded(inputs)
+    needed, by_operator = program.needs_gradient(inputs), program.recorded(inputs)
     return _returned(operation, _run(operation, inputs, None, backend, inputs[0].dtype, options, needed, by_operator))
 
 

@@ -16,6 +16,9 @@ CXX_NAMES := -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh'
 SOURCES := setup.py pyproject.toml $(shell find csrc $(CXX_NAMES))
 CXX_FILES := $(shell find csrc tests benchmarks $(CXX_NAMES))
 
+# The tests start many processes. Without the bytecode of the repository's modules, each would compile them anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: demo test docs lint clean gpu-check cross
 
 demo: $(VENV)/lab.installed

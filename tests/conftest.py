@@ -17,7 +17,7 @@ from torch import Tensor
 from aru_kernels.triton._mode import INTERPRETED
 from support.forked import Server
 from support.helpers import ROOT
-from support.interpreted import patch_once_a_launch
+from support.interpreted import patch_once
 
 # derandomize: a failure in CI is a failure at home, too.
 hypothesis.settings.register_profile("aru", deadline=None, max_examples=50, derandomize=True, database=None)
@@ -25,7 +25,7 @@ hypothesis.settings.load_profile("aru")
 
 
 if INTERPRETED:
-    patch_once_a_launch()
+    patch_once()
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from aru_kernels import ops
 from aru_kernels.triton._mode import INTERPRETED
 from benchmarks import problems
-from support.interpreted import patch_once_a_launch
+from support.interpreted import patch_once
 
 T, B, H, G = 3, 2, 5, 4
 VALUES = {"n_floor": 1e-3, "precision": "highest", "segment": 1, "trace": False, "keep": True}
@@ -166,5 +166,5 @@ def main(backend: str, op: str, direction: str) -> None:
 
 if __name__ == "__main__":
     if INTERPRETED:
-        patch_once_a_launch()
+        patch_once()
     main(*sys.argv[1:])

@@ -166,6 +166,20 @@ def test_first_page_says_what_an_open_claim_takes() -> None:
     assert "* C3, C3: needs x" in text.splitlines()
 
 
+def test_a_factor_that_was_not_judged_is_named_where_the_verdict_is() -> None:
+    limit = "direction only: the factor of 10^1 needs paper size"
+    (claim,) = registry.chosen(["C15"])
+    (found,) = findings.judge([claim], planted())
+    assert found.verdict == HOLDS
+    assert found.limits == [limit]
+    made = Reproduction("small", "", [found], [], [], "x")
+    (row,) = (line for line in report.as_table(made).splitlines() if line.startswith("| C15"))
+    (line,) = (line for line in report.as_first_page(made).splitlines() if line.startswith("* **C15**"))
+    assert f"holds ({limit}; reduced size: " in row
+    assert line.endswith(f"; {limit})")
+    assert dataclasses.replace(found, verdict=UNTESTED).limits == []
+
+
 def test_numbers_in_tables() -> None:
     assert [report.p_value(p) for p in (None, 0.0123, 1e-7)] == ["-", "0.012", "<0.0001"]
     assert [report.number(x) for x in (math.nan, 0.12345, -math.inf)] == ["-", "0.123", "-inf"]

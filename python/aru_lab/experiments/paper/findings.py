@@ -34,6 +34,14 @@ class Finding:
         return min((outcome.n for outcome in self.outcomes), default=0)
 
     @property
+    def limits(self) -> list[str]:
+        """What a verdict leaves open, from the notes of its tests."""
+        if self.verdict == rules.UNTESTED:
+            return []
+        notes = [note for outcome in self.outcomes for note in outcome.note.split("; ")]
+        return [note for note in dict.fromkeys(notes) if note.startswith(rules.DIRECTION_ONLY)]
+
+    @property
     def deciding(self) -> Outcome | None:
         """The test that decides the verdict: of those with the least favourable verdict, the one with the largest p."""
         order = (rules.FAILS, rules.UNTESTED, rules.UNDECIDED, rules.HOLDS)

@@ -146,8 +146,8 @@ def _cells(finding: Finding) -> tuple[str, ...]:
     verdict = finding.verdict
     if needed := seeds_needed(finding.needed):
         verdict += f"; N = {needed} would decide"
-    if finding.remark:
-        verdict += f" ({finding.remark})"
+    if said := "; ".join(filter(None, (*finding.limits, finding.remark))):
+        verdict += f" ({said})"
     measured = claim.quantity
     if shown is not None and len(finding.outcomes) > 1:
         measured += f"; shown: {shown.name}"
@@ -273,6 +273,7 @@ def _plainly(finding: Finding) -> str:
     parts += [f"N = {finding.n}"] if shown is not None else []
     parts += [f"p {'' if p.startswith('<') else '= '}{p}" for p in [p_value(finding.p)] if p != "-"]
     parts += [f"N = {needed} would decide" for needed in [seeds_needed(finding.needed)] if needed]
+    parts += finding.limits
     parts += [finding.remark.removeprefix("at the reduced size ")] if finding.verdict == PAPER_SIZE else []
     return f"* **{claim.name}** {as_markdown(claim.says)} ({as_markdown('; '.join(parts))})"
 

@@ -31,6 +31,10 @@ LARGEST_N = 10_000
 ACCURACY, LOG10, CORRELATION, SHARE = 0.01, 0.1, 0.1, 0.1
 
 
+# How a note begins that says that a factor was not judged.
+DIRECTION_ONLY = "direction only"
+
+
 @dataclass(frozen=True)
 class Outcome:
     """The outcome of one test.
@@ -286,7 +290,7 @@ def factor(name: str, log_ratios: Sequence[float], orders: float, reduced: bool)
     """OM(k) at the paper's size; at a reduced size PT of the log10 ratios, which judges their direction only."""
     if not reduced:
         return orders_of_magnitude(name, log_ratios, orders)
-    note = f"direction only: the factor of 10^{orders:g} needs paper size"
+    note = f"{DIRECTION_ONLY}: the factor of 10^{orders:g} needs paper size"
     return noted(paired_t(name, log_ratios, LOG10), note)
 
 

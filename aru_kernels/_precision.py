@@ -17,10 +17,15 @@ def product_precision(device_type: str) -> str:
     torch.compile cannot trace it and watches only the TF32 that comes with "high" and "medium": a compiled program does
     not notice a change between those two.
     """
-    matmul = getattr(torch.backends.mkldnn if device_type == "cpu" else torch.backends.cuda, "matmul", None)
-    own = getattr(matmul, "fp32_precision", None)  # from torch 2.9 on
     try:
         word = torch.get_float32_matmul_precision()
     except RuntimeError:  # torch.backends.*.fp32_precision was set, and torch has no word for that
-        return _WORDS.get(str(own), "highest")
-    return "highest" if own == "ieee" else word  # torch keeps the word where "ieee" was set after it
+        return _WORDS.get(_own_precision(device_type), "highest")
+    # torch keeps the word where "ieee" was set after it
+    return "highest" if word == "highest" or _own_precision(device_type) == "ieee" else word
+
+
+def _own_precision(device_type: str) -> str:
+    """The switch of the devices' own matrix products, from torch 2.9 on."""
+    matmul = getattr(torch.backends.mkldnn if device_type == "cpu" else torch.backends.cuda, "matmul", None)
+    return str(getattr(matmul, "fp32_precision", None))

@@ -11,33 +11,22 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
 from aru_kernels import _checks as check
 from aru_kernels import _recall, backends
+from aru_kernels._program import watched
 
 _CPU = torch.device("cpu")
 _BYTES: dict[Any, int] = {torch.float32: 4, torch.float64: 8}
-
-# bound once: a chain of attributes is looked up at every call
-_is_compiling = torch.compiler.is_compiling
-_autocasts = torch._C._is_any_autocast_enabled
-_transforms = torch._C._functorch.maybe_current_level
-_modes = torch._C._len_torch_dispatch_stack
-_profiles = torch._C._autograd._profiler_enabled
-_traces = torch._C._is_tracing
 
 
 def program() -> bool:
     """Whether nothing captures, transforms, watches or casts this program or runs it again, and `cpu` may serve it."""
     return not (
-        _is_compiling()
-        or _autocasts()
-        or _transforms() is not None
-        or forward_ad._current_level >= 0
-        or _modes()
-        or _profiles()
-        or _traces()
+        torch.compiler.is_compiling()
+        or torch._C._is_any_autocast_enabled()
+        or backends.transformed()
+        or watched()
         or _recall.wanted()
     ) and backends.requested_backend() in ("auto", "cpu")
 

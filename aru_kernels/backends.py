@@ -219,7 +219,7 @@ def reference_is_wanted(op: str) -> bool:
 
 
 def _reference_is_wanted(op: str, name: str) -> bool:
-    if not torch.compiler.is_compiling() and _transformed():
+    if not torch.compiler.is_compiling() and transformed():
         if name not in ("auto", "reference"):
             raise RuntimeError(
                 f"backend {name!r} cannot run {op} under torch.func transforms or forward-mode differentiation; "
@@ -260,7 +260,7 @@ def _exporting_to_onnx() -> bool:
     return torch.compiler.is_compiling() and torch.compiler.is_exporting() and torch.onnx.is_in_onnx_export()
 
 
-def _transformed() -> bool:
+def transformed() -> bool:
     """Whether vmap, grad, jvp, ... of torch.func or a forward-mode level is active: kernels have no rule for them."""
     return torch._C._functorch.maybe_current_level() is not None or forward_ad._current_level >= 0
 

@@ -41,6 +41,12 @@ def reproduction(found: list[Finding], tmp_path: Path) -> Reproduction:
     return Reproduction("small", "T = 112 & H = 64", found, pictures, ["left & out"], "aru reproduce paper")
 
 
+def claim_rows(reproduction: Reproduction) -> list[str]:
+    """The rows of the table of all claims; the halves of the seeds have a table of their own."""
+    table = report.as_table(reproduction).partition(f"## {report.HALVES}")[0]
+    return [line for line in table.splitlines() if line.startswith("| C")]
+
+
 def test_csv_has_a_line_for_every_test(reproduction: Reproduction, tmp_path: Path) -> None:
     paths = report.write(reproduction, tmp_path)
     with paths["paper.csv"].open(newline="", encoding="utf-8") as file:
@@ -57,7 +63,7 @@ def test_csv_has_a_line_for_every_test(reproduction: Reproduction, tmp_path: Pat
 
 
 def test_table_has_a_row_for_every_claim(reproduction: Reproduction) -> None:
-    rows = [line for line in report.as_table(reproduction).splitlines() if line.startswith("| C")]
+    rows = claim_rows(reproduction)
     assert [row.split(" | ")[0] for row in rows] == [f"| {claim.name}" for claim in registry.CLAIMS]
     for row, finding in zip(rows, reproduction.findings, strict=True):
         assert row.replace("\\|", "").count("|") == len(report.HEADINGS) + 1
@@ -173,11 +179,57 @@ def test_a_factor_that_was_not_judged_is_named_where_the_verdict_is() -> None:
     assert found.verdict == HOLDS
     assert found.limits == [limit]
     made = Reproduction("small", "", [found], [], [], "x")
-    (row,) = (line for line in report.as_table(made).splitlines() if line.startswith("| C15"))
+    (row,) = claim_rows(made)
     (line,) = (line for line in report.as_first_page(made).splitlines() if line.startswith("* **C15**"))
     assert f"holds ({limit}; reduced size: " in row
     assert line.endswith(f"; {limit})")
     assert dataclasses.replace(found, verdict=UNTESTED).limits == []
+
+
+def test_either_half_of_the_seeds_is_judged_alone(tmp_path: Path) -> None:
+    evidence = planted()
+    of_arun = evidence.scores["psmnist", "arun", "noisy drive"]
+    for seed in range(5, 10):  # the ARUN is the best of the RNNs in the first seeds only, and by far
+        of_arun[seed] = {point: dataclasses.replace(score, accuracy=0.1) for point, score in of_arun[seed].items()}
+    alike, best, exact = findings.judge(registry.chosen(["C3", "C8", "C51"]), evidence)
+    assert [half.verdict for half in best.halves] == [HOLDS, FAILS]
+    assert [half.n for half in best.halves] == [5, 5]
+    assert [half.verdict for half in alike.halves] == [HOLDS, HOLDS]
+    assert (best.repeats, alike.repeats, exact.repeats, exact.halves) == (False, True, False, ())
+    held = dataclasses.replace(best, verdict=HOLDS)
+    made = Reproduction("small", "", [held, alike, exact], [], [], "x")
+    told = "Claims on trained networks with the same verdict in both halves: 1 of the 2 that hold."
+    assert report.repeated(made) == told
+    assert f"{told} [Each of them](paper.md#two-sets-of-seeds)." in report.as_first_page(made)
+    part = report.as_table(made).split(f"## {report.HALVES}")[1]
+    rows = {line[2:].split(" | ")[0]: line.split(" | ") for line in part.splitlines() if line.startswith("| C")}
+    assert list(rows) == ["C8", "C3"]
+    (first, last) = best.in_halves(best.deciding)
+    assert rows["C8"][3:] == [
+        *(report.as_markdown(report.mean_and_interval(first)), "5", HOLDS),
+        *(report.as_markdown(report.mean_and_interval(last)), "5", f"{FAILS} |"),
+    ]
+    with report.write(made, tmp_path)["paper.csv"].open(newline="", encoding="utf-8") as file:
+        halves = {row["claim"]: (row["first_half"], row["last_half"]) for row in csv.DictReader(file)}
+    assert halves == {"C8": (HOLDS, FAILS), "C3": (HOLDS, HOLDS), "C51": ("", "")}
+    nothing = Reproduction("small", "", [exact], [], [], "x")
+    assert report.repeated(nothing) == ""
+    assert report.HALVES not in report.as_table(nothing)
+
+
+def test_halves_share_no_network() -> None:
+    evidence = planted()
+    evidence.put_value("psmnist", "arun", "x", 4, 1.0)
+    evidence.scores["scifar10", "gru", "clean"].pop(9)  # another group's and another model's seeds stay where they are
+    evidence.once["y"] = {}
+    first, last = evidence.halves()
+    for key, by_seed in evidence.scores.items():
+        assert first.scores[key] | last.scores[key] == by_seed
+        assert list(first.scores[key]) == [0, 1, 2, 3, 4]
+    assert (first.values, last.values) == ({("psmnist", "arun", "x"): {4: 1.0}}, {("psmnist", "arun", "x"): {}})
+    assert first.once == last.once == {"y": {}}
+    evidence.scores = {key: {0: by_seed[0], 1: by_seed[1], 7: by_seed[7]} for key, by_seed in evidence.scores.items()}
+    assert {tuple(by_seed) for by_seed in evidence.halves()[0].scores.values()} == {(0, 1)}
 
 
 def test_numbers_in_tables() -> None:

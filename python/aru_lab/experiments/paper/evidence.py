@@ -6,10 +6,11 @@ of the initialisation grid.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +23,8 @@ from aru_lab.runs.analyses import AnalysisFolder
 from aru_lab.runs.evaluation import Score
 
 BySeed = dict[int, float]
+_Key = TypeVar("_Key", tuple[str, str], tuple[str, str, str])
+_Value = TypeVar("_Value")
 
 DECISION = "perceptual-decision"
 
@@ -81,6 +84,33 @@ class Evidence:
     def put_record(self, group: str, variant: str, name: str, seed: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Add arrays of one network."""
         self.records.setdefault((group, variant, name), {})[seed] = arrays
+
+    def halves(self) -> tuple[Evidence, Evidence]:
+        """The measurements of the first and of the last seeds of every group; of an odd number the first has one more.
+
+        What belongs to no seed is in both.
+        """
+        by_group: dict[str, set[int]] = {}
+        for measured in (self.folders, self.scores, self.values, self.records):
+            for (group, *_), by_seed in measured.items():
+                by_group.setdefault(group, set()).update(by_seed)
+        first = {group: set(sorted(seeds)[: (len(seeds) + 1) // 2]) for group, seeds in by_group.items()}
+        return self._of(first), self._of({group: seeds - first[group] for group, seeds in by_group.items()})
+
+    def _of(self, seeds: Mapping[str, set[int]]) -> Evidence:
+        def chosen(measured: Mapping[_Key, Mapping[int, _Value]]) -> dict[_Key, dict[int, _Value]]:
+            return {
+                key: {seed: value for seed, value in by_seed.items() if seed in seeds[key[0]]}
+                for key, by_seed in measured.items()
+            }
+
+        return dataclasses.replace(
+            self,
+            folders=chosen(self.folders),
+            scores=chosen(self.scores),
+            values=chosen(self.values),
+            records=chosen(self.records),
+        )
 
     def lacks(self, group: str, variants: Iterable[str]) -> str:
         """How many networks of these variants are there, in a sentence; empty where all are."""

@@ -18,7 +18,8 @@ from aru_lab.experiments.paper.rules import Outcome
 class Finding:
     """The verdict on one claim, the outcomes of its tests, and a remark on what limits them.
 
-    `p` is that of the claim that all its tests hold; `p_holm` is corrected for all claims of the table.
+    `p` is that of the claim that all its tests hold; `p_holm` is corrected for all claims of the table. `halves` are
+    the findings from the first and from the last seeds alone, which share no network.
     """
 
     claim: Claim
@@ -27,6 +28,7 @@ class Finding:
     remark: str = ""
     p: float | None = None
     p_holm: float | None = None
+    halves: tuple[Finding, ...] = ()
 
     @property
     def n(self) -> int:
@@ -51,6 +53,17 @@ class Finding:
 
         return min(self.outcomes, key=rank, default=None)
 
+    def in_halves(self, outcome: Outcome) -> tuple[Outcome | None, ...]:
+        """One of its tests in either half of the seeds; None where that half could not make it."""
+        place = self.outcomes.index(outcome)
+        same = [len(half.outcomes) == len(self.outcomes) for half in self.halves]
+        return tuple(half.outcomes[place] if made else None for half, made in zip(self.halves, same, strict=True))
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it holds, or does not hold, in both halves of the seeds, too."""
+        return bool(self.halves) and all(half.verdict == self.verdict for half in self.halves)
+
     @property
     def needed(self) -> float | None:
         """Of an undecided claim, the number of seeds with which its undecided tests are decided; None if unknown."""
@@ -60,9 +73,16 @@ class Finding:
 
 def judge(claims: Sequence[Claim], evidence: Evidence) -> list[Finding]:
     """A finding for every claim, in their order."""
-    found = [_judged(claim, evidence) for claim in claims]
+    halves = evidence.halves()
+    found = [_with_halves(_judged(claim, evidence), halves) for claim in claims]
     corrected = rules.holm([finding.p for finding in found])
     return [dataclasses.replace(finding, p_holm=p) for finding, p in zip(found, corrected, strict=True)]
+
+
+def _with_halves(finding: Finding, halves: Sequence[Evidence]) -> Finding:
+    if finding.claim.exact or finding.verdict not in (rules.HOLDS, rules.FAILS, rules.UNDECIDED):
+        return finding
+    return dataclasses.replace(finding, halves=tuple(_judged(finding.claim, half) for half in halves))
 
 
 def _judged(claim: Claim, evidence: Evidence) -> Finding:

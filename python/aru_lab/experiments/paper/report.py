@@ -52,6 +52,11 @@ KEY = (
     "is that of the claimed difference; d_z is mean/deviation. Holm's correction is over the table. A claim is "
     "undecided where N seeds show neither that it holds nor that it does not."
 )
+HALVES = "Two sets of seeds"
+ABOUT_HALVES = (
+    "The same tests on the first and on the last half of the seeds alone. The two share no network. The verdicts are "
+    "those of the claims; mean and interval are those of the test that decides it over all seeds."
+)
 _CLASS = {HOLDS: "holds", FAILS: "fails"}
 
 
@@ -93,6 +98,8 @@ def lines(finding: Finding) -> list[dict[str, object]]:
     claim = finding.claim
     of_claim = {"claim": claim.name, "where": claim.where, "says": claim.says, "quantity": claim.quantity}
     of_claim |= {"rule": claim.rule, "scale": claim.scale, "verdict": finding.verdict, "remark": finding.remark}
+    first, last = [half.verdict for half in finding.halves] or ["", ""]
+    of_claim |= {"first_half": first, "last_half": last}
     of_claim |= {"p": _exact(finding.p), "p_holm": _exact(finding.p_holm), "needed": seeds_needed(finding.needed)}
     tests = [
         {
@@ -122,6 +129,7 @@ def as_table(report: Reproduction) -> str:
         KEY,
         "",
         *table1(report),
+        *_halves(report),
         *(f"* {as_markdown(remark)}" for remark in report.remarks),
         "",
         *_shown("Figures", [picture for picture in report.pictures if picture.file is not None]),
@@ -138,6 +146,35 @@ def counted(report: Reproduction) -> str:
     told = [f"{k} {verdict if k == 1 else of_several.get(verdict, verdict)}" for verdict, k in counts.items() if k]
     n = len(report.findings)
     return f"{n} claim{'s' * (n != 1)}: {', '.join(told)}."
+
+
+def _halves(report: Reproduction) -> list[str]:
+    """The Markdown of what either half of the seeds gives; empty where no claim has halves."""
+    judged = [finding for finding in report.findings if finding.halves]
+    if not judged:
+        return []
+    heading = ("claim", "test", "all seeds", "first half", "N", "verdict", "last half", "N", "verdict")
+    rows = []
+    for finding in judged:
+        shown = finding.deciding
+        cells = [finding.claim.name, "-" if shown is None else shown.name, finding.verdict]
+        outcomes = (None, None) if shown is None else finding.in_halves(shown)
+        for half, outcome in zip(finding.halves, outcomes, strict=True):
+            # a test against the best other model, which another one may be in this half
+            renamed = f"{outcome.name}: " if outcome and shown and outcome.name != shown.name else ""
+            cells += [renamed + mean_and_interval(outcome), str(half.n), half.verdict]
+        rows.append([as_markdown(cell) for cell in cells])
+    return [f"## {HALVES}", "", ABOUT_HALVES, repeated(report), "", *markdown_table(heading, rows), ""]
+
+
+def repeated(report: Reproduction) -> str:
+    """How many verdicts both halves of the seeds repeat, in a sentence; empty where none has halves."""
+    parts = []
+    for verdict, told in ((HOLDS, "hold"), (FAILS, "do not hold")):
+        of_verdict = [finding for finding in report.findings if finding.verdict == verdict and finding.halves]
+        if of_verdict:
+            parts.append(f"{sum(finding.repeats for finding in of_verdict)} of the {len(of_verdict)} that {told}")
+    return f"Claims on trained networks with the same verdict in both halves: {', '.join(parts)}." if parts else ""
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:
@@ -235,6 +272,7 @@ def as_first_page(report: Reproduction, further: Mapping[str, str] | None = None
         "",
         "[All claims with their numbers](paper.md), [as CSV](paper.csv).",
         "",
+        *([f"{told} [Each of them](paper.md#two-sets-of-seeds).", ""] if (told := repeated(report)) else []),
         *_main_pictures(report.pictures),
     ]
     for verdict, heading in MEANINGS.items():

@@ -20,8 +20,10 @@ from aru_lab.analysis.checks import AnalysisError
 from aru_lab.arguments import check_choice
 from aru_lab.errors import ConfigError
 
-# Exponents tried for a start, either sign, so that the search begins in the right basin whatever the units.
-_STARTS = np.concatenate([-np.geomspace(8, 0.03, 12), np.geomspace(0.03, 8, 12)])
+# The search covers exponents from SLOWEST, in units of 1/range, to FASTEST, in units of 1/(distance of the two points
+# at the steep end): from a curve that hardly bends to one that reaches its offset at the second point.
+SLOWEST, FASTEST = 0.03, 30.0
+_PER_DECADE = 6
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,13 @@ def fit(kind: str, x: Any, y: Any, confidence: float = 0.95) -> Fit:
         errors = np.array([found.stderr, np.nan, found.intercept_stderr])
         parameters = np.array([found.slope, np.nan, found.intercept])
     else:
+        start = _start(kind, x, y)
+        if not np.isfinite(start).all():  # a steep curve far from x = 0
+            raise undetermined
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), np.errstate(over="ignore"):  # the search may try steeper curves
                 warnings.simplefilter("error", OptimizeWarning)
-                parameters, covariance = curve_fit(
-                    CURVES[kind], x, y, p0=_start(kind, x, y), maxfev=20000, xtol=1e-12, ftol=1e-12
-                )
+                parameters, covariance = curve_fit(CURVES[kind], x, y, p0=start, maxfev=20000, xtol=1e-12, ftol=1e-12)
         except (OptimizeWarning, RuntimeError) as error:
             raise undetermined from error
         errors = np.sqrt(np.diag(covariance))
@@ -150,15 +153,16 @@ def compare(x: Any, y: Any) -> Comparison:
     total = np.sum((y - y.mean()) ** 2)
     straight = _least("line", x, y)
     for i, kind in enumerate(CURVES):
+        # A line is the limit of both curved forms, so their residual can't exceed its own.
+        rss = min(straight, _least(kind, x, y))
         try:
             found = fit(kind, x, y)
         except AnalysisError as error:
             remarks.append(str(error))
         else:
             parameters[i] = found.parameters, found.low, found.high
+            rss = min(rss, float(np.sum((y - found(x)) ** 2)))
         if not _constant(y):
-            # A line is the limit of both curved forms, so their residual can't exceed its own.
-            rss = min(straight, _least(kind, x, y))
             rss = max(rss, len(x) * (np.finfo(np.float64).eps * np.abs(y).max()) ** 2)
             r_squared[i] = 1 - rss / total
             k = _count(kind) + 1
@@ -206,23 +210,43 @@ def _count(kind: str) -> int:
 
 
 def _start(kind: str, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The best (a, b, c) over a grid of b."""
-    residuals = [_residual(kind, x, y, b) for b in _exponents(kind, x)]
-    b = _exponents(kind, x)[int(np.argmin([rss for rss, _ in residuals]))]
+    """The best (a, b, c) over the exponents tried; infinite where a exceeds float64."""
+    exponents = _exponents(kind, x)
+    b = exponents[int(np.argmin([_residual(kind, x, y, b)[0] for b in exponents]))]
     a, c = _residual(kind, x, y, b)[1]
-    return np.array([a, b, c])
+    with np.errstate(over="ignore"):
+        return np.array([a / CURVES[kind](_steep_end(x, b), 1.0, b, 0.0), b, c])
 
 
 def _exponents(kind: str, x: np.ndarray) -> np.ndarray:
-    return _STARTS / (1.0 if kind == "power" else np.ptp(x) or 1.0)
+    """The exponents tried, rising, of either sign, whatever the units of x."""
+    # A power law is an exponential of log x.
+    u = np.unique(np.log(x) if kind == "power" else x)
+    slowest = SLOWEST / np.ptp(u)
+
+    def tried(gap: float) -> np.ndarray:
+        return np.geomspace(slowest, FASTEST / gap, 1 + round(_PER_DECADE * np.log10(FASTEST / gap / slowest)))
+
+    return np.concatenate([-tried(u[-1] - u[-2])[::-1], tried(u[1] - u[0])])
+
+
+def _steep_end(x: np.ndarray, b: float) -> np.ndarray:
+    """The x at which a curve of exponent b is steepest."""
+    return x.min() if b > 0 else x.max()
 
 
 def _residual(kind: str, x: np.ndarray, y: np.ndarray, b: float) -> tuple[float, np.ndarray]:
-    """Sum of squares and (a, c) of the best curve with the exponent b, for which the curve is linear in a and c."""
-    with np.errstate(over="ignore"):
-        design = np.stack([CURVES[kind](x, 1.0, b, 0.0), np.ones_like(x)], axis=1)
-    if not np.isfinite(design).all():
-        return np.inf, np.zeros(2)
+    """Sum of squares, and (a', c) of the best curve a' f(b x) / f(b x') + c, which is linear in them; x' is steepest.
+
+    The curve is at most 1 with a' = 1, so that no exponent overflows.
+    """
+    if kind == "line":
+        column = x
+    elif kind == "power":
+        column = (x / _steep_end(x, b)) ** -b
+    else:
+        column = np.exp(-b * (x - _steep_end(x, b)))
+    design = np.stack([column, np.ones_like(x)], axis=1)
     solution, *_ = np.linalg.lstsq(design, y, rcond=None)
     return float(np.sum((design @ solution - y) ** 2)), solution
 
@@ -234,4 +258,10 @@ def _least(kind: str, x: np.ndarray, y: np.ndarray) -> float:
     grid = _exponents(kind, x)
     best = int(np.argmin([_residual(kind, x, y, b)[0] for b in grid]))
     ends = grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]
-    return float(minimize_scalar(lambda b: _residual(kind, x, y, b)[0], bounds=ends, method="bounded").fun)
+    found = minimize_scalar(
+        lambda b: _residual(kind, x, y, b)[0],
+        bounds=ends,
+        method="bounded",
+        options={"xatol": 1e-6 * (ends[1] - ends[0])},
+    )
+    return float(found.fun)

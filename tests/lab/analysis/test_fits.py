@@ -106,6 +106,33 @@ def test_criterion_is_that_of_the_residuals() -> None:
         np.testing.assert_array_equal(found.parameters[i], [one.parameters, one.low, one.high])
 
 
+@pytest.mark.parametrize("b", [-0.3, 0.5, 0.9, 2.0])
+def test_criterion_of_a_steep_curve(b: float) -> None:
+    y = CURVES["exponential"](XI, np.exp(-30 * 0.3) if b < 0 else 3.0, b, 1.0) + 1e-3 * np.random.RandomState(2).randn(
+        8
+    )
+    found = compare(XI, y)
+    one = fit("exponential", XI, y)
+    i = list(CURVES).index("exponential")
+    assert one.parameters[1] == pytest.approx(b, rel=0.05)
+    assert found.r_squared[i] == pytest.approx(one.r_squared, abs=1e-9)
+    rss = np.sum((y - one(XI)) ** 2)
+    assert found.aicc[i] == pytest.approx(8 * np.log(rss / 8) + 8 + 40 / 3, abs=1e-6)
+    assert found.aicc[i] < np.delete(found.aicc, i).min() - 2
+
+
+@pytest.mark.parametrize("kind", ["power", "exponential"])
+@pytest.mark.parametrize("odd", [0, 7])
+def test_one_point_apart_is_the_limit_of_a_steep_curve(kind: str, odd: int) -> None:
+    y = 2 + 1e-3 * np.random.RandomState(3).randn(8)
+    y[odd] = 5.0
+    found = compare(XI, y)
+    others = np.delete(y, odd)
+    i = list(CURVES).index(kind)
+    residual = (1 - found.r_squared[i]) * np.sum((y - y.mean()) ** 2)
+    assert residual <= np.sum((others - others.mean()) ** 2) * (1 + 1e-6)
+
+
 def test_line_is_never_worse_explained_by_a_curved_form() -> None:
     found = compare(XI, 2 * XI + 1e-3 * np.cos(XI))
     assert (found.r_squared[:2] >= found.r_squared[2]).all()

@@ -55,6 +55,27 @@ def suggestion(came: object, choices: Iterable[str]) -> str:
     return f" Did you mean {close[0]}?" if close else ""
 
 
+def check_names(what: str, came: Iterable[str], known: Iterable[str]) -> None:
+    """Raise ConfigError where one of the names that came is not known.
+
+    Args:
+        what: what has the names, for the message.
+        came: the names that the user passed.
+        known: permitted names.
+
+    Examples:
+        >>> check_names("config", ["epocs"], ["epochs", "seed"])
+        Traceback (most recent call last):
+        aru_lab.errors.ConfigError: config: got the unknown names epocs, expected epochs, seed. Did you mean epochs?
+    """
+    known = sorted(known)
+    if unknown := sorted(set(came) - set(known)):
+        raise ConfigError(
+            f"{what}: got the unknown names {', '.join(unknown)}, expected {', '.join(known)}."
+            f"{suggestion(unknown[0], known)}"
+        )
+
+
 def check_whole(name: str, value: object, lowest: int, highest: int | None = None, optional: bool = False) -> None:
     """Raise ConfigError unless `value` is an int (and no bool) of the range.
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from aru_lab.analysis.settings import Settings
-from aru_lab.cli.options import Quiet, Run
+from aru_lab.cli.options import Quiet, Run, SettingsFile
 from aru_lab.errors import Interrupted
 from aru_lab.plots.paper import FIGURES
 
@@ -37,7 +37,16 @@ class Analyse:
     again: bool = False
     """Compute finished parts again."""
 
+    config: SettingsFile = None
+
     quiet: Quiet = False
+
+    @classmethod
+    def from_config(cls, path: Path) -> Analyse:
+        """The command with the settings in a file."""
+        from aru_lab.experiments.analyse import read_settings
+
+        return cls(tyro.MISSING, read_settings(path), config=path)
 
     def run(self) -> None:
         """Analyse, and print a line for each part."""

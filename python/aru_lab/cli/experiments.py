@@ -14,7 +14,7 @@ from typing import Annotated
 import tyro
 
 from aru_lab.arguments import check_choice, check_whole
-from aru_lab.cli.options import ConfigFile, Execution, Quiet, Runs, check_runs
+from aru_lab.cli.options import ConfigFile, Execution, Quiet, RetrainingFile, Runs, check_runs
 from aru_lab.errors import ConfigError
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import CHECKPOINTS, TrainConfig
@@ -223,7 +223,18 @@ class Transfer:
     jobs: int = 1
     """Processes."""
 
+    config: RetrainingFile = None
+
     quiet: Quiet = False
+
+    @classmethod
+    def from_config(cls, path: Path) -> Transfer:
+        """The command with the options in a file."""
+        from aru_lab.experiments.transfer import read_retraining
+
+        found = read_retraining(path)
+        values = {one.name: getattr(found, one.name) for one in dataclasses.fields(found)}
+        return cls(runs=(), config=path, **values)
 
     def run(self) -> None:
         """Retrain and print the accuracies."""

@@ -19,12 +19,30 @@ Quiet = Annotated[
     tyro.conf.FlagCreatePairsOff[bool],
     tyro.conf.arg(aliases=("-q",), help="Print only results and errors, and no progress."),
 ]
+_OPTIONS = 'one JSON object such as {"epochs": 5}'
+_WIN = "Options given beside it win over the file."
 ConfigFile = Annotated[
     Path | None,
     tyro.conf.arg(
         metavar="FILE",
-        help="JSON file of options: config.json of a run (its folder and, for a sweep, its model and seed are left "
-        'out), or one object such as {"epochs": 5}. Options given beside it win over the file.',
+        help="File of options: config.json of a run or NAME.safetensors of a kept network (its folder and, for a "
+        f"sweep, its model and seed are left out), or {_OPTIONS}. {_WIN}",
+    ),
+]
+RetrainingFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        metavar="FILE",
+        help="File of options: config.json of a retrained run, RUN/transfer, which has the learning rate of its kind "
+        f"of network, or {_OPTIONS}. {_WIN}",
+    ),
+]
+SettingsFile = Annotated[
+    Path | None,
+    tyro.conf.arg(
+        metavar="FILE",
+        help="File of settings: RUN/analysis/WHAT.npz, which has those that the analysis depends on, or the folder "
+        f'with all of them, or one JSON object such as {{"steps": 5000}}. {_WIN}',
     ),
 ]
 Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]

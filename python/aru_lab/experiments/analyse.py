@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -30,7 +31,8 @@ from aru_lab.analysis.parts import Part
 from aru_lab.analysis.settings import Settings
 from aru_lab.data.tasks import label_of
 from aru_lab.errors import ConfigError
-from aru_lab.runs.analyses import Run
+from aru_lab.runs.analyses import Run, keys_in
+from aru_lab.runs.config_file import options_from, read_values
 from aru_lab.runs.runtime import run_on
 from aru_lab.terminal import progress_console, say
 
@@ -50,6 +52,32 @@ PARTS: dict[str, Part] = {
     "trajectories": trajectories.PART,
     "fixed-points": fixed_points.PART,
 }
+
+
+def read_settings(path: Path) -> Settings:
+    """The settings of analyses in a file.
+
+    Args:
+        path: PART.npz of a run's analysis, or their folder, or one JSON object whose names are those of `Settings`'
+            fields. What it lacks has its default: PART.npz has the settings that the part depends on.
+
+    Raises:
+        ConfigError: the file can't be read, or has an unknown name or value, or the folder's files contradict each
+            other.
+    """
+    if path.suffix != ".npz" and not path.is_dir():
+        return options_from(path, Settings, read_values(path)[0])
+    known = {field.name for field in fields(Settings)}
+    values: dict[str, Any] = {}
+    for file, key in keys_in(path).items():
+        own = {name: value for name, value in key.items() if name in known}
+        for name, value in own.items():
+            if values.setdefault(name, value) != value:
+                raise ConfigError(
+                    f"{path}: got analyses with {name} {values[name]!r} and {value!r}, expected one value; name "
+                    f"{file.name} or another file in it."
+                )
+    return options_from(path, Settings, values)
 
 
 def analyse(

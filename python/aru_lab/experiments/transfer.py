@@ -18,11 +18,15 @@ from aru_lab.experiments.processes import Report
 from aru_lab.experiments.sweep import complete
 from aru_lab.networks.names import ADAPTABLE
 from aru_lab.runs.config import CHECKPOINTS, TrainConfig
+from aru_lab.runs.config_file import options_from, read_config_file, read_values
 from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
 from aru_lab.runs.folder import RunFolder
 from aru_lab.runs.runtime import run_on
 from aru_lab.runs.schedules import best_epoch
 from aru_lab.runs.scores import known_scores
+
+FROZEN = ("recurrent", "readout")  # what keeps its weights
+BALANCED = "balanced-"  # how the names of tasks begin whose halves have as many images of each class
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,7 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
         _check_fits(config, task)
         own = {"pixels_per_step": 1, "permutation_seed": 0}
     else:
-        task = f"{'balanced-' * retraining.balanced}rotated-{config.task}"
+        task = f"{BALANCED * retraining.balanced}rotated-{config.task}"
         if task not in TASKS:
             have = ", ".join(name.removeprefix("rotated-") for name in TASKS if name.startswith("rotated-"))
             raise ConfigError(f"run: got a run of {config.task} in {run}, expected one of {have}.")
@@ -168,7 +172,7 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
         initial_from=run,
         initial_checkpoint=retraining.checkpoint,
         controller_from=None,
-        freeze=("recurrent", "readout"),
+        freeze=FROZEN,
         epochs=retraining.epochs,
         batch_size=retraining.batch_size or config.batch_size,
         learning_rate=(retraining.controller_learning_rate if config.model == "arun" else retraining.learning_rate),
@@ -179,6 +183,35 @@ def retraining_config(config: TrainConfig, run: Path, retraining: Retraining) ->
         subset=None,
         validation_subset=None,
         output=folder_of(run, retraining),
+    )
+
+
+def read_retraining(path: Path) -> Retraining:
+    """The settings of a retraining in a file.
+
+    Args:
+        path: config.json of a retrained run, or one JSON object whose names are those of `Retraining`'s fields; what is
+            in neither has its default. A retrained run has one of the two learning rates.
+
+    Raises:
+        ConfigError: the file can't be read, or is that of another run, or has an unknown name or value.
+    """
+    values, of_a_run = read_values(path)
+    if not of_a_run:
+        return options_from(path, Retraining, values)
+    config = read_config_file(path)
+    if config.model not in ADAPTABLE or config.initial_from is None or config.freeze != FROZEN:
+        raise ConfigError(f"{path}: got the configuration of a run that `aru transfer` did not retrain, expected one.")
+    own = config.task if is_data_file(config.task) or is_drawn(config.task) else None
+    rate = "controller_learning_rate" if config.model == "arun" else "learning_rate"
+    return Retraining(
+        **{rate: config.learning_rate},
+        epochs=config.epochs,
+        schedule=config.schedule,
+        batch_size=config.batch_size,
+        balanced=config.task.startswith(BALANCED),
+        checkpoint=config.initial_checkpoint,
+        data=None if own is None else Path(own),
     )
 
 

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
 from aru_lab.data.sequences import Sequences, TaskData
-from aru_lab.errors import ConfigError, RunError
+from aru_lab.errors import ConfigError, LabError, RunError
 from aru_lab.files import archive_of, csv_text, is_file, read_arrays, reading, sha256_of
 from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.config_file import ADVICE
 from aru_lab.runs.evaluation import build_for, load_classifier, take_initial_weights, task_of, to_tensors
 from aru_lab.runs.folder import RunFolder, write_result
 from aru_lab.runs.runtime import resolve_device
@@ -111,19 +112,7 @@ class AnalysisFolder:
         """The key and the arrays of a part's file."""
         path = self.file(part)
         again = f"make it with `aru analyse {self.run} {part}`."
-        with reading(path, RunError, again, f"{path} is missing; {again}"):
-            arrays = read_arrays(path)
-            if _KEY not in arrays:
-                raise ValueError("it is not an analysis of a run")
-            key = json.loads(str(arrays.pop(_KEY)))
-            if not isinstance(key, dict) or key.get("format") != FORMAT:
-                raise ValueError("it is outdated")
-            # Files of earlier versions do not say what they are of and what they hold.
-            if key.pop(_PART, part) != part:
-                raise ValueError("it is of another analysis")
-            if key.pop(_NAMES, sorted(arrays)) != sorted(arrays):
-                raise ValueError("it does not hold the arrays that it lists")
-        return key, Arrays(path, again, arrays)
+        return _read(path, RunError, again, f"{path} is missing; {again}")
 
 
 class Arrays(dict[str, np.ndarray]):
@@ -135,6 +124,36 @@ class Arrays(dict[str, np.ndarray]):
 
     def __missing__(self, name: str) -> np.ndarray:
         raise RunError(f"{self._path} is damaged: it has no {name}; {self._again}")
+
+
+def keys_in(path: Path) -> dict[Path, dict[str, Any]]:
+    """What analyses were computed from: the keys of PART.npz, or of all such files in a folder.
+
+    Raises:
+        ConfigError: a file can't be read, or is no analysis, or the folder has none.
+    """
+    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
+    if not files:
+        raise ConfigError(f"{path} holds no analyses; {ADVICE}")
+    return {file: _read(file, ConfigError, ADVICE)[0] for file in files}
+
+
+def _read(path: Path, failure: type[LabError], again: str, absent: str | None = None) -> tuple[dict[str, Any], Arrays]:
+    """The key and the arrays of PART.npz; the other arguments are those of `reading`."""
+    part = path.stem
+    with reading(path, failure, again, absent):
+        arrays = read_arrays(path)
+        if _KEY not in arrays:
+            raise ValueError("it is not an analysis of a run")
+        key = json.loads(str(arrays.pop(_KEY)))
+        if not isinstance(key, dict) or key.get("format") != FORMAT:
+            raise ValueError("it is outdated")
+        # Files of earlier versions do not say what they are of and what they hold.
+        if key.pop(_PART, part) != part:
+            raise ValueError("it is of another analysis")
+        if key.pop(_NAMES, sorted(arrays)) != sorted(arrays):
+            raise ValueError("it does not hold the arrays that it lists")
+    return key, Arrays(path, again, arrays)
 
 
 def _keyed(key: dict[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from aru_lab.arguments import (
     as_path,
     check_choice,
     check_fraction,
+    check_names,
     check_positive,
     check_whole,
-    suggestion,
 )
 from aru_lab.data.images import SPLIT_SEED
 from aru_lab.data.preparation import Preparation
@@ -382,13 +382,7 @@ class TrainConfig:
         Raises:
             ConfigError: an unknown name, a missing one, or a value that the constructor refuses.
         """
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(values) - known)
-        if unknown:
-            raise ConfigError(
-                f"config: got the unknown names {', '.join(unknown)}, expected {', '.join(sorted(known))}."
-                f"{suggestion(unknown[0], sorted(known))}"
-            )
+        check_names("config", values, (field.name for field in dataclasses.fields(cls)))
         missing = [name for name in ALWAYS_SAVED if name not in values]
         if missing:
             raise ConfigError(f"config: got no {', '.join(missing)}, expected all of {', '.join(ALWAYS_SAVED)}.")

@@ -8,10 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
+from aru_lab.analysis.settings import Settings
 from aru_lab.cli import main
+from aru_lab.experiments.analyse import read_settings
+from aru_lab.experiments.kept import keep
+from aru_lab.experiments.transfer import Retraining, read_retraining, retraining_config
 from aru_lab.runs.config import TrainConfig
+from aru_lab.runs.evaluation import Score
 from aru_lab.runs.folder import RunFolder
+from aru_lab.runs.training import train
 
 from ..small_run import run
 
@@ -84,10 +91,10 @@ def test_a_file_written_by_hand_and_a_sweep(tmp_path: Path, capsys: pytest.Captu
         ({"freeze": "readout"}, r"freeze: got 'readout', expected a list of names\."),
         ({"output": 3}, r"output: got 3, expected a path or None\."),
         ({"average_steps": "3"}, r"average_steps: got '3'.*"),
-        ([1], r"can't be read \(it is not a JSON object\); name a run's config\.json, or leave --config away\."),
-        ("{", r"can't be read \(.*\); name a run's config\.json, or leave --config away\."),
-        ("[" * 100_000, r"can't be read \(.*\); name a run's config\.json, or leave --config away\."),
-        (b"\xff\xfe", r"can't be read \(.*\); name a run's config\.json, or leave --config away\."),
+        ([1], r"can't be read \(it is not a JSON object\); name a file that --config takes, or leave .*"),
+        ("{", r"can't be read \(.*\); name a file that --config takes, or leave .*"),
+        ("[" * 100_000, r"can't be read \(.*\); name a file that --config takes, or leave .*"),
+        (b"\xff\xfe", r"can't be read \(.*\); name a file that --config takes, or leave .*"),
         (None, r"can't be read \(No such file or directory\); name .*"),
     ],
 )
@@ -105,6 +112,121 @@ def test_a_bad_file_is_a_sentence_with_the_file_and_the_key(
     assert out == ""
     assert re.fullmatch(rf"aru: {re.escape(str(file))}:? {sentence}\n", err), err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "content", "sentence"),
+    [
+        ("transfer", {"epocs": 3}, r"config: got the unknown names epocs, .*\. Did you mean epochs\?"),
+        ("transfer", {"epochs": "3"}, r"epochs: got '3', expected a whole number\."),
+        ("transfer", {"epochs": True}, r"epochs: got True, expected a whole number\."),
+        ("transfer", {"batch_size": 2.5}, r"batch_size: got 2\.5, expected a whole number or null\."),
+        ("transfer", {"balanced": 1}, r"balanced: got 1, expected true or false\."),
+        ("transfer", {"learning_rate": None}, r"learning_rate: got None, expected a number\."),
+        ("transfer", {"data": 3}, r"data: got 3, expected a path or null\."),
+        ("transfer", {"checkpoint": "bets"}, r"checkpoint: got 'bets', .*\. Did you mean best\?"),
+        ("transfer", {"config": {"epochs": 3}}, r"config: got no task, model, .*"),
+        ("transfer", [1], r"can't be read \(it is not a JSON object\); name a file that --config takes, .*"),
+        ("transfer", None, r"can't be read \(No such file or directory\); name .*"),
+        ("analyse", {"stesp": 3}, r"config: got the unknown names stesp, .*\. Did you mean steps\?"),
+        ("analyse", {"steps": 3}, r"steps: got 3, expected a whole number of at least 10\."),
+        ("analyse", {"amplitudes": [0, "1"]}, r"amplitudes: got \[0, '1'\], expected a list, each of it a number\."),
+        ("analyse", {"joint": "no"}, r"joint: got 'no', expected true or false\."),
+        ("analyse", "{", r"can't be read \(.*\); name .*"),
+    ],
+)
+def test_a_bad_file_of_transfer_and_analyse_is_a_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str, content: Any, sentence: str
+) -> None:
+    file = tmp_path / "options.json"
+    if content is not None:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    assert main([command, str(tmp_path / "run"), "--config", str(file)]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert re.fullmatch(rf"aru: {re.escape(str(file))}:? {sentence}\n", err), err
+
+
+def adaptive(folder: Path, model: str, seed: int = 0) -> Path:
+    options = {"controller_size": 3, "pixels_per_step": 8, "seed": seed, **SIZES}
+    return train(TrainConfig("psdigits", model, **options, output=folder), Console(quiet=True)).run
+
+
+@pytest.mark.parametrize("model", ["arun", "gamma-homogeneous"])
+def test_a_retraining_is_repeated_on_another_run(
+    tmp_path: Path, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (adaptive(tmp_path / name, model, seed) for seed, name in enumerate(("first", "second")))
+    rate = "--controller-learning-rate" if model == "arun" else "--learning-rate"
+    options = [rate, "0.003", "--schedule", "constant", "--batch-size", "70", "--balanced", "--checkpoint", "last"]
+    assert main(["transfer", str(first), "--epochs", "2", *options, "-q"]) == 0
+    made = first / "transfer-balanced"
+    assert main(["transfer", str(second), "--config", str(made / "config.json"), "-q"]) == 0
+    other = second / "transfer-balanced"
+    # the initial weights are those of the run that is retrained, with its seed
+    assert set(config_of(made).differences(config_of(other))) == {"initial_from", "seed"}
+    capsys.readouterr()
+    assert main(["transfer", str(second), "--config", str(made / "config.json"), "--epochs", "1"]) == 2
+    assert "holds a run with other settings (epochs)" in capsys.readouterr().err
+    upright = [str(second), "--config", str(made / "config.json"), "--no-balanced", "--epochs=1", "-q"]
+    assert main(["transfer", *upright]) == 0
+    changed = config_of(other).differences(config_of(second / "transfer"))
+    assert set(changed) == {"task", "epochs"}
+    file = tmp_path / "options.json"
+    file.write_text(json.dumps({"epochs": 1, "data": "psdigits.npz", "batch_size": None}))
+    assert read_retraining(file) == Retraining(epochs=1, data=Path("psdigits.npz"))
+
+
+def test_a_retraining_on_other_trials_is_read_back(tmp_path: Path) -> None:
+    config = TrainConfig("copy:delay=5,length=2", "arun", **SIZES, output=tmp_path / "run")
+    retraining = Retraining(epochs=3, data=Path("copy:delay=9,length=2"))
+    changed = retraining_config(config, tmp_path / "run", retraining)
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"config": changed.to_json(), "environment": {}}))
+    found = read_retraining(file)
+    assert retraining_config(config, tmp_path / "run", found) == changed
+    assert found.epochs == 3
+
+
+def test_another_run_is_no_retraining(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = adaptive(tmp_path / "first", "arun")
+    assert main(["transfer", str(first), "--config", str(first / "config.json")]) == 2
+    assert "a run that `aru transfer` did not retrain, expected one" in capsys.readouterr().err
+
+
+def test_settings_of_analyses_are_read_back(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = (adaptive(tmp_path / name, "arun", seed) for seed, name in enumerate(("first", "second")))
+    steps = ["--steps", "20", "--transient", "4", "--starts", "3"]
+    assert main(["analyse", str(first), "lyapunov", "gradients", *steps, "--examples", "12", "-q"]) == 0
+    folder = first / "analysis"
+    given = Settings(steps=20, transient=4, starts=3, examples=12)
+    assert read_settings(folder) == given
+    assert read_settings(folder / "gradients.npz") == Settings(examples=12)
+    assert main(["analyse", str(second), "lyapunov", "--config", str(folder), "--steps", "30", "-q"]) == 0
+    made = read_settings(second / "analysis" / "lyapunov.npz")
+    assert made == Settings(steps=30, transient=4, starts=3)
+    (second / "analysis" / "lyapunov.npz").rename(folder / "spectrum.npz")
+    capsys.readouterr()
+    assert main(["analyse", str(second), "--config", str(folder)]) == 2
+    assert "can't be read (it is of another analysis); name a file that --config takes" in capsys.readouterr().err
+    (folder / "spectrum.npz").unlink()
+    assert main(["analyse", str(first), "responses", "--seed", "2", "--repeats", "2", "-q"]) == 0
+    assert main(["analyse", str(second), "--config", str(folder)]) == 2
+    assert "got analyses with seed 0 and 2, expected one value; name responses.npz" in capsys.readouterr().err
+    assert main(["analyse", str(second), "--config", str(tmp_path)]) == 2
+    assert f"{tmp_path} holds no analyses; name a file that --config takes" in capsys.readouterr().err
+
+
+def test_a_kept_network_is_trained_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = adaptive(tmp_path / "first", "relu")
+    keep(tmp_path / "kept", "network", config_of(first), 1, clean=Score(1.0, 0.5, 10))
+    file = tmp_path / "kept" / "network.safetensors"
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(file), "--device", "cpu", "--output", str(again)]) == 0
+    assert config_of(again).differences(config_of(first)) == []
+    file.write_bytes(file.read_bytes()[:40])
+    assert main(["train", "--config", str(file)]) == 2
+    assert re.search(r"network\.safetensors can't be read \(.*\); name a file", capsys.readouterr().err)
 
 
 def test_no_config_beside_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

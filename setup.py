@@ -185,10 +185,9 @@ class OptionalBuild(build_ext):
         in_source = self.inplace or getattr(self, "editable_mode", False)  # before run() changes them
         folder = ROOT / "aru_kernels" if in_source else Path(self.build_lib) / "aru_kernels"
         cpu, cuda = ([e for e in self.extensions if e.name.endswith(name)] for name in ("._C", "._cuda"))
-        compiler = "with a C++17 compiler (g++ or clang++) installed"
         missing = None if find_nvcc() else "there was no nvcc when the package was installed"
-        built = self._run("C++", "ARU_BUILD_CPU", cpu, folder / "_build.txt", compiler)
-        built += self._run("CUDA", "ARU_BUILD_CUDA", cuda, folder / "_build_cuda.txt", "when that is mended", missing)
+        built = self._run("C++", "ARU_BUILD_CPU", cpu, folder / "_build.txt")
+        built += self._run("CUDA", "ARU_BUILD_CUDA", cuda, folder / "_build_cuda.txt", missing)
         self.extensions = built
 
     def _run(
@@ -197,7 +196,6 @@ class OptionalBuild(build_ext):
         switch: str,
         extensions: list[Extension],
         note: Path,
-        cure: str,
         missing: str | None = None,
     ) -> list[Extension]:
         """missing: why `auto` does not try."""
@@ -223,7 +221,7 @@ class OptionalBuild(build_ext):
         except Exception as error:
             if choice == "1":
                 raise
-            outcome = f"{error}; {cure}, repeat `pip install -e .`"
+            outcome = str(error)
             self.extensions = []
         self.compiler = compiler
         encoding = sys.stdout.encoding or "ascii"

@@ -68,7 +68,7 @@ def unavailable() -> str | None:
     if _C is None:
         outcome = Path(__file__).with_name("_build.txt")
         if outcome.exists() and (text := outcome.read_text(encoding="utf-8").strip()) != "built":
-            return f"the C++ extension is not built: {text}; {cure()}"
+            return f"the C++ extension is not built: {text}; {cure('with a C++17 compiler (g++ or clang++)')}"
         return f"the C++ extension cannot be loaded ({_import_error}); {cure()}"
     if _C.version != __version__:
         return f"the C++ extension is of version {_C.version}, the package of {__version__}; {cure()}"

@@ -59,7 +59,7 @@ def unavailable() -> str | None:
     if _C is None:
         outcome = Path(__file__).with_name("_build_cuda.txt")
         if outcome.exists() and (text := outcome.read_text(encoding="utf-8").split("\n", 1)[0]) != "built":
-            return f"the CUDA extension is not built: {text}"
+            return f"the CUDA extension is not built: {text}; {cure('with nvcc and a C++17 compiler (g++ or clang++)')}"
         return f"the CUDA extension cannot be loaded ({_import_error}); {cure()}"
     if _C.version != __version__:
         return f"the CUDA extension is of version {_C.version}, the package of {__version__}; {cure()}"

@@ -240,8 +240,20 @@ def test_the_cure_for_a_missing_extension_depends_on_the_installation(tmp_path):
     (tree / "setup.py").touch()
     editable = _Installed(tree, '{"dir_info": {"editable": true}, "url": "file:///clone"}')
     wheel, foreign = _Installed(site, None), _Installed(site, "[]")
-    cure_of_the_wheel = _install.cure_for(site / "aru_kernels", [wheel])
-    assert cure_of_the_wheel.startswith("install a C++ compiler and run `pip install --force-reinstall")
+    again = "run `pip install --force-reinstall --no-deps {}` to build it"
+    for address, source in [
+        (None, "--no-binary aru_kernels aru_kernels"),
+        ('{"archive_info": {}, "url": "file:///down/aru_kernels-1-py3.whl"}', "--no-binary aru_kernels aru_kernels"),
+        ('{"archive_info": {}, "url": "file:///down/aru_kernels-1.tar.gz"}', "/down/aru_kernels-1.tar.gz"),
+        ('{"dir_info": {}, "url": "file:///my%20home/clone"}', '"/my home/clone"'),
+        ('{"dir_info": {}, "url": "https://host/clone"}', "--no-binary aru_kernels aru_kernels"),
+        ('{"dir_info": 3, "url": 3}', "--no-binary aru_kernels aru_kernels"),
+        ("{", "--no-binary aru_kernels aru_kernels"),
+    ]:
+        found = _install.cure_for(site / "aru_kernels", [editable, _Installed(site, address)], "with nvcc")
+        assert found == f"with nvcc, {again.format(source)}"
+    in_the_tree = "with nvcc, run `pip install -e .` to build it"
+    assert _install.cure_for(tree / "aru_kernels", [editable], "with nvcc") == in_the_tree
     for distributions in ([], [editable]):
         assert _install.cure_for(tree / "aru_kernels", distributions) == "run `pip install -e .` to build it"
     for distributions in ([wheel], [editable, wheel], [foreign]):

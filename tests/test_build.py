@@ -51,7 +51,6 @@ def test_without_a_compiler_the_installation_goes_on(build, tmp_path, run_python
     outcome, done = build(**NO_COMPILER)
     assert done.returncode == 0, done.stderr
     assert "no working C++ compiler: `/nonexistent/c++`" in outcome
-    assert "repeat `pip install -e .`" in outcome
     program = """
 import torch, aru_kernels
 from aru_kernels.__main__ import main
@@ -60,6 +59,8 @@ print(*aru_kernels.ARUN(1, 4, controller_size=3)(torch.rand(3, 2, 1))[0].shape)
 """
     used = run_python("-c", f"{ALONE}\n{program}", PYTHONPATH=str(tmp_path))
     assert "not available: the C++ extension is not built: no working C++ compiler" in used.stdout, used.stderr
+    (line,) = (line for line in used.stdout.splitlines() if line.startswith("cpu "))
+    assert line.count("pip install") == 1, line
     assert used.stdout.split()[-3:] == ["3", "2", "4"]
 
 
@@ -102,11 +103,12 @@ def broken_nvcc(tmp_path) -> dict[str, str]:
 def test_when_nvcc_fails_the_installation_goes_on(build, broken_nvcc, tmp_path, run_python):
     outcome, done = build(ARU_BUILD_CUDA="auto", **broken_nvcc)
     assert done.returncode == 0, done.stderr
-    assert re.search(r"nvcc failed on csrc/cuda/\w+\.cu: nvcc: out of order; when that is mended, repeat", outcome)
+    assert re.search(r"nvcc failed on csrc/cuda/\w+\.cu: nvcc: out of order$", outcome, re.MULTILINE)
     program = "from aru_kernels.__main__ import main; main()"
     used = run_python("-c", f"{ALONE}\n{program}", PYTHONPATH=str(tmp_path))
     (line,) = (line for line in used.stdout.splitlines() if line.startswith("cuda "))
     assert "not available: the CUDA extension is not built: nvcc failed on csrc/cuda/" in line
+    assert line.count("pip install") == 1, line
 
 
 def test_a_cuda_build_that_is_asked_for_must_succeed(build, broken_nvcc):

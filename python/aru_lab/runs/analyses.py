@@ -31,7 +31,7 @@ from aru_lab.runs.runtime import resolve_device
 from aru_lab.runs.state import DAMAGED, check_sources, data_of, without_best
 
 FOLDER = "analysis"
-FORMAT = 2  # raised whenever a part computes or names something otherwise: older files then count as missing
+FORMAT = 3  # raised whenever a part computes or names something otherwise: older files then count as missing
 _KEY = "key"
 _PART = "part"
 _NAMES = "arrays"

@@ -72,6 +72,44 @@ def read(name: str, folder: Path = KEPT) -> Network:
     return network
 
 
+@dataclass
+class Gated:
+    """Weights of a kept LSTM or GRU, in float64."""
+
+    model: str  # lstm or gru
+    w_ih: Array
+    w_hh: Array
+    b_ih: Array
+    b_hh: Array
+    readout: Array
+    readout_bias: Array
+
+
+def read_gated(name: str, folder: Path = KEPT) -> Gated:
+    """The network in NAME.safetensors."""
+    with safe_open(folder / f"{name}.safetensors", "np") as file:
+        w = {key.removeprefix("recurrent."): file.get_tensor(key).astype(np.float64) for key in file.keys()}  # noqa: SIM118
+    parts = (f"{part}_l0" for part in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    return Gated(name.partition("-")[0], *(w[part] for part in parts), w["readout.weight"], w["readout.bias"])
+
+
+def run_gated(network: Gated, x: Array) -> Array:
+    """Read x (B, T, I); the last state (B, H)."""
+    h = c = np.zeros((len(x), network.w_hh.shape[1]))
+    for t in range(x.shape[1]):
+        from_input = x[:, t] @ network.w_ih.T + network.b_ih
+        from_state = h @ network.w_hh.T + network.b_hh
+        if network.model == "lstm":
+            i, f, candidate, o = np.split(from_input + from_state, 4, axis=1)
+            c = sigmoid(f) * c + sigmoid(i) * np.tanh(candidate)
+            h = sigmoid(o) * np.tanh(c)
+        else:
+            (r_x, z_x, n_x), (r_h, z_h, n_h) = np.split(from_input, 3, axis=1), np.split(from_state, 3, axis=1)
+            z = sigmoid(z_x + z_h)
+            h = (1 - z) * np.tanh(n_x + sigmoid(r_x + r_h) * n_h) + z * h
+    return h
+
+
 def controller_step(network: Network, a: Array, g: Array) -> tuple[Array, Array, Array]:
     """The controller's next state (..., G), n and s (...), from input currents a (...) and state g (..., G)."""
     g = np.tanh(a[..., None] * network.w_ag + g @ network.w_gg.T + network.b_g)
@@ -107,7 +145,7 @@ def run(network: Network, x: Array, drive: Array | float = 0.0, keep: bool = Tru
     return h, Trace(*(np.stack(part) if rows else np.empty(0) for part in zip(*rows, strict=True))) if keep else None
 
 
-def logits(network: Network, h: Array) -> Array:
+def logits(network: Network | Gated, h: Array) -> Array:
     return h @ network.readout.T + network.readout_bias
 
 

@@ -84,6 +84,22 @@ def test_another_precision(layer, first, second):
         torch.testing.assert_close(a, e, rtol=2e-2, atol=2e-2 * e.abs().max().item())
 
 
+def test_a_call_is_known_by_inputs_that_are_rounded_otherwise(monkeypatch):
+    """Another precision changes the products before it; what differs by more is another call."""
+    x = torch.tensor([1.0, -0.5, 0.25])
+    made = [_recall.decision("gamma", (k * x,), lambda k=k: ("cpu", x.dtype, k)) for k in (1.0, 1.5)]
+    monkeypatch.setattr(torch._C, "_current_graph_task_id", lambda: 0)  # inside a backward pass
+
+    def found(inputs: torch.Tensor) -> _recall.Decision:
+        return _recall.decision("gamma", (inputs,), lambda: ("reference", x.dtype, None))
+
+    assert found(x) is made[0]
+    assert found(1.005 * x) is made[0]
+    assert found(1.495 * x) is made[1]
+    assert found(1.2 * x) not in made
+    assert found(x[:2]) not in made
+
+
 def test_calls_of_equal_sizes_are_told_apart(monkeypatch):
     """A long sequence in checkpointed pieces, between which the free memory falls."""
     module = ARUN(5, 32, controller_size=16)

@@ -25,9 +25,12 @@ class Decision:
         self.choice = choice
 
 
-_ALIVE: weakref.WeakValueDictionary[tuple[object, ...], Decision] = weakref.WeakValueDictionary()
-
-_ROUNDING = 2e-2  # of the largest value
+_Values = tuple[float, ...]
+# By operator, dtype, device and shapes, and by some values of the first input.
+_ALIVE: weakref.WeakValueDictionary[tuple[tuple[object, ...], _Values], Decision] = weakref.WeakValueDictionary()
+# How far values may be from those of the call that is run again, as a share of the largest: torch's own products
+# before the call are rounded to bfloat16 under another precision.
+_ROUNDING = 2e-2
 
 
 def wanted() -> bool:
@@ -36,13 +39,14 @@ def wanted() -> bool:
 
 
 def decision(op: str, inputs: Sequence[Tensor], decide: Callable[[], tuple[str, torch.dtype, Any]]) -> Decision:
-    """That of the call that is run again, or a new one."""
-    key = op, *_fingerprint(inputs)
+    """The decision of the call that is run again, or a new one."""
+    first = inputs[0]
+    call, values = (op, first.dtype, first.device, *(x.shape for x in inputs)), _some_values(first)
     if torch._C._current_graph_task_id() != -1:  # inside a backward pass
-        earlier = _ALIVE.get(key) or _nearest(key)
+        earlier = _ALIVE.get((call, values)) or _nearest(call, values)
         if earlier is not None:
             return earlier
-    _ALIVE[key] = made = Decision(decide())
+    _ALIVE[call, values] = made = Decision(decide())
     return made
 
 
@@ -53,26 +57,20 @@ def remember(decision: Decision, outputs: Sequence[Tensor]) -> None:
         node.metadata["aru_kernels"] = decision
 
 
-def _nearest(key: tuple[object, ...]) -> Decision | None:
-    """That of the call whose values are nearest, within bfloat16's rounding of torch's products before it."""
-    _, _, _, values, *_ = key
-    if not isinstance(values, tuple) or not values:
-        return None
-    bound = _ROUNDING * max(map(abs, values))
-    found, smallest = None, bound
-    for other, made in list(_ALIVE.items()):
-        if other[:3] + other[4:] == key[:3] + key[4:] and isinstance(other[3], tuple):
-            distance = max(abs(a - b) for a, b in zip(values, other[3], strict=True))
+def _nearest(call: tuple[object, ...], values: _Values) -> Decision | None:
+    """The decision of the live call whose values are nearest; None if all are too far."""
+    found, smallest = None, _ROUNDING * max(map(abs, values), default=0.0)
+    for (other, theirs), made in list(_ALIVE.items()):
+        if other == call and len(theirs) == len(values) > 0:
+            distance = max(abs(a - b) for a, b in zip(values, theirs, strict=True))
             if distance <= smallest:
                 found, smallest = made, distance
     return found
 
 
-def _fingerprint(inputs: Sequence[Tensor]) -> tuple[object, ...]:
-    """What tells two calls apart: shapes, dtype, device and, on a CPU, some of the first input's values."""
-    first = inputs[0]
-    values: tuple[float, ...] = ()
-    if type(first) in check.PLAIN and first.is_cpu and first.numel():
-        corners = ((0,) * first.ndim, (-1,) * first.ndim, tuple(size // 2 for size in first.shape))
-        values = tuple(first.detach()[corner].item() for corner in corners)
-    return first.dtype, first.device, values, *(x.shape for x in inputs)
+def _some_values(x: Tensor) -> _Values:
+    """Some values of a tensor, which tell apart calls of equal sizes; none on a GPU, whose work would be waited for."""
+    if not (type(x) in check.PLAIN and x.is_cpu and x.numel()):
+        return ()
+    corners = ((0,) * x.ndim, (-1,) * x.ndim, tuple(size // 2 for size in x.shape))
+    return tuple(x.detach()[corner].item() for corner in corners)

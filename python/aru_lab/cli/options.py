@@ -19,32 +19,25 @@ Quiet = Annotated[
     tyro.conf.FlagCreatePairsOff[bool],
     tyro.conf.arg(aliases=("-q",), help="Print only results and errors, and no progress."),
 ]
-_OPTIONS = 'one JSON object such as {"epochs": 5}'
-_WIN = "Options given beside it win over the file."
-ConfigFile = Annotated[
-    Path | None,
-    tyro.conf.arg(
-        metavar="FILE",
-        help="File of options: config.json of a run or NAME.safetensors of a kept network (its folder and, for a "
-        f"sweep, its model and seed are left out), or {_OPTIONS}. {_WIN}",
-    ),
-]
-RetrainingFile = Annotated[
-    Path | None,
-    tyro.conf.arg(
-        metavar="FILE",
-        help="File of options: config.json of a retrained run, RUN/transfer, which has the learning rate of its kind "
-        f"of network, or {_OPTIONS}. {_WIN}",
-    ),
-]
-SettingsFile = Annotated[
-    Path | None,
-    tyro.conf.arg(
-        metavar="FILE",
-        help="File of settings: RUN/analysis/WHAT.npz, which has those that the analysis depends on, or the folder "
-        f'with all of them, or one JSON object such as {{"steps": 5000}}. {_WIN}',
-    ),
-]
+
+
+def _options_file(written: str, example: str) -> object:
+    """The help of --config, with the files that a command writes and an example of one written by hand."""
+    told = (
+        f"File of options: {written}, or one JSON object such as {example}. Options given beside it win over the file."
+    )
+    return tyro.conf.arg(metavar="FILE", help=told)
+
+
+_OF_TRAINING = (
+    "config.json of a run or NAME.safetensors of a kept network (its folder and, for a sweep, its model and seed are "
+    "left out)"
+)
+_OF_RETRAINING = "config.json of a retrained run, RUN/transfer, which has the learning rate of its kind of network"
+_OF_ANALYSES = "RUN/analysis/WHAT.npz, which has those that the analysis depends on, or the folder with all such files"
+ConfigFile = Annotated[Path | None, _options_file(_OF_TRAINING, '{"epochs": 5}')]
+RetrainingFile = Annotated[Path | None, _options_file(_OF_RETRAINING, '{"epochs": 5}')]
+SettingsFile = Annotated[Path | None, _options_file(_OF_ANALYSES, '{"steps": 5000}')]
 Runs = Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
 
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+from safetensors import safe_open
+
 from aru_lab.arguments import check_names
 from aru_lab.errors import ConfigError
 from aru_lab.files import read_bytes, reading
@@ -50,12 +52,12 @@ def read_values(path: Path) -> tuple[dict[str, Any], bool]:
         ConfigError: the file can't be read.
     """
     with reading(path, ConfigError, ADVICE):
-        content = read_bytes(path)
         kept = path.suffix == ".safetensors"
-        if kept:  # the length of the header, and the header, among whose entries is the configuration
-            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")].decode("utf-8"))
-            content = header["__metadata__"]["config"].encode()
-        values = json.loads(content.decode("utf-8"))
+        if kept:
+            with safe_open(path, "numpy") as file:
+                values = json.loads(file.metadata()["config"])
+        else:
+            values = json.loads(read_bytes(path).decode("utf-8"))
         if not isinstance(values, dict):
             raise ValueError("it is not a JSON object")
     if not kept and isinstance(values.get("config"), dict):

@@ -198,7 +198,7 @@ def test_either_half_of_the_seeds_is_judged_alone(tmp_path: Path) -> None:
     assert (best.repeats, alike.repeats, exact.repeats, exact.halves) == (False, True, False, ())
     held = dataclasses.replace(best, verdict=HOLDS)
     made = Reproduction("small", "", [held, alike, exact], [], [], "x")
-    told = "Claims on trained networks with the same verdict in both halves: 1 of the 2 that hold."
+    told = "Claims on trained networks with the same verdict in both halves of the seeds: 1 of the 2 that hold."
     assert report.repeated(made) == told
     assert f"{told} [Each of them](paper.md#two-sets-of-seeds)." in report.as_first_page(made)
     part = report.as_table(made).split(f"## {report.HALVES}")[1]

@@ -86,9 +86,9 @@ class Evidence:
         self.records.setdefault((group, variant, name), {})[seed] = arrays
 
     def halves(self) -> tuple[Evidence, Evidence]:
-        """The measurements of the first and of the last seeds of every group; of an odd number the first has one more.
+        """Split the seeds of every group into a first and a last half; with an odd number the first has one more.
 
-        What belongs to no seed is in both.
+        Both halves have the results that belong to no seed.
         """
         by_group: dict[str, set[int]] = {}
         for measured in (self.folders, self.scores, self.values, self.records):

@@ -19,7 +19,7 @@ class Finding:
     """The verdict on one claim, the outcomes of its tests, and a remark on what limits them.
 
     `p` is that of the claim that all its tests hold; `p_holm` is corrected for all claims of the table. `halves` are
-    the findings from the first and from the last seeds alone, which share no network.
+    the findings of the first and of the last half of the seeds, which share no network.
     """
 
     claim: Claim
@@ -54,14 +54,14 @@ class Finding:
         return min(self.outcomes, key=rank, default=None)
 
     def in_halves(self, outcome: Outcome) -> tuple[Outcome | None, ...]:
-        """One of its tests in either half of the seeds; None where that half could not make it."""
+        """The outcome of one of its tests in each half of the seeds; None where a half lacks measurements."""
         place = self.outcomes.index(outcome)
         same = [len(half.outcomes) == len(self.outcomes) for half in self.halves]
         return tuple(half.outcomes[place] if made else None for half, made in zip(self.halves, same, strict=True))
 
     @property
     def repeats(self) -> bool:
-        """Whether it holds, or does not hold, in both halves of the seeds, too."""
+        """Whether both halves of the seeds give the same verdict."""
         return bool(self.halves) and all(half.verdict == self.verdict for half in self.halves)
 
     @property

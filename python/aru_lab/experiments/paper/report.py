@@ -54,8 +54,8 @@ KEY = (
 )
 HALVES = "Two sets of seeds"
 ABOUT_HALVES = (
-    "The same tests on the first and on the last half of the seeds alone. The two share no network. The verdicts are "
-    "those of the claims; mean and interval are those of the test that decides it over all seeds."
+    "The same tests, separately for the first and the last half of the seeds, which share no network. Verdicts are "
+    "those of the claims; mean and interval belong to the test that decides the claim over all seeds."
 )
 _CLASS = {HOLDS: "holds", FAILS: "fails"}
 
@@ -149,7 +149,7 @@ def counted(report: Reproduction) -> str:
 
 
 def _halves(report: Reproduction) -> list[str]:
-    """The Markdown of what either half of the seeds gives; empty where no claim has halves."""
+    """The Markdown table of the verdicts in each half of the seeds; empty where no claim has halves."""
     judged = [finding for finding in report.findings if finding.halves]
     if not judged:
         return []
@@ -157,24 +157,25 @@ def _halves(report: Reproduction) -> list[str]:
     rows = []
     for finding in judged:
         shown = finding.deciding
-        cells = [finding.claim.name, "-" if shown is None else shown.name, finding.verdict]
-        outcomes = (None, None) if shown is None else finding.in_halves(shown)
-        for half, outcome in zip(finding.halves, outcomes, strict=True):
+        assert shown is not None  # of a claim that was judged
+        cells = [finding.claim.name, shown.name, finding.verdict]
+        for half, outcome in zip(finding.halves, finding.in_halves(shown), strict=True):
             # a test against the best other model, which another one may be in this half
-            renamed = f"{outcome.name}: " if outcome and shown and outcome.name != shown.name else ""
+            renamed = f"{outcome.name}: " if outcome and outcome.name != shown.name else ""
             cells += [renamed + mean_and_interval(outcome), str(half.n), half.verdict]
         rows.append([as_markdown(cell) for cell in cells])
     return [f"## {HALVES}", "", ABOUT_HALVES, repeated(report), "", *markdown_table(heading, rows), ""]
 
 
 def repeated(report: Reproduction) -> str:
-    """How many verdicts both halves of the seeds repeat, in a sentence; empty where none has halves."""
+    """How many verdicts are the same in both halves of the seeds, in a sentence; empty where no claim has halves."""
     parts = []
     for verdict, told in ((HOLDS, "hold"), (FAILS, "do not hold")):
         of_verdict = [finding for finding in report.findings if finding.verdict == verdict and finding.halves]
         if of_verdict:
             parts.append(f"{sum(finding.repeats for finding in of_verdict)} of the {len(of_verdict)} that {told}")
-    return f"Claims on trained networks with the same verdict in both halves: {', '.join(parts)}." if parts else ""
+    told = "Claims on trained networks with the same verdict in both halves of the seeds"
+    return f"{told}: {', '.join(parts)}." if parts else ""
 
 
 def _cells(finding: Finding) -> tuple[str, ...]:

@@ -1,11 +1,20 @@
-// What each system does in its own way: aligned memory, and work around a fork.
+// What each system does in its own way: aligned memory, objects of a thread, and work around a fork.
 #pragma once
 
 #include <cstddef>
 #include <cstdlib>
 
 #ifdef _WIN32
+#ifndef NOMINMAX
+#define NOMINMAX
+#endif
+#ifndef WIN32_LEAN_AND_MEAN
+#define WIN32_LEAN_AND_MEAN
+#endif
 #include <malloc.h>
+#include <windows.h>
+
+#include <new>
 #else
 #include <pthread.h>
 #endif
@@ -28,6 +37,26 @@ inline void aligned_free(void* p) {
   _aligned_free(p);
 #else
   std::free(p);
+#endif
+}
+
+// The calling thread's own T, which is destroyed when the thread ends.  One T for each type.
+template <class T> T& of_thread() {
+#ifdef _WIN32
+  // MinGW frees the memory of a thread_local object before it calls the destructor.
+  static const DWORD slot = FlsAlloc([](void* object) { delete static_cast<T*>(object); });
+  T* object = static_cast<T*>(FlsGetValue(slot));
+  if (!object) {
+    object = new T;
+    if (!FlsSetValue(slot, object)) {
+      delete object;
+      throw std::bad_alloc();
+    }
+  }
+  return *object;
+#else
+  static thread_local T object;
+  return object;
 #endif
 }
 

@@ -87,7 +87,7 @@ Pool& pool() {
 }  // namespace
 
 void* thread_scratch(size_t bytes) {
-  static thread_local Scratch scratch;
+  Scratch& scratch = of_thread<Scratch>();
   if (scratch.bytes < bytes) {
     aligned_free(scratch.data);
     scratch.data = nullptr;

@@ -115,16 +115,28 @@ template <class V> ARU_FUNCTION V where_less(V x, element_of<V> bound, V a, V b)
 
 // v to the nearest integer k, and 2^k for |k| below the largest exponent; simd.h has the instructions of AVX-512.
 template <class V> struct Power {
+  static constexpr bool any_negative = false;  // whether k may also be far below the smallest exponent
   V shifted, k;
   Power() = default;
   explicit ARU_MEMBER Power(V v)
       : shifted(v + constants<element_of<V>>::round_magic), k(shifted - constants<element_of<V>>::round_magic) {}
+  // v = k + rest
+  static ARU_MEMBER Power split(V v, V& rest) {
+    const Power power(v);
+    rest = v - power.k;
+    return power;
+  }
   // x 2^k
   ARU_MEMBER V times(V x) const {
     using C = constants<element_of<V>>;
     const bits_of<V> one = bit_cast<bits_of<V>>(splat<V>(element_of<V>(1)));
     return x * bit_cast<V>((bit_cast<bits_of<V>>(shifted) << C::mantissa_bits) + one);
   }
+};
+
+// a / x for 1 <= x <= 2^64; simd.h has the estimate of AVX-512.
+template <class V> struct Quotient {
+  static ARU_MEMBER V of(element_of<V> a, V x) { return a / x; }
 };
 
 // exp(y) = 2^k (1 + rest) for y <= 0, by y = k ln2 + r.  A NaN stays a NaN; below exp_floor y counts as exp_floor.
@@ -163,13 +175,14 @@ template <class V> ARU_FUNCTION V log1p_unit(V e) {
 // rounds to 1 the result is 1: 1 - g^2 of a saturated unit is 0, as it must be where its gradient is large.
 template <class V> ARU_FUNCTION V tanh_of_scaled(V v, float) {
   using C = constants<float>;
-  v = extremes<V>::max(splat<V>(-C::tanh_limit), extremes<V>::min(splat<V>(C::tanh_limit), v));
-  const Power<V> power(v);
-  const V f = v - power.k;
+  v = extremes<V>::min(splat<V>(C::tanh_limit), v);
+  if constexpr (!Power<V>::any_negative) v = extremes<V>::max(splat<V>(-C::tanh_limit), v);
+  V f;
+  const Power<V> power = Power<V>::split(v, f);
   V p = f * C::exp2_poly(0) + C::exp2_poly(1);
   ARU_UNROLL_ALL
   for (int i = 2; i < C::exp2_terms; ++i) p = p * f + C::exp2_poly(i);
-  return 1.f - 2.f / (power.times(p * f + 1.f) + 1.f);
+  return 1.f - Quotient<V>::of(2.f, power.times(p * f + 1.f) + 1.f);
 }
 
 // Double: v = x.  expm1(-2|x|) keeps the accuracy near 0.

@@ -12,6 +12,8 @@
 #include <omp.h>
 #endif
 
+#include "denormals.h"
+
 namespace aru {
 
 // Threads to use when `requested` were asked for: 1 inside a parallel region and in a forked child, where the pool's
@@ -90,10 +92,16 @@ void run_in_pool(int threads, void (*work)(const void*, int, int), const void* c
 template <class F> void in_threads(int threads, const F& f) {
 #ifdef _OPENMP
 #pragma omp parallel num_threads(threads)
-  f(omp_get_thread_num(), omp_get_num_threads());
+  {
+    const DenormalsAreZero here;
+    f(omp_get_thread_num(), omp_get_num_threads());
+  }
 #else
-  run_in_pool(
-      threads, [](const void* context, int k, int available) { (*static_cast<const F*>(context))(k, available); }, &f);
+  const auto work = [](const void* context, int k, int available) {
+    const DenormalsAreZero here;
+    (*static_cast<const F*>(context))(k, available);
+  };
+  run_in_pool(threads, work, &f);
 #endif
 }
 
@@ -103,6 +111,7 @@ template <class F> void parallel_for(int64_t n, int threads, const F& f) {
   threads = n < threads ? int(n) : threads;
   threads = threads > 1 ? usable_threads(threads) : 1;
   if (threads <= 1) {
+    const DenormalsAreZero here;
     for (int64_t i = 0; i < n; ++i) f(i);
     return;
   }

@@ -94,7 +94,10 @@ def test_the_readme_is_short():
 
 
 # pages whose blocks of Python make one program, from the first to the last
-@pytest.mark.parametrize("page", ["README.md", *(f"docs/{name}.md" for name in ("quickstart", "cells", "export"))])
+PROGRAMS = ("README.md", *(f"docs/{name}.md" for name in ("quickstart", "layers", "cells", "export", "training")))
+
+
+@pytest.mark.parametrize("page", PROGRAMS)
 def test_examples_run(page, run_forked):
     blocks = re.findall(r"```python\n(.*?)```", text(page), re.DOTALL)
     assert blocks

@@ -20,8 +20,6 @@ def test_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     make, load, cell = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     names: dict[str, Any] = {}
     exec(make, names)
-    Path("data.npz").rename("new.npz")
-    exec(make, names)
     commands = re.findall(r"^    aru (.*?)(?: {2,}#.*)?$", text, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["train", "evaluate", "predict"]
     for command in commands:

@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 _PACKAGE = Path(__file__).resolve().parent
+# pip keeps a wheel that it built, also one without the extension, and would install it again
+_INDEX = "--no-cache-dir --no-binary aru_kernels aru_kernels"
 
 
 @functools.cache
@@ -29,7 +31,7 @@ def cure_for(package: Path, distributions: Iterable[importlib.metadata.Distribut
     first = f"{needs}, " if needs else ""
     if not ((root / "setup.py").exists() and (root / "csrc").is_dir()):
         own = [one for one in distributions if Path(str(one.locate_file("aru_kernels"))).resolve() == package]
-        source = next(filter(None, map(_sources, own)), "--no-binary aru_kernels aru_kernels")
+        source = next(filter(None, map(_sources, own)), _INDEX)
         return f"{first}run `pip install --force-reinstall --no-deps {source}` to build it"
     for distribution in distributions:
         other = Path(str(distribution.locate_file("aru_kernels"))).resolve()

@@ -241,14 +241,15 @@ def test_the_cure_for_a_missing_extension_depends_on_the_installation(tmp_path):
     editable = _Installed(tree, '{"dir_info": {"editable": true}, "url": "file:///clone"}')
     wheel, foreign = _Installed(site, None), _Installed(site, "[]")
     again = "run `pip install --force-reinstall --no-deps {}` to build it"
+    index = "--no-cache-dir --no-binary aru_kernels aru_kernels"
     for address, source in [
-        (None, "--no-binary aru_kernels aru_kernels"),
-        ('{"archive_info": {}, "url": "file:///down/aru_kernels-1-py3.whl"}', "--no-binary aru_kernels aru_kernels"),
+        (None, index),
+        ('{"archive_info": {}, "url": "file:///down/aru_kernels-1-py3.whl"}', index),
         ('{"archive_info": {}, "url": "file:///down/aru_kernels-1.tar.gz"}', "/down/aru_kernels-1.tar.gz"),
         ('{"dir_info": {}, "url": "file:///my%20home/clone"}', '"/my home/clone"'),
-        ('{"dir_info": {}, "url": "https://host/clone"}', "--no-binary aru_kernels aru_kernels"),
-        ('{"dir_info": 3, "url": 3}', "--no-binary aru_kernels aru_kernels"),
-        ("{", "--no-binary aru_kernels aru_kernels"),
+        ('{"dir_info": {}, "url": "https://host/clone"}', index),
+        ('{"dir_info": 3, "url": 3}', index),
+        ("{", index),
     ]:
         found = _install.cure_for(site / "aru_kernels", [editable, _Installed(site, address)], "with nvcc")
         assert found == f"with nvcc, {again.format(source)}"

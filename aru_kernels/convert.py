@@ -34,7 +34,7 @@ def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
 
     Raises:
         KeyError: if weights are missing, whose names it gives.
-        TypeError: if a value is not a floating-point tensor.
+        TypeError: if `state_dict` is not a mapping, or a value in it not a floating-point tensor.
         ValueError: if the shape of a weight does not fit the others.
 
     Source: https://github.com/vgeadah/NonlinMod
@@ -46,6 +46,8 @@ def from_nonlinmod(state_dict: Mapping[str, Tensor]) -> ARUN:
         >>> from_nonlinmod({f"rnn.{name}": torch.randn(shape) for name, shape in shapes.items()})
         ARUN(1, 8, controller_size=4)
     """
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"state_dict must be a mapping of names to tensors, got {type(state_dict).__name__}.")
     weights = {key.removeprefix("rnn."): value for key, value in state_dict.items()}
     missing = [key for key in _NONLINMOD_KEYS if key not in weights]
     if missing:

@@ -421,6 +421,12 @@ CASES = [
         "state_dict lacks Uxh.bias, Whh.weight, Whh.bias, Uag.weight, Uag.bias, Wgg.weight, Wgg.bias, Wgn.weight, "
         "Wgn.bias, Wgs.weight, Wgs.bias; it has rnn.Uxh.weight.",
     ),
+    (
+        "convert",
+        lambda: convert.from_nonlinmod("model.pt"),
+        TypeError,
+        "state_dict must be a mapping of names to tensors, got str.",
+    ),
     ("convert", lambda: convert.from_nonlinmod({}), KeyError, "state_dict lacks Uxh.weight, ..."),
     (
         "convert",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 from collections.abc import Sequence
 
 
@@ -62,6 +64,29 @@ def as_lab_error(error: Exception) -> LabError | None:
         place = f"{error.filename}: " if error.filename is not None else ""
         return MachineError(f"{place}{error.strerror or text or type(error).__name__}; mend that and try again.")
     return None
+
+
+def typed(path: str | os.PathLike[str]) -> str:
+    """A path as an argument of a command that a message shows: in quotes where the shell needs them.
+
+    Examples:
+        >>> typed("my runs/first"), typed("runs/first")
+        ("'my runs/first'", 'runs/first')
+    """
+    text = os.fspath(path)
+    if os.name != "nt":
+        return shlex.quote(text)
+    return f'"{text}"' if " " in text else text
+
+
+def counted(n: int, noun: str) -> str:
+    """A number and its noun, which gets an s unless the number is 1.
+
+    Examples:
+        >>> counted(1, "epoch"), counted(1200, "sequence")
+        ('1 epoch', '1,200 sequences')
+    """
+    return f"{n:,} {noun}{'s' * (n != 1)}"
 
 
 def failed_together(failures: Sequence[LabError], n: int | None = None) -> LabError | None:

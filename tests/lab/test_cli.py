@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -249,6 +250,34 @@ def test_user_error_is_one_sentence_and_exit_code_2(
     assert re.search(rf"^aru: .*{sentence}", err), err
     assert err.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_file_of_another_kind_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("walk.csv").write_text("0.1,0.2\n")
+    assert main(["train", "walk.csv"]) == 2
+    sentence = r"task: got the file 'walk\.csv', expected one whose name ends in \.npz or \.mat; numpy\.savez\("
+    assert re.search(sentence, capsys.readouterr().err)
+
+
+def test_printed_commands_can_be_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = ["train", "sdigits", *SMALL, "--epochs", "1", "--output", "my runs/a run"]
+    assert main(first) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "parameters for 1 epoch; best" in printed
+    evaluate = re.search(r"test it with: aru (evaluate '.*')", printed)
+    assert evaluate
+    assert main(shlex.split(evaluate[1])) == 0
+    capsys.readouterr()
+    assert main(first) == 2
+    assert "`aru train --resume 'my runs/a run'`" in capsys.readouterr().err
+    assert main(["evaluate", "no run"]) == 2
+    assert "`aru train TASK --output 'no run'`" in capsys.readouterr().err
 
 
 def test_finished_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -325,8 +325,18 @@ def canonical(task: Any) -> str:
         return os.path.abspath(task)
     if isinstance(task, str) and is_drawn(task):
         return find_task(task).name
-    check_choice("task", task, sorted(TASKS), " or the path of an .npz or .mat file")
+    _check_known(task)
     return task
+
+
+def _check_known(task: object) -> None:
+    """Raise ConfigError unless `task` is one of TASKS; a file of another kind gets a sentence of its own."""
+    if isinstance(task, str) and os.path.isfile(task):
+        raise ConfigError(
+            f"task: got the file {task!r}, expected one whose name ends in .npz or .mat; numpy.savez('data.npz', x=x, "
+            "y=y) writes one, with x of shape (N, T, I) and a target in y for each of the N sequences."
+        )
+    check_choice("task", task, sorted(TASKS), " or the path of an .npz or .mat file")
 
 
 def check_permutation(task: str, seed: int | None) -> None:
@@ -367,7 +377,7 @@ def find_task(
         return FileTask(name, preparation)
     if is_drawn(name):
         return TrialTask(base_of(name), _kind_of(name))
-    check_choice("task", name, sorted(TASKS), " or the path of an .npz or .mat file")
+    _check_known(name)
     task = IMAGE_TASKS[name]
     if pixels_per_step != 1 and (task.encoder == "conv" or task.n_pixels % pixels_per_step):
         raise ConfigError(

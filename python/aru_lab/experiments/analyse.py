@@ -30,7 +30,7 @@ from aru_lab.analysis.checks import AnalysisError
 from aru_lab.analysis.parts import Part
 from aru_lab.analysis.settings import Settings
 from aru_lab.data.tasks import label_of
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, typed
 from aru_lab.runs.analyses import Run, keys_in
 from aru_lab.runs.config_file import options_from, read_values
 from aru_lab.runs.runtime import run_on
@@ -162,7 +162,7 @@ def _plan(run: Run, what: tuple[str, ...], console: Console) -> list[str]:
     if not suitable:
         raise ConfigError(
             f"run: {run.path} is a run of {run.config.model}, expected a network with γ or with a single matrix W_hh; "
-            f"its sensitivity is measured by `aru robustness {run.path}`."
+            f"its sensitivity is measured by `aru robustness {typed(run.path)}`."
         )
     if len(suitable) < len(usual):
         left_out = ", ".join(name for name in usual if name not in suitable)

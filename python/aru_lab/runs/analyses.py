@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from aru_kernels import ARUN, GammaRNN
 from aru_lab.data.sequences import Sequences, TaskData
-from aru_lab.errors import ConfigError, LabError, RunError
+from aru_lab.errors import ConfigError, LabError, RunError, typed
 from aru_lab.files import archive_of, csv_text, is_file, read_arrays, reading, sha256_of
 from aru_lab.networks.classifier import SequenceClassifier
 from aru_lab.runs.config import TrainConfig
@@ -111,7 +111,7 @@ class AnalysisFolder:
     def _read(self, part: str) -> tuple[dict[str, Any], Arrays]:
         """The key and the arrays of a part's file."""
         path = self.file(part)
-        again = f"make it with `aru analyse {self.run} {part}`."
+        again = f"make it with `aru analyse {typed(self.run)} {part}`."
         return _read(path, RunError, again, f"{path} is missing; {again}")
 
 

@@ -25,7 +25,7 @@ from typing import Any
 import filelock
 import torch
 
-from aru_lab.errors import LabError, RunError, failed_together
+from aru_lab.errors import LabError, RunError, failed_together, typed
 from aru_lab.files import (
     Form,
     append_line,
@@ -102,8 +102,8 @@ class RunFolder:
         """Raise RunError if the folder already holds a run."""
         if self.holds_run():
             raise RunError(
-                f"{self.path} already holds a run: continue it with `aru train --resume {self.path}`, or name another "
-                "folder with --output."
+                f"{self.path} already holds a run: continue it with `aru train --resume {typed(self.path)}`, or name "
+                "another folder with --output."
             )
 
     def make(self) -> None:
@@ -179,7 +179,8 @@ class RunFolder:
             RunError: there is no run here, or its config.json is damaged.
         """
         absent = (
-            f"{self.path} holds no run (it has no config.json); start one with `aru train TASK --output {self.path}`."
+            f"{self.path} holds no run (it has no config.json); start one with `aru train TASK --output "
+            f"{typed(self.path)}`."
         )
         with reading(self.config_file, RunError, "restore it or start a new run.", absent):
             content = json.loads(read_bytes(self.config_file).decode("utf-8"))
@@ -269,8 +270,8 @@ def _writing(path: Path, advice: str) -> Iterator[None]:
 
 def _resumable(path: Path) -> str:
     return (
-        f"make room or mend the permissions, then `aru train --resume {path.parent}` continues from what was saved "
-        "before."
+        f"make room or mend the permissions, then `aru train --resume {typed(path.parent)}` continues from what was "
+        "saved before."
     )
 
 

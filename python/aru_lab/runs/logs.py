@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from aru_lab.errors import ConfigError, RunError
+from aru_lab.errors import ConfigError, RunError, typed
 from aru_lab.files import reason
 
 
@@ -76,7 +76,7 @@ class Logs:
         except OSError as error:
             raise RunError(
                 f"{self._folder} can't be written ({reason(error)}); make room or mend the permissions, then `aru "
-                f"train --resume {self._folder.parent}` continues from what was saved before."
+                f"train --resume {typed(self._folder.parent)}` continues from what was saved before."
             ) from error
         finally:
             threading.excepthook = before

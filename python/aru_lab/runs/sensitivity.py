@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aru_lab.arguments import check_whole
-from aru_lab.errors import ConfigError, RunError
+from aru_lab.errors import ConfigError, RunError, typed
 from aru_lab.networks.perturbations import NoisyDrive, Perturbation, StepDrive, VariableContrast, parse
 from aru_lab.runs.evaluation import Score, task_of
 from aru_lab.runs.folder import RunFolder
@@ -186,5 +186,5 @@ def kept_sweeps(run: Path) -> dict[str, Kept]:
             perturbations = {strength: perturbation for strength, (_, perturbation) in points.items()}
             kept[sweep] = Kept(label.format(held[0]), scores, perturbations, n_steps)
     if not kept:
-        raise RunError(f"{run}: its sensitivity is not measured yet; measure it with `aru robustness {run}`.")
+        raise RunError(f"{run}: its sensitivity is not measured yet; measure it with `aru robustness {typed(run)}`.")
     return kept

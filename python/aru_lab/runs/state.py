@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aru_lab.data.tasks import find_task, is_data_file
-from aru_lab.errors import DataError, LabError, RunError
+from aru_lab.errors import DataError, LabError, RunError, typed
 from aru_lab.files import Form, check_form, reading, sha256_of
 from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
 from aru_lab.runs.folder import RunFolder, check_epochs, check_metrics, load_checkpoint
@@ -199,11 +199,11 @@ def without_best(folder: RunFolder) -> str:
     if n == 0:
         return (
             f"{folder.best_file} does not exist: the run has not finished an epoch yet; continue it with `aru train "
-            f"--resume {folder.path}`."
+            f"--resume {typed(folder.path)}`."
         )
     return (
         f"{folder.best_file} is missing, though the run has finished {n} epoch{'s' * (n > 1)}; restore it from a copy, "
-        f"or test the latest weights with `aru evaluate {folder.path} --checkpoint last`."
+        f"or test the latest weights with `aru evaluate {typed(folder.path)} --checkpoint last`."
     )
 
 
@@ -225,8 +225,8 @@ def read_history(folder: RunFolder) -> list[dict[str, Any]]:
     history = load_last(folder)["position"]["history"]
     if lines != history[: len(lines)]:
         raise RunError(
-            f"{folder.metrics_file} does not agree with {folder.last_file.name}; `aru train --resume {folder.path}` "
-            "writes it again from there."
+            f"{folder.metrics_file} does not agree with {folder.last_file.name}; `aru train --resume "
+            f"{typed(folder.path)}` writes it again from there."
         )
     return history
 

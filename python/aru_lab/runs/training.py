@@ -25,7 +25,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from aru_lab.data.summary import targets_of
-from aru_lab.errors import Interrupted, RunError
+from aru_lab.errors import Interrupted, RunError, typed
 from aru_lab.files import reason
 from aru_lab.networks.classifier import count_parameters
 from aru_lab.runs.augmentation import Augmentation
@@ -124,7 +124,7 @@ def resume(run: Path, console: Console | None = None, on_epoch: OnEpoch | None =
             if n_processes != world.size:
                 raise RunError(
                     f"{folder.path} was started on {n_processes} processes and would be resumed on {world.size}; use "
-                    f"`torchrun --nproc-per-node {n_processes} -m aru_lab train --resume {folder.path}`."
+                    f"`torchrun --nproc-per-node {n_processes} -m aru_lab train --resume {typed(folder.path)}`."
                 )
             if world.is_first:
                 stack.enter_context(folder.locked())
@@ -349,5 +349,5 @@ class _Trainer:
             self.save()
             raise Interrupted(
                 f"Stopped by {signal.Signals(received).name} after step {self.position.step}; continue with "
-                f"`aru train --resume {self.records.folder.path}`."
+                f"`aru train --resume {typed(self.records.folder.path)}`."
             )

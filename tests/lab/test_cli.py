@@ -120,7 +120,7 @@ def test_curves_of_the_runs_that_have_some(tmp_path: Path, capsys: pytest.Captur
     capsys.readouterr()
     assert main(["curves", str(tmp_path / "nowhere"), str(run), "--output", str(figure)]) == 2
     out, err = capsys.readouterr()
-    assert out == f"Learning curves of 1 runs: {figure}\n"
+    assert out == f"Learning curves of 1 run: {figure}\n"
     assert err.startswith(f"aru: 1 of 2 runs failed; the first: {tmp_path / 'nowhere'} holds no run")
     assert figure.read_bytes().startswith(b"\x89PNG")
 

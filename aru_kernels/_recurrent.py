@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from aru_kernels import _checks as check
-from aru_kernels import _leak, init
-from aru_kernels._layout import Layout, State, arrange
+from aru_kernels import _leak, _step, _usual, init
+from aru_kernels._layout import Layout, Padded, State, arrange
 from aru_kernels._module import Shapes, check_argument, describe, recurrent_shapes
 from aru_kernels._projection import project
 from aru_kernels.reference import Trace
@@ -34,6 +34,10 @@ class Recurrent(_leak.Leaky):
     init: str = "paper"
     # what a state tensor is called, for messages
     _state_names: tuple[str, ...] = ("h",)
+    # its name in `aru_kernels.operations`
+    _operation: str
+    # the parameters of a layer that may take the short way (`_usual`)
+    _single: Shapes | None = None
     # (xp, *state, weight_hh, *activation's parameters, n_floor=, return_trace=, leak=) -> h, last state, trace
     _sequence: Callable[..., tuple[Tensor, State, Trace | None]]
 
@@ -78,6 +82,8 @@ class Recurrent(_leak.Leaky):
         for layer, suffix in self._layers():
             self._register(self._shapes(layer), suffix, device, dtype)
             self._register_leak(suffix, device, dtype)
+        if self.num_layers == 1 and not self.bidirectional and self._initial_leak is None:
+            self._single = {f"{name}_l0": shape for name, shape in self._shapes(0).items()}
         self.reset_parameters()
 
     def _layers(self) -> Iterator[tuple[int, str]]:
@@ -157,6 +163,9 @@ class Recurrent(_leak.Leaky):
         self, input: Tensor | PackedSequence, hx: object, drive: object, return_trace: bool
     ) -> tuple[Any, list[Tensor], Trace | None]:
         """Output, last states and, if asked for, trace."""
+        check.flag("return_trace", return_trace)
+        if drive is None and not return_trace and (usual := self._usual(input, hx)) is not None:
+            return usual
         x, layout = arrange(input, self.batch_first, self.input_size)
         weights: list[list[Tensor]] = []
         for layer, suffix in self._layers():
@@ -190,6 +199,37 @@ class Recurrent(_leak.Leaky):
             return layout.output(x), h_n, None
         per_step: list[Any] = [layout.output(torch.cat(of_layers, -1)) for of_layers in zip(*traces, strict=True)]
         return layout.output(x), h_n, Trace(*per_step)
+
+    def _usual(self, input: Any, hx: Any) -> tuple[Tensor, list[Tensor], None] | None:
+        """What `_forward` returns, by few functions, for a single layer if nothing about a call needs the general path.
+
+        `aru_kernels._usual` says what is usual.
+        """
+        shapes = self._single
+        if shapes is None or type(input) not in check.PLAIN or not _usual.program():
+            return None
+        if input.ndim != 3 or input.numel() == 0:
+            return None
+        T, B = input.shape[1::-1] if self.batch_first else input.shape[:2]
+        sizes = [(1, B, *of_state) for of_state in self._state_sizes()]
+        parameters = self._parameters
+        weights: list[Any] = [parameters.get(name) for name in shapes]
+        given = () if hx is None else (hx,) if len(sizes) == 1 else hx
+        if hx is not None and not (type(given) is tuple and len(given) == len(sizes)):
+            return None
+        expected = [(*input.shape[:2], self.input_size), *shapes.values(), *sizes[: len(given)]]
+        if not _usual.tensors([input, *weights, *given], expected, self._operation):
+            return None
+        x = input.transpose(0, 1).contiguous() if self.batch_first else input
+        if hx is None:
+            states = [x.new_zeros(of_state[1:]) for of_state in sizes]
+        else:
+            states = [state.view(of_state[1:]) for state, of_state in zip(given, sizes, strict=True)]
+        bias = weights.pop(2) if self.bias else None
+        weight_ih, *others = weights
+        h, *last = _step.sequence(self._operation, F.linear(x, weight_ih, bias), states, others, self.n_floor)
+        layout = Padded(T, B, self.batch_first, True)
+        return layout.output(h), [layout.last([state]) for state in last], None
 
     def _run(
         self, weights: list[Tensor], leak: Tensor | None, return_trace: bool, xp: Tensor, state: State

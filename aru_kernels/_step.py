@@ -1,4 +1,4 @@
-"""What cells compute in a usual call (`aru_kernels._usual`), by few functions.
+"""What cells and layers compute in a usual call (`aru_kernels._usual`), by few functions.
 
 The kernels, the saved tensors and the gradients are those of the general path (`aru_kernels.ops`).
 """
@@ -11,8 +11,9 @@ from torch import Tensor
 
 from aru_kernels import _program as program
 from aru_kernels import cpu, ops
-from aru_kernels._arguments import StepOptions
+from aru_kernels._arguments import SequenceSettings, StepOptions
 from aru_kernels._precision import product_precision
+from aru_kernels.operations import OPERATIONS
 
 _step = cpu.with_idle_memory(cpu.usual_step)
 _gamma = cpu.with_idle_memory(cpu.usual_gamma)
@@ -51,3 +52,12 @@ def gamma(x: Tensor, n: Tensor, s: Tensor, n_floor: float) -> Tensor:
     if program.needs_gradient((x, n, s)):
         return ops.call("cpu", "gamma", x, n, s, n_floor)
     return _gamma(x, n, s, n_floor)
+
+
+def sequence(op: str, xp: Tensor, states: list[Tensor], weights: list[Tensor], n_floor: float) -> tuple[Tensor, ...]:
+    """h and the last states of a layer without a leak."""
+    operation = OPERATIONS[op]
+    inputs = operation.Inputs(xp, *states, *weights)
+    needed = program.needs_gradient(inputs)
+    options = operation.decide(cpu, inputs, xp.dtype, SequenceSettings(n_floor, False), needed)
+    return ops.run_plain("cpu", operation, inputs, options, needed)[: 1 + len(states)]

@@ -254,8 +254,7 @@ def kept_elements(T: int, B: int, H: int, G: int, dtype: torch.dtype, precision:
     if segment == 0 or B == 0 or H == 0:
         return 0
     tile, strip = tile_size(B, H, G), _C.strip(_NAMES[dtype])
-    slots = T + 1 if segment == 1 else -(-T // segment)
-    return -(-B // tile) * slots * -(-tile * H // strip) * _stored_units(G, dtype, precision) * strip
+    return -(-B // tile) * -(-T // segment) * -(-tile * H // strip) * _stored_units(G, dtype, precision) * strip
 
 
 def kept_elements_of_step(B: int, H: int, G: int, dtype: torch.dtype, precision: str) -> int:
@@ -333,6 +332,7 @@ def aru_sequence_bwd(
         (T, B, H, G, tile_size(B, H, G), options.segment),
         options.n_floor,
         h0=saved.h0,
+        g0=saved.g0,
         weight_hh=saved.weight_hh,
         **weights._asdict(),
         h=saved.h,
@@ -426,6 +426,7 @@ def controller_step_bwd(upstream: StepOutputs, saved: StepSaved, options: StepOp
         _scalar(a.dtype, options.precision),
         (1, B, H, G, tile_size(B, H, G), 1),
         options.n_floor,
+        g0=saved.g,
         **weights._asdict(),
         a=a,
         n=saved.n,

@@ -135,6 +135,7 @@ def aru_sequence(
         h (T, B, H), the last g (B, H, G), and the trace of a, n and s, each (T, B, H), or None.
     """
     n_floor = check.gain_floor(n_floor)
+    check.flag("return_trace", return_trace)
     tensors = {"xp": xp, "h0": h0, "g0": g0, "weight_hh": weight_hh, "weight_ag": weight_ag, "weight_gg": weight_gg}
     tensors |= {"bias_g": bias_g, "weight_gc": weight_gc, "bias_c": bias_c}
     _check(**tensors, **_given(leak))
@@ -168,6 +169,7 @@ def gamma_rnn_sequence(
         h (T, B, H), and the trace of a, n and s, each (T, B, H), or None.
     """
     n_floor = check.gain_floor(n_floor)
+    check.flag("return_trace", return_trace)
     _check(xp=xp, h0=h0, weight_hh=weight_hh, n=n, s=s, **_given(leak))
     h, _, trace = _dispatch.gamma_rnn_sequence(
         xp, h0, weight_hh, n, s, n_floor=n_floor, return_trace=return_trace, leak=leak

@@ -147,6 +147,7 @@ class ARUN(Recurrent):
 
     mode = "ARUN"
     _state_names = ("h", "g")
+    _operation = "aru_sequence"
     _sequence = staticmethod(_dispatch.aru_sequence)
 
     @lstm_order
@@ -315,6 +316,7 @@ class GammaRNN(Recurrent):
     """
 
     mode = "GammaRNN"
+    _operation = "gamma_rnn_sequence"
     _sequence = staticmethod(_dispatch.gamma_rnn_sequence)
 
     @lstm_order

@@ -421,6 +421,11 @@ def call(backend: str, op: str, *arguments: Any) -> Any:
     return _returned(operation, _run(operation, inputs, None, backend, inputs[0].dtype, options, needed, by_operator))
 
 
+def run_plain(backend: str, operation: Operation, inputs: Any, options: Any, needed: bool) -> tuple[Tensor, ...]:
+    """The results by the backend's kernel of plain tensors of one dtype, in an eager program that nothing watches."""
+    return _run(operation, inputs, None, backend, inputs[0].dtype, options, needed, by_operator=False)
+
+
 def operator(backend: str, op: str) -> Callable[..., Any]:
     """The differentiable operator of `op` in `backend`."""
     return _OPERATORS[backend, op]

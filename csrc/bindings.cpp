@@ -134,13 +134,13 @@ const Pointers<aru::AruForward>& fields(const aru::AruForward&) {
 const Pointers<aru::AruBackward>& fields(const aru::AruBackward&) {
   using F = aru::AruBackward;
   static const Pointers<F> all{
-      ARU_POINTER(h0),       ARU_POINTER(weight_hh),   ARU_CONTROLLER,           ARU_POINTER(h),
-      ARU_POINTER(a),        ARU_POINTER(n),           ARU_POINTER(s),           ARU_POINTER(kept),
-      ARU_POINTER(d_h),      ARU_POINTER(d_a),         ARU_POINTER(d_n),         ARU_POINTER(d_s),
-      ARU_POINTER(d_h_last), ARU_POINTER(d_g_last),    ARU_POINTER(d_xp),        ARU_POINTER(d_h0),
-      ARU_POINTER(d_g0),     ARU_POINTER(d_weight_hh), ARU_POINTER(d_weight_ag), ARU_POINTER(d_weight_gg),
-      ARU_POINTER(d_bias_g), ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c),    ARU_POINTER(leak),
-      ARU_POINTER(d_leak)};
+      ARU_POINTER(h0),          ARU_POINTER(g0),       ARU_POINTER(weight_hh),   ARU_CONTROLLER,
+      ARU_POINTER(h),           ARU_POINTER(a),        ARU_POINTER(n),           ARU_POINTER(s),
+      ARU_POINTER(kept),        ARU_POINTER(d_h),      ARU_POINTER(d_a),         ARU_POINTER(d_n),
+      ARU_POINTER(d_s),         ARU_POINTER(d_h_last), ARU_POINTER(d_g_last),    ARU_POINTER(d_xp),
+      ARU_POINTER(d_h0),        ARU_POINTER(d_g0),     ARU_POINTER(d_weight_hh), ARU_POINTER(d_weight_ag),
+      ARU_POINTER(d_weight_gg), ARU_POINTER(d_bias_g), ARU_POINTER(d_weight_gc), ARU_POINTER(d_bias_c),
+      ARU_POINTER(leak),        ARU_POINTER(d_leak)};
   return all;
 }
 

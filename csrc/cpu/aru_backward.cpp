@@ -185,7 +185,7 @@ void backward_tile(const AruBackward& f, const Weights<S>& w, const Tile& tile, 
       BackwardScratch<S>& own = scratch[p];
       Segment<S>& segment = segments[p];
       if (t < segment.t0)
-        segment = z.segment == 1 ? read_kept<S>(f, tile, part, t)
+        segment = z.segment == 1 ? read_kept<S>(f, tile, part, t, own)
                                  : recompute<S>(f, c, tile, part, t / z.segment * z.segment, own);
       for (int64_t first = 0; first < part.count; first += chunk) {
         const int64_t end = at_most(first + chunk, part.count);

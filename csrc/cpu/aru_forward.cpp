@@ -32,7 +32,7 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
   Ring<U> rings[most_parts];
   const auto carve_rings = [&](Carver carve) {
     for (int64_t p = member.index; p < parts; p += member.size) {
-      const int64_t ring_slots = keep_all ? 0 : Part(z, strips, p).count + 1;
+      const int64_t count = Part(z, strips, p).count, ring_slots = keep_all ? count : count + 1;  // or only g0
       rings[p] = {carve.take<U>(ring_slots * size), ring_slots, size};
     }
     return carve.used();
@@ -52,7 +52,7 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
     const Part part(z, strips, p);
     for (int64_t k = 0; k < part.count; ++k) {
       const int64_t i = part.first + k;
-      U* g = keep_all ? kept + i * size : rings[p].slot(k);
+      U* g = rings[p].slot(k);
       pad(g);
       strip_from_rows<S>(at<T>(f.g0, (tile.offset + i * strip<T>)*z.G), tile.rows - i * strip<T>, z.G, g);
     }
@@ -82,8 +82,8 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
         for (int q = count; q < gamma_strips; ++q) a[q] = n[q] = s[q] = Strip<T>{};
         for (int q = 0; q < count; ++q) {
           const int64_t k = first + q, i = part.first + k, row = i * strip<T>, left = tile.rows - row;
-          const U* g = keep_all ? kept + t * slot + i * size : ring.slot(k);
-          U* g_next = keep_all ? kept + (t + 1) * slot + i * size : ring.next_slot(k);
+          const U* g = keep_all && t ? kept + (t - 1) * slot + i * size : ring.slot(k);
+          U* g_next = keep_all ? kept + t * slot + i * size : ring.next_slot(k);
           if (checkpoint) std::memcpy(kept + t / z.segment * slot + i * size, g, sizeof(U) * size_t(size));
           prefetch_row(at<T>(f.xp, ahead + row));
           for (void* out : {f.h, f.a, f.n, f.s})
@@ -107,7 +107,7 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
         const int64_t row = part.first * strip<T>;
         apply_leak(h + row, before + row, leak.rate + row, at_most(part.count * strip<T>, tile.rows - row));
       }
-      ring.advance();
+      if (!keep_all) ring.advance();
     }
     member.wait();  // for all of h_t
   }
@@ -115,7 +115,7 @@ void forward_tile(const AruForward& f, const Weights<S>& w, const Tile& tile, sc
     const Part part(z, strips, p);
     for (int64_t k = 0; k < part.count; ++k) {
       const int64_t i = part.first + k;
-      const U* g = keep_all ? kept + z.T * slot + i * size : rings[p].slot(k);
+      const U* g = keep_all ? kept + (z.T - 1) * slot + i * size : rings[p].slot(k);
       rows_from_strip<S>(g, tile.rows - i * strip<T>, z.G, at<T>(f.g_last, (tile.offset + i * strip<T>)*z.G));
     }
   }

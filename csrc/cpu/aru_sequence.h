@@ -9,8 +9,8 @@ namespace aru {
 namespace ARU_ISA {
 
 // Kept state, in stored entries: [tile][slot][strip][strip_elements()].  Slot k has g before step k * segment; with
-// segment 1 one more slot has the last g.
-inline int64_t slots(const SequenceSizes& z) { return z.segment == 1 ? z.T + 1 : ceil_div(z.T, z.segment); }
+// segment 1 it has g after step k, and g before the first one is the argument g0.
+inline int64_t slots(const SequenceSizes& z) { return ceil_div(z.T, z.segment); }
 
 template <class T> int64_t strips_per_tile(const SequenceSizes& z) { return padded_rows<T>(z) / strip<T>; }
 

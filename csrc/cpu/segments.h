@@ -41,7 +41,7 @@ const stored_of<S>* kept_of_part(const AruBackward& f, const Tile& tile, const P
 template <class S> struct BackwardScratch {
   using T = scalar_of<S>;
   using U = stored_of<S>;
-  U* g;      // recomputed: [step of the segment][strip][strip_elements()]
+  U* g;      // recomputed: [step of the segment][strip][strip_elements()]; g0 where all state is kept
   T *n, *s;  // recomputed: [step of the segment][strip][strip lanes]
   U* du;     // of a step: [strip][strip_elements()]
   T* dg;     // of a step: [strip][gradient_elements()]
@@ -49,7 +49,7 @@ template <class S> struct BackwardScratch {
 
   void carve(const SequenceSizes& z, const Part& part, Carver& carver) {
     const int64_t size = part.count * strip_elements<S>(z.G), again = z.segment == 1 ? 0 : at_most(z.segment, z.T);
-    g = carver.take<U>(again * size);
+    g = carver.take<U>((z.segment == 1 ? 1 : again) * size);
     n = carver.take<T>(again * part.count * strip<T>);
     s = carver.take<T>(again * part.count * strip<T>);
     du = carver.take<U>(size);
@@ -84,12 +84,19 @@ Segment<S> recompute(const AruBackward& f, const Controller<S>& controller, cons
   return {t0, before, scratch.g, scratch.n, scratch.s, slot, padded};
 }
 
-template <class S> Segment<S> read_kept(const AruBackward& f, const Tile& tile, const Part& part, int64_t t0) {
+template <class S>
+Segment<S> read_kept(const AruBackward& f, const Tile& tile, const Part& part, int64_t t0,
+                     const BackwardScratch<S>& scratch) {
   using T = scalar_of<S>;
   const SequenceSizes& z = f.sizes;
   const int64_t slot = slot_elements<S>(z), step = z.B * z.H, rows = t0 * step + tile.offset + part.first * strip<T>;
-  const auto* before = kept_of_part<S>(f, tile, part, t0);
-  return {t0, before, before + slot, at<T>(f.n, rows), at<T>(f.s, rows), slot, step};
+  for (int64_t i = 0; t0 == 0 && i < part.count; ++i) {
+    const int64_t row = (part.first + i) * strip<T>;
+    strip_from_rows<S>(at<T>(f.g0, (tile.offset + row) * z.G), tile.rows - row, z.G,
+                       scratch.g + i * strip_elements<S>(z.G));
+  }
+  const auto* after = kept_of_part<S>(f, tile, part, t0);
+  return {t0, t0 ? after - slot : scratch.g, after, at<T>(f.n, rows), at<T>(f.s, rows), slot, step};
 }
 
 }  // namespace

@@ -13,7 +13,7 @@ namespace aru {
 struct SequenceSizes {
   int64_t T, B, H, G;  // G = 0: the static network
   int64_t tile;        // sequences of a task
-  int64_t segment;     // K: g is kept before every K-th step; 1 keeps it after the last step too
+  int64_t segment;     // K: g is kept before every K-th step; 1 keeps it after every step
 };
 
 struct ControllerWeights {
@@ -44,6 +44,7 @@ struct AruForward {
 struct AruBackward {
   SequenceSizes sizes;
   const void* h0;         // [B,H]; may be null if weight_hh is
+  const void* g0;         // [B,H,G]; used if segment is 1
   const void* weight_hh;  // [H,H] or null, as in the forward pass
   ControllerWeights controller;
   const void* leak;  // [H] or null, as in the forward pass

@@ -118,7 +118,7 @@ Results<T> adaptive(const Shape& z, int64_t segment, int threads, bool recurrent
   Tensor<T> d_gc(2 * z.G), d_bc(2), d_leak(z.H);
   aru::AruBackward b{};
   b.sizes = sizes;
-  b.h0 = h0.get(), b.weight_hh = weight, b.controller = f.controller, b.n_floor = f.n_floor;
+  b.h0 = h0.get(), b.g0 = g0.get(), b.weight_hh = weight, b.controller = f.controller, b.n_floor = f.n_floor;
   b.h = h.get(), b.a = a.get(), b.n = n.get(), b.s = s.get(), b.kept = kept.get();
   b.d_h = d_h.get(), b.d_a = d_a.get(), b.d_n = d_h.get(), b.d_s = d_a.get(), b.d_h_last = d_a.get(),
   b.d_g_last = d_g.get();

@@ -19,7 +19,8 @@ from aru_lab.files import array_names, open_file, read_arrays, reading, sha256_o
 
 WHAT = (
     "expected an .npz file with x of shape (N, T, I), numbers, and y of shape (N,): integers or strings (classes; "
-    "save strings with y.astype(str)), or floats, also (N, O), for a regression; (N, T) or (N, T, O) is a target a step"
+    "save strings with y.astype(str)), or floats, also (N, O), for a regression; (N, T) or (N, T, O) is a target a "
+    "step; predictions need no y"
 )
 FEWEST = 10  # sequences in a file: fewer leave a part of the split empty
 ARRAYS = ("x", "y", "lengths", "groups", "mask")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 from pathlib import Path
@@ -26,6 +27,7 @@ from aru_lab.experiments.paper.gather import values_of_log
 from aru_lab.experiments.paper.judges import gradients as gradient_claims
 from aru_lab.experiments.paper.judges.gain import form_is_favoured
 from aru_lab.experiments.paper.protocol import SWEEPS
+from aru_lab.experiments.paper.works import put_controller
 from aru_lab.networks.perturbations import PaperStep, Sine
 from aru_lab.runs.analyses import Run
 from aru_lab.runs.evaluation import Score, score
@@ -123,6 +125,26 @@ def test_scores_under_a_contrast(
         outputs = model.logits(networks[name], model.run(networks[name], x, keep=False)[0])
     perturbation = Sine(0.7, phase=phase)
     _same_score(score(runs[name].model, runs[name].test.take(slice(FEW)), perturbation=perturbation), outputs, y)
+
+
+@pytest.mark.parametrize("contrast", [None, Sine()], ids=["clean", "sine"])
+def test_scores_with_the_controller_of_another_seed(
+    runs: dict[str, Run],
+    networks: dict[str, model.Network],
+    images: tuple[model.Array, Any],
+    contrast: Sine | None,
+    tmp_path: Path,
+) -> None:
+    """C45: nothing is trained again."""
+    (donor,) = (network for network in read_kept(model.KEPT) if network.name == "arun-seed1")
+    exchanged = copy.deepcopy(runs["arun"].model)
+    put_controller(exchanged, donor.restore(tmp_path))
+    x, y = images
+    if contrast is not None:
+        x = model.contrast(x, 0.5)
+    network = model.with_controller(networks["arun"], model.read("arun-seed1"))
+    outputs = model.logits(network, model.run(network, x, keep=False)[0])
+    _same_score(score(exchanged, runs["arun"].test.take(slice(FEW)), perturbation=contrast), outputs, y)
 
 
 def _same_score(found: Score, outputs: model.Array, y: Any) -> None:

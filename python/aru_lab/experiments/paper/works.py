@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ from aru_lab.experiments.processes import Report
 from aru_lab.experiments.session import Jobs
 from aru_lab.experiments.transfer import folder_of, transfer_item
 from aru_lab.files import Form, archive_of, check_form, is_file, read_arrays, read_lines, reading, sha256_of
-from aru_lab.networks.classifier import CONTROLLER, STATIC
+from aru_lab.networks.classifier import CONTROLLER, STATIC, SequenceClassifier
 from aru_lab.networks.perturbations import describe
 from aru_lab.plots.paper.measured import RETRAINING
 from aru_lab.runs.evaluation import Score, load_classifier, score, task_of
@@ -101,7 +100,7 @@ def swap_item(item: tuple[Path, Path], report: Report) -> dict[str, Score]:
     }
     model, config = load_classifier(run, "last")
     task = task_of(config)
-    model.recurrent.load_state_dict(_controller(donor), strict=False)
+    put_controller(model, donor)
     sequences = None
     found = {}
     for k, sweep in enumerate(TRANSPLANT_TESTS):
@@ -117,9 +116,10 @@ def swap_item(item: tuple[Path, Path], report: Report) -> dict[str, Score]:
     return found
 
 
-def _controller(run: Path) -> dict[str, Any]:
+def put_controller(model: SequenceClassifier, run: Path) -> None:
+    """Give an ARUN the trained controller of a run."""
     weights = load_classifier(run, "last")[0].recurrent.state_dict()
-    return {name: weights[name] for name in CONTROLLER}
+    model.recurrent.load_state_dict({name: weights[name] for name in CONTROLLER}, strict=False)
 
 
 def random_networks(sizes: RandomNetworks) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,11 @@ def read(name: str, folder: Path = KEPT) -> Network:
         network.w_ag, network.w_gg, network.b_g = w["weight_ag_l0"], w["weight_gg_l0"], w["bias_g_l0"]
         network.w_gc, network.b_c = w["weight_gc_l0"], w["bias_c_l0"]
     return network
+
+
+def with_controller(network: Network, donor: Network) -> Network:
+    """An ARUN with the controller of another one."""
+    return replace(network, w_ag=donor.w_ag, w_gg=donor.w_gg, b_g=donor.b_g, w_gc=donor.w_gc, b_c=donor.b_c)
 
 
 @dataclass

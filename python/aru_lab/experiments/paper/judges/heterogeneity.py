@@ -151,7 +151,7 @@ def _(evidence: Evidence) -> list[Outcome]:
     norms, accuracy = _grid(evidence, "grid-frozen")
     found = [_rank_correlation(np.abs(norms), of_seed) for of_seed in accuracy]
     strong = [-rho - STRONG for rho in found]
-    return [rules.correlation("ρ < 0", found, -1), rules.paired_t("ρ < -0.5", strong, rules.CORRELATION, "CO")]
+    return [rules.correlation("ρ < 0", found, -1), rules.paired_t("-0.5 - ρ", strong, rules.CORRELATION, "CO")]
 
 
 @claim(

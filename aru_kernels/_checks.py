@@ -218,7 +218,9 @@ def broadcasts_to(value: Tensor, shape: tuple[int, ...]) -> bool:
         return True
     if rank == 1 and len(shape) > 0:  # one value for each neuron
         return own[0] in (1, shape[-1])
-    return rank <= len(shape) and all(o in (1, d) for o, d in zip(own[::-1], shape[::-1], strict=False))
+    if rank > len(shape):
+        return False
+    return all(o in (1, d) for o, d in zip(own, shape[len(shape) - rank :], strict=True))
 
 
 def device_type(value: Tensor) -> str:

@@ -24,13 +24,14 @@ def constant_when_compiled(function: Function) -> Function:
 
 def not_compiled(function: Function) -> Function:
     """As torch.compiler.disable, which imports torch._dynamo, as soon as that is there."""
-    disabled: list[Callable[..., object]] = []
+    run: Callable[..., object] | None = None
 
     @functools.wraps(function)
     def call(*args: object) -> object:
-        if not disabled and "torch._dynamo" in sys.modules:
-            disabled.append(torch.compiler.disable(function))
-        return (disabled[0] if disabled else function)(*args)
+        nonlocal run  # a list's append, traced in torch 2.8, would warn
+        if run is None and "torch._dynamo" in sys.modules:
+            run = torch.compiler.disable(function)
+        return (run or function)(*args)
 
     call._torchdynamo_disable = True  # type: ignore[attr-defined]
     return call  # type: ignore[return-value]

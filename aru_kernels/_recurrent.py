@@ -182,7 +182,8 @@ class Recurrent(_leak.Leaky):
             outputs = []
             for reverse in directions:
                 index = len(last)
-                weight_ih, *others = weights[index]
+                others = list(weights[index])  # torch.compile in torch 2.8 makes a tuple of *others
+                weight_ih = others.pop(0)
                 xp = project(x, weight_ih, others.pop(1) if self.bias else None)
                 if xi is not None:
                     xp = xp + xi

@@ -135,7 +135,8 @@ class _Cell(_leak.Leaky):
             return a + check.number_beside_tensor("drive", drive, a.dtype)
         check.tensor("drive", drive)
         # a size is compared with the full one first: a captured graph must not depend on whether that is 1
-        if drive.ndim > a.ndim or any(d not in (f, 1) for d, f in zip(drive.shape[::-1], a.shape[::-1], strict=False)):
+        missing = a.ndim - drive.ndim
+        if missing < 0 or any(d not in (f, 1) for d, f in zip(drive.shape, a.shape[missing:], strict=True)):
             raise ValueError(
                 f"drive has shape {tuple(drive.shape)}, expected a number or a shape that broadcasts to "
                 f"{tuple(a.shape)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -28,6 +29,9 @@ if INTERPRETED:
     patch_once()
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what deterministic algorithms need on a GPU
+# Inductor's cache does not notice changes of this package: code of an earlier version would run.
+_compiled = tempfile.TemporaryDirectory(prefix="aru-inductor-")
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", _compiled.name)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from aru_kernels import ARUNCell, GammaRNNCell, _usual, constraints, use_backend
 from support.helpers import needs_cpu_kernels
+from support.unusual import TENSORS
 
 pytestmark = needs_cpu_kernels
 
@@ -146,59 +147,15 @@ def test_transforms():
     assert len(seen) == 3
 
 
-class Subclass(torch.Tensor):
-    pass
-
-
-def shrunk(x):
-    x = x.clone()
-    x.untyped_storage().resize_(8)
-    return x
-
-
-def resized_neighbour(x):
-    """A view whose offset leads beyond its storage."""
-    larger = torch.cat([x, x])
-    view = larger[x.shape[0] :]
-    larger.untyped_storage().resize_(larger.nbytes - 4)
-    return view
-
-
-TENSORS = {
-    "a subclass": lambda x: x.as_subclass(Subclass),
-    "not contiguous": lambda x: x.transpose(0, 1).contiguous().transpose(0, 1),
-    "negative by a bit": lambda x: torch.complex(x, -x).conj().imag,
-    "zeros without memory": lambda x: torch._efficientzerotensor(tuple(x.shape)),
-    "freed": shrunk,
-    "beyond its storage": resized_neighbour,
-    "another dtype": lambda x: x.double(),
-    "narrow": lambda x: x.half(),
-    "integers": lambda x: x.int(),
-    "sparse": lambda x: x.to_sparse(),
-    "on meta": lambda x: x.to("meta"),
-    "of another shape": lambda x: x[:, 1:].contiguous(),
-    "without a batch": lambda x: x[0],
-    "a list": lambda x: x.tolist(),
-    "None": lambda x: None,
-    "nested": lambda x: torch.nested.as_nested_tensor(list(x), layout=torch.jagged),
-}
-
-
 @pytest.mark.parametrize("what", TENSORS)
 @pytest.mark.parametrize("place", ["input", "h", "g", "weight"])
 def test_an_unusual_tensor(place, what):
     cell = CELLS["ARUNCell"]()
     x, (h, g) = arguments(cell)
-    change = TENSORS[what]
-    if place == "input":
-        x = change(x)
-    elif place == "h":
-        h = change(h)
-    elif place == "g":
-        g = change(g)
-    else:
-        cell._parameters["weight_gg"] = change(cell.weight_gg.detach())
-    assert not is_usual(cell, x, (h, g))
+    tensors = {"input": x, "h": h, "g": g, "weight": cell.weight_gg.detach()}
+    tensors[place] = TENSORS[what](tensors[place])
+    cell._parameters["weight_gg"] = tensors["weight"]
+    assert not is_usual(cell, tensors["input"], (tensors["h"], tensors["g"]))
 
 
 def test_other_arguments_and_weights():

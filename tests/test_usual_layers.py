@@ -8,6 +8,7 @@ from torch.nn.utils.rnn import pack_sequence
 
 from aru_kernels import ARUN, GammaRNN, _usual, constraints, use_backend
 from support.helpers import needs_cpu_kernels
+from support.unusual import TENSORS
 
 pytestmark = needs_cpu_kernels
 
@@ -94,38 +95,16 @@ def test_other_layers(what):
     assert not is_usual(OTHERS[what](), torch.randn(T, B, I))
 
 
-def freed(x):
-    x = x.clone()
-    x.untyped_storage().resize_(8)
-    return x
-
-
-TENSORS = {
-    "freed": freed,
-    "sparse": lambda x: x.to_sparse(),
-    "negative by a bit": lambda x: torch.complex(x, -x).conj().imag,
-    "zeros without memory": lambda x: torch._efficientzerotensor(tuple(x.shape)),
-    "on meta": lambda x: x.to("meta"),
-    "integers": lambda x: x.int(),
-}
-
-
 @pytest.mark.parametrize("what", TENSORS)
 @pytest.mark.parametrize("place", ["input", "h", "g", "weight"])
 @pytest.mark.parametrize("name", ["ARUN", "ARUN, batch first"])
 def test_an_unusual_tensor(name, place, what):
     layer = LAYERS[name]()
     x, (h, g) = arguments(layer)
-    change = TENSORS[what]
-    if place == "input":
-        x = change(x)
-    elif place == "h":
-        h = change(h)
-    elif place == "g":
-        g = change(g)
-    else:
-        layer._parameters["weight_gg_l0"] = change(layer.weight_gg_l0.detach())
-    assert not is_usual(layer, x, (h, g))
+    tensors = {"input": x, "h": h, "g": g, "weight": layer.weight_gg_l0.detach()}
+    tensors[place] = TENSORS[what](tensors[place])
+    layer._parameters["weight_gg_l0"] = tensors["weight"]
+    assert not is_usual(layer, tensors["input"], (tensors["h"], tensors["g"]))
 
 
 def test_other_arguments():

@@ -79,11 +79,11 @@ def typed(path: str | os.PathLike[str]) -> str:
     return f'"{text}"' if " " in text else text
 
 
-def counted(n: int, noun: str) -> str:
+def number_of(n: int, noun: str) -> str:
     """A number and its noun, which gets an s unless the number is 1.
 
     Examples:
-        >>> counted(1, "epoch"), counted(1200, "sequence")
+        >>> number_of(1, "epoch"), number_of(1200, "sequence")
         ('1 epoch', '1,200 sequences')
     """
     return f"{n:,} {noun}{'s' * (n != 1)}"

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from aru_lab.arguments import check_whole
-from aru_lab.errors import ConfigError, LabError
+from aru_lab.errors import ConfigError, LabError, number_of
 
 
 class AnalysisError(LabError):
@@ -32,7 +32,7 @@ def array(name: str, value: Any, ndim: int | None = None, least: int = 1) -> np.
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{name}: got {type(value).__name__}, expected an array of numbers ({error}).") from error
     if x.ndim < 1 or (ndim is not None and x.ndim != ndim):
-        dimensions = "at least 1 dimension" if ndim is None else f"{ndim} dimension{'s' * (ndim > 1)}"
+        dimensions = "at least 1 dimension" if ndim is None else number_of(ndim, "dimension")
         raise ConfigError(f"{name}: got an array of shape {x.shape}, expected {dimensions}.")
     if x.shape[-1] < least:
         raise ConfigError(

@@ -20,7 +20,7 @@ from aru_lab.analysis.parts import Part, Report
 from aru_lab.analysis.protocols import STEP_PROTOCOLS, StepProtocol
 from aru_lab.analysis.responses import CONNECTIVITY
 from aru_lab.analysis.settings import Settings
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, number_of
 from aru_lab.runs.analyses import Result, Run, Table
 
 SHORTEST = 16
@@ -120,9 +120,7 @@ def fractional_order(
     """
     grid = checks.array("orders", orders, ndim=1)
     if len(grid) < 3 or not (np.diff(grid) > 0).all():
-        raise ConfigError(
-            f"orders: got a grid of {len(grid)} point{'s' * (len(grid) != 1)}, expected at least 3, rising."
-        )
+        raise ConfigError(f"orders: got a grid of {number_of(len(grid), 'point')}, expected at least 3, rising.")
     comparison = _Comparison.of(response, drive, baseline, window, dt, offset)
     spectra, n_steps = comparison.spectra, comparison.n_steps
     errors = np.empty((len(spectra), len(grid)))

@@ -18,7 +18,7 @@ from aru_lab.analysis import checks
 from aru_lab.analysis.network import gamma_slope, recurrent_weight
 from aru_lab.analysis.parts import Part, Report
 from aru_lab.analysis.settings import Settings
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, number_of
 from aru_lab.runs.analyses import Result, Run, Table
 
 MARGIN = 0.013  # ε of the authors' figure: their boundary is γ' + ε = 1
@@ -237,9 +237,7 @@ def _limit(sigma: float, margin: float) -> float:
 def _grid(name: str, value: Any) -> np.ndarray:
     grid = checks.array(name, value, ndim=1)
     if len(grid) < 2 or not (np.diff(grid) > 0).all():
-        raise ConfigError(
-            f"{name}: got a grid of {len(grid)} point{'s' * (len(grid) != 1)}, expected 2 or more, rising."
-        )
+        raise ConfigError(f"{name}: got a grid of {number_of(len(grid), 'point')}, expected 2 or more, rising.")
     return grid
 
 

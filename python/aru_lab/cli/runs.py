@@ -14,7 +14,7 @@ import tyro
 
 from aru_lab.arguments import check_whole
 from aru_lab.cli.options import ConfigFile, Quiet, Run, Runs, check_runs
-from aru_lab.errors import ConfigError, counted, typed
+from aru_lab.errors import ConfigError, number_of, typed
 from aru_lab.runs.config import TrainConfig
 from aru_lab.runs.config_file import read_config_file
 from aru_lab.runs.model_options import check_used
@@ -75,7 +75,7 @@ class Train:
             best = result.history[best_epoch(result.history)]
             say(
                 Console(),
-                f"Trained {result.n_parameters:,} parameters for {counted(len(result.history), 'epoch')}; best "
+                f"Trained {result.n_parameters:,} parameters for {number_of(len(result.history), 'epoch')}; best "
                 f"validation {target_of(result.run).quality(best['validation_accuracy'])} in epoch {best['epoch']}.",
             )
             say(
@@ -180,7 +180,7 @@ class Predict:
             device=self.device,
         )
         first = next(iter(found.values()))
-        say(Console(), f"Predictions of {counted(len(first), 'sequence')}: {self.output} ({', '.join(found)})")
+        say(Console(), f"Predictions of {number_of(len(first), 'sequence')}: {self.output} ({', '.join(found)})")
 
 
 @dataclass(frozen=True)
@@ -232,7 +232,7 @@ class Curves:
             histories[path.name if names.count(path.name) == 1 else str(path)] = history
         if histories:
             learning_curves(histories, self.output, " or ".join(sorted(measures, reverse=True)))
-            say(Console(), f"Learning curves of {counted(len(histories), 'run')}: {self.output}")
+            say(Console(), f"Learning curves of {number_of(len(histories), 'run')}: {self.output}")
         if failure := failed_together(failures, len(self.runs)):
             raise failure
 

@@ -14,7 +14,7 @@ from aru_lab.arguments import FLOAT32_MAX
 from aru_lab.data.images import Images
 from aru_lab.data.matlab import read_mat
 from aru_lab.data.splits import PARTS
-from aru_lab.errors import ConfigError, DataError, counted
+from aru_lab.errors import ConfigError, DataError, number_of
 from aru_lab.files import array_names, open_file, read_arrays, reading, sha256_of
 
 WHAT = (
@@ -134,7 +134,7 @@ def read_sequences(path: Path, with_targets: bool = True) -> Contents:
                 raise DataError(f"{path}: it holds x{end} and no y{end}; {WHAT}.")
         if len(contents.whole.x) < FEWEST:
             raise DataError(
-                f"{path}: it holds {counted(len(contents.whole.x), 'sequence')}, too few to train and test on; give "
+                f"{path}: it holds {number_of(len(contents.whole.x), 'sequence')}, too few to train and test on; give "
                 f"at least {FEWEST}."
             )
     return contents

@@ -17,7 +17,7 @@ from aru_lab.data.splits import PARTS
 from aru_lab.data.summary import baseline, counts, real_values, targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.transform import Scale
-from aru_lab.errors import counted
+from aru_lab.errors import number_of
 from aru_lab.runs.evaluation import Evaluation
 from aru_lab.runs.measures import balanced_accuracy, confusion_matrix, only_answer, squared_error
 from aru_lab.terminal import plain, say, visible
@@ -41,7 +41,7 @@ def show_data(console: Console, data: TaskData, target: Target, scale: Scale | N
     n, (_, n_steps, input_size) = sum(len(getattr(data, name)) for name in PARTS), data.train.x.shape
     values = real_values(data.train)
     span = f"x from {values.min():.4g} to {values.max():.4g}"
-    say(console, f"{counted(n, 'sequence')}, T = {n_steps}, I = {input_size}, {span}")
+    say(console, f"{number_of(n, 'sequence')}, T = {n_steps}, I = {input_size}, {span}")
     table = Table()
     for heading in ("class" if target.is_classes else "target", *PARTS):
         table.add_column(heading, justify="left" if heading in ("class", "target") else "right", overflow="fold")

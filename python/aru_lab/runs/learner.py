@@ -17,7 +17,7 @@ from aru_lab.data.sequences import Sequences
 from aru_lab.data.summary import targets_of
 from aru_lab.data.targets import Target
 from aru_lab.data.tasks import Task
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, number_of
 from aru_lab.networks.classifier import STATIC, driven_rnn, freeze
 from aru_lab.networks.names import ADAPTABLE
 from aru_lab.networks.perturbations import Perturbation
@@ -297,7 +297,7 @@ class Learner:
         n_saved, n_own = map(len, groups)
         if n_saved != n_own:
             raise ValueError(
-                f"its optimizer has {n_saved} group{'s' * (n_saved > 1)} of learning rates, and learning_rate_scaling "
+                f"its optimizer has {number_of(n_saved, 'group')} of learning rates, and learning_rate_scaling "
                 f"{self.config.learning_rate_scaling} makes {n_own}"
             )
         for theirs, own in zip(*groups, strict=True):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from aru_lab.data.tasks import find_task, is_data_file
-from aru_lab.errors import DataError, LabError, RunError, typed
+from aru_lab.errors import DataError, LabError, RunError, number_of, typed
 from aru_lab.files import Form, check_form, reading, sha256_of
 from aru_lab.runs.config import INCIDENTAL, SOURCES, TrainConfig
 from aru_lab.runs.folder import RunFolder, check_epochs, check_metrics, load_checkpoint
@@ -202,7 +202,7 @@ def without_best(folder: RunFolder) -> str:
             f"--resume {typed(folder.path)}`."
         )
     return (
-        f"{folder.best_file} is missing, though the run has finished {n} epoch{'s' * (n > 1)}; restore it from a copy, "
+        f"{folder.best_file} is missing, though the run has finished {number_of(n, 'epoch')}; restore it from a copy, "
         f"or test the latest weights with `aru evaluate {typed(folder.path)} --checkpoint last`."
     )
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from aru_lab.errors import Interrupted, LabError
+from aru_lab.errors import Interrupted, LabError, number_of
 from aru_lab.experiments.figures import analyse_item
 from aru_lab.experiments.kept import ALL, RECURRENT, Kept, read_kept
 from aru_lab.experiments.networks import networks
@@ -253,7 +253,7 @@ def size_of(configs: Sequence[TrainConfig]) -> str:
     """The length of the sequences, the hidden size of the ARUN or of the first network, and the number of seeds."""
     first = next((config for config in configs if config.model == "arun"), configs[0])
     n_seeds = len({config.seed for config in configs})
-    return f"T = {task_of(first).n_steps}, H = {first.hidden_size}, {n_seeds} seed{'s' * (n_seeds > 1)}"
+    return f"T = {task_of(first).n_steps}, H = {first.hidden_size}, {number_of(n_seeds, 'seed')}"
 
 
 def values_of_log(history: Sequence[dict[str, Any]]) -> dict[str, float]:

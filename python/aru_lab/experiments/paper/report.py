@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 
+from aru_lab.errors import number_of
 from aru_lab.experiments.pages import figures_of, page
 from aru_lab.experiments.paper.findings import Finding, seeds_needed
 from aru_lab.experiments.paper.registry import TOPICS, topic_of
@@ -145,7 +146,7 @@ def counted(report: Reproduction) -> str:
     of_several = {HOLDS: "hold", FAILS: "do not hold"}
     told = [f"{k} {verdict if k == 1 else of_several.get(verdict, verdict)}" for verdict, k in counts.items() if k]
     n = len(report.findings)
-    return f"{n} claim{'s' * (n != 1)}: {', '.join(told)}."
+    return f"{number_of(n, 'claim')}: {', '.join(told)}."
 
 
 def _halves(report: Reproduction) -> list[str]:

@@ -185,7 +185,7 @@ def test_run_that_fails_does_not_keep_the_others(
     command = ["robustness", str(runs[0]), str(damaged), *options.split(), "--output", str(tmp_path / "out")]
     assert main(command) == 2
     out, err = capsys.readouterr()
-    assert "5 points of 1 runs" in out
+    assert "5 points of 1 run:" in out
     assert f"failed: {damaged} (" in out
     assert err.startswith(f"aru: 1 of 2 runs failed; the first: {damaged / 'best.pt'} can't be read")
 

@@ -15,7 +15,7 @@ import tyro
 
 from aru_lab.arguments import check_choice, check_whole
 from aru_lab.cli.options import ConfigFile, Execution, Quiet, RetrainingFile, Runs, check_runs
-from aru_lab.errors import ConfigError
+from aru_lab.errors import ConfigError, number_of
 from aru_lab.networks.names import MODELS
 from aru_lab.runs.config import CHECKPOINTS, TrainConfig
 from aru_lab.runs.config_file import read_config_file
@@ -179,7 +179,8 @@ class Robustness:
         strengths = Strengths(**{name: value for name, value in given.items() if value is not None})
         rows, failures = robustness(self.runs, self.output, strengths, self.jobs)
         console, n = Console(), len(set(self.runs))
-        say(console, f"{len(rows)} points of {n - len(failures)} runs: {self.output}.csv, {self.output}.png")
+        found = f"{number_of(len(rows), 'point')} of {number_of(n - len(failures), 'run')}"
+        say(console, f"{found}: {self.output}.csv, {self.output}.png")
         for run, error in failures.items():
             say(console, f"failed: {run} ({error})")
         if failure := failed_together(list(failures.values()), n):
